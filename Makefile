@@ -1,0 +1,48 @@
+# One command each. The environment is made on first use and again whenever its pins change; nothing else is needed.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/digits
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help ablation test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make ablation   train every arm of the symmetry ablation on digits and write the report'
+	@echo 'make test       run the test suite on two cores'
+	@echo 'make lint       check format, lint and types'
+	@echo 'make clean      remove caches and build products (never results, never $(VENV))'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' >/dev/null 2>&1 || { \
+		$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' >/dev/null 2>&1 || { \
+			echo "hopmix needs Python 3.11 or newer, but $(if $(PYTHON),'$(PYTHON)',every python3 on PATH) is older or missing:" \
+				"install one, or name it with 'make PYTHON=/path/to/python3'." >&2; exit 1; }; \
+		$(PYTHON) -m venv --clear $(VENV); }
+	@echo 'Installing the pinned versions into $(VENV) (some minutes the first time) ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		-e '.[lab,notebooks,dev]'
+	@touch $@
+
+# A study is never overwritten: one that is there already is continued, which is a no-op when it is complete.
+ablation: $(STAMP)
+	$(BIN)/hopmix ablate --out $(RUN) $(if $(wildcard $(RUN)/study.json),--resume)
+	@echo "Report: $(CURDIR)/$(RUN)/report.html"
+
+# One file stays on one worker, so that its module's fixtures and compiled programs are made once.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -ra --durations=10
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""What measuring costs: an interval of training against a call that measures only, for each program of a study.
+
+    .venv/bin/python experiments/benchmarks/measuring.py [--repetitions 7]
+
+The default study on digits. "measuring" is everything a call does beside training: validation losses and accuracies
+of all members, all indices of asymmetry, and the energies of every block.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.study import compile_all, prepare
+
+
+def timed(program, members, step: int, dataset):
+    begin = time.perf_counter()
+    members, measured = program(members, jnp.asarray(step, jnp.int32), dataset)
+    jax.block_until_ready(measured)
+    return time.perf_counter() - begin, members
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=7)
+    repetitions = parser.parse_args().repetitions
+    study = prepare(StudyConfig())
+    states = [program.initial() for program in study.programs]
+    programs = compile_all(study, states, study.dataset)
+    rows = []
+    for layout, program, members in zip(study.programs, programs, states, strict=True):
+        for step in (-1, 0):  # the first calls allocate
+            _, members = timed(program, members, step, study.dataset)
+        measuring, training = [], []
+        for _ in range(repetitions):
+            seconds, members = timed(program, members, -1, study.dataset)
+            measuring.append(seconds)
+            seconds, members = timed(program, members, 0, study.dataset)
+            training.append(seconds)
+        rows.append(
+            {
+                "arms": [arm.name for arm in layout.arms],
+                "members": len(layout.members),
+                "steps": layout.schedule.interval,
+                "measure_ms": 1e3 * statistics.median(measuring),
+                "interval_ms": 1e3 * statistics.median(training),
+            }
+        )
+    whole = sum(row["interval_ms"] for row in rows) - sum(row["measure_ms"] for row in rows)
+    share = sum(row["measure_ms"] for row in rows) / whole
+    print(json.dumps({"programs": rows, "measuring_share_of_training": share}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+r"""Coupling: the pair of weight matrices between a visible and a hidden layer, with symmetry as a dial.
+
+$$V = \text{tie}\cdot W^\top + \text{breaking}$$
+
+with up-weights $W$ (hidden x visible) and down-weights $V$ (visible x hidden). One object covers every arm of a
+symmetry ablation: *symmetric* (tie 1, no breaking), *broken* (tie 1, breaking trained), *free* (tie 0, so that the
+breaking is $V$ itself), and anything between.
+"""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float
+
+from hopmix._types import PRNGKey, Scalar
+
+Breaking = Literal["zeros", "xavier"]
+
+
+def xavier_uniform(key: PRNGKey, rows: int, columns: int) -> Float[Array, "{rows} {columns}"]:
+    r"""A matrix with entries uniform in $\pm\sqrt{6/(\text{rows} + \text{columns})}$ (Glorot & Bengio 2010).
+
+    Row $i$ depends on the key and $i$ alone, up to the bound: a wider layer of the same key extends a narrower one.
+    """
+    return math.sqrt(6 / (rows + columns)) * jr.uniform(key, (rows, columns), minval=-1.0)
+
+
+class Coupling(eqx.Module):
+    r"""Up-weights $W$ and down-weights $V = \text{tie}\cdot W^\top + \text{breaking}$.
+
+    Build it with `symmetric`, `broken` or `free`. `tie` is a number that training never changes: its gradient is
+    zero, and `hopmix.trainable` leaves it out; a `None` breaking stands for zero and does not train either.
+
+    **Arguments:**
+
+    - `up`: $W$, of shape (hidden, visible).
+    - `breaking`: of shape (visible, hidden), or `None` for exactly zero.
+    - `tie`: the share of $W^\top$ in $V$: 1 for tied weights, 0 for independent ones.
+
+    **Raises:** `ValueError` if `breaking` has not the transposed shape of `up`.
+
+    **Source:** arXiv 2406.12220, sections 5 and 6 (SymMixer, AsymMixer, ParaMixer).
+    """
+
+    up: Float[Array, "hidden visible"]
+    breaking: Float[Array, "visible hidden"] | None
+    tie: Scalar
+
+    def __init__(
+        self,
+        up: Float[Array, "hidden visible"],
+        breaking: Float[Array, "visible hidden"] | None = None,
+        tie: float | Scalar = 1.0,
+    ):
+        self.up = up
+        self.breaking = breaking
+        self.tie = jnp.asarray(tie, up.dtype)
+
+    def __check_init__(self):
+        if self.breaking is not None and self.breaking.shape != self.up.shape[::-1]:
+            raise ValueError(
+                f"`breaking` must have the transposed shape of `up`, {self.up.shape[::-1]}, got {self.breaking.shape}."
+            )
+
+    @classmethod
+    def symmetric(cls, visible: int, hidden: int, *, key: PRNGKey) -> "Coupling":
+        r"""Tied weights: $V = W^\top$; only $W$ trains."""
+        return cls(xavier_uniform(_up_key(key), hidden, visible))
+
+    @classmethod
+    def broken(cls, visible: int, hidden: int, *, key: PRNGKey, breaking: Breaking = "zeros") -> "Coupling":
+        r"""Tied weights plus a breaking that trains: $V = W^\top + \text{breaking}$.
+
+        `breaking` starts at `"zeros"` (exactly symmetric), or at `"xavier"` as in the reference implementation,
+        where the cosine of $V$ and $W^\top$ is about $1/\sqrt2$ from the first step.
+        """
+        start = jnp.zeros((visible, hidden)) if breaking == "zeros" else _draw_down(key, visible, hidden)
+        return cls(xavier_uniform(_up_key(key), hidden, visible), start)
+
+    @classmethod
+    def free(cls, visible: int, hidden: int, *, key: PRNGKey) -> "Coupling":
+        """Independent weights: both $W$ and $V$ train, from independent draws."""
+        return cls(xavier_uniform(_up_key(key), hidden, visible), _draw_down(key, visible, hidden), 0.0)
+
+    @property
+    def down(self) -> Float[Array, "visible hidden"]:
+        r"""The down-weights $V$."""
+        if self.breaking is None:
+            return jax.lax.stop_gradient(self.tie) * self.up.T
+        return jax.lax.stop_gradient(self.tie) * self.up.T + self.breaking
+
+    @property
+    def penalty(self) -> Scalar:
+        r"""$|\text{breaking}|_F^2$, what the symmetry-breaking regulariser charges for."""
+        return jnp.zeros((), self.up.dtype) if self.breaking is None else jnp.sum(self.breaking**2)
+
+
+def _up_key(key: PRNGKey) -> PRNGKey:
+    return jr.fold_in(key, 0)
+
+
+def _draw_down(key: PRNGKey, visible: int, hidden: int) -> Float[Array, "visible hidden"]:
+    # A key of its own: W of one seed is the same matrix in every kind, so that arms compare in pairs.
+    return xavier_uniform(jr.fold_in(key, 1), visible, hidden)
+
+
+def couplings(tree) -> list[Coupling]:
+    """All couplings in a model, in the order of its fields."""
+    leaves = jax.tree.leaves(tree, is_leaf=_is_coupling)
+    return [leaf for leaf in leaves if _is_coupling(leaf)]
+
+
+def trainable(tree):
+    """A tree of booleans, true at the leaves that training may change.
+
+    These are all floating-point arrays except the `tie` of a `Coupling`; it serves as filter of `eqx.partition`.
+    Shapes (`jax.ShapeDtypeStruct`) count as the arrays they stand for.
+    """
+
+    def mark(node):
+        spec = jax.tree.map(_is_floating, node)
+        return eqx.tree_at(lambda c: c.tie, spec, False) if _is_coupling(node) else spec
+
+    return jax.tree.map(mark, tree, is_leaf=_is_coupling)
+
+
+def _is_coupling(node) -> bool:
+    return isinstance(node, Coupling)
+
+
+def _is_floating(leaf) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,0 +1,193 @@
+r"""From a memory to a layer: eliminate the hidden neurons, then discretise.
+
+In the adiabatic limit $\tau_h \to 0$ hidden states sit at $x_h = W g$, and the energy of the visible layer is
+
+$$E(x) = x \cdot g - L(x) - U(g), \qquad U(g) = \sum_h \Phi_h(W_h g)$$
+
+with $\Phi_h$ the hidden Lagrangians: no convexity of $\Phi_h$ is needed. An explicit step of the resulting flow is a
+network layer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._types import Layer, PRNGKey, Scalar
+
+
+class Potential(eqx.Module):
+    r"""The interaction potential $U(g)$ of a visible layer whose hidden layers have been eliminated.
+
+    $$U(g) = \sum_h \left[\Phi_h(x_h) - x_h \cdot g_h\right] - \sum_s E_s(g, g_h), \qquad x_h = W_h g$$
+
+    which is $\sum_h \Phi_h(W_h g)$ for tied weights. For others it is the pseudo-energy of the symmetrised
+    interaction, $\sum_h [\Phi_h(W_h g) + \tfrac12 g \cdot (V_h - W_h^\top)\,\phi(W_h g)]$, and `force` is not its
+    gradient.
+
+    Made by `eliminate`.
+
+    **Source:** arXiv 2406.12220, section 6 for the pseudo-energy, with the sign of its correction set right.
+    """
+
+    memory: AssociativeMemory
+    visible: str = eqx.field(static=True)
+    hidden: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def neurons(self) -> Neurons:
+        """The visible layer."""
+        return self.memory.neurons[self.visible]
+
+    def __call__(self, g: Layer) -> Scalar:
+        outputs, states = self._settle(g)
+        legendre = [self.memory.neurons[h].energy(states[h]) for h in self.hidden]
+        energies = [
+            self.memory.synapses[name].energy(*(outputs[layer] for layer in layers))
+            for name, layers in self.memory.connections
+        ]
+        return -sum(legendre + energies, jnp.zeros((), g.dtype))
+
+    def force(self, g: Layer, gates: Mapping[str, Layer] | None = None) -> Layer:
+        r"""The explicit force $F(g) = \sum_h V_h\, \phi_h(W_h g)$, which is $\nabla U$ when the field is conservative.
+
+        **Arguments:**
+
+        - `g`: the visible activation.
+        - `gates`: factors on single branches, by the hidden layer's name (stochastic depth).
+        """
+        outputs, _ = self._settle(g)
+        return self.memory.current(self.visible, outputs, gates)
+
+    def _settle(self, g: Layer) -> tuple[dict[str, Layer], dict[str, Layer]]:
+        visible = {self.visible: self.neurons.output(g)}
+        states = {h: self.memory.current(h, visible) for h in self.hidden}
+        neurons = self.memory.neurons
+        return visible | {h: neurons[h].output(neurons[h].lagrangian.activation(x)) for h, x in states.items()}, states
+
+
+class Block(eqx.Module):
+    r"""A network layer that is an explicit step of the dynamics of a potential:
+
+    $$x \leftarrow (1 - \text{leak}\cdot\text{step})\,x + \text{step}\cdot F(g(x)), \qquad g = L'(x).$$
+
+    `leak` 0 gives the residual (skip connection) form, `leak` 1 the leaky one. Made by `derive_block`.
+
+    **Arguments:**
+
+    - `potential`: gives $g$, $F$ and the energy.
+    - `leak`: $\ge 0$, the strength of the decay.
+    - `step`: $> 0$, in units of the visible layer's time constant.
+    - `n_iter`: how often the step is repeated, with the same weights.
+    - `drop_path`: the probability with which a call that is given a key drops a branch (stochastic depth); the
+        others are divided by the probability of being kept.
+
+    **Raises:** `ValueError` for values outside these ranges.
+
+    **Source:** arXiv 2406.12220, section 5 (leak 0, step 1); stochastic depth: Huang et al. 2016 (arXiv 1603.09382).
+    """
+
+    potential: Potential
+    leak: float = eqx.field(static=True, default=0.0)
+    step: float = eqx.field(static=True, default=1.0)
+    n_iter: int = eqx.field(static=True, default=1)
+    drop_path: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        if self.leak < 0:
+            raise ValueError(f"Block needs leak >= 0, got {self.leak}; 0 is the residual, 1 the leaky form.")
+        if self.step <= 0:
+            raise ValueError(f"Block needs step > 0, got {self.step}.")
+        if self.n_iter < 1:
+            raise ValueError(f"Block needs n_iter >= 1, got {self.n_iter}.")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"Block needs 0 <= drop_path < 1, got {self.drop_path}.")
+
+    def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
+        """The state after `n_iter` steps; without a key no branch is dropped.
+
+        `x` is one example or a token-major batch (tokens, batch, channels), of which each example drops its own.
+        """
+        for gates in self._gates(x, key):
+            x = (1 - self.leak * self.step) * x + self.step * self.potential.force(self.activation(x), gates)
+        return x
+
+    def activation(self, x: Layer) -> Layer:
+        """The visible activation $g = L'(x)$."""
+        return self.potential.neurons.lagrangian.activation(x)
+
+    def force(self, x: Layer) -> Layer:
+        r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a conservative block."""
+        return self.potential.force(self.activation(x)) - self.leak * x
+
+    def energy(self, x: Layer) -> Scalar:
+        r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$ of one state."""
+        potential = self.potential(self.activation(x))
+        return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
+
+    def _gates(self, x: Layer, key: PRNGKey | None) -> list[dict[str, Layer] | None]:
+        if key is None or self.drop_path == 0:
+            return [None] * self.n_iter
+        hidden, batch = self.potential.hidden, x.ndim - len(self.potential.neurons.shape)
+        shape = (1, *x.shape[1 : 1 + batch], *(1,) * (x.ndim - batch - 1))
+        kept = jr.bernoulli(key, 1 - self.drop_path, (self.n_iter, len(hidden), *shape)).astype(x.dtype)
+        return [dict(zip(hidden, row / (1 - self.drop_path), strict=True)) for row in kept]
+
+
+def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:
+    r"""The potential that is left of a memory when its hidden layers follow the visible one at once.
+
+    **Arguments:**
+
+    - `memory`: the memory; exactly one layer must remain visible.
+    - `hidden`: the names of the layers to eliminate. No synapse may join two of them.
+
+    **Raises:** `ValueError` if a layer is unknown, if not exactly one layer remains, or if a synapse joins two
+    hidden layers or has several ends at the visible one.
+
+    **Source:** arXiv 2406.12220, section 3; Krotov & Hopfield 2020 (arXiv 2008.06996).
+    """
+    hidden = tuple(dict.fromkeys(hidden))
+    unknown = set(hidden) - set(memory.neurons)
+    if unknown:
+        raise ValueError(f"Cannot eliminate {sorted(unknown)}: the layers are {sorted(memory.neurons)}.")
+    visible = [name for name in memory.neurons if name not in hidden]
+    if len(visible) != 1:
+        raise ValueError(f"Exactly one layer must remain visible, but eliminating {list(hidden)} leaves {visible}.")
+    for name, layers in memory.connections:
+        if sum(layer in hidden for layer in layers) > 1:
+            raise ValueError(f"Synapse {name!r} joins two hidden layers, {layers}; only one of them can be eliminated.")
+        if layers.count(visible[0]) > 1:
+            raise ValueError(
+                f"Synapse {name!r} joins {visible[0]!r} to itself, {layers}; let a hidden layer stand between."
+            )
+    return Potential(memory, visible[0], hidden)
+
+
+def derive_block(
+    memory: AssociativeMemory,
+    hidden: Iterable[str],
+    *,
+    leak: float = 0.0,
+    step: float = 1.0,
+    n_iter: int = 1,
+    drop_path: float = 0.0,
+) -> Block:
+    """The network layer of a memory: eliminate its hidden layers, then take explicit steps.
+
+    **Arguments:** as in `eliminate` and `Block`.
+
+    **Raises:** as in `eliminate` and `Block`.
+    """
+    return Block(eliminate(memory, hidden), leak, step, n_iter, drop_path)
+
+
+def gradient_force(block: Block, x: Layer) -> Layer:
+    r"""The force of a block by automatic differentiation of its energy: $-\partial E/\partial g$, at the state `x`.
+
+    It equals `block.force(x)` when the field is conservative, and is what tests compare the explicit path with.
+    """
+    return jax.grad(block.potential)(block.activation(x)) - block.leak * x

@@ -1,0 +1,192 @@
+r"""AssociativeMemory: layers of neurons joined by synapses, with one energy.
+
+$$E(x) = \sum_a \left[x_a \cdot g_a - L_a(x_a)\right] + \sum_s E_s(g), \qquad
+  \tau_a \dot x_a = f_a = -\frac{\partial E}{\partial g_a}$$
+
+Everything is written for one example; batch with `jax.vmap`. `current`, all that a layer's fast path needs, also
+takes a token-major batch (see `hopmix._synapse`).
+"""
+
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._synapse import AbstractSynapse
+from hopmix._types import Layer, Scalar, State
+
+
+class Affine(eqx.Module):
+    r"""An elementwise scale and shift between a layer's activation and its synapses: $s = \gamma \odot g + \delta$.
+
+    Synapses read $s$. With `conservative`, what they send back is multiplied by $\gamma$ as well, as the chain rule
+    asks, and the energy stays exact: $E = x \cdot g - L(x) + E_s(\gamma \odot g + \delta)$. Without it (the norm of
+    the reference implementation) a scale that is not constant leaves a field that is the gradient of nothing.
+
+    **Arguments:**
+
+    - `scale`, `shift`: $\gamma$ and $\delta$, of the rank of the layer and broadcast against it.
+    - `conservative`: whether the scale also stands on the way out.
+
+    **Source:** arXiv 2406.12220, code (`nn.LayerNorm` with elementwise affine); the conservative form is ours.
+    """
+
+    scale: Layer
+    shift: Layer
+    conservative: bool = eqx.field(static=True, default=True)
+
+    def __call__(self, g: Layer) -> Layer:
+        return spread(self.scale, g.ndim) * g + spread(self.shift, g.ndim)
+
+    def pull_back(self, current: Layer) -> Layer:
+        """What a current into $s$ is as a current into the layer."""
+        return spread(self.scale, current.ndim) * current if self.conservative else current
+
+
+class Neurons(eqx.Module):
+    r"""One layer: a Lagrangian, the shape of its state, and its time constant.
+
+    **Arguments:**
+
+    - `lagrangian`: gives the activation $g = L'(x)$ and the layer energy $x \cdot g - L(x)$.
+    - `shape`: the shape of the state of one example.
+    - `tau`: the time constant $\tau > 0$, in the unit of time of the dynamics.
+    - `affine`: scale and shift between the activation and the synapses, or `None`.
+
+    **Raises:** `ValueError` for a shape with a size below 1 or a time constant that is not positive.
+    """
+
+    lagrangian: AbstractLagrangian
+    shape: tuple[int, ...] = eqx.field(static=True)
+    tau: float = eqx.field(static=True, default=1.0)
+    affine: Affine | None = None
+
+    def __check_init__(self):
+        if min(self.shape, default=1) < 1:
+            raise ValueError(f"Neurons need sizes of at least 1, got shape {self.shape}.")
+        if self.tau <= 0:
+            raise ValueError(f"Neurons need tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0.")
+
+    def energy(self, x: Layer) -> Scalar:
+        r"""The layer energy $x \cdot g - L(x)$."""
+        return jnp.sum(x * self.lagrangian.activation(x)) - self.lagrangian(x)
+
+    def output(self, g: Layer) -> Layer:
+        r"""What synapses read when the activation is `g`."""
+        return g if self.affine is None else self.affine(g)
+
+    def pull_back(self, current: Layer) -> Layer:
+        """What a current from synapses is as a current into this layer."""
+        return current if self.affine is None else self.affine.pull_back(current)
+
+
+class AssociativeMemory(eqx.Module):
+    r"""A hypergraph of layers (nodes) and synapses (edges) with a common energy.
+
+    **Arguments:**
+
+    - `neurons`: the layers by name.
+    - `synapses`: the synapses by name.
+    - `connections`: for each synapse, the names of the layers it joins, in the order of its activations.
+
+    **Raises:** `ValueError` if connections and synapses have different names, or name an unknown layer.
+
+    **Source:** Krotov 2021 (arXiv 2107.06446); hypergraphs as in HAMUX (Hoover et al. 2022).
+    """
+
+    neurons: dict[str, Neurons]
+    synapses: dict[str, AbstractSynapse]
+    connections: tuple[tuple[str, tuple[str, ...]], ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        neurons: Mapping[str, Neurons],
+        synapses: Mapping[str, AbstractSynapse],
+        connections: Mapping[str, tuple[str, ...]],
+    ):
+        self.neurons = dict(neurons)
+        self.synapses = dict(synapses)
+        self.connections = tuple(sorted((name, tuple(layers)) for name, layers in connections.items()))
+
+    def __check_init__(self):
+        if {name for name, _ in self.connections} != set(self.synapses):
+            raise ValueError(
+                f"Each synapse needs one connection: synapses {sorted(self.synapses)}, "
+                f"connections {[name for name, _ in self.connections]}."
+            )
+        for name, layers in self.connections:
+            for layer in layers:
+                if layer not in self.neurons:
+                    raise ValueError(f"Synapse {name!r} joins {layer!r}, but the layers are {sorted(self.neurons)}.")
+
+    def activations(self, state: State) -> dict[str, Layer]:
+        """The activation of each layer."""
+        self._check(state)
+        return {name: layer.lagrangian.activation(state[name]) for name, layer in self.neurons.items()}
+
+    def energy_terms(self, state: State) -> dict[str, dict[str, Scalar]]:
+        """The energy of each layer and of each synapse, under `"neurons"` and `"synapses"`."""
+        outputs = self._outputs(self.activations(state))
+        return {
+            "neurons": {name: layer.energy(state[name]) for name, layer in self.neurons.items()},
+            "synapses": {
+                name: self.synapses[name].energy(*(outputs[layer] for layer in layers))
+                for name, layers in self.connections
+            },
+        }
+
+    def energy(self, state: State) -> Scalar:
+        r"""The total energy $E(x)$ of one state."""
+        terms = self.energy_terms(state)
+        return jnp.sum(jnp.stack([*terms["neurons"].values(), *terms["synapses"].values()]))
+
+    def force(self, state: State) -> dict[str, Layer]:
+        r"""The force on each layer, $f_a = \tau_a \dot x_a$.
+
+        It is $-\partial E/\partial g_a$ where all couplings are symmetric.
+        """
+        outputs = self._outputs(self.activations(state))
+        return {name: self.current(name, outputs) - state[name] for name in self.neurons}
+
+    def current(self, into: str, outputs: Mapping[str, Layer], gates: Mapping[str, Layer] | None = None) -> Layer:
+        """What all synapses together send into one layer.
+
+        **Arguments:**
+
+        - `into`: the layer.
+        - `outputs`: what the synapses read from the layers they join; the entry of `into` itself is needed only where
+            a synapse joins it to itself.
+        - `gates`: factors on what comes from a layer, by the layer's name (default 1), broadcast against `into`.
+        """
+        total = jnp.zeros(self._batched_shape(into, outputs), jnp.result_type(*outputs.values()))
+        for name, layers in self.connections:
+            for end in (i for i, layer in enumerate(layers) if layer == into):
+                current = self.synapses[name].current(end, tuple(map(outputs.get, layers)))
+                total = total + _gate(spread(current, total.ndim), layers, gates or {})
+        return self.neurons[into].pull_back(total)
+
+    def _outputs(self, activations: Mapping[str, Layer]) -> dict[str, Layer]:
+        return {name: self.neurons[name].output(g) for name, g in activations.items()}
+
+    def _batched_shape(self, into: str, outputs: Mapping[str, Layer]) -> tuple[int, ...]:
+        name, output = next(iter(outputs.items()))
+        extra = output.ndim - len(self.neurons[name].shape)
+        shape = self.neurons[into].shape
+        return shape[:1] + output.shape[1 : 1 + extra] + shape[1:]
+
+    def _check(self, state: State):
+        for name, layer in self.neurons.items():
+            if name not in state:
+                raise ValueError(f"The state lacks layer {name!r}; it has {sorted(state)}.")
+            if state[name].shape != layer.shape:
+                raise ValueError(
+                    f"Layer {name!r} holds states of shape {layer.shape}, got {state[name].shape}; "
+                    "batch with `jax.vmap`, the memory takes one example."
+                )
+
+
+def _gate(current: Layer, layers: tuple[str, ...], gates: Mapping[str, Layer]) -> Layer:
+    for layer in set(layers) & set(gates):
+        current = gates[layer] * current
+    return current

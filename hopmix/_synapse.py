@@ -1,0 +1,141 @@
+r"""Synapses: energies that couple the activations of one or more layers.
+
+A bilinear synapse carries activity from a visible layer $v$ to a hidden layer $h$ by $W$ and back by $V$. Its energy
+is the symmetrised interaction
+
+$$E(v, h) = -\tfrac12\left(h \cdot W v + v \cdot V h\right),$$
+
+that is $-h \cdot W v$ for tied weights; its currents are $W v$ into the hidden and $V h$ into the visible layer. They
+are minus the gradient of the energy exactly when $V = W^\top$.
+
+Tokens are the first axis of an activation and channels the last; axes between them, if any, are a batch. In this
+*token-major* layout both mixings of a batch and their weight gradients are plain 2-D matrix products without a
+transpose. Currents accept such a batch; energies are those of one example (use `jax.vmap`).
+"""
+
+import abc
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hopmix._coupling import Coupling
+from hopmix._types import Layer, Scalar
+
+Activations: TypeAlias = tuple[Any, ...]
+"""One activation for each layer that a synapse joins; a layer whose activation is not known yet has `None`."""
+
+
+class AbstractSynapse(eqx.Module):
+    """An interaction of layers: its energy, and the current that it sends into each of them."""
+
+    @abc.abstractmethod
+    def energy(self, *activations: Layer) -> Scalar:
+        """The energy of the interaction at these activations."""
+
+    @abc.abstractmethod
+    def current(self, into: int, activations: Activations) -> Layer:
+        r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the synapse is conservative.
+
+        A current does not depend on the activation of the layer it enters; that one may be `None`.
+        """
+
+
+class Bias(AbstractSynapse):
+    r"""A constant current into one layer: $E(g) = -\sum b\,g$.
+
+    **Arguments:**
+
+    - `bias`: $b$, of the rank of the layer and broadcast against it: (tokens, 1) for one number per token.
+    """
+
+    bias: Layer
+
+    def energy(self, *activations: Layer) -> Scalar:
+        (g,) = activations
+        return -jnp.sum(self.bias * g)
+
+    def current(self, into: int, activations: Activations) -> Layer:
+        del into, activations
+        return self.bias
+
+
+class Dense(AbstractSynapse):
+    r"""All-to-all coupling of two vectors: currents $W v$ and $V h$.
+
+    **Arguments:**
+
+    - `coupling`: $W$ of shape (hidden, visible); the first connected layer is the visible one.
+
+    **Source:** Krotov 2021 (arXiv 2107.06446).
+    """
+
+    coupling: Coupling
+
+    def energy(self, *activations: Float[Array, " _"]) -> Scalar:
+        return _bilinear_energy(self, *activations)
+
+    def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
+        v, h = activations
+        return _mix_first(self.coupling.up, v) if into else _mix_first(self.coupling.down, h)
+
+
+class TokenMixing(AbstractSynapse):
+    r"""Mixing over tokens, shared by all channels: currents $\sum_i W_{\alpha i} v_{iI}$ into the hidden and
+    $\sum_\alpha V_{i\alpha} h_{\alpha I}$ into the visible layer.
+
+    The visible layer has shape (tokens, channels), the hidden one (hidden, channels).
+
+    **Arguments:**
+
+    - `coupling`: $W$ of shape (hidden, tokens).
+
+    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
+    """
+
+    coupling: Coupling
+
+    def energy(self, *activations: Float[Array, "_ channels"]) -> Scalar:
+        return _bilinear_energy(self, *activations)
+
+    def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
+        v, h = activations
+        return _mix_first(self.coupling.up, v) if into else _mix_first(self.coupling.down, h)
+
+
+class ChannelMixing(AbstractSynapse):
+    r"""Mixing over channels, shared by all tokens: currents $\sum_I W_{\beta I} v_{iI}$ into the hidden and
+    $\sum_\beta V_{I\beta} h_{i\beta}$ into the visible layer.
+
+    The visible layer has shape (tokens, channels), the hidden one (tokens, hidden).
+
+    **Arguments:**
+
+    - `coupling`: $W$ of shape (hidden, channels).
+
+    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
+    """
+
+    coupling: Coupling
+
+    def energy(self, *activations: Float[Array, "tokens _"]) -> Scalar:
+        return _bilinear_energy(self, *activations)
+
+    def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
+        v, h = activations
+        return _mix_last(self.coupling.up, v) if into else _mix_last(self.coupling.down, h)
+
+
+# The reshapes matter: XLA's CPU backend is more than twice slower at the same products written with three axes.
+def _mix_first(matrix: Float[Array, "out in"], x: Layer) -> Layer:
+    return (matrix @ x.reshape(x.shape[0], -1)).reshape(matrix.shape[0], *x.shape[1:])
+
+
+def _mix_last(matrix: Float[Array, "out in"], x: Layer) -> Layer:
+    return (x.reshape(-1, x.shape[-1]) @ matrix.T).reshape(*x.shape[:-1], matrix.shape[0])
+
+
+def _bilinear_energy(synapse: Dense | TokenMixing | ChannelMixing, v: Layer, h: Layer) -> Scalar:
+    ascending = jnp.sum(h * synapse.current(1, (v, None)))
+    return -0.5 * (ascending + jnp.sum(v * synapse.current(0, (None, h))))

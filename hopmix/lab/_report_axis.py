@@ -1,0 +1,58 @@
+"""The lambda axis of the report: logarithmic, with a place for lambda = 0 left of a break."""
+
+import dataclasses
+import math
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyAxis:
+    """Ticks at `log10(lambda)`; `zero` is where lambda = 0 stands, `None` if no arm has it."""
+
+    ticks: tuple[float, ...]
+    labels: tuple[str, ...]
+    zero: float | None
+
+    def place(self, penalty: float) -> float:
+        """Position of one lambda on this axis."""
+        if penalty > 0:
+            return math.log10(penalty)
+        assert self.zero is not None
+        return self.zero
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Left and right end, with room for the outermost points."""
+        return (self.ticks[0] - 0.5, self.ticks[-1] + 0.5) if self.ticks else (-0.5, 0.5)
+
+
+def penalty_axis(arms: xr.Dataset | xr.DataArray) -> PenaltyAxis:
+    """Axis that holds every lambda among the broken arms."""
+    penalties = np.unique([penalty for kind, penalty in _broken(arms)])
+    positive = penalties[penalties > 0]
+    zero = _zero_place(positive) if penalties.size > positive.size else None
+    ticks = [] if zero is None else [zero]
+    ticks += [math.log10(penalty) for penalty in positive]
+    labels = ["0"] * (zero is not None) + [power_of_ten(penalty) for penalty in positive]
+    return PenaltyAxis(tuple(ticks), tuple(labels), zero)
+
+
+def power_of_ten(value: float) -> str:
+    """`1e-05` as 10⁻⁵, `0.0005` as 5·10⁻⁴, and numbers from 0.01 to 100 as they are."""
+    if not 0 < value < 0.01 and value <= 100:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if float(mantissa) == 1 else f"{float(mantissa):g}·{power}"
+
+
+def _broken(arms: xr.Dataset | xr.DataArray) -> list[tuple[str, float]]:
+    pairs = zip(arms.kind.values, arms.penalty.values)
+    return [(str(kind), float(penalty)) for kind, penalty in pairs if str(kind).startswith("broken")]
+
+
+def _zero_place(positive: Float[np.ndarray, " n"]) -> float:
+    return math.log10(positive[0]) - 1.5 if positive.size else 0.0

@@ -1,0 +1,196 @@
+"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hopmix.lab import store
+from hopmix.lab.config import Ablate, Report, Resume, StudyConfig, UsageError
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+Command = (
+    Annotated[Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[Resume, tyro.conf.subcommand("resume")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)
+
+DESCRIPTION = """Symmetry ablations of associative-memory mixers.
+
+Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
+`hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options."""
+
+
+def main(arguments: Sequence[str] | None = None):
+    """Run the command line and exit: 0 done, 2 bad input, 1 anything else."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        command = tyro.cli(
+            Command,  # pyright: ignore[reportArgumentType]
+            prog="hopmix",
+            description=DESCRIPTION,
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)[:1],
+        )
+        return _execute(command, shlex.join(["hopmix", *arguments]))
+    except UsageError as error:
+        errors.print(f"hopmix: {error}", markup=False)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("hopmix: stopped at once; all finished intervals are saved.", markup=False)
+        return FAILED
+    except Exception as error:
+        if store.is_full_disk(error):
+            errors.print(
+                "hopmix: the disk is full; free some space and resume: finished intervals are saved.", markup=False
+            )
+            return FAILED
+        raise
+
+
+def _execute(command: Ablate | Resume | Report, line: str) -> int:
+    # Libraries that log every file they write drown what matters here.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    console = Console(highlight=False)
+    match command:
+        case Ablate(study=config, out=out, resume=resume, dry_run=dry_run):
+            known = False if dry_run else store.open_study(out, config, resume=resume)
+            return _dry_run(config, console) if dry_run else _study(config, out, known, line, console)
+        case Resume(run=out):
+            config = StudyConfig.from_json(store.read_json(out / "study.json")["config"])
+            return _study(config, out, True, line, console)
+        case Report(run=out):
+            return _report(out, console)
+
+
+def _dry_run(config: StudyConfig, console: Console) -> int:
+    from hopmix.lab.dry_run import estimate
+    from hopmix.lab.study import prepare
+
+    study = prepare(config)
+    table = Table("arm", "in the paper", "parameters", "members", title=f"{study.data.name}: what would be trained")
+    for arm in study.arms:
+        table.add_row(arm.name, arm.paper_name, f"{study.parameters(arm):,}", str(config.seeds))
+    console.print(table)
+    cost = estimate(study)
+    console.print(
+        f"{study.schedule.total} steps of {config.batch} images per member, "
+        f"measured every {study.schedule.interval} steps\n"
+        f"estimated time: {_duration(cost.compile_s + cost.train_s)} "
+        f"(compilation {_duration(cost.compile_s)}, measured; training scaled from a short trial)\n"
+        f"estimated memory: {cost.memory / 2**20:,.0f} MiB beside the libraries; "
+        f"disk: {store.KEPT_CHECKPOINTS * study.state_bytes() / 2**20:,.0f} MiB"
+    )
+    return DONE
+
+
+def _study(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
+    from hopmix.lab import study as lab_study
+    from hopmix.lab.report import write_report
+
+    study = lab_study.prepare(config)
+    store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
+    console.print(
+        f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, "
+        f"{study.schedule.total} steps each; results go to {out}"
+    )
+    try:
+        with _bar(console, study.schedule.total) as watch:
+            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=console.print)
+    except lab_study.Interrupted:
+        console.print(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
+        return FAILED
+    page = write_report(out)
+    console.print(_table(results))
+    console.print(f"Report: {page}")
+    return DONE
+
+
+def _report(out: Path, console: Console) -> int:
+    from hopmix.lab.report import write_report
+
+    store.read_json(out / "study.json")
+    store.read_metrics(out)
+    console.print(f"Report: {write_report(out)}")
+    return DONE
+
+
+class _bar:
+    """A progress bar with the time left and the current losses; nothing when not on a terminal."""
+
+    def __init__(self, console: Console, total: int):
+        self._progress = Progress(
+            TextColumn("compiling" if total else ""),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total, losses="")
+
+    def __enter__(self) -> Callable[..., None]:
+        self._progress.start()
+        return self._update
+
+    def __exit__(self, *exception):
+        self._progress.stop()
+
+    def _update(self, progress: Any):
+        self._progress.columns[0].text_format = "step"  # pyright: ignore[reportAttributeAccessIssue]
+        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items())
+        self._progress.update(self._task, completed=progress.step, losses=f"validation loss: {losses}")
+
+
+def _table(results: dict[str, Any]) -> Table:
+    table = Table("arm", "in the paper", "parameters", "n", "test accuracy", "against free", title="Results")
+    for arm in results["arms"]:
+        test, paired = arm["test_accuracy"], arm["paired"]
+        table.add_row(
+            arm["name"],
+            arm["paper_name"],
+            f"{arm['parameters']:,}",
+            str(arm["n"]) + (f" ({arm['diverged']} diverged)" if arm["diverged"] else ""),
+            _percent(test["mean"], test["stderr"]),
+            _difference(paired),
+        )
+    return table
+
+
+def _percent(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f} %" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f} %"
+
+
+def _difference(paired: dict[str, Any] | None) -> str:
+    if paired is None or paired["difference"] is None:
+        return "-"
+    p = "" if paired["p"] is None else f" (p = {paired['p']:.2g})"
+    return f"{100 * paired['difference']:+.2f}{p}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+if __name__ == "__main__":
+    # Progress of a run that is itself a subprocess should not be buffered away.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,166 @@
+"""Configuration of a study: everything that determines its numbers, checked before any work."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+ARMS = ("serial", "free", "broken", "broken-xavier", "symmetric", "symmetric-wide")
+PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""The grid of the reference implementation (arXiv 2406.12220, code)."""
+
+
+class UsageError(ValueError):
+    """A mistake of the user, told in one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """A symmetry ablation: which arms, on which data, trained how.
+
+    The fields are the options of `hopmix ablate`; two studies with equal fields give equal numbers on one machine.
+    """
+
+    data: str = "digits"
+    """"digits" (embedded), a folder or file of parquet or images, or hub:OWNER/NAME."""
+    label_column: str | None = None
+    """The column of the labels, where it can't be told."""
+    validation: float = 0.2
+    """Share of the training images held out for validation."""
+    arms: tuple[str, ...] = ("serial", "free", "broken", "symmetric", "symmetric-wide")
+    """Any of serial, free, broken, broken-xavier, symmetric, symmetric-wide; "broken" stands for one arm per lambda."""
+    lambdas: tuple[float, ...] = (0.0, 1e-4, 1e-2)
+    """Strengths of the penalty lambda * |breaking|^2 of the broken arms."""
+    paper_lambdas: bool = False
+    """Use the nine strengths of the reference implementation instead."""
+    seeds: int = 5
+    """Members per arm."""
+    first_seed: int = 0
+    """The seeds are first_seed, first_seed + 1, ..."""
+
+    size: Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16"] | None = None
+    """A published size: sets dim, depth and patch."""
+    dim: int = 32
+    """Channels per token."""
+    depth: int = 3
+    """Number of blocks."""
+    patch: int | None = None
+    """Pixels per side of a patch; by default the smallest of at least 2 that gives at most 64 tokens."""
+    norm: Literal["joint", "token"] = "joint"
+    """Norm of the blocks: over tokens and channels jointly, or per token."""
+    norm_scale: Literal["none", "scalar", "conservative", "elementwise"] = "conservative"
+    """Where the norm's scale stands; "elementwise" is the reference's and has no energy."""
+    n_iter: int = 1
+    """Repetitions of each block with the same weights."""
+    drop_path: float = 0.0
+    """Probability of dropping a branch in training."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+    batch: int = 64
+    """Images per step."""
+    learning_rate: float = 4e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises; it then falls as a cosine to zero."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of couplings, stem and head; norms and biases are excluded."""
+    clip: float = 1.0
+    """Largest norm of the gradient of a member."""
+    augment: Literal["none", "light", "paper"] = "light"
+    """none; light (padded crop, label smoothing); paper (the reference's whole recipe)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of activations and products; master weights are float32."""
+    measurements: int = 24
+    """How often, evenly over the training, everything is measured and saved."""
+    together: int | None = None
+    """Members trained side by side in one program; by default all that share a structure."""
+
+    def __post_init__(self):
+        for name in ("seeds", "dim", "depth", "epochs", "batch", "measurements", "n_iter"):
+            _need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("patch", "together"):
+            value = getattr(self, name)
+            _need(value is None or value >= 1, name, value, "at least 1")
+        _need(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
+        for name in ("learning_rate", "clip"):
+            _need(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
+        _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
+        _need(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1), a share of the steps")
+        _need(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1), a probability")
+        self._check_arms()
+
+    def _check_arms(self):
+        _need(len(self.arms) > 0, "arms", "nothing", f"one or more of {', '.join(ARMS)}")
+        for arm in self.arms:
+            _need(arm in ARMS, "arms", repr(arm), f"one or more of {', '.join(ARMS)}")
+        for value in self.lambdas:
+            _need(0 <= value < math.inf, "lambdas", value, "0 or more")
+        _need(len(self.grid) > 0 or "broken" not in self.arms, "lambdas", "nothing", "at least one number")
+        for name in ("arms", "lambdas"):
+            values = getattr(self, name)
+            _need(len(set(values)) == len(values), name, " ".join(map(str, values)), "without repetition")
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The strengths of the penalty."""
+        return PAPER_LAMBDAS if self.paper_lambdas else self.lambdas
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "StudyConfig":
+        """The configuration of `to_json`.
+
+        Raises `UsageError` for unknown fields, as another version of hopmix may have written.
+        """
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise UsageError(f"study.json has unknown fields {sorted(unknown)}: it is of another version of hopmix.")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all fields."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _need(ok: bool, field: str, value: object, wanted: str):
+    if not ok:
+        raise UsageError(f"{field}: got {value}, but it must be {wanted}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablate:
+    """Train every arm of a symmetry ablation and write a report of how weight asymmetry evolved."""
+
+    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StudyConfig)
+    out: Path = Path("runs/ablation")
+    """The folder of the study; never overwritten."""
+    resume: bool = False
+    """Continue the study in `out` if it is this one."""
+    dry_run: bool = False
+    """Print arms, parameters, steps, estimated time and memory, and stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continue an interrupted study; it ends as the uninterrupted one would have."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of the study."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the report of a study, finished or not, again."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of the study."""

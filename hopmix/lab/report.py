@@ -1,0 +1,231 @@
+"""The report of a study: one self-contained page, and the figures beside it."""
+
+import base64
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import matplotlib
+import xarray as xr
+from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
+
+from hopmix.lab import _report_html as html
+from hopmix.lab import _report_text as text
+from hopmix.lab import figures
+from hopmix.lab._report_data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
+from hopmix.lab._report_metrics import ASYMMETRY, CURVES, ENERGY, Metric
+from hopmix.lab._report_payload import has_values, payload
+from hopmix.lab._report_pictures import corner, weight_limit
+from hopmix.lab.store import replacing
+
+_DPI = 160
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` and `figures/` of a study, finished or still running, and return the page.
+
+    Only the run directory is read: `study.json` and `metrics.zarr`, and `results.json` and `weights.npz` where the run
+    has ended. Each file takes the place of its predecessor in one move.
+
+    **Arguments:**
+
+    - `run`: the directory that `hopmix ablate --out` wrote.
+
+    **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet.
+    """
+    contents = read_run(run)
+    stills = {name: _save(figure, run / "figures", name) for name, figure in _figures(contents)}
+    page = run / "report.html"
+    with replacing(page) as temporary:
+        temporary.write_text(_page(contents, stills), encoding="utf-8")
+    return page
+
+
+def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    metrics = run.metrics
+    if _broken(run):
+        yield "accuracy_against_lambda", figures.accuracy_against_penalty(accuracy_by_seed(run))
+    yield "learning_curves", figures.learning_curves(metrics)
+    for metric in _measured(metrics, ASYMMETRY):
+        yield f"asymmetry_{metric.key}", figures.asymmetry_curves(metrics[metric.key])
+    for metric in _measured(metrics, ASYMMETRY)[:1]:
+        yield f"asymmetry_map_{metric.key}", figures.asymmetry_map(metrics[metric.key])
+    if len(_measured(metrics, ENERGY)) == len(ENERGY):
+        yield "energy_descent", figures.energy_descent(metrics)
+    yield from _weight_figures(run)
+
+
+def _weight_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    pairs = weight_pairs(run)
+    limits = {key: weight_limit(arms) for key, arms in pairs.items()}
+    for name in run.arms:
+        rows = {key: arms[name] for key, arms in pairs.items() if name in arms}
+        if rows:
+            pictures = {_row_title(key): corner(picture) for key, picture in rows.items()}
+            yield (
+                f"weights_{_file_name(name)}",
+                figures.weight_pictures(pictures, {_row_title(k): limits[k] for k in rows}),
+            )
+
+
+def _page(run: Run, stills: dict[str, str]) -> str:
+    results = arm_results(run)
+    template = Template(_resource("report.html.tmpl"))
+    return template.substitute(
+        title=escape(text.title(run)),
+        facts=html.facts(run),
+        summary=text.summary(run, results),
+        accuracy=html.accuracy_table(run, results),
+        penalty=_penalty(run, stills),
+        learning=_learning(run, stills),
+        asymmetry=_asymmetry(run, stills),
+        map=_map(run, stills),
+        energy=_energy(run, stills),
+        weights=html.weight_grid(run, weight_pairs(run)),
+        configuration=html.configuration(run),
+        metrics=html.metric_table(),
+        arms=html.arm_definitions(),
+        style=_resource("report.css"),
+        script=_resource("report.js"),
+        payload=payload(run),
+        plotly=_packed_plotly(),
+    )
+
+
+def _penalty(run: Run, stills: dict[str, str]) -> str:
+    if not _broken(run):
+        return html.missing("There is no broken arm in this study, so there is nothing to show against λ.")
+    words = "Dots are seeds, marks their mean with one standard error; lines with bands are the arms that have no λ."
+    frame = html.chart("penalty", "", words)
+    still = html.still(stills["accuracy_against_lambda"], words)
+    return f"<p>{words}</p>" + html.LEGEND + html.charts([frame], 1) + still
+
+
+def _learning(run: Run, stills: dict[str, str]) -> str:
+    present = [metric.key for metric in _measured(run.metrics, CURVES)]
+    choice = html.select("curve", "", html.curve_options(present))
+    frames = [
+        html.chart(
+            "curve", "Validation accuracy", "Validation accuracy against training step", key="validation_accuracy"
+        ),
+        html.chart("curve", choice, "The chosen quantity against training step"),
+    ]
+    still = html.still(
+        stills["learning_curves"], "Validation accuracy and loss against training step, one curve per arm."
+    )
+    return html.band_note(run) + html.LEGEND + html.charts(frames, 2) + still
+
+
+def _asymmetry(run: Run, stills: dict[str, str]) -> str:
+    measured = _measured(run.metrics, ASYMMETRY)
+    if not measured:
+        return html.missing("No index of asymmetry has a finite value in this run.")
+    blocks, branches = run.metrics.block.values, run.metrics.branch.values
+    slots = min(html.SLOTS, blocks.size)
+    frames = [
+        html.chart(
+            "asymmetry", "", "Asymmetry of one block and branch against training step", css="small", slot=s, branch=b
+        )
+        for b in range(branches.size)
+        for s in range(slots)
+    ]
+    groups = {
+        str(g): f"{blocks[g * slots]}–{blocks[min((g + 1) * slots, blocks.size) - 1]}"
+        for g in range(-(-blocks.size // slots))
+    }
+    chosen = [
+        html.select("metric", "Metric", html.options(measured)),
+        '<label for="log"><input type="checkbox" id="log"> logarithmic</label>',
+        html.select("group", "Blocks", groups) if len(groups) > 1 else "",
+    ]
+    shown = [
+        html.still(stills[f"asymmetry_{m.key}"], f"{m.label} against training step per block and branch.", key=m.key)
+        for m in measured
+    ]
+    return html.band_note(run) + html.LEGEND + html.controls(*chosen) + html.charts(frames, slots) + "".join(shown)
+
+
+def _map(run: Run, stills: dict[str, str]) -> str:
+    measured = _measured(run.metrics, ASYMMETRY)
+    if not measured:
+        return html.missing("No index of asymmetry has a finite value in this run.")
+    rows = 2 * run.metrics.block.size
+    frames = [
+        html.chart(
+            "map", escape(name), f"Heat map of asymmetry, block against training step, for {name}", css="map", arm=index
+        )
+        for index, name in enumerate(run.arms)
+    ]
+    scale = '<div class="scale live"><span id="map-low"></span><i class="viridis"></i><span id="map-high"></span></div>'
+    grid = html.charts(frames, 2).replace("--columns: 2", f"--columns: 2; --height: {max(10, 4 + 0.55 * rows):g}rem")
+    first = measured[0]
+    still = html.still(
+        stills[f"asymmetry_map_{first.key}"], f"{first.label}, block against training step, per arm and branch."
+    )
+    return html.controls(html.select("map-metric", "Metric", html.options(measured))) + scale + grid + still
+
+
+def _energy(run: Run, stills: dict[str, str]) -> str:
+    if "energy_descent" not in stills:
+        return html.missing("No energy has been measured with a finite value in this run.")
+    blocks = {str(i): f"block {block}" for i, block in enumerate(run.metrics.block.values)}
+    frames = [
+        html.chart("energy", f"{m.label.capitalize()}, {words}", f"{m.label}, {words}", key=m.key, against=against)
+        for against, words in (("block", "per block at the last step"), ("step", "during training"))
+        for m in ENERGY
+    ]
+    choice = html.controls(html.select("energy-block", "During training", {"all": "mean over blocks", **blocks}))
+    still = html.still(
+        stills["energy_descent"], "Energy change and share of rising examples, per block and during training."
+    )
+    return html.LEGEND + choice + html.charts(frames, 2) + still
+
+
+def _measured(metrics: xr.Dataset, described: tuple[Metric, ...]) -> list[Metric]:
+    return [metric for metric in described if has_values(metrics, metric)]
+
+
+def _broken(run: Run) -> bool:
+    return any(str(kind).startswith("broken") for kind in run.metrics.kind.values)
+
+
+def _row_title(key: tuple[int, str]) -> str:
+    return f"block {key[0]}, {key[1]}"
+
+
+def _file_name(arm: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", arm.replace("λ=", "")).strip("-")
+
+
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    """Write PNG and SVG; return the SVG as an address for the page."""
+    with replacing(folder / f"{name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+    svg = _svg(figure)
+    with replacing(folder / f"{name}.svg") as temporary:
+        temporary.write_text(svg, encoding="utf-8")
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # Text stays text, and equal figures are equal files.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hopmix"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # A hundredth of a point is finer than any printer; the digits beyond it are half of the file.
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), buffer.getvalue())
+
+
+def _packed_plotly() -> str:
+    """Plotly.js, compressed to a third: the page unpacks it when it opens."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
+
+
+def _resource(name: str) -> str:
+    return resources.files("hopmix.lab").joinpath(name).read_text(encoding="utf-8")

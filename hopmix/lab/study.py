@@ -1,0 +1,346 @@
+"""A study from configuration to results: prepare, train by intervals with everything saved, evaluate, report."""
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hopmix
+from hopmix._coupling import Coupling
+from hopmix.lab import data as lab_data
+from hopmix.lab import statistics, store
+from hopmix.lab.arms import Arm, make_arms
+from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.metrics import BRANCHES, branch_coupling
+from hopmix.lab.train import Dataset, Member, Program, Schedule, make_dataset, on_device
+from hopmix.models.mixer import Mixer
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a watcher of a study is told after each interval: steps done and in all, and mean losses by arm."""
+
+    step: int
+    total: int
+    losses: dict[str, float]
+
+
+class Interrupted(Exception):
+    """The user asked to stop; everything is saved."""
+
+
+@dataclasses.dataclass
+class Study:
+    """A configuration with its data, arms and programs, ready to train.
+
+    Made by `prepare`, which checks everything that can be checked before training.
+    """
+
+    config: StudyConfig
+    data: lab_data.Data
+    arms: list[Arm]
+    dataset: Dataset
+    programs: list[Program]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the members of each arm."""
+        return list(range(self.config.first_seed, self.config.first_seed + self.config.seeds))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps of each member's training."""
+        return self.programs[0].schedule
+
+    def parameters(self, arm: Arm) -> int:
+        """The number of trainable parameters of a member of an arm."""
+        return next(p for p in self.programs if arm in p.arms).parameters
+
+    def state_bytes(self) -> int:
+        """The size of the state of all members."""
+        states = [program.shapes() for program in self.programs]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
+
+
+def prepare(config: StudyConfig) -> Study:
+    """Load the data and lay out arms and programs; raises `UsageError` for what does not fit together."""
+    data = lab_data.load(config.data, label_column=config.label_column, validation=config.validation)
+    if config.batch > len(data.train):
+        raise UsageError(
+            f"batch: got {config.batch}, but there are only {len(data.train)} training images; give fewer."
+        )
+    arms = make_arms(config, data.image_shape, len(data.classes))
+    dataset = make_dataset(data)
+    structures = dict.fromkeys(arm.structure for arm in arms)
+    programs = [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
+    return Study(config, data, arms, dataset, programs)
+
+
+def run(
+    study: Study,
+    out: Path,
+    *,
+    resume: bool,
+    command: str,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train a study in a folder, from the start or from its newest checkpoint, and evaluate it.
+
+    **Arguments:**
+
+    - `study`: the prepared study.
+    - `out`: its folder, already checked with `store.open_study`.
+    - `resume`: whether `out` holds a part of this study.
+    - `command`: the command line, for the record.
+    - `watch`: called after each interval; `say`: called with a sentence where something unusual happens.
+
+    **Returns:** the contents of `results.json`.
+
+    **Raises:** `Interrupted` after Ctrl-C, when the current interval is saved.
+    """
+    started = time.perf_counter()
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        store.write_json(out / "study.json", _description(study, command))
+    with store.Checkpoints(out) as checkpoints:
+        history = store.History(study.arms, study.seeds, study.programs[0].structure.depth)
+        step, states = _start(study, out, history, checkpoints, resume, say)
+        if step == study.schedule.total and (out / "results.json").exists():
+            return store.read_json(out / "results.json")
+        timing = _train(study, out, history, checkpoints, step, states, watch)
+    timing["total_s"] = time.perf_counter() - started
+    return evaluate(study, out, states, history, timing)
+
+
+def _start(study, out, history, checkpoints, resume, say) -> tuple[int, list[Member]]:
+    """The step and the members from which to go on; the step is -1 before the first measurement."""
+    if not resume or not (out / "metrics.zarr").exists():
+        return -1, _in_parallel(Program.initial, study.programs)
+    like = [program.shapes() for program in study.programs]
+    step, states, warnings = checkpoints.restore(like)
+    for warning in warnings:
+        say(warning)
+    history.load(store.read_metrics(out))
+    history.truncate(step)
+    return step, [jax.tree.map(jnp.asarray, state) for state in states]
+
+
+def _train(study, out, history, checkpoints, step, states, watch) -> dict[str, float]:
+    """Train to the end, in place of `states`; each interval is saved while the next one runs."""
+    timing: dict[str, float] = {"compile_s": 0.0, "measure_s": 0.0, "train_s": 0.0}
+    schedule = study.schedule
+    if step == schedule.total:
+        return timing
+    begin = time.perf_counter()
+    programs = compile_all(study, states, study.dataset)
+    timing["compile_s"] = time.perf_counter() - begin
+    with ThreadPoolExecutor(1) as saver, _stop_on_interrupt() as stopped:
+        saved: Future | None = None
+        while step < schedule.total:
+            begin = time.perf_counter()
+            row = _interval(study, programs, states, step)
+            timing["measure_s" if step < 0 else "train_s"] += time.perf_counter() - begin
+            step = 0 if step < 0 else step + schedule.interval
+            if saved is not None:
+                saved.result()
+            history.append(step, row)
+            watch(Progress(step, schedule.total, _losses(study, row)))
+            snapshot = [jax.tree.map(np.array, state) for state in states]
+            saved = saver.submit(_save, out, history, checkpoints, step, snapshot)
+            if stopped():
+                saved.result()
+                raise Interrupted
+        if saved is not None:
+            saved.result()
+    return timing
+
+
+def _save(out: Path, history: store.History, checkpoints: store.Checkpoints, step: int, states: list[Member]):
+    # Metrics first: a checkpoint must never be ahead of the measurements that lead to it.
+    store.write_metrics(out, history)
+    checkpoints.save(step, states)
+
+
+def compile_all(study: Study, states: list[Member], dataset: Dataset) -> list[jax.stages.Compiled]:
+    """The compiled programs."""
+    return _in_parallel(lambda program, state: program.compiled(state, dataset), study.programs, states)
+
+
+def _in_parallel(function: Callable, *arguments: list) -> list:
+    # XLA compiles outside Python's lock, on one core; two at a time halve the wait.
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(function, *arguments))
+
+
+def _interval(study: Study, programs: list[Callable], states: list[Member], step: int) -> dict[str, np.ndarray]:
+    """Train every program for an interval (or only measure, at step -1) and join what they measured."""
+    measured = []
+    for i, program in enumerate(programs):
+        states[i], metrics = program(states[i], jnp.asarray(step, jnp.int32), study.dataset)
+        measured.append(metrics)
+    rows = [_by_arm(program, jax.device_get(m)) for program, m in zip(study.programs, measured, strict=True)]
+    by_arm = {arm: row for part in rows for arm, row in part.items()}
+    return {name: np.stack([by_arm[arm.name][name] for arm in study.arms]) for name in measured[0]}
+
+
+def _by_arm(program: Program, metrics: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    folded = {name: a.reshape(len(program.arms), -1, *a.shape[1:]) for name, a in metrics.items()}
+    dead = folded["diverged_step"] >= 0
+    for name, values in folded.items():
+        if name != "diverged_step":
+            folded[name] = np.where(dead.reshape(dead.shape + (1,) * (values.ndim - 2)), np.nan, values)
+    return {arm.name: {name: a[i] for name, a in folded.items()} for i, arm in enumerate(program.arms)}
+
+
+def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
+    with np.errstate(all="ignore"):
+        return {arm.name: float(np.mean(row["validation_loss"][i])) for i, arm in enumerate(study.arms)}
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a question that is asked after each interval; a second one stops at once."""
+    asked = []
+
+    def handler(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        previous = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def evaluate(
+    study: Study, out: Path, states: list[Member], history: store.History, timing: dict[str, float]
+) -> dict[str, Any]:
+    """Read the test split, for the first and only time, and write `results.json` and `weights.npz`."""
+    split = on_device(study.data.test())
+    accuracies, diverged = {}, {}
+    for program, state in zip(study.programs, states, strict=True):
+        score = jax.jit(jax.vmap(partial(program.evaluate, split=split, dataset=study.dataset)))
+        _, hits = score(state.arrays)
+        survived = np.asarray(state.diverged) < 0
+        finite = np.where(survived, np.asarray(hits, np.float64), np.nan).reshape(len(program.arms), -1)
+        accuracies |= {arm.name: finite[i] for i, arm in enumerate(program.arms)}
+        diverged |= {arm.name: int(np.isnan(finite[i]).sum()) for i, arm in enumerate(program.arms)}
+    validation = history.rows[-1]["validation_accuracy"]
+    results = {
+        "arms": [
+            _describe_arm(study, arm)
+            | {"n": int(np.isfinite(accuracies[arm.name]).sum()), "diverged": diverged[arm.name]}
+            | {"test_accuracy": _summary(accuracies[arm.name])}
+            | {"validation_accuracy": _summary(validation[i])}
+            | {"paired": _paired(arm, accuracies)}
+            for i, arm in enumerate(study.arms)
+        ],
+        "timing": timing,
+    }
+    _write_weights(study, out, states)
+    store.write_json(out / "results.json", results)
+    return results
+
+
+def _paired(arm: Arm, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    if arm.name == "free" or "free" not in accuracies:
+        return None
+    test = statistics.paired_test(accuracies[arm.name], accuracies["free"])
+    return {"against": "free"} | {name: _number(value) for name, value in dataclasses.asdict(test).items()}
+
+
+def _summary(values: np.ndarray) -> dict[str, Any]:
+    summary = statistics.summarise(values)
+    return {"values": [_number(v) for v in values.tolist()], "mean": _number(summary.mean), "stderr": _number(summary.stderr)}
+
+
+def _number(value: float | int) -> float | int | None:
+    # JSON has no NaN.
+    return value if np.isfinite(value) else None
+
+
+def _write_weights(study: Study, out: Path, states: list[Member]):
+    """The weights of the first seed's first and last blocks, for pictures."""
+    weights = {}
+    for program, state in zip(study.programs, states, strict=True):
+        for i, arm in enumerate(program.arms):
+            arrays = jax.tree.map(lambda a, i=i: a[i * study.config.seeds], state.arrays)
+            for key, coupling in _end_couplings(program.model(arrays)):
+                weights[f"{arm.name}|{key}|up"] = np.asarray(coupling.up)
+                weights[f"{arm.name}|{key}|down"] = np.asarray(coupling.down)
+    with store.replacing(out / "weights.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **weights)
+
+
+def _end_couplings(model: Mixer) -> Iterator[tuple[str, Coupling]]:
+    for b in sorted({0, len(model.blocks) - 1}):
+        for branch in BRANCHES:
+            yield f"{b}|{branch}", branch_coupling(model.blocks[b], branch)
+
+
+def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "paper_name": arm.paper_name,
+        "kind": arm.kind,
+        "penalty": arm.penalty,
+        "parameters": study.parameters(arm),
+    }
+
+
+def _description(study: Study, command: str) -> dict[str, Any]:
+    """The contents of `study.json`."""
+    return {
+        "config": study.config.to_json(),
+        "digest": study.config.digest,
+        "arms": [_describe_arm(study, arm) for arm in study.arms],
+        "environment": environment(),
+        "command": command,
+        "data": study.data.summary(),
+        "steps_total": study.schedule.total,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions, device, platform and commit, for the record."""
+    device = jax.devices()[0]
+    return {
+        "hopmix": hopmix.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{device.device_kind} ({device.platform}, {len(jax.devices())})",
+        "platform": platform.platform(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    folder = Path(hopmix.__file__).parent
+    head = subprocess.run(
+        [git, "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return head.stdout.strip() or "unknown"

@@ -1,0 +1,17 @@
+import jax
+import pytest
+
+
+@pytest.fixture(scope="module")
+def as_in_a_study():
+    """Studies run in float32 with standard promotion, as users have it; Optax itself does not pass strict promotion.
+
+    Set for the whole process: programs are compiled in threads, which a context manager does not reach.
+    """
+    settings = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard"}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -1,0 +1,345 @@
+import base64
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import xarray as xr
+from lab.synthetic import (
+    DEFAULT,
+    FREE,
+    LOST_MEMBER,
+    SERIAL,
+    SYMMETRIC,
+    WIDE,
+    Arm,
+    broken,
+    small_run,
+    write_synthetic_run,
+)
+from PIL import Image
+
+from hopmix.lab import figures, report
+from hopmix.lab._report_axis import penalty_axis, power_of_ten
+from hopmix.lab._report_data import arm_results, read_run
+from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
+from hopmix.lab._report_style import arm_styles
+from hopmix.lab._report_text import enumerate_words, signed, summary
+from hopmix.lab.config import UsageError
+from hopmix.lab.report import write_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The default study, with one member that diverged, and its report."""
+    path = write_synthetic_run(tmp_path_factory.mktemp("runs") / "digits", diverged=(LOST_MEMBER,))
+    write_report(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page_text(run) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def report_text(path: Path) -> str:
+    return write_report(path).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Figures are made but not painted, which takes most of a report's time, where a test is about the words."""
+    monkeypatch.setattr(report, "_save", lambda figure, folder, name: "data:,")
+
+
+def summary_of(path: Path) -> str:
+    contents = read_run(path)
+    return summary(contents, arm_results(contents))
+
+
+# --- the page as text
+
+
+def test_table_holds_the_recorded_numbers(run, page_text):
+    for arm in json.loads((run / "results.json").read_text())["arms"]:
+        row = next(row for row in page_text.split("<tr>") if f"</span>{arm['name']}" in row)
+        test = arm["test_accuracy"]
+        assert f"<td>{arm['n']}</td><td>{100 * test['mean']:.2f} ± {100 * test['stderr']:.2f}</td>" in row
+        assert f"<td>{arm['parameters']:,}</td>" in row
+        assert f'<td class="words">{arm["paper_name"]}</td>' in row
+        if arm["paired"]:
+            assert f"{signed(100 * arm['paired']['difference'])} ± {100 * arm['paired']['stderr']:.2f}" in row
+
+
+def test_diverged_member_is_named_with_its_step(page_text):
+    assert "seed 3 diverged at step 450" in page_text
+    assert "1 member diverged and left the averages from there on: broken λ=1e-05, seed 3, step 450." in page_text
+
+
+def test_nothing_is_fetched_and_plotly_is_there_once(page_text):
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page_text)
+    assert {address[:5] for address in addresses if not address.startswith("#")} == {"data:"}
+    assert page_text.count('id="plotly"') == 1
+    assert "@import" not in page_text
+    assert "url(" not in page_text
+
+
+def test_every_picture_has_a_description(page_text):
+    images = re.findall(r"<img [^>]*>", page_text)
+    assert len(images) >= len(DEFAULT) * 4 * 3
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+
+
+def test_every_figure_is_there_as_png_and_svg(run):
+    names = {path.stem for path in (run / "figures").glob("*.png")}
+    assert names == {path.name.removesuffix(".svg") for path in (run / "figures").glob("*.svg")}
+    metrics = ("cosine", "relative_breaking", "unit_cosine", "symmetry_score", "breaking_ratio")
+    expected = {"accuracy_against_lambda", "learning_curves", "energy_descent", "asymmetry_map_cosine"}
+    assert expected | {f"asymmetry_{name}" for name in metrics} <= names
+    assert {"weights_serial", "weights_broken-1e-05", "weights_symmetric-wide"} <= names
+    for path in (run / "figures").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_in_svg_is_text(run):
+    tree = ElementTree.parse(run / "figures" / "learning_curves.svg")
+    words = {"".join(node.itertext()) for node in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"serial", "free", "training step", "validation loss"} <= words
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
+    path = small_run(tmp_path, FREE)
+    before = report_text(path)
+    monkeypatch.setattr(report, "payload", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(path)
+    assert (path / "report.html").read_text(encoding="utf-8") == before
+    assert not [name for name in os.listdir(path) if name.startswith(".report")]
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_equal_runs_give_equal_pages(tmp_path):
+    path = small_run(tmp_path, broken(0.1))
+    assert report_text(path) == report_text(path)
+
+
+def test_equal_figures_are_equal_files(run):
+    metrics = read_run(run).metrics
+    first, second = (report._svg(figures.learning_curves(metrics)) for _ in range(2))
+    assert first == second
+
+
+# --- unusual runs
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_run_in_progress_says_what_is_missing(tmp_path):
+    text = report_text(small_run(tmp_path, FREE, SYMMETRIC, finished=False))
+    assert "in progress, step 100 of 250" in text
+    assert "<code>results.json</code> is not there yet" in text
+    assert "<code>weights.npz</code> is not there yet" in text
+    assert "all accuracies here are on validation" in text
+    assert "in validation accuracy, by the two-sided paired t-test" in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_run_at_its_first_measurement(tmp_path):
+    path = small_run(tmp_path, steps=1, finished=False)
+    assert "in progress, step 0 of 50" in report_text(path)
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_one_seed_has_no_spread_and_no_test(tmp_path):
+    path = small_run(tmp_path, FREE, broken(0.0), SYMMETRIC, seeds=1)
+    text = report_text(path)
+    assert "One seed: no spread and no test." in text
+    assert "too few, or too alike, for a test" in summary_of(path)
+    assert "±" not in re.findall(r"<table class=\"results\">.*?</table>", text, re.DOTALL)[0]
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_without_a_free_arm_there_is_no_test(tmp_path):
+    path = small_run(tmp_path, SERIAL, SYMMETRIC)
+    text = report_text(path)
+    assert "There is no free arm, so no paired test was made." in text
+    assert "There is no broken arm in this study" in text
+    assert "Without a free arm there is nothing to pair with." in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_one_arm_alone(tmp_path):
+    path = small_run(tmp_path, FREE)
+    assert "free reached a mean test accuracy of" in report_text(path)
+
+
+def test_all_members_of_an_arm_diverged_at_once(tmp_path):
+    lost = tuple((SYMMETRIC.name, seed, 0) for seed in range(2))
+    text = report_text(small_run(tmp_path, FREE, SYMMETRIC, diverged=lost))
+    assert "2 members diverged" in text
+
+
+def test_everything_diverged(tmp_path):
+    lost = tuple((FREE.name, seed, 0) for seed in range(2))
+    text = report_text(small_run(tmp_path, FREE, diverged=lost))
+    assert "No arm has a finite test accuracy." in text
+    assert "No index of asymmetry has a finite value in this run." in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_ten_arms_of_24_blocks(tmp_path):
+    arms = (*DEFAULT, broken(0.0), broken(1e-4, "broken-xavier"), broken(1e-2, "broken-xavier"))
+    text = report_text(small_run(tmp_path, *arms, blocks=24))
+    assert '<option value="5">20–23</option>' in text
+    assert text.count('data-chart="asymmetry"') == 8
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_names_are_escaped(tmp_path):
+    arm = Arm("free", "<b>Para & Mixer</b>", "free", 0.0, 10, 0.9, (1.0, 1.0))
+    text = report_text(small_run(tmp_path, arm))
+    assert "&lt;b&gt;Para &amp; Mixer&lt;/b&gt;" in text
+    assert "<b>Para" not in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"study\.json"):
+        write_report(tmp_path)
+
+
+def test_a_run_without_measurements_is_refused(tmp_path):
+    path = small_run(tmp_path, FREE)
+    shutil.rmtree(path / "metrics.zarr")
+    with pytest.raises(UsageError, match=r"metrics\.zarr"):
+        write_report(path)
+
+
+# --- the words
+
+
+def test_summary_claims_only_what_the_test_supports(tmp_path):
+    path = small_run(tmp_path, FREE, SERIAL, SYMMETRIC, seeds=4)
+    results = json.loads((path / "results.json").read_text())
+    results["arms"][1]["paired"] |= {"p": 0.03, "difference": -0.001}
+    results["arms"][2]["paired"] |= {"p": 0.024, "difference": -0.02}
+    (path / "results.json").write_text(json.dumps(results))
+    # Holm: 0.024 * 2 = 0.048 is below 0.05, and so is max(0.048, 0.03).
+    assert "difference is significant for serial (−0.10 points) and symmetric (−2.00 points)" in summary_of(path)
+    results["arms"][2]["paired"]["p"] = 0.026
+    (path / "results.json").write_text(json.dumps(results))
+    assert "no significant difference was found for serial (−0.10 points) and symmetric" in summary_of(path)
+    assert "the difference is significant" not in summary_of(path)
+
+
+def test_summary_names_best_and_worst(tmp_path):
+    path = small_run(tmp_path, FREE, SYMMETRIC)
+    means = {
+        arm["name"]: arm["test_accuracy"]["mean"] for arm in json.loads((path / "results.json").read_text())["arms"]
+    }
+    best, worst = max(means, key=lambda name: means[name]), min(means, key=lambda name: means[name])
+    assert f"The highest mean test accuracy is that of {best}, {100 * means[best]:.2f} %" in summary_of(path)
+    assert f"the lowest that of {worst}, {100 * means[worst]:.2f} %" in summary_of(path)
+
+
+def test_summary_tells_the_departure_from_symmetry(tmp_path):
+    path = small_run(tmp_path, FREE, broken(1e-1), broken(1e-5))
+    final = xr.open_zarr(path / "metrics.zarr", consolidated=False).relative_breaking.isel(step=-1)
+    ends = final.mean(("seed", "block", "branch")).values
+    words = summary_of(path).replace("&nbsp;", " ")
+    assert f"ended at {ends[2]:.2g} at λ = 1e-05 and {ends[1]:.2g} at λ = 0.1, against {ends[0]:.2g} in free" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_enumeration(words, expected):
+    assert enumerate_words(words) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.234, "+1.23"), (-0.5, "−0.50"), (-0.001, "±0.00")])
+def test_signed_numbers(value, expected):
+    assert signed(value) == expected
+
+
+# --- the style
+
+
+def labelled(*arms: Arm) -> xr.DataArray:
+    coords = {
+        "arm": [arm.name for arm in arms],
+        "kind": ("arm", [arm.kind for arm in arms]),
+        "penalty": ("arm", [arm.penalty for arm in arms]),
+    }
+    return xr.DataArray(np.zeros((len(arms), 1)), dims=("arm", "seed"), coords=coords)
+
+
+def test_an_arm_has_one_colour_whatever_stands_beside_it():
+    everything, few = arm_styles(labelled(*DEFAULT)), arm_styles(labelled(WIDE, FREE))
+    assert few["free"] == everything["free"]
+    assert few["symmetric-wide"] == everything["symmetric-wide"]
+    assert len({style.colour for style in everything.values()}) == len(DEFAULT)
+
+
+def test_broken_arms_darken_with_lambda():
+    styles = arm_styles(labelled(*(broken(penalty) for penalty in (1e-1, 0.0, 1e-3, 1.0))))
+    lightness = [sum(bytes.fromhex(styles[broken(penalty).name].colour[1:])) for penalty in (0.0, 1e-3, 1e-1, 1.0)]
+    assert lightness == sorted(lightness, reverse=True)
+    assert len(set(lightness)) == 4
+
+
+def test_lambda_axis_has_a_place_for_zero():
+    axis = penalty_axis(labelled(FREE, broken(1e-2), broken(0.0), broken(1e-4)))
+    assert axis.labels == ("0", "10⁻⁴", "0.01")
+    assert axis.place(0.0) < axis.place(1e-4) < axis.place(1e-2)
+    assert axis.place(1e-2) - axis.place(1e-4) == pytest.approx(2)
+
+
+def test_lambda_axis_without_zero_and_without_anything_else():
+    assert penalty_axis(labelled(broken(1e-3))).zero is None
+    assert penalty_axis(labelled(broken(0.0))).labels == ("0",)
+    assert penalty_axis(labelled(FREE)).ticks == ()
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1e-5, "10⁻⁵"), (5e-4, "5·10⁻⁴"), (0.1, "0.1"), (1.0, "1")])
+def test_powers_of_ten(value, expected):
+    assert power_of_ten(value) == expected
+
+
+# --- the pictures of weights
+
+
+def pixels(weights: np.ndarray, limit: float) -> np.ndarray:
+    encoded = data_uri(weights, limit).removeprefix("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")).astype(int)
+
+
+def test_colours_of_weights_are_centred_at_zero():
+    row = pixels(np.array([[-9.0, -1.0, 0.0, 1.0, 9.0, np.nan]]), 1.0)[0]
+    below, zero, above, unknown = row[0], row[len(row) // 2 - 1], row[-len(row) // 6 - 1], row[-1]
+    assert below[2] > below[0]  # blue
+    assert above[0] > above[2]  # red
+    assert np.ptp(zero) <= 3  # neither
+    assert (unknown == 187).all()
+    shades = {tuple(colour) for colour in row}
+    assert len(shades) == 4  # what is off the scale has the colour of its end
+
+
+def test_small_matrices_are_enlarged_and_large_ones_cut():
+    assert pixels(np.zeros((2, 4)), 1.0).shape == (2 * HIDDEN // 4, HIDDEN, 3)
+    large = xr.DataArray(np.zeros((3, VISIBLE + 1, HIDDEN + 1)), dims=("part", "visible", "hidden"))
+    assert corner(large).shape == (3, VISIBLE, HIDDEN)
+
+
+def test_one_scale_for_all_arms_ignores_what_is_not_finite():
+    picture = lambda values: xr.DataArray(np.array(values).reshape(3, 1, 2), dims=("part", "visible", "hidden"))
+    assert (
+        weight_limit({"a": picture([0.5, np.nan, -0.5, 0.5, 99, 99]), "b": picture([-0.5, 0.5, 0.5, np.inf, 0, 0])})
+        == 0.5
+    )
+    assert weight_limit({"a": picture([0.0] * 6)}) == 1.0
+    assert weight_limit({"a": picture([np.nan] * 6)}) == 1.0

@@ -1,0 +1,165 @@
+"""A whole study: the same numbers whether it runs through, is stopped and resumed, or is killed and resumed."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from lab.tiny import tiny_config, tiny_data
+
+from hopmix.lab import data as lab_data
+from hopmix.lab import store, study
+from hopmix.lab.config import UsageError
+from hopmix.lab.dry_run import estimate
+from hopmix.lab.report import write_report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_images(as_in_a_study):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_data, "load", tiny_data)
+        yield
+
+
+CONFIG = tiny_config(arms=("free", "broken", "symmetric"), depth=1)
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_images):
+    return study.prepare(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    seen = []
+    results = study.run(prepared, out, resume=False, command="hopmix ablate", watch=seen.append)
+    return out, results, seen
+
+
+def stop_after(intervals: int):
+    """A watcher that presses Ctrl-C."""
+
+    def watch(progress: study.Progress):
+        if progress.step == intervals * 6:
+            signal.raise_signal(signal.SIGINT)
+
+    return watch
+
+
+def assert_same_study(left, right):
+    for path in (left, right):
+        assert (path / "study.json").exists()
+    xr.testing.assert_identical(store.read_metrics(left), store.read_metrics(right))
+    ours, theirs = (json.loads((path / "results.json").read_text())["arms"] for path in (left, right))
+    assert ours == theirs
+    weights = [np.load(path / "weights.npz") for path in (left, right)]
+    for name in weights[0]:
+        np.testing.assert_array_equal(weights[0][name], weights[1][name])
+
+
+def test_a_finished_study_holds_all_it_promises(finished, prepared):
+    out, results, seen = finished
+    described = store.read_json(out / "study.json")
+    assert described["config"] == CONFIG.to_json()
+    assert {"hopmix", "jax", "python", "device", "commit"} <= set(described["environment"])
+    metrics = store.read_metrics(out)
+    assert dict(metrics.sizes) == {"arm": 3, "seed": 2, "step": 5, "block": 1, "branch": 2}
+    assert list(metrics.step.values) == [0, 6, 12, 18, 24]
+    assert [arm["name"] for arm in results["arms"]] == ["free", "broken λ=0.01", "symmetric"]
+    assert results["arms"][0]["paired"] is None
+    assert results["arms"][1]["paired"]["against"] == "free"
+    assert [progress.step for progress in seen] == [0, 6, 12, 18, 24]
+    assert set(results["timing"]) == {"compile_s", "measure_s", "train_s", "total_s"}
+    assert (out / "checkpoints" / "24").exists()
+
+
+def test_accuracy_in_the_results_is_that_of_the_saved_members_on_the_test_split(finished, prepared):
+    out, results, _ = finished
+    like = [program.shapes() for program in prepared.programs]
+    with store.Checkpoints(out) as checkpoints:
+        step, states, _ = checkpoints.restore(like)
+    assert step == 24
+    test = tiny_data().test()
+    pixels = (test.images / 255 - np.asarray(prepared.data.mean)) / np.asarray(prepared.data.std)
+    program, state = prepared.programs[0], states[0]
+    model = program.model(jax.tree.map(lambda a: jnp.asarray(a[1]), state.arrays))
+    hits = np.argmax(jax.vmap(model)(jnp.asarray(pixels, jnp.float32)), -1) == test.labels
+    np.testing.assert_allclose(results["arms"][0]["test_accuracy"]["values"][1], hits.mean(), rtol=1e-6)
+
+
+def test_the_test_split_is_not_read_before_the_end(prepared, tmp_path):
+    untouched = study.Study(
+        prepared.config,
+        lab_data.Data(**{**vars(prepared.data), "test": lambda: pytest.fail("the test split was read in training")}),
+        prepared.arms,
+        prepared.dataset,
+        prepared.programs,
+    )
+    with pytest.raises(study.Interrupted):
+        study.run(untouched, tmp_path / "run", resume=False, command="", watch=stop_after(3))
+
+
+@pytest.mark.parametrize("intervals", [0, 2])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared, tmp_path, intervals):
+    out = tmp_path / "run"
+    with pytest.raises(study.Interrupted):
+        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
+    assert store.read_metrics(out).sizes["step"] == intervals + 1
+    study.run(prepared, out, resume=True, command="hopmix ablate")
+    assert_same_study(out, finished[0])
+
+
+def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared, tmp_path):
+    out, said = tmp_path / "run", []
+    with pytest.raises(study.Interrupted):
+        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(2))
+    for path in (out / "checkpoints" / "12" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    study.run(prepared, out, resume=True, command="hopmix ablate", say=said.append)
+    assert len(said) == 1
+    assert "checkpoint of step 12 is damaged" in said[0]
+    assert_same_study(out, finished[0])
+
+
+def test_resuming_a_finished_study_changes_nothing(finished, prepared):
+    out, results, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert study.run(prepared, out, resume=True, command="")["arms"] == results["arms"]
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_report_can_be_made_at_every_stage(finished, prepared, tmp_path):
+    assert write_report(finished[0]).stat().st_size > 10_000
+    with pytest.raises(study.Interrupted):
+        study.run(prepared, tmp_path / "run", resume=False, command="", watch=stop_after(1))
+    assert write_report(tmp_path / "run").exists()
+
+
+def test_diverged_members_are_named_and_left_out_of_the_mean(tmp_path):
+    config = tiny_config(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
+    results = study.run(study.prepare(config), tmp_path / "run", resume=False, command="")
+    free, broken = results["arms"]
+    assert (free["n"], free["diverged"], broken["n"], broken["diverged"]) == (2, 0, 0, 2)
+    assert broken["test_accuracy"] == {"values": [None, None], "mean": None, "stderr": None}
+    metrics = store.read_metrics(tmp_path / "run")
+    assert np.all(metrics.diverged_step.sel(arm="broken λ=3e+38") > 0)
+    assert np.all(np.isfinite(metrics.validation_loss.sel(arm="free")))
+    assert np.all(np.isnan(metrics.validation_loss.sel(arm="broken λ=3e+38", step=24)))
+    assert write_report(tmp_path / "run").exists()
+
+
+def test_dry_run_estimates(prepared):
+    cost = estimate(prepared)
+    assert cost.compile_s > 0
+    assert cost.train_s > 0
+    assert cost.memory > prepared.state_bytes()
+
+
+def test_a_batch_larger_than_the_data(prepared):
+    with pytest.raises(UsageError, match="batch: got 1000, but there are only 96 training images"):
+        study.prepare(tiny_config(batch=1000))

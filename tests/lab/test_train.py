@@ -1,0 +1,205 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from lab.tiny import tiny_config, tiny_data
+
+from hopmix import Mixer, MixerConfig, couplings
+from hopmix.lab import train
+from hopmix.lab.arms import make_arms
+from hopmix.lab.config import ARMS
+from hopmix.lab.metrics import BRANCHES, DIMENSIONS, branch_coupling
+from hopmix.lab.train import Program, Schedule, make_dataset
+
+
+pytestmark = pytest.mark.usefixtures("as_in_a_study")
+
+
+def make_program(**changes) -> tuple[Program, train.Dataset]:
+    config, dataset = tiny_config(**changes), make_dataset(tiny_data())
+    return Program(config, make_arms(config, (8, 8, 1), 3), dataset), dataset
+
+
+def ups(model: Mixer) -> list[jax.Array]:
+    return [branch_coupling(block, branch).up for block in model.blocks for branch in BRANCHES]
+
+
+def run(program: Program, dataset: train.Dataset, intervals: int):
+    """Train from the start; the members and the measurements at the end of each interval, the first before training."""
+    members, advance, rows = program.initial(), None, []
+    advance = program.compiled(members, dataset)
+    for step in (-1, *range(0, intervals * program.schedule.interval, program.schedule.interval)):
+        members, row = advance(members, jnp.int32(step), dataset)
+        rows.append(jax.device_get(row))
+    return members, rows
+
+
+@pytest.fixture(scope="module")
+def trained(as_in_a_study):
+    program, dataset = make_program()
+    return program, dataset, *run(program, dataset, 4)
+
+
+@pytest.mark.parametrize(
+    "epochs, images, batch, measurements", [(4, 96, 16, 4), (3, 100, 16, 5), (1, 7, 7, 30), (7, 50, 9, 3)]
+)
+def test_schedule_covers_all_epochs_in_whole_intervals(epochs, images, batch, measurements):
+    config = tiny_config(epochs=epochs, batch=batch, measurements=measurements)
+    schedule = Schedule.of(config, images)
+    assert schedule.total % schedule.interval == 0
+    assert epochs * (images // batch) <= schedule.total < epochs * (images // batch) + schedule.interval
+    assert schedule.total // schedule.interval <= measurements
+
+
+def test_same_seed_same_start_in_every_arm():
+    """The paired design: stem, head and up-weights of a seed are those of every arm."""
+    config, dataset = tiny_config(arms=ARMS), make_dataset(tiny_data())
+    arms = make_arms(config, (8, 8, 1), 3)
+    models = {}
+    for structure in {arm.structure for arm in arms}:
+        program = Program(config, [arm for arm in arms if arm.structure == structure], dataset)
+        members = program.initial()
+        for i, (arm, seed) in enumerate(program.members):
+            models[arm.kind, seed] = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
+    reference = models["free", 0]
+    for kind in set(ARMS) - {"symmetric-wide"}:
+        for ours, theirs in zip(ups(models[kind, 0]), ups(reference), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(models[kind, 0].stem.weight, reference.stem.weight)
+        np.testing.assert_array_equal(models[kind, 0].head.weight, reference.head.weight)
+    assert not np.array_equal(models["free", 1].stem.weight, reference.stem.weight)
+    # The wide arm can't have equal matrices; its first rows are the same draws, up to the narrower bound.
+    for wide, theirs in zip(ups(models["symmetric-wide", 0]), ups(reference), strict=True):
+        rows = wide[: theirs.shape[0]]
+        np.testing.assert_allclose(rows / rows[0, 0], theirs / theirs[0, 0], rtol=1e-5)
+
+
+def test_batches_are_fresh_permutations_each_epoch_and_depend_on_the_seed_alone():
+    program, _ = make_program(epochs=4, measurements=2)
+    per_interval = program._batches(jnp.int32(3), jnp.int32(0), 96), program._batches(jnp.int32(3), jnp.int32(12), 96)
+    rows = np.concatenate(per_interval).reshape(4, 96)
+    for epoch in rows:
+        assert sorted(epoch) == list(range(96))
+    assert not np.array_equal(rows[0], rows[1])
+    assert not np.array_equal(rows[0], np.asarray(program._batches(jnp.int32(4), jnp.int32(0), 96)).reshape(2, 96)[0])
+
+
+def test_intervals_of_any_length_see_the_same_batches():
+    long, _ = make_program(epochs=5, measurements=2)
+    short, _ = make_program(epochs=5, measurements=30)
+    assert (long.schedule.interval, short.schedule.interval) == (15, 1)
+    expected = np.asarray(long._batches(jnp.int32(0), jnp.int32(0), 96))
+    one_by_one = [np.asarray(short._batches(jnp.int32(0), jnp.int32(step), 96))[0] for step in range(15)]
+    np.testing.assert_array_equal(one_by_one, expected)
+
+
+def test_each_program_is_traced_once(trained):
+    program, *_ = trained
+    assert program.traces == 1
+
+
+def test_everything_is_measured(trained):
+    program, _, _, rows = trained
+    members = len(program.members)
+    for row in rows:
+        assert set(row) == set(DIMENSIONS) | {"diverged_step"}
+        for name, dims in DIMENSIONS.items():
+            assert row[name].shape == (members, *{(): (), ("block",): (2,), ("block", "branch"): (2, 2)}[dims])
+    assert np.all(np.isnan(rows[0]["train_loss"]))
+    for row in rows[1:]:
+        assert all(np.all(np.isfinite(row[name])) for name in DIMENSIONS)
+
+
+def test_training_learns_and_breaks_the_symmetry_of_the_broken_arm(trained):
+    _, _, _, rows = trained
+    assert np.all(rows[-1]["validation_loss"] < rows[0]["validation_loss"] - 0.1)
+    broken = slice(2, 4)
+    np.testing.assert_allclose(rows[0]["cosine"][broken], 1, atol=1e-6)
+    assert np.all(rows[-1]["cosine"][broken] < 0.9999)
+    np.testing.assert_allclose(rows[0]["breaking_ratio"][broken], 0, atol=1e-6)
+
+
+def test_tie_never_trains(trained):
+    program, _, members, _ = trained
+    for i, (arm, _) in enumerate(program.members):
+        model = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
+        assert {float(c.tie) for c in couplings(model)} == {0.0 if arm.kind == "free" else 1.0}
+
+
+def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained):
+    """Trained three at a time, with one left over, a member is what it is in the whole population."""
+    _, _, members, rows = trained
+    program, dataset = make_program(together=3)
+    others, again = run(program, dataset, 4)
+    for name in DIMENSIONS:
+        np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name)
+    for a, b in zip(jax.tree.leaves(members.arrays), jax.tree.leaves(others.arrays), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_a_strong_penalty_keeps_the_broken_arm_nearly_symmetric():
+    program, dataset = make_program(arms=("broken",), lambdas=(0.0, 1.0), depth=1)
+    _, rows = run(program, dataset, 4)
+    weak, strong = rows[-1]["breaking_ratio"][:2], rows[-1]["breaking_ratio"][2:]
+    assert np.all(strong.mean((1, 2)) < 0.5 * weak.mean((1, 2)))
+
+
+def test_a_diverged_member_is_marked_and_the_others_go_on():
+    # A penalty beyond float32 makes the loss of one arm infinite as soon as its breaking leaves zero.
+    program, dataset = make_program(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
+    members, rows = run(program, dataset, 2)
+    diverged = np.asarray(members.diverged)
+    assert np.all(diverged[:2] == -1)
+    assert np.all(diverged[2:] > 0)
+    assert np.all(diverged[2:] < program.schedule.interval)
+    assert np.all(np.isfinite(rows[-1]["validation_loss"][:2]))
+
+
+def test_weight_decay_spares_norms_and_biases(getkey):
+    model = Mixer(MixerConfig((8, 8, 1), 4, 6, 1, 3, block="serial", bias=True), key=getkey())
+    decayed = train.decayed(model)
+    coupling = decayed.blocks[0].token.potential.memory.synapses["token"].coupling
+    memory = decayed.blocks[0].token.potential.memory
+    assert all((coupling.up, coupling.breaking, decayed.stem.weight, decayed.head.weight))
+    assert not any((decayed.stem.bias, decayed.head.bias, decayed.affine.scale, decayed.affine.shift))
+    assert not any((memory.synapses["token_up"].bias, memory.neurons["visible"].affine.scale))
+
+
+def test_evaluation_equals_the_plain_mean(trained, monkeypatch):
+    program, dataset, members, _ = trained
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 16)
+    arrays = jax.tree.map(lambda a: a[0], members.arrays)
+    loss, accuracy = program.evaluate(arrays, dataset.validation, dataset)
+    pixels = (np.asarray(dataset.validation.pixels) / 255 - np.asarray(dataset.mean)) / np.asarray(dataset.std)
+    logits = jax.vmap(program.model(arrays))(jnp.asarray(pixels, jnp.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.validation.labels)
+    np.testing.assert_allclose(loss, jnp.mean(losses), rtol=1e-4)
+    np.testing.assert_allclose(accuracy, jnp.mean(logits.argmax(-1) == dataset.validation.labels), rtol=1e-6)
+
+
+def test_objective_is_cross_entropy_plus_penalty(getkey):
+    model = Mixer(MixerConfig((8, 8, 1), 4, 6, 1, 3, coupling="broken", breaking="xavier"), key=getkey())
+    images, targets = jr.normal(getkey(), (4, 8, 8, 1)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
+    loss, (_, term) = train.objective(model, images, targets, jnp.asarray(0.3))
+    squares = sum(float(jnp.sum(c.breaking**2)) for c in couplings(model) if c.breaking is not None)
+    np.testing.assert_allclose(term, 0.3 * squares, rtol=1e-6)
+    np.testing.assert_allclose(loss, np.log(3) + 0.3 * squares, rtol=1e-6)  # the head starts at zero
+
+
+def test_bfloat16_keeps_float32_weights_and_learns():
+    program, dataset = make_program(arms=("free",), precision="bfloat16", depth=1, epochs=8)
+    members, rows = run(program, dataset, 4)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((members.arrays, members.optimiser)) if leaf.dtype != jnp.int32}
+    assert kinds == {jnp.dtype("float32")}
+    assert np.all(rows[-1]["validation_loss"] < rows[0]["validation_loss"])
+
+
+def test_stochastic_depth_and_augmentation_enter_training_only():
+    plain, dataset = make_program(arms=("free",), depth=1)
+    noisy, _ = make_program(arms=("free",), depth=1, drop_path=0.5, augment="light")
+    (_, expected), (_, rows) = run(plain, dataset, 1), run(noisy, dataset, 1)
+    for name in ("validation_loss", "energy_change"):  # before training, where only measuring happens
+        np.testing.assert_allclose(rows[0][name], expected[0][name], rtol=1e-6)
+    assert not np.allclose(rows[1]["train_loss"], expected[1]["train_loss"])

@@ -1,0 +1,47 @@
+"""A study small enough to train in a test: striped 8 x 8 images of three classes."""
+
+import numpy as np
+
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.data import Data, Split
+
+
+def tiny_split(n: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n).astype(np.int32)
+    rows, columns = np.indices((8, 8))
+    stripes = np.stack([rows % 2, columns % 2, (rows + columns) % 2]) * 120
+    noisy = stripes[labels] + rng.integers(0, 130, (n, 8, 8))
+    return Split(noisy.astype(np.uint8)[..., None], labels)
+
+
+def tiny_data(name: str = "stripes", **ignored) -> Data:
+    train = tiny_split(96, 0)
+    values = train.images / 255
+    return Data(
+        name=name,
+        provenance="made by the tests",
+        classes=("rows", "columns", "checks"),
+        train=train,
+        validation=tiny_split(36, 1),
+        test=lambda: tiny_split(36, 2),
+        test_size=36,
+        mean=values.mean(axis=(0, 1, 2)).astype(np.float32),
+        std=values.std(axis=(0, 1, 2)).astype(np.float32),
+        digest="0" * 12,
+    )
+
+
+def tiny_config(**changes) -> StudyConfig:
+    options = {
+        "arms": ("free", "broken"),
+        "lambdas": (0.01,),
+        "seeds": 2,
+        "dim": 8,
+        "depth": 2,
+        "epochs": 4,
+        "batch": 16,
+        "measurements": 4,
+        "augment": "none",
+    }
+    return StudyConfig(**(options | changes))

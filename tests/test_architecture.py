@@ -1,0 +1,184 @@
+"""The shape of the house: imports go one way, libraries stay where they belong, the public surface is only names."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "hopmix"
+
+# Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py.
+ORDER = (
+    "_types",
+    "_lagrangian",
+    "_coupling",
+    "_synapse",
+    "_memory",
+    "_derive",
+    "_dynamics",
+    "_certificate",
+    "_symmetry",
+    "testing",
+    "models",
+    "hopmix",
+    "lab",
+)
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+IMPORT_NAMES = {"orbax-checkpoint": "orbax", "pillow": "PIL", "scikit-learn": "sklearn"}
+
+
+def libraries(requirements: list[str]) -> set[str]:
+    names = [Requirement(requirement).name for requirement in requirements]
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
+
+
+RUNTIME = libraries(PROJECT["dependencies"])
+LAB = libraries(PROJECT["optional-dependencies"]["lab"])
+ALLOWED_LIBRARIES = {"lab": RUNTIME | LAB, "testing": RUNTIME | {"hypothesis", "pytest"}}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def imported_modules(tree: ast.Module, package: str) -> Iterator[str]:
+    """Absolute names of all modules that are imported, also those inside functions and `if TYPE_CHECKING`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parents, *filter(None, [node.module])])
+            if origin == "hopmix":  # `from hopmix import models` is a module, `from hopmix import Mixer` the surface
+                yield from (f"hopmix.{alias.name}" if alias.name in ORDER else origin for alias in node.names)
+            else:
+                yield origin
+
+
+def problem(importer: str, imported: str) -> str | None:
+    room, top = room_of(importer), imported.split(".")[0]
+    if top in sys.stdlib_module_names:
+        return None
+    if top != "hopmix":
+        allowed = top in ALLOWED_LIBRARIES.get(room, RUNTIME)
+        return None if allowed else f"{importer} imports {top}: not a dependency that {room} may use"
+    target = room_of(imported)
+    if target not in ORDER:
+        return f"{importer} imports {imported}, which has no place in ORDER"
+    if target == room or ORDER.index(target) < ORDER.index(room):
+        return None
+    return f"{importer} imports {imported}: {target} comes after {room}"
+
+
+def problems(module: str, source: str | bytes, is_package: bool = False) -> list[str]:
+    if room_of(module) not in ORDER:
+        return [f"{module} has no place in ORDER: give it one"]
+    package = module if is_package else module.rpartition(".")[0]
+    found = (problem(module, imported) for imported in imported_modules(ast.parse(source), package))
+    return sorted({line for line in found if line is not None})
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_imports_go_one_way():
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert files
+    found = [line for path in files for line in problems(module_name(path), path.read_bytes(), path.stem == "__init__")]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "module, source, complaint",
+    [
+        ("hopmix._types", "from ._memory import Neurons", "_memory comes after _types"),
+        ("hopmix._derive", "from . import _symmetry", "_symmetry comes after _derive"),
+        ("hopmix._certificate", "import hopmix.models.mixer", "models comes after _certificate"),
+        ("hopmix._lagrangian", "from hopmix import Coupling", "hopmix comes after _lagrangian"),
+        ("hopmix.testing", "from hopmix.models import Mixer", "models comes after testing"),
+        ("hopmix.models.mixer", "from ..lab import train", "lab comes after models"),
+        ("hopmix.models.deep.mixer", "from ...lab.train import fit", "lab comes after models"),
+        ("hopmix._derive", "def plot():\n    import matplotlib.pyplot as plt", "imports matplotlib"),
+        ("hopmix.models.mixer", "from PIL import Image", "imports PIL"),
+        ("hopmix.models.mixer", "import hypothesis", "imports hypothesis"),
+        ("hopmix.lab.train", "import torch", "imports torch"),
+        ("hopmix.lab.train", "from hopmix.extras import plot", "imports hopmix.extras, which has no place"),
+        ("hopmix.helpers", "", "has no place in ORDER"),
+    ],
+)
+def test_a_bad_import_is_caught(module: str, source: str, complaint: str):
+    assert any(complaint in line for line in problems(module, source))
+
+
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        ("hopmix._memory", "import math\n\nimport jax\n\nfrom ._synapse import Dense\nfrom . import _types"),
+        ("hopmix.models.mixer", "from .stem import Stem\nfrom hopmix._derive import derive_block"),
+        (
+            "hopmix.lab.report",
+            "import plotly\nfrom PIL import Image\nfrom hopmix import Mixer\nfrom .store import load",
+        ),
+        ("hopmix.testing", "import hypothesis.strategies as st\nfrom ._lagrangian import ReLU"),
+    ],
+)
+def test_a_good_import_passes(module: str, source: str):
+    assert problems(module, source) == []
+
+
+def surface_problems(source: str | bytes) -> list[str]:
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("hopmix")):
+            found += [f"write `{alias.name} as {alias.name}`" for alias in node.names if alias.asname != alias.name]
+        elif not (isinstance(node, ast.Import | ast.ImportFrom) or is_docstring(node) or is_version(node)):
+            found.append(f"line {node.lineno} is more than a re-export: {ast.unparse(node)[:60]}")
+    return found
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def is_version(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__version__"]
+
+
+def test_the_public_surface_is_re_exports_and_nothing_else():
+    found = surface_problems((PACKAGE / "__init__.py").read_bytes())
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source, complaint",
+    [
+        ("from ._memory import Neurons", "write `Neurons as Neurons`"),
+        ("from hopmix._memory import Neurons as Layer", "write `Neurons as Neurons`"),
+        ("from ._memory import *", "as *"),
+        ("def f(): pass", "line 1 is more than a re-export"),
+    ],
+)
+def test_a_bad_surface_is_caught(source: str, complaint: str):
+    assert any(complaint in line for line in surface_problems(source))
+
+
+def test_no_drawer_for_leftovers():
+    folders = [PACKAGE, ROOT / "tests", ROOT / "experiments", ROOT / "theory"]
+    assert [path for folder in folders for path in folder.rglob("util*.py")] == []
+
+
+def test_import_loads_no_lab_library():
+    script = "import hopmix, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert not set(run.stdout.split()) & (LAB | {"hypothesis", "pytest", "pandas", "pyarrow"})

@@ -1,0 +1,157 @@
+"""Coupling: one object for every arm, with symmetry as a dial."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import COUPLINGS, MEMORIES, assert_close, distance, normal
+
+from hopmix import Coupling, Dense, couplings, measure_asymmetry, trainable
+
+VISIBLE, HIDDEN = 5, 3
+kinds = pytest.mark.parametrize("kind", COUPLINGS)
+
+
+def make(kind: str, key: jax.Array, visible: int = VISIBLE, hidden: int = HIDDEN) -> Coupling:
+    return COUPLINGS[kind](visible, hidden, key=key)
+
+
+def names_of_true(spec) -> set[str]:
+    return {jax.tree_util.keystr(path).lstrip(".") for path, leaf in jax.tree_util.tree_leaves_with_path(spec) if leaf}
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.3, 1.0, -1.0])
+def test_the_down_weights_follow_the_dial(tie, getkey):
+    up, breaking = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
+    assert_close(Coupling(up, breaking, tie).down, tie * up.T + breaking)
+    assert_close(Coupling(up, None, tie).down, tie * up.T)
+
+
+def test_what_each_kind_is(getkey):
+    key = getkey()
+    symmetric, broken, free = (make(kind, key) for kind in ("symmetric", "broken", "free"))
+    assert jnp.array_equal(symmetric.down, symmetric.up.T)
+    assert (symmetric.breaking, symmetric.tie) == (None, 1)
+    assert broken.breaking is not None
+    assert broken.tie == 1
+    assert jnp.array_equal(broken.down, broken.up.T + broken.breaking)
+    assert free.tie == 0
+    assert free.breaking is not None
+    assert jnp.array_equal(free.down, free.breaking)
+    assert distance(free.down, free.up.T) > 0.1
+
+
+def test_a_breaking_starts_at_zero_unless_asked_otherwise(getkey):
+    key = getkey()
+    broken = Coupling.broken(VISIBLE, HIDDEN, key=key)
+    assert jnp.array_equal(broken.down, Coupling.symmetric(VISIBLE, HIDDEN, key=key).down)
+    assert broken.breaking is not None
+    assert not jnp.any(broken.breaking)
+    assert jnp.all(make("broken", key).breaking != 0)
+
+
+@pytest.mark.parametrize(
+    "kind, expected", [("symmetric", {"up"}), ("broken", {"up", "breaking"}), ("free", {"up", "breaking"})]
+)
+def test_which_leaves_train_follows_from_the_kind(kind, expected, getkey):
+    coupling = make(kind, getkey())
+    assert names_of_true(trainable(coupling)) == expected
+    shapes = eqx.filter_eval_shape(lambda: coupling)
+    assert names_of_true(trainable(shapes)) == expected
+
+
+def test_trainable_marks_floats_and_nothing_else(getkey):
+    tree = {
+        "c": make("free", getkey()),
+        "w": jnp.ones(2),
+        "n": jnp.ones(2, int),
+        "f": jax.nn.relu,
+        "none": None,
+        "x": 1.0,
+    }
+    assert names_of_true(trainable(tree)) == {"['c'].up", "['c'].breaking", "['w']"}
+
+
+@kinds
+def test_the_tie_has_no_gradient(kind, getkey):
+    coupling, weights = make(kind, getkey()), normal(getkey(), (VISIBLE, HIDDEN))
+    gradient = jax.grad(lambda c: jnp.sum(weights * c.down) + c.penalty)(coupling)
+    assert gradient.tie == 0
+    assert_close(gradient.up, coupling.tie * weights.T)
+    if coupling.breaking is not None:
+        assert_close(gradient.breaking, weights + 2 * coupling.breaking)
+
+
+def test_one_key_gives_one_up_matrix_in_every_kind(getkey):
+    key = getkey()
+    ups = [make(kind, key).up for kind in COUPLINGS] + [Coupling.broken(VISIBLE, HIDDEN, key=key).up]
+    assert all(jnp.array_equal(up, ups[0]) for up in ups)
+    assert not jnp.array_equal(make("free", getkey()).up, ups[0])
+
+
+@kinds
+def test_a_wide_layer_extends_a_narrow_one_of_the_same_key(kind, getkey):
+    key = getkey()
+    narrow, wide = make(kind, key), make(kind, key, hidden=2 * HIDDEN)
+    ratio = math.sqrt((VISIBLE + 2 * HIDDEN) / (VISIBLE + HIDDEN))  # of the bounds of the two draws
+    assert_close(ratio * wide.up[:HIDDEN], narrow.up)
+
+
+@pytest.mark.parametrize("visible, hidden", [(64, 96), (96, 64)])
+def test_xavier_has_its_bound_and_its_variance(visible, hidden, getkey):
+    coupling = make("free", getkey(), visible, hidden)
+    bound = math.sqrt(6 / (visible + hidden))
+    for matrix in (coupling.up, coupling.down):
+        assert 0.99 * bound < jnp.max(jnp.abs(matrix)) <= bound
+        np.testing.assert_allclose(jnp.var(matrix), bound**2 / 3, rtol=0.07)  # five standard errors
+        assert abs(jnp.mean(matrix)) < 5 * bound / math.sqrt(3 * matrix.size)
+
+
+def test_the_reference_start_of_a_broken_coupling_is_at_45_degrees(getkey):
+    key = getkey()
+    large = {kind: make(kind, key, 96, 128) for kind in COUPLINGS}
+    bound = 5 / math.sqrt(96 * 128)
+    np.testing.assert_allclose(measure_asymmetry(large["broken"]).cosine, math.sqrt(0.5), atol=bound)
+    np.testing.assert_allclose(measure_asymmetry(large["free"]).cosine, 0, atol=bound)
+    np.testing.assert_allclose(measure_asymmetry(large["symmetric"]).cosine, 1, atol=1e-12)
+
+
+def test_the_penalty_is_the_squared_norm_of_the_breaking(getkey):
+    coupling = make("broken", getkey())
+    assert coupling.breaking is not None
+    assert_close(coupling.penalty, np.linalg.norm(coupling.breaking) ** 2)
+    assert make("symmetric", getkey()).penalty == 0
+    assert Coupling.broken(VISIBLE, HIDDEN, key=getkey()).penalty == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_coupling_has_one_dtype(dtype, getkey):
+    up, breaking = normal(getkey(), (3, 5), dtype), normal(getkey(), (5, 3), dtype)
+    for coupling in (Coupling(up), Coupling(up, breaking), Coupling(up, breaking, 0.0)):
+        assert coupling.tie.dtype == coupling.down.dtype == coupling.penalty.dtype == dtype
+
+
+def test_a_breaking_of_another_shape_is_named(getkey):
+    # Square apart from one: jaxtyping alone would catch it only in tests.
+    up = normal(getkey(), (HIDDEN, VISIBLE))
+    message = r"`breaking` must have the transposed shape of `up`, \(5, 3\), got \(3, 5\)"
+    with pytest.raises(ValueError, match=message):
+        Coupling.__check_init__(eqx.tree_at(lambda c: c.breaking, Coupling(up), up, is_leaf=lambda leaf: leaf is None))
+
+
+def test_couplings_are_found_in_the_order_of_fields(getkey):
+    first, second = make("free", getkey()), make("symmetric", getkey())
+    tree = (Dense(first), {"a": 1.0, "b": [Dense(second)]}, jnp.ones(3))
+    assert [found is made for found, made in zip(couplings(tree), (first, second), strict=True)] == [True, True]
+    assert couplings(jnp.ones(3)) == []
+    assert len(couplings(MEMORIES["three layers"](getkey()))) == 2
+
+
+@kinds
+def test_kinds_that_differ_in_numbers_share_a_structure(kind, getkey):
+    """Broken and free are one pytree structure, so that arms of both train in one vmapped population."""
+    structure = jax.tree.structure(make(kind, getkey()))
+    assert (structure == jax.tree.structure(make("free", getkey()))) is (kind != "symmetric")

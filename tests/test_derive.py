@@ -1,0 +1,387 @@
+"""From a memory to a layer: the block that runs is the block that the energy gives."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    CHANNELS,
+    NORM_AXES,
+    NORM_SCALES,
+    TOKENS,
+    VISIBLE_SHAPE,
+    affine_of,
+    assert_close,
+    bias_of,
+    coupling_of,
+    dense_pair,
+    distance,
+    hopfield,
+    make_block,
+    make_synapse,
+    mixing,
+    normal,
+    random_state,
+    three_layers,
+)
+
+from hopmix import (
+    GELU,
+    AssociativeMemory,
+    Block,
+    Coupling,
+    Dense,
+    LayerNorm,
+    Neurons,
+    Quadratic,
+    ReLU,
+    Softmax,
+    Tanh,
+    TokenMixing,
+    derive_block,
+    eliminate,
+    field_asymmetry,
+    gradient_force,
+    trainable,
+)
+
+CONSERVATIVE = [scale for scale in NORM_SCALES if scale != "elementwise"]
+norms = pytest.mark.parametrize("norm", NORM_AXES)
+
+
+def automatic(block: Block, x):
+    """The block by the gradient of its energy alone."""
+    for _ in range(block.n_iter):
+        x = x + block.step * gradient_force(block, x)
+    return x
+
+
+@eqx.filter_jit
+def outputs_and_gradients(path, block: Block, x, weights):
+    """What a path makes of a state, and how that depends on the state and on every parameter."""
+    parameters, rest = eqx.partition(block, trainable(block))
+
+    def loss(parameters, x):
+        y = path(eqx.combine(parameters, rest), x)
+        return jnp.sum(weights * y), y
+
+    (_, y), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(parameters, x)
+    return y, gradients
+
+
+def fast(block: Block, x):
+    return block(x)
+
+
+@pytest.mark.parametrize(
+    "norm, scale, bias, options",
+    [
+        ("joint", "conservative", True, {}),
+        ("joint", "none", False, {"n_iter": 3}),
+        ("joint", "scalar", True, {"leak": 1.0, "step": 0.3}),
+        ("token", "conservative", False, {"leak": 0.5, "step": 0.7, "n_iter": 3}),
+        ("token", "scalar", False, {}),
+    ],
+)
+def test_the_fast_path_is_the_gradient_of_the_potential(norm, scale, bias, options, getkey):
+    block = make_block(getkey(), norm=norm, scale=scale, bias=bias, options=options)
+    x, weights = normal(getkey(), VISIBLE_SHAPE), normal(getkey(), VISIBLE_SHAPE)
+    found = outputs_and_gradients(fast, block, x, weights)
+    expected = outputs_and_gradients(automatic, block, x, weights)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        assert_close(a, e, 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["broken", "free"])
+def test_the_fast_path_of_untied_weights_is_no_gradient(kind, getkey):
+    block, x = make_block(getkey(), kind), normal(getkey(), VISIBLE_SHAPE)
+    assert distance(jax.jit(lambda x: block.force(x))(x), jax.jit(lambda x: gradient_force(block, x))(x)) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "broken", "free"])
+@pytest.mark.parametrize("conservative", [True, False])
+def test_the_layer_written_out(kind, conservative, getkey):
+    """x + gamma * [V_s gelu(W_s s) + gelu(s W_c^T) V_c^T], s = gamma * LN(x) + delta; gamma outside if conservative."""
+    block = make_block(getkey(), kind, scale="conservative" if conservative else "elementwise", bias=False)
+    x = np.asarray(normal(getkey(), VISIBLE_SHAPE))
+    affine = affine_of(block.potential.neurons)
+    couplings = {name: coupling_of(block.potential.memory, name) for name in ("token", "channel")}
+    (up, down), (up_c, down_c) = ((c.up, c.down) for c in couplings.values())
+    s = affine.scale * (x - x.mean()) / np.sqrt(x.var() + 1e-6) + affine.shift
+    gelu = lambda h: np.asarray(jax.nn.gelu(jnp.asarray(h), approximate=False))
+    branches = down @ gelu(up @ s) + gelu(s @ up_c.T) @ down_c.T
+    assert_close(block(jnp.asarray(x)), x + (affine.scale if conservative else 1) * branches)
+
+
+# ---- The potential ----------------------------------------------------------------------------------------------
+
+
+def test_the_potential_is_the_sum_of_the_hidden_lagrangians(getkey):
+    """U(g) = sum of Phi(W g), with biases sum of Phi(W g + b) + c.g; no convexity of Phi is needed."""
+    potential, g = make_block(getkey(), scale="none", bias=False).potential, normal(getkey(), VISIBLE_SHAPE)
+    phi, up = GELU(), {name: coupling_of(potential.memory, name).up for name in potential.hidden}
+    assert_close(potential(g), phi(up["token"] @ g) + phi(g @ up["channel"].T))
+    potential = make_block(getkey(), scale="none", branches=["token"]).potential
+    hidden = coupling_of(potential.memory, "token").up @ g + bias_of(potential.memory, "token_up")
+    assert_close(potential(g), phi(hidden) + jnp.sum(bias_of(potential.memory, "token_down") * g))
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "broken", "free"])
+def test_the_memory_at_settled_hidden_states_has_the_energy_of_the_leaky_block(kind, getkey):
+    """Adiabatic elimination: x.g - L - U is the memory's energy where the hidden layers have followed."""
+    memory = mixing(getkey(), kind)
+    block = derive_block(memory, ["token", "channel"], leak=1.0)
+    x = normal(getkey(), VISIBLE_SHAPE)
+
+    @jax.jit
+    def both(x):
+        visible = {"visible": memory.neurons["visible"].output(block.activation(x))}
+        state = {"visible": x} | {h: memory.current(h, visible) for h in ("token", "channel")}
+        return memory.energy(state), block.energy(x), memory.force(state), block.force(x)
+
+    energy, expected, force, block_force = both(x)
+    assert_close(energy, expected, 1e-11)
+    assert_close(force["visible"], block_force, 1e-11)
+    assert_close((force["token"], force["channel"]), (np.zeros((5, CHANNELS)), np.zeros((TOKENS, 8))), 1e-11)
+
+
+def linear_block(key, coupling: str) -> Block:
+    neurons = {"v": Neurons(Quadratic(), (6,)), "h": Neurons(Quadratic(), (8,))}
+    return derive_block(
+        AssociativeMemory(neurons, {"s": make_synapse("dense", coupling, key)}, {"s": ("v", "h")}), ["h"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "broken", "free"])
+def test_the_correction_of_the_pseudo_energy_has_a_minus_sign(kind, getkey):
+    """For linear units E = -g.Mg/2 with the symmetric part of M = VW, that is, -1/2 and not +1/2 before B."""
+    block, g = linear_block(getkey(), kind), normal(getkey(), (6,))
+    coupling = coupling_of(block.potential.memory, "s")
+    m, breaking = coupling.down @ coupling.up, coupling.down - coupling.up.T
+    assert_close(block.potential.force(g), m @ g)
+    assert_close(block.energy(g), -0.5 * g @ m @ g)
+    assert_close(jax.grad(block.potential)(g), 0.5 * (m + m.T) @ g)
+    tied = 0.5 * jnp.sum((coupling.up @ g) ** 2)
+    assert_close(block.energy(g), -tied - 0.5 * g @ breaking @ coupling.up @ g)
+    if kind != "symmetric":
+        assert distance(-tied + 0.5 * g @ breaking @ coupling.up @ g, block.energy(g)) > 0.01
+
+
+def test_the_force_that_is_left_over_by_the_pseudo_energy(getkey):
+    """F - dU/dg = [B phi(h) - W^T (phi'(h) * B^T g)] / 2, the part of the field that does work on the energy."""
+    block, g = (
+        make_block(getkey(), "broken", branches=["token"], scale="none", bias=False),
+        normal(getkey(), VISIBLE_SHAPE),
+    )
+    coupling = coupling_of(block.potential.memory, "token")
+    h, slopes = jax.vjp(GELU().activation, coupling.up @ g)
+    assert coupling.breaking is not None
+    rest = 0.5 * (coupling.breaking @ h - coupling.up.T @ slopes(coupling.breaking.T @ g)[0])
+    assert_close(block.potential.force(g) - jax.grad(block.potential)(g), rest)
+
+
+def test_a_dense_memory_with_softmax_is_the_modern_hopfield_update(getkey):
+    """Leak 1 and step 1 give xi <- X softmax(beta X^T xi) (Ramsauer et al. 2020)."""
+    patterns, x, beta = normal(getkey(), (8, 6)), normal(getkey(), (6,)), 1.7
+    neurons = {"v": Neurons(Quadratic(), (6,)), "h": Neurons(Softmax(beta), (8,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(patterns))}, {"s": ("v", "h")})
+    block = derive_block(memory, ["h"], leak=1.0)
+    assert_close(block(x), patterns.T @ jax.nn.softmax(beta * patterns @ x))
+    assert_close(block.energy(x), 0.5 * x @ x - jax.nn.logsumexp(beta * patterns @ x) / beta)
+
+
+# ---- Conservative or not ----------------------------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def asymmetry(block: Block, x, metric: bool = True):
+    lagrangian = block.potential.neurons.lagrangian if metric else None
+    return field_asymmetry(lambda x: block(x) - x, x, lagrangian)
+
+
+@norms
+@pytest.mark.parametrize("scale", CONSERVATIVE)
+def test_tied_blocks_are_conservative(norm, scale, getkey):
+    """With noise on all scales and shifts; the Jacobian itself is not symmetric, only in the metric of the norm."""
+    block, x = make_block(getkey(), norm=norm, scale=scale), normal(getkey(), VISIBLE_SHAPE)
+    assert asymmetry(block, x) <= 1e-10
+    assert asymmetry(block, x, metric=False) > 0.01
+
+
+@norms
+def test_an_elementwise_scale_on_the_way_in_only_is_not_conservative(norm, getkey):
+    block, x = make_block(getkey(), norm=norm, scale="elementwise"), normal(getkey(), VISIBLE_SHAPE)
+    assert asymmetry(block, x) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["broken", "free"])
+def test_untied_blocks_are_not_conservative(kind, getkey):
+    assert asymmetry(make_block(getkey(), kind), normal(getkey(), VISIBLE_SHAPE)) > 0.01
+
+
+def test_parallel_columns_are_conservative_too(getkey):
+    """V = W^T D has the energy - sum of D Phi(W g): the distance of V and W^T overstates the breaking."""
+    up, gains = normal(getkey(), (5, TOKENS)), normal(getkey(), (5,))
+    coupling = Coupling(up, up.T * gains[None], 0.0)
+    block = make_block(getkey(), branches=["token"], scale="none")
+    block = eqx.tree_at(lambda b: b.potential.memory.synapses["token"], block, TokenMixing(coupling))
+    assert asymmetry(block, normal(getkey(), VISIBLE_SHAPE)) <= 1e-10
+
+
+def test_a_tied_serial_block_is_not_conservative(getkey):
+    """Each mixing is a gradient step; one after the other is not."""
+    token, channel = (make_block(getkey(), scale="none", branches=[name]) for name in ("token", "channel"))
+    x, norm = normal(getkey(), VISIBLE_SHAPE), token.potential.neurons.lagrangian
+    for block in (token, channel):
+        assert asymmetry(block, x) <= 1e-10
+    assert jax.jit(lambda x: field_asymmetry(lambda x: channel(token(x)) - x, x, norm))(x) > 0.01
+
+
+# ---- Discretisation ---------------------------------------------------------------------------------------------
+
+
+def test_iterations_are_repeated_steps(getkey):
+    memory, x = mixing(getkey(), "free"), normal(getkey(), VISIBLE_SHAPE)
+    once, thrice = (derive_block(memory, ["token", "channel"], leak=0.5, step=0.2, n_iter=n) for n in (1, 3))
+    assert_close(thrice(x), once(once(once(x))))
+
+
+def test_a_step_is_an_euler_step_of_the_force(getkey):
+    block, x = make_block(getkey(), "free", options={"leak": 0.5, "step": 0.2}), normal(getkey(), VISIBLE_SHAPE)
+    assert_close(block(x), x + 0.2 * block.force(x))
+
+
+def test_the_leak_is_a_gauge_of_the_skip_connection(getkey):
+    """With an exact norm, x' = (1-s) x + s F is y' = y + s (1-s)^-(t+1) F up to the scale (1-s)^t of the state."""
+    potential, step = make_block(getkey(), "free", eps=0.0).potential, 0.3
+    start = normal(getkey(), VISIBLE_SHAPE)
+
+    @jax.jit
+    def follow(x):
+        y, pairs = x, []
+        for t in range(6):
+            x, y = Block(potential, 1.0, step)(x), Block(potential, 0.0, step * (1 - step) ** -(t + 1))(y)
+            pairs.append((x, (1 - step) ** (t + 1) * y))
+        return pairs
+
+    for x, scaled in follow(start):
+        assert_close(x, scaled)
+
+
+@norms
+@pytest.mark.parametrize("scale", NORM_SCALES)
+def test_a_token_major_batch_equals_vmap(norm, scale, getkey):
+    block = make_block(getkey(), "free", norm=norm, scale=scale, options={"n_iter": 2, "leak": 0.1})
+    batch = normal(getkey(), (TOKENS, 3, CHANNELS))
+    batched, mapped = jax.jit(lambda x: (block(x), jax.vmap(block, in_axes=1, out_axes=1)(x)))(batch)
+    assert_close(batched, mapped)
+
+
+@pytest.mark.parametrize("axes", [None, (0, 1), (-2, -1)])
+def test_a_token_major_batch_never_mixes_examples(axes, getkey):
+    """Axes of a group that would reach into the batch: the same numbers as one by one, or a clear refusal."""
+    block = make_block(getkey(), scale="none", bias=False)
+    block = eqx.tree_at(lambda b: b.potential.memory.neurons["visible"].lagrangian, block, LayerNorm(axes))
+    batch = normal(getkey(), (TOKENS, 3, CHANNELS))
+    expected = jnp.stack([block(batch[:, i]) for i in range(3)], axis=1)
+    try:
+        found = block(batch)
+    except ValueError as error:
+        assert "axes" in str(error)  # noqa: PT017
+    else:
+        assert_close(found, expected)
+
+
+# ---- Stochastic depth -------------------------------------------------------------------------------------------
+
+
+def dropped(block: Block, x, key, examples: int):
+    """The displacement of many copies of one state in a token-major batch."""
+    batch = jnp.repeat(x[:, None], examples, axis=1)
+    return np.asarray(block(batch, key) - batch).transpose(1, 0, 2)
+
+
+def test_stochastic_depth_drops_whole_branches_of_single_examples(getkey):
+    drop, examples = 0.3, 2000
+    block = make_block(getkey(), "free", bias=False, options={"drop_path": drop})
+    x = normal(getkey(), VISIBLE_SHAPE)
+    gates = {"token": jnp.ones((1, 1)), "channel": jnp.ones((1, 1))}
+    parts = [block.potential.force(block.activation(x), gates | {off: jnp.zeros((1, 1))}) for off in gates]
+    assert_close(sum(parts), block(x) - x)
+    displacement = dropped(block, x, getkey(), examples)
+    options = np.stack([np.zeros(VISIBLE_SHAPE), *parts, sum(parts)]) / (1 - drop)
+    distances = np.max(np.abs(displacement[:, None] - options), axis=(2, 3))
+    assert np.max(np.min(distances, axis=1)) < 1e-12
+    counts = np.bincount(np.argmin(distances, axis=1), minlength=4) / examples
+    expected = np.asarray([drop**2, drop * (1 - drop), drop * (1 - drop), (1 - drop) ** 2])
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected / examples))
+    # ... and so the mean is the block without dropping.
+    spread = 5 * np.std(displacement, axis=0) / np.sqrt(examples)
+    assert np.all(np.abs(displacement.mean(axis=0) - (block(x) - x)) <= spread)
+
+
+def test_each_iteration_drops_its_own_branches(getkey):
+    block = make_block(getkey(), "free", branches=["token"], bias=False, options={"drop_path": 0.5, "n_iter": 2})
+    x, kept = normal(getkey(), VISIBLE_SHAPE), 2.0
+    step = lambda x: x + kept * block.potential.force(block.activation(x))
+    results = dropped(block, x, getkey(), 64)
+    options = np.stack([np.zeros(VISIBLE_SHAPE), step(x) - x, step(step(x)) - x])
+    distances = np.max(np.abs(results[:, None] - options), axis=(2, 3))
+    assert np.max(np.min(distances, axis=1)) < 1e-12
+    assert set(np.argmin(distances, axis=1)) == {0, 1, 2}
+
+
+def test_without_a_key_nothing_is_dropped(getkey):
+    memory, x = mixing(getkey(), "free"), normal(getkey(), VISIBLE_SHAPE)
+    plain, dropping = (derive_block(memory, ["token", "channel"], drop_path=p) for p in (0.0, 0.9))
+    assert jnp.array_equal(dropping(x), plain(x))
+    assert jnp.array_equal(plain(x, getkey()), plain(x))
+    assert any(not jnp.array_equal(dropping(x, getkey()), plain(x)) for _ in range(3))
+
+
+# ---- Errors -----------------------------------------------------------------------------------------------------
+
+
+def test_eliminating_a_layer_twice_counts_it_once(getkey):
+    memory, g = dense_pair(getkey()), jnp.full((5,), 0.3)
+    assert_close(eliminate(memory, ["h", "h"])(g), eliminate(memory, ["h"])(g))
+
+
+def self_coupled(key):
+    neurons = {"v": Neurons(Tanh(), (4,)), "h": Neurons(ReLU(), (4,))}
+    synapses = {"s": Dense(Coupling.symmetric(4, 4, key=key)), "t": Dense(Coupling.symmetric(4, 4, key=key))}
+    return AssociativeMemory(neurons, synapses, {"s": ("v", "h"), "t": ("v", "v")})
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda key: eliminate(dense_pair(key), ["x"]), r"Cannot eliminate \['x'\]: the layers are \['h', 'v'\]"),
+        (lambda key: eliminate(dense_pair(key), []), r"Exactly one layer must remain .* \[\] leaves \['v', 'h'\]"),
+        (lambda key: eliminate(dense_pair(key), ["v", "h"]), r"Exactly one layer must remain .* leaves \[\]"),
+        (lambda key: eliminate(three_layers(key), ["b", "c"]), r"Synapse 'bc' joins two hidden layers, \('b', 'c'\)"),
+        (lambda key: eliminate(self_coupled(key), ["h"]), r"Synapse 't' joins 'v' to itself"),
+        (lambda key: eliminate(hopfield(key), []), r"Synapse 's' joins 'v' to itself"),
+        (
+            lambda key: derive_block(dense_pair(key), ["h"], leak=-0.1),
+            r"Block needs leak >= 0, got -0.1; 0 is the resid",
+        ),
+        (lambda key: derive_block(dense_pair(key), ["h"], step=0.0), r"Block needs step > 0, got 0.0"),
+        (lambda key: derive_block(dense_pair(key), ["h"], n_iter=0), r"Block needs n_iter >= 1, got 0"),
+        (lambda key: derive_block(dense_pair(key), ["h"], drop_path=1.0), r"Block needs 0 <= drop_path < 1, got 1.0"),
+        (lambda key: derive_block(dense_pair(key), ["h"], drop_path=-0.1), r"Block needs 0 <= drop_path < 1, got -0.1"),
+    ],
+)
+def test_bad_blocks_are_named(build, message, getkey):
+    with pytest.raises(ValueError, match=message):
+        build(getkey())
+
+
+def test_a_block_works_on_any_number_of_axes(getkey):
+    block = derive_block(dense_pair(getkey()), ["h"], leak=1.0, step=0.5)
+    x = random_state(block.potential.memory, getkey())["v"]
+    assert_close(block(x), x + 0.5 * gradient_force(block, x))
+    batch = normal(getkey(), (5, 3))
+    assert_close(block(batch), jnp.stack([block(batch[:, i]) for i in range(3)], axis=1))

@@ -1,0 +1,181 @@
+"""Dynamics: the flow lowers the energy, explicit steps follow it, fixed points differentiate implicitly."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optimistix as optx
+import pytest
+from helpers import (
+    VISIBLE_SHAPE,
+    assert_close,
+    coupling_of,
+    dense_pair,
+    differences,
+    distance,
+    make_block,
+    mixing,
+    normal,
+    perturb,
+    random_state,
+    three_layers,
+)
+
+from hopmix import AssociativeMemory, Block, Neurons, derive_block, descend, flow, settle
+
+TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
+TIMES = diffrax.SaveAt(ts=jnp.linspace(0, 2, 21))
+
+
+def states(solution: diffrax.Solution) -> Any:
+    """The saved states, which a solution may lack."""
+    assert solution.result == diffrax.RESULTS.successful
+    return solution.ys
+
+
+def end(solution: diffrax.Solution) -> Any:
+    """The last saved state."""
+    return jax.tree.map(lambda leaf: leaf[-1], states(solution))
+
+
+def test_the_energy_of_a_memory_falls_along_its_flow(getkey):
+    memory = three_layers(getkey())
+    solution = flow(memory, random_state(memory, getkey()), 2.0, saveat=TIMES, rtol=1e-8, atol=1e-10)
+    energies = jax.vmap(memory.energy)(states(solution))
+    assert jnp.all(jnp.diff(energies) < 0)
+
+
+@pytest.mark.parametrize("leak", [0.0, 1.0])
+def test_the_energy_of_a_block_falls_along_its_flow(leak, getkey):
+    """GELU is no obstacle: of a block only the visible layer moves."""
+    block = make_block(getkey(), options={"leak": leak})
+    solution = flow(block, normal(getkey(), VISIBLE_SHAPE), 2.0, saveat=TIMES, rtol=1e-8, atol=1e-10)
+    assert jnp.all(jnp.diff(jax.vmap(block.energy)(states(solution))) < 0)
+
+
+def test_the_flow_is_the_limit_of_many_small_steps(getkey):
+    """The error of explicit steps halves with the step: first order."""
+    memory, x = mixing(getkey(), "free"), normal(getkey(), VISIBLE_SHAPE)
+    exact = end(flow(derive_block(memory, ["token", "channel"], leak=0.5), x, 1.0, **TIGHT))
+    blocks = [derive_block(memory, ["token", "channel"], leak=0.5, step=1 / n) for n in (64, 128)]
+    ends = [
+        jax.jit(lambda x, b=b, n=n: jax.lax.fori_loop(0, n, lambda _, x: b(x), x))(x) for b, n in zip(blocks, (64, 128))
+    ]
+    coarse, fine = (distance(end, exact) for end in ends)
+    assert coarse < 0.05
+    assert 1.8 < coarse / fine < 2.2
+
+
+def paced(memory: AssociativeMemory, taus: dict[str, float]) -> AssociativeMemory:
+    """The memory with other time constants."""
+    neurons = {n: Neurons(o.lagrangian, o.shape, taus.get(n, o.tau), o.affine) for n, o in memory.neurons.items()}
+    return AssociativeMemory(neurons, memory.synapses, dict(memory.connections))
+
+
+def test_time_constants_set_the_pace(getkey):
+    """Twice the time constants, twice the time; the saved states are the same."""
+    memory = dense_pair(getkey())
+    slower = paced(memory, {name: 2 * layer.tau for name, layer in memory.neurons.items()})
+    state = random_state(memory, getkey())
+    assert_close(end(flow(slower, state, 2.0, **TIGHT)), end(flow(memory, state, 1.0, **TIGHT)), 1e-7)
+
+
+def test_the_visible_state_of_a_fast_memory_follows_the_block(getkey):
+    """The adiabatic limit: with hidden time constants tau -> 0 the error falls in proportion to tau."""
+    start, memory = normal(getkey(), (5,)), dense_pair(getkey())
+    block = derive_block(memory, ["h"], leak=1.0)
+    options: dict[str, Any] = TIGHT | {"solver": diffrax.Kvaerno5()}
+    expected = end(flow(block, start, 1.0, **options))
+    errors = []
+    for tau in (0.02, 0.01):
+        fast = paced(memory, {"h": tau})
+        settled = memory.current("h", {"v": block.activation(start)})
+        errors.append(distance(end(flow(fast, {"v": start, "h": settled}, 1.0, **options))["v"], expected))
+    assert errors[0] < 0.02
+    assert 1.7 < errors[0] / errors[1] < 2.3
+
+
+def test_a_flow_that_runs_out_of_steps_says_so_in_its_result(getkey):
+    memory = dense_pair(getkey())
+    solution = flow(memory, random_state(memory, getkey()), 100.0, max_steps=3)
+    assert solution.result == diffrax.RESULTS.max_steps_reached
+
+
+# ---- Explicit steps ---------------------------------------------------------------------------------------------
+
+
+def test_a_descent_records_states_and_energies(getkey):
+    block, x = make_block(getkey(), options={"n_iter": 2, "step": 0.5}), normal(getkey(), VISIBLE_SHAPE)
+    descent = descend(block, x, 3)
+    states = [x, block(x), block(block(x)), block(block(block(x)))]
+    assert_close(descent.states, jnp.stack(states), 1e-11)
+    assert_close(descent.energies, jnp.stack([block.energy(state) for state in states]), 1e-11)
+    assert bool(descent.descends)
+
+
+def test_a_descent_that_rises_is_called_so(getkey):
+    """A norm of negative scale turns the gradient step uphill."""
+    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+    scale = lambda b: b.potential.neurons.lagrangian.scale
+    assert descend(eqx.tree_at(scale, block, jnp.asarray(1.0)), x, 4).descends
+    assert not descend(eqx.tree_at(scale, block, jnp.asarray(-1.0)), x, 4).descends
+
+
+def test_a_descent_into_nothing_does_not_descend(getkey):
+    block = make_block(getkey())
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan if eqx.is_inexact_array(leaf) else leaf, block)
+    assert not descend(broken, normal(getkey(), VISIBLE_SHAPE), 2).descends
+
+
+# ---- Fixed points -----------------------------------------------------------------------------------------------
+
+
+def contracting(key) -> Block:
+    """Small weights make the leaky step a contraction."""
+    memory = jax.tree.map(lambda leaf: 0.3 * leaf, dense_pair(key, "free"))
+    return derive_block(perturb(memory, jr.fold_in(key, 1), 0.1), ["h"], leak=1.0, step=0.8)
+
+
+def test_settling_ends_in_a_fixed_point(getkey):
+    block, x = contracting(getkey()), normal(getkey(), (5,))
+    state, remaining, result = settle(block, x, rtol=1e-12, atol=1e-12)
+    assert result == optx.RESULTS.successful
+    assert_close(block(state), state, 1e-10)
+    assert float(remaining) == float(jnp.max(jnp.abs(block(state) - state)))
+    assert jnp.max(jnp.abs(block.force(state))) < 1e-10
+    assert distance(x, state) > 0.1
+
+
+def test_implicit_gradients_are_those_of_the_unrolled_steps(getkey):
+    block, x, weights = contracting(getkey()), normal(getkey(), (5,)), normal(getkey(), (5,))
+    up = lambda b: coupling_of(b.potential.memory, "s").up
+
+    def settled(matrix):
+        return jnp.sum(weights * settle(eqx.tree_at(up, block, matrix), x, rtol=1e-13, atol=1e-13)[0])
+
+    def unrolled(matrix):
+        step = eqx.tree_at(up, block, matrix)
+        return jnp.sum(weights * jax.lax.fori_loop(0, 100, lambda _, x: step(x), x))
+
+    implicit = jax.jit(jax.grad(settled))(up(block))
+    assert_close(implicit, jax.jit(jax.jacfwd(unrolled))(up(block)), 1e-9)
+    assert_close(implicit, differences(unrolled, up(block)), 1e-7)
+    start = jax.grad(lambda x: jnp.sum(weights * settle(block, x)[0]))(x)
+    assert not jnp.any(start)
+
+
+def test_settling_that_does_not_converge_says_so_in_its_result(getkey):
+    state, remaining, result = settle(
+        contracting(getkey()), normal(getkey(), (5,)), rtol=1e-12, atol=1e-12, max_steps=2
+    )
+    assert result == optx.RESULTS.nonlinear_max_steps_reached
+    assert remaining > 1e-6
+    assert state.shape == (5,)
+
+
+def test_a_block_without_leak_has_nowhere_to_settle(getkey):
+    with pytest.raises(ValueError, match=r"A block with leak 0 has no fixed point in general; derive it with leak > 0"):
+        settle(make_block(getkey()), jnp.zeros(VISIBLE_SHAPE))

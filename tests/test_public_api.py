@@ -1,0 +1,89 @@
+"""The public surface: exactly these names, each with a docstring, and the contract of `design.md`."""
+
+import importlib.metadata
+import importlib.resources
+import inspect
+
+import pytest
+
+import hopmix
+
+LAGRANGIANS = {
+    *("Quadratic", "ReLU", "RePU", "GELU", "Exponential"),
+    *("Tanh", "Sigmoid", "Softmax", "LayerNorm", "SphericalNorm"),
+}
+NAMES = LAGRANGIANS | {
+    *("AbstractLagrangian", "Affine", "AssociativeMemory", "Neurons"),
+    *("AbstractSynapse", "Bias", "ChannelMixing", "Dense", "TokenMixing"),
+    *("Coupling", "couplings", "trainable"),
+    *("Block", "derive_block", "eliminate", "gradient_force", "Potential"),
+    *("descend", "Descent", "flow", "settle"),
+    *("Assumption", "Certificate", "certify", "Check"),
+    *("Asymmetry", "field_asymmetry", "measure_asymmetry", "symmetry_score"),
+    *("Mixer", "MixerConfig"),
+}
+
+CONTRACT = {
+    "Coupling": "symmetric broken free up down tie breaking",
+    "Neurons": "lagrangian shape tau energy",
+    "AssociativeMemory": "energy energy_terms force",
+    "Block": "__call__ energy force",
+    "Certificate": "check",
+    "Mixer": "__call__ batch",
+    **dict.fromkeys(LAGRANGIANS, "__call__ activation is_convex"),
+}
+
+
+def public_names() -> set[str]:
+    found = {name for name, value in vars(hopmix).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    return found - {"annotations"}
+
+
+def test_the_public_names_are_these():
+    assert public_names() == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_each_public_name_is_documented(name):
+    thing = getattr(hopmix, name)
+    doc = inspect.getdoc(thing) or ""
+    first = doc.partition("\n\n")[0]
+    assert len(first) > 20, f"{name} has no docstring"
+    if dataclass_like := inspect.isclass(thing):
+        assert not doc.startswith(f"{name}("), f"{name} has only a generated docstring"
+    methods = vars(thing).items() if dataclass_like else ()
+    public = [(n, m) for n, m in methods if not n.startswith("_") and (inspect.isroutine(m) or isinstance(m, property))]
+    inherits = issubclass(thing, hopmix.AbstractLagrangian | hopmix.AbstractSynapse) if dataclass_like else False
+    missing = [n for n, m in public if not (inspect.getdoc(getattr(thing, n)) or inspect.getdoc(m))]
+    assert inherits or missing == []
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_the_contract_holds(name):
+    cls = getattr(hopmix, name)
+    fields = set(getattr(cls, "__dataclass_fields__", ()))
+    assert [member for member in CONTRACT[name].split() if not hasattr(cls, member) and member not in fields] == []
+
+
+@pytest.mark.parametrize(
+    "function, parameters",
+    [
+        ("certify", ["system"]),
+        ("measure_asymmetry", ["coupling"]),
+        ("field_asymmetry", ["f", "x", "lagrangian"]),
+        ("eliminate", ["memory", "hidden"]),
+        ("derive_block", ["memory", "hidden", "leak", "step", "n_iter", "drop_path"]),
+        ("descend", ["block", "x", "steps"]),
+    ],
+)
+def test_functions_take_these_arguments(function, parameters):
+    assert list(inspect.signature(inspect.unwrap(getattr(hopmix, function))).parameters) == parameters
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert hopmix.__version__ == importlib.metadata.version("hopmix")
+
+
+def test_types_are_shipped():
+    (folder,) = hopmix.__path__
+    assert (importlib.resources.files(hopmix) / "py.typed").is_file(), folder
