@@ -78,6 +78,8 @@ class Coupling(eqx.Module):
         `breaking` starts at `"zeros"` (exactly symmetric), or at `"xavier"` as in the reference implementation,
         where the cosine of $V$ and $W^\top$ is about $1/\sqrt2$ from the first step.
         """
+        if breaking not in ("zeros", "xavier"):
+            raise ValueError(f'breaking must be "zeros" or "xavier", got {breaking!r}.')
         start = jnp.zeros((visible, hidden)) if breaking == "zeros" else _draw_down(key, visible, hidden)
         return cls(xavier_uniform(_up_key(key), hidden, visible), start)
 

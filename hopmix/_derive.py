@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._types import Layer, PRNGKey, Scalar
+from hopmix._types import Energy, Layer, PRNGKey
 
 
 class Potential(eqx.Module):
@@ -42,7 +42,8 @@ class Potential(eqx.Module):
         """The visible layer."""
         return self.memory.neurons[self.visible]
 
-    def __call__(self, g: Layer) -> Scalar:
+    def __call__(self, g: Layer) -> Energy:
+        """The potential at `g`; of a token-major batch, that of each example."""
         outputs, states = self._settle(g)
         legendre = [self.memory.neurons[h].energy(states[h]) for h in self.hidden]
         energies = [
@@ -111,6 +112,7 @@ class Block(eqx.Module):
 
         `x` is one example or a token-major batch (tokens, batch, channels), of which each example drops its own.
         """
+        self._check_batch(x)
         for gates in self._gates(x, key):
             x = (1 - self.leak * self.step) * x + self.step * self.potential.force(self.activation(x), gates)
         return x
@@ -123,10 +125,23 @@ class Block(eqx.Module):
         r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a conservative block."""
         return self.potential.force(self.activation(x)) - self.leak * x
 
-    def energy(self, x: Layer) -> Scalar:
-        r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$ of one state."""
+    def energy(self, x: Layer) -> Energy:
+        r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch, of each example."""
         potential = self.potential(self.activation(x))
         return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
+
+    def _check_batch(self, x: Layer):
+        """Refuse a token-major batch where a norm would run over the batch."""
+        neurons = self.potential.memory.neurons
+        if x.ndim == len(self.potential.neurons.shape):
+            return
+        for name, layer in neurons.items():
+            axes = getattr(layer.lagrangian, "axes", "elementwise")
+            if axes != "elementwise" and (len(layer.shape) < 2 or axes not in ((0, -1), (-1,))):
+                raise ValueError(
+                    f"The block takes states of shape {self.potential.neurons.shape}, got {x.shape}, and layer "
+                    f"{name!r} does not allow a token-major batch (axes (0, -1) or (-1,) do); batch with `jax.vmap`."
+                )
 
     def _gates(self, x: Layer, key: PRNGKey | None) -> list[dict[str, Layer] | None]:
         if key is None or self.drop_path == 0:

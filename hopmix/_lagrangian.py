@@ -229,7 +229,7 @@ class LayerNorm(AbstractLagrangian):
     - `axes`: the axes of one group. `(0, -1)` is the joint token-channel norm of a mixer, `(-1,)` the usual norm of
         each token, `None` the whole layer.
     - `scale`: $\gamma$; the Lagrangian is convex where it is not negative.
-    - `shift`: $\delta$, broadcast against the layer, or `None` for zero.
+    - `shift`: $\delta$, of the rank of the layer and broadcast against it, or `None` for zero.
     - `eps`: $\epsilon \ge 0$; with 0 the gradient is undefined at constant states.
 
     **Source:** arXiv 2406.12220, section 2 (joint norm); Hoover et al. 2023 (arXiv 2302.07253) for scalar scales.
@@ -251,7 +251,7 @@ class LayerNorm(AbstractLagrangian):
     def __call__(self, x: Layer) -> Scalar:
         root = jnp.sqrt(jnp.var(x, axis=self.axes) + self.eps)
         value = self.scale * (x.size // root.size) * jnp.sum(root)
-        return value if self.shift is None else value + jnp.sum(self.shift * x)
+        return value if self.shift is None else value + jnp.sum(spread(self.shift, x.ndim) * x)
 
     def activation(self, x: Layer) -> Layer:
         # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.

@@ -10,11 +10,12 @@ takes a token-major batch (see `hopmix._synapse`).
 from collections.abc import Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from hopmix._lagrangian import AbstractLagrangian, spread
 from hopmix._synapse import AbstractSynapse
-from hopmix._types import Layer, Scalar, State
+from hopmix._types import Energy, Layer, Scalar, State
 
 
 class Affine(eqx.Module):
@@ -54,7 +55,8 @@ class Neurons(eqx.Module):
     - `tau`: the time constant $\tau > 0$, in the unit of time of the dynamics.
     - `affine`: scale and shift between the activation and the synapses, or `None`.
 
-    **Raises:** `ValueError` for a shape with a size below 1 or a time constant that is not positive.
+    **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive, and for scales or
+    shifts that have another rank than the layer.
     """
 
     lagrangian: AbstractLagrangian
@@ -67,9 +69,20 @@ class Neurons(eqx.Module):
             raise ValueError(f"Neurons need sizes of at least 1, got shape {self.shape}.")
         if self.tau <= 0:
             raise ValueError(f"Neurons need tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0.")
+        parameters = {"shift of the Lagrangian": getattr(self.lagrangian, "shift", None)}
+        if self.affine is not None:
+            parameters |= {"scale of the affine": self.affine.scale, "shift of the affine": self.affine.shift}
+        for name, parameter in parameters.items():
+            if parameter is not None and not _fits(parameter.shape, self.shape):
+                raise ValueError(
+                    f"The {name} must have the rank of the layer and broadcast to {self.shape}, got shape "
+                    f"{parameter.shape}; write (1, channels) for one number per channel."
+                )
 
-    def energy(self, x: Layer) -> Scalar:
-        r"""The layer energy $x \cdot g - L(x)$."""
+    def energy(self, x: Layer) -> Energy:
+        r"""The layer energy $x \cdot g - L(x)$; of a token-major batch, that of each example."""
+        if x.ndim > len(self.shape):
+            return jax.vmap(self.energy, in_axes=1)(x)
         return jnp.sum(x * self.lagrangian.activation(x)) - self.lagrangian(x)
 
     def output(self, g: Layer) -> Layer:
@@ -90,7 +103,8 @@ class AssociativeMemory(eqx.Module):
     - `synapses`: the synapses by name.
     - `connections`: for each synapse, the names of the layers it joins, in the order of its activations.
 
-    **Raises:** `ValueError` if connections and synapses have different names, or name an unknown layer.
+    **Raises:** `ValueError` if connections and synapses have different names, name an unknown layer, or join layers
+    of shapes that the synapse does not fit.
 
     **Source:** Krotov 2021 (arXiv 2107.06446); hypergraphs as in HAMUX (Hoover et al. 2022).
     """
@@ -119,6 +133,7 @@ class AssociativeMemory(eqx.Module):
             for layer in layers:
                 if layer not in self.neurons:
                     raise ValueError(f"Synapse {name!r} joins {layer!r}, but the layers are {sorted(self.neurons)}.")
+            self._check_synapse(name, layers)
 
     def activations(self, state: State) -> dict[str, Layer]:
         """The activation of each layer."""
@@ -166,6 +181,21 @@ class AssociativeMemory(eqx.Module):
                 total = total + _gate(spread(current, total.ndim), layers, gates or {})
         return self.neurons[into].pull_back(total)
 
+    def _check_synapse(self, name: str, layers: tuple[str, ...]):
+        synapse, shapes = self.synapses[name], [self.neurons[layer].shape for layer in layers]
+        dtype = jnp.result_type(*[leaf for leaf in jax.tree.leaves(synapse) if eqx.is_inexact_array(leaf)] or [float])
+        outputs = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
+        for i, shape in enumerate(shapes):
+            try:
+                current = jax.eval_shape(lambda *g, i=i: synapse.current(i, g), *outputs)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"Synapse {name!r} does not fit layers {layers} of shapes {shapes}: {error}") from None
+            if not _fits(current.shape, shape):
+                raise ValueError(
+                    f"Synapse {name!r} sends a current of shape {current.shape} into layer {layers[i]!r} "
+                    f"of shape {shape}."
+                )
+
     def _outputs(self, activations: Mapping[str, Layer]) -> dict[str, Layer]:
         return {name: self.neurons[name].output(g) for name, g in activations.items()}
 
@@ -184,6 +214,11 @@ class AssociativeMemory(eqx.Module):
                     f"Layer {name!r} holds states of shape {layer.shape}, got {state[name].shape}; "
                     "batch with `jax.vmap`, the memory takes one example."
                 )
+
+
+def _fits(parameter: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a parameter has the rank of a layer and broadcasts to it."""
+    return len(parameter) == len(shape) and all(p in (1, s) for p, s in zip(parameter, shape, strict=True))
 
 
 def _gate(current: Layer, layers: tuple[str, ...], gates: Mapping[str, Layer]) -> Layer:

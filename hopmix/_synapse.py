@@ -10,7 +10,7 @@ are minus the gradient of the energy exactly when $V = W^\top$.
 
 Tokens are the first axis of an activation and channels the last; axes between them, if any, are a batch. In this
 *token-major* layout both mixings of a batch and their weight gradients are plain 2-D matrix products without a
-transpose. Currents accept such a batch; energies are those of one example (use `jax.vmap`).
+transpose.
 """
 
 import abc
@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._types import Layer, Scalar
+from hopmix._lagrangian import spread
+from hopmix._types import Energy, Layer
 
 Activations: TypeAlias = tuple[Any, ...]
 """One activation for each layer that a synapse joins; a layer whose activation is not known yet has `None`."""
@@ -31,8 +32,8 @@ class AbstractSynapse(eqx.Module):
     """An interaction of layers: its energy, and the current that it sends into each of them."""
 
     @abc.abstractmethod
-    def energy(self, *activations: Layer) -> Scalar:
-        """The energy of the interaction at these activations."""
+    def energy(self, *activations: Layer) -> Energy:
+        """The energy of the interaction at these activations; of a token-major batch, that of each example."""
 
     @abc.abstractmethod
     def current(self, into: int, activations: Activations) -> Layer:
@@ -48,17 +49,19 @@ class Bias(AbstractSynapse):
     **Arguments:**
 
     - `bias`: $b$, of the rank of the layer and broadcast against it: (tokens, 1) for one number per token.
+
+    It acts on the first of the layers it is connected with. Others are only named: the bias counts as a part of
+    what they send, so that stochastic depth drops it with them.
     """
 
     bias: Layer
 
-    def energy(self, *activations: Layer) -> Scalar:
-        (g,) = activations
-        return -jnp.sum(self.bias * g)
+    def energy(self, *activations: Layer) -> Energy:
+        return -_inner(spread(self.bias, activations[0].ndim), activations[0])
 
     def current(self, into: int, activations: Activations) -> Layer:
-        del into, activations
-        return self.bias
+        del activations
+        return jnp.zeros((1,) * self.bias.ndim, self.bias.dtype) if into else self.bias
 
 
 class Dense(AbstractSynapse):
@@ -73,7 +76,7 @@ class Dense(AbstractSynapse):
 
     coupling: Coupling
 
-    def energy(self, *activations: Float[Array, " _"]) -> Scalar:
+    def energy(self, *activations: Float[Array, "_ *batch"]) -> Energy:
         return _bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
@@ -96,7 +99,7 @@ class TokenMixing(AbstractSynapse):
 
     coupling: Coupling
 
-    def energy(self, *activations: Float[Array, "_ channels"]) -> Scalar:
+    def energy(self, *activations: Float[Array, "_ *batch channels"]) -> Energy:
         return _bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
@@ -119,7 +122,7 @@ class ChannelMixing(AbstractSynapse):
 
     coupling: Coupling
 
-    def energy(self, *activations: Float[Array, "tokens _"]) -> Scalar:
+    def energy(self, *activations: Float[Array, "tokens *batch _"]) -> Energy:
         return _bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
@@ -136,6 +139,10 @@ def _mix_last(matrix: Float[Array, "out in"], x: Layer) -> Layer:
     return (x.reshape(-1, x.shape[-1]) @ matrix.T).reshape(*x.shape[:-1], matrix.shape[0])
 
 
-def _bilinear_energy(synapse: Dense | TokenMixing | ChannelMixing, v: Layer, h: Layer) -> Scalar:
-    ascending = jnp.sum(h * synapse.current(1, (v, None)))
-    return -0.5 * (ascending + jnp.sum(v * synapse.current(0, (None, h))))
+def _bilinear_energy(synapse: Dense | TokenMixing | ChannelMixing, v: Layer, h: Layer) -> Energy:
+    return -0.5 * (_inner(h, synapse.current(1, (v, None))) + _inner(v, synapse.current(0, (None, h))))
+
+
+def _inner(a: Layer, b: Layer) -> Energy:
+    """The inner product of two layers of one example, or of each example of a token-major batch."""
+    return jnp.sum(a * b, axis=(0, -1) if a.ndim > 1 else 0)

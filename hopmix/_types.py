@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Key
 Scalar: TypeAlias = Float[Array, ""]
 """One real number, an energy for instance."""
 
+Energy: TypeAlias = Float[Array, "*batch"]
+"""The energy of one example, or of each example of a batch."""
+
 ScalarLike: TypeAlias = float | int | Float[Array, ""]
 """A number that may be a learnable parameter."""
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import VISIBLE_SHAPE, assert_close, cast, dense_pair, make_block, mixing, normal, three_layers
+from helpers import VISIBLE_SHAPE, assert_close, cast, coupling_of, dense_pair, make_block, mixing, normal, three_layers
 
 from hopmix import (
     GELU,
@@ -22,6 +22,7 @@ from hopmix import (
     Quadratic,
     ReLU,
     Tanh,
+    TokenMixing,
     certify,
     derive_block,
     descend,
@@ -101,10 +102,14 @@ def uneven_scale(block: Block, key) -> Block:
     return eqx.tree_at(lambda b: b.potential.neurons.affine.scale, block, 2 * normal(key, VISIBLE_SHAPE))
 
 
+def breakings(block: Block) -> list[jax.Array]:
+    found = [coupling_of(block.potential.memory, name).breaking for name in block.potential.hidden]
+    return [breaking for breaking in found if breaking is not None]
+
+
 def untied(key, coupling: str) -> Block:
     """With a breaking several times as large as W: a small one is dangerous too, but rarely."""
     block = relu_block(key, coupling)
-    breakings = lambda b: [coupling_of(b.potential.memory, name).breaking for name in b.potential.hidden]
     return eqx.tree_at(breakings, block, [5 * breaking for breaking in breakings(block)])
 
 
@@ -153,9 +158,8 @@ def test_an_elementwise_scale_of_one_is_still_conservative(getkey):
 
 def test_weights_tied_up_to_rounding_are_tied(getkey):
     block = relu_block(getkey(), "broken")
-    breaking = lambda b: [coupling_of(b.potential.memory, name).breaking for name in b.potential.hidden]
     for size, tied in ((0.0, True), (1e-17, True), (1e-12, False)):
-        small = eqx.tree_at(breaking, block, [size * jnp.ones_like(b) for b in breaking(block)])
+        small = eqx.tree_at(breakings, block, [size * jnp.ones_like(b) for b in breakings(block)])
         assert certify(small).descends_in_flow is tied
 
 
@@ -252,3 +256,26 @@ def test_the_worst_rise_is_that_of_the_trajectories(getkey):
     energies = descend(block, jnp.zeros(VISIBLE_SHAPE), 3).energies
     check = certify(block).check(getkey(), examples=2, steps=3, scale=0.0)
     assert_close(check.worst_rise, jnp.max(jnp.diff(energies)) / jnp.max(jnp.abs(energies)), 1e-10)
+
+
+def test_a_subclass_with_other_currents_is_not_certified(getkey):
+    """Which currents a subclass sends is not known, whatever its coupling says."""
+
+    class Backwards(TokenMixing):
+        def current(self, into, activations):
+            return super().current(into, activations) * (1 if into else -1)
+
+    block = relu_block(getkey(), "symmetric")
+    mixing = lambda b: b.potential.memory.synapses["token"]
+    bad = eqx.tree_at(mixing, block, Backwards(mixing(block).coupling))
+    assert not certify(bad).descends_in_flow
+
+
+def test_a_breaking_that_bfloat16_can_hold_is_seen(getkey):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Coupling.broken(6, 12, key=getkey()))
+    broken = eqx.tree_at(lambda c: c.breaking, half, 0.04 * half.up.T)
+    neurons = {"v": Neurons(Quadratic(), (6,)), "h": Neurons(ReLU(), (12,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(broken)}, {"s": ("v", "h")})
+    assert not certify(memory).descends_in_flow
+    tied = AssociativeMemory(neurons, {"s": Dense(half)}, {"s": ("v", "h")})
+    assert certify(tied).descends_in_flow

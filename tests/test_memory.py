@@ -36,6 +36,7 @@ from hopmix import (
     Sigmoid,
     SphericalNorm,
     Tanh,
+    TokenMixing,
 )
 
 rows = pytest.mark.parametrize("name", MEMORIES)
@@ -284,3 +285,32 @@ def test_bad_states_are_named(state, message, getkey):
     for method in (memory.energy, memory.force, memory.activations, memory.energy_terms):
         with pytest.raises(ValueError, match=message):
             method(state)
+
+
+@pytest.mark.parametrize(
+    "synapse, layers",
+    [
+        (Bias(jnp.ones(6)), ("v",)),
+        (Bias(jnp.ones((5, 6))), ("v",)),
+        (TokenMixing(Coupling(jnp.ones((3, 4)))), ("v",)),
+        (TokenMixing(Coupling(jnp.ones((3, 5)))), ("v", "h")),
+        (TokenMixing(Coupling(jnp.ones((2, 4)))), ("v", "h")),
+    ],
+)
+def test_synapses_that_do_not_fit_their_layers_are_refused(synapse, layers):
+    neurons = {"v": Neurons(Quadratic(), (4, 6)), "h": Neurons(ReLU(), (3, 6))}
+    with pytest.raises(ValueError, match="Synapse 's'"):
+        AssociativeMemory(neurons, {"s": synapse}, {"s": layers})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lagrangian": LayerNorm(shift=jnp.ones(6))},
+        {"lagrangian": Quadratic(), "affine": Affine(jnp.ones(6), jnp.zeros((1, 6)))},
+        {"lagrangian": Quadratic(), "affine": Affine(jnp.ones((4, 6)), jnp.zeros((1, 5)))},
+    ],
+)
+def test_parameters_of_another_rank_or_shape_are_refused(options):
+    with pytest.raises(ValueError, match="must have the rank of the layer"):
+        Neurons(shape=(4, 6), **options)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import pytest
 
 from hopmix.lab.cli import run
 
@@ -43,10 +44,9 @@ def test_commands_of_the_readme_exist(capsys):
     console = re.findall(r"^hopmix (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert {"ablate", "resume", "report"} <= set(console)
     for command in set(console):
-        try:
+        with pytest.raises(SystemExit) as stop:
             run([command, "--help"])
-        except SystemExit as stop:
-            assert stop.code == 0
+        assert stop.value.code == 0
 
 
 def test_links_lead_somewhere():

@@ -1,6 +1,6 @@
 """Seconds that `import hopmix` adds to `import jax, equinox, optax`, each in fresh interpreters, in turn.
 
-    .venv/bin/python experiments/benchmarks/importing.py [--repetitions 7]
+.venv/bin/python experiments/benchmarks/importing.py [--repetitions 7]
 """
 
 import argparse
@@ -23,7 +23,9 @@ def main():
     parser.add_argument("--repetitions", type=int, default=7)
     repetitions = parser.parse_args().repetitions
     command = [sys.executable, "-c", TIMED]
-    times = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(repetitions)]
+    times = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(repetitions)
+    ]
     print(json.dumps({"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times)}))
 
 

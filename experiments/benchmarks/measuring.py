@@ -1,9 +1,9 @@
-"""What measuring costs: an interval of training against a call that measures only, for each program of a study.
+"""What measuring costs: the measurements of all members alone, against a whole interval, for each program of a study.
 
     .venv/bin/python experiments/benchmarks/measuring.py [--repetitions 7]
 
-The default study on digits. "measuring" is everything a call does beside training: validation losses and accuracies
-of all members, all indices of asymmetry, and the energies of every block.
+The default study on digits. "measuring" is everything an interval does beside training: validation losses and
+accuracies of all members, all indices of asymmetry, and the energies of every block.
 """
 
 import argparse
@@ -18,11 +18,10 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.study import compile_all, prepare
 
 
-def timed(program, members, step: int, dataset):
+def timed(function, *arguments):
     begin = time.perf_counter()
-    members, measured = program(members, jnp.asarray(step, jnp.int32), dataset)
-    jax.block_until_ready(measured)
-    return time.perf_counter() - begin, members
+    result = jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - begin, result
 
 
 def main():
@@ -32,15 +31,15 @@ def main():
     study = prepare(StudyConfig())
     states = [program.initial() for program in study.programs]
     programs = compile_all(study, states, study.dataset)
-    rows = []
+    rows, begin = [], jnp.asarray(0, jnp.int32)
     for layout, program, members in zip(study.programs, programs, states, strict=True):
-        for step in (-1, 0):  # the first calls allocate
-            _, members = timed(program, members, step, study.dataset)
+        measure = jax.jit(layout.measure)
+        _, (members, _) = timed(program, members, begin, study.dataset)  # the first calls compile and allocate
+        timed(measure, members, study.dataset)
         measuring, training = [], []
         for _ in range(repetitions):
-            seconds, members = timed(program, members, -1, study.dataset)
-            measuring.append(seconds)
-            seconds, members = timed(program, members, 0, study.dataset)
+            measuring.append(timed(measure, members, study.dataset)[0])
+            seconds, (members, _) = timed(program, members, begin, study.dataset)
             training.append(seconds)
         rows.append(
             {

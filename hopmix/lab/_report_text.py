@@ -14,7 +14,8 @@ _SOME = 0.0005  # a share that the summary still writes as a number
 ARMS = {
     "serial": "Vanilla MLP-Mixer: token mixing, then channel mixing, each with its own norm and free weights.",
     "free": "ParaMixer: both mixings side by side on one norm, <i>W</i> and <i>V</i> trained independently.",
-    "broken": "AsymMixer at λ: <i>V</i> = <i>W</i>ᵀ + breaking; the breaking starts at zero and pays the penalty "
+    "broken": "AsymMixer at λ: <i>V</i> = <i>W</i>ᵀ + breaking; the breaking starts at zero, decays with all other "
+    "weights (so λ = 0 is not quite free of a pull towards symmetry), and pays the penalty "
     "λ‖breaking‖² in the loss.",
     "broken-xavier": "As broken, but the breaking starts with random (Xavier) values like those of <i>W</i>, as in the "
     "authors' own code; the block is then not symmetric at step 0.",
@@ -164,7 +165,8 @@ def _descent(run: Run) -> str:
     parts = [f"{100 * value:.1f}&nbsp;% in {name}" for value, name in measured if value >= _SOME]
     none = [name for value, name in measured if value < _SOME]
     parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {enumerate_words(none) if parts else 'every arm'}"] * bool(none)
-    return f"Of the validation examples, a block raised the energy of {'; '.join(parts)} (last step, mean over blocks)."
+    shares = "; ".join(parts)
+    return f"Of a fixed batch of validation examples, a block raised the energy of {shares} (last step, block mean)."
 
 
 def _losses(results: Sequence[ArmResult]) -> str:

@@ -61,7 +61,10 @@ def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) ->
 
 
 def _name(kind: str, penalty: float | None) -> str:
-    return kind if penalty is None else f"{kind} λ={penalty:g}"
+    if penalty is None:
+        return kind
+    # Never fewer digits than tell two strengths apart.
+    return f"{kind} λ={penalty:g}" if float(f"{penalty:g}") == penalty else f"{kind} λ={penalty!r}"
 
 
 def _model(config: StudyConfig, kind: str, image: tuple[int, int, int], classes: int) -> MixerConfig:
@@ -73,10 +76,10 @@ def _model(config: StudyConfig, kind: str, image: tuple[int, int, int], classes:
         "n_iter": config.n_iter,
         "drop_path": config.drop_path,
     }
+    options |= {name: value for name in ("dim", "depth", "patch") if (value := getattr(config, name)) is not None}
     if config.size is None:
-        options |= {"dim": config.dim, "depth": config.depth, "patch": config.patch or default_patch(*image[:2])}
-    elif config.patch is not None:
-        options |= {"patch": config.patch}
+        options = {"dim": 32, "depth": 3} | options
+        options.setdefault("patch", config.patch or default_patch(*image[:2]))
     own = {
         "serial": VANILLA,
         "free": {"coupling": "free"},

@@ -1,7 +1,6 @@
 """The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`."""
 
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -45,14 +44,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
             prog="hopmix",
             description=DESCRIPTION,
             args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)[:1],
+            config=(tyro.conf.OmitArgPrefixes,),
         )
         return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
         errors.print(f"hopmix: {error}", markup=False)
         return BAD_INPUT
     except KeyboardInterrupt:
-        errors.print("hopmix: stopped at once; all finished intervals are saved.", markup=False)
+        errors.print(
+            "hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume FOLDER", markup=False
+        )
         return FAILED
     except Exception as error:
         if store.is_full_disk(error):
@@ -72,8 +73,7 @@ def _execute(command: Ablate | Resume | Report, line: str) -> int:
             known = False if dry_run else store.open_study(out, config, resume=resume)
             return _dry_run(config, console) if dry_run else _study(config, out, known, line, console)
         case Resume(run=out):
-            config = StudyConfig.from_json(store.read_json(out / "study.json")["config"])
-            return _study(config, out, True, line, console)
+            return _study(store.read_config(out), out, True, line, console)
         case Report(run=out):
             return _report(out, console)
 
@@ -135,7 +135,7 @@ class _bar:
 
     def __init__(self, console: Console, total: int):
         self._progress = Progress(
-            TextColumn("compiling" if total else ""),
+            TextColumn("compiling"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -159,7 +159,7 @@ class _bar:
 
 
 def _table(results: dict[str, Any]) -> Table:
-    table = Table("arm", "in the paper", "parameters", "n", "test accuracy", "against free", title="Results")
+    table = Table("arm", "in the paper", "parameters", "n", "test accuracy", "against free, raw p", title="Results")
     for arm in results["arms"]:
         test, paired = arm["test_accuracy"], arm["paired"]
         table.add_row(
@@ -191,6 +191,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    # Progress of a run that is itself a subprocess should not be buffered away.
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

@@ -29,7 +29,7 @@ class StudyConfig:
     """"digits" (embedded), a folder or file of parquet or images, or hub:OWNER/NAME."""
     label_column: str | None = None
     """The column of the labels, where it can't be told."""
-    validation: float = 0.2
+    validation: float = 0.1
     """Share of the training images held out for validation."""
     arms: tuple[str, ...] = ("serial", "free", "broken", "symmetric", "symmetric-wide")
     """Any of serial, free, broken, broken-xavier, symmetric, symmetric-wide; "broken" stands for one arm per lambda."""
@@ -43,13 +43,13 @@ class StudyConfig:
     """The seeds are first_seed, first_seed + 1, ..."""
 
     size: Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16"] | None = None
-    """A published size: sets dim, depth and patch."""
-    dim: int = 32
-    """Channels per token."""
-    depth: int = 3
-    """Number of blocks."""
+    """A published size: dim, depth and patch where they are not given."""
+    dim: int | None = None
+    """Channels per token; 32 without a size."""
+    depth: int | None = None
+    """Number of blocks; 3 without a size."""
     patch: int | None = None
-    """Pixels per side of a patch; by default the smallest of at least 2 that gives at most 64 tokens."""
+    """Pixels per side of a patch; without a size the smallest of at least 2 that gives at most 64 tokens."""
     norm: Literal["joint", "token"] = "joint"
     """Norm of the blocks: over tokens and channels jointly, or per token."""
     norm_scale: Literal["none", "scalar", "conservative", "elementwise"] = "conservative"
@@ -75,15 +75,15 @@ class StudyConfig:
     """none; light (padded crop, label smoothing); paper (the reference's whole recipe)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of activations and products; master weights are float32."""
-    measurements: int = 24
+    measurements: int = 10
     """How often, evenly over the training, everything is measured and saved."""
     together: int | None = None
     """Members trained side by side in one program; by default all that share a structure."""
 
     def __post_init__(self):
-        for name in ("seeds", "dim", "depth", "epochs", "batch", "measurements", "n_iter"):
+        for name in ("seeds", "epochs", "batch", "measurements", "n_iter"):
             _need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("patch", "together"):
+        for name in ("dim", "depth", "patch", "together"):
             value = getattr(self, name)
             _need(value is None or value >= 1, name, value, "at least 1")
         _need(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")

@@ -40,7 +40,7 @@ class Data:
     - `provenance`: one sentence on where it comes from and how it was split.
     - `classes`: names of the classes, by label.
     - `mean`, `std`: of each colour of the training images, in units of the full range (0..1).
-    - `test`: reads the test split; only the report may call it.
+    - `test`: reads the test split; nothing before the results may call it.
     - `digest`: of the pixels and labels of all three splits.
     """
 
@@ -137,6 +137,8 @@ def load(
 
 def _open(data: str, image_column: str | None, label_column: str | None) -> Source:
     if data == "digits":
+        if label_column is not None:
+            raise UsageError(f"label_column: got {label_column!r}, but digits is no table; leave it out.")
         return open_digits()
     from hopmix.lab import tables  # `datasets` takes a second to import, and digits need it not
 

@@ -62,15 +62,11 @@ def energy_descent(model: Mixer, images: Float[Array, "batch height width colour
         change, size = jnp.zeros(x.shape[1], x.dtype), jnp.zeros(x.shape[1], x.dtype)
         for part in (block,) if isinstance(block, Block) else block.parts:
             after = part(x)
-            before_energy, after_energy = _energies(part, x), _energies(part, after)
-            change, size, x = change + after_energy - before_energy, size + jnp.abs(after_energy), after
+            energy = part.energy(after)
+            change, size, x = change + energy - part.energy(x), size + jnp.abs(energy), after
         changes.append(jnp.mean(change))
         rises.append(jnp.mean(change > 64 * jnp.finfo(x.dtype).eps * size, dtype=x.dtype))
     return {"energy_change": jnp.stack(changes), "energy_rise_fraction": jnp.stack(rises)}
-
-
-def _energies(block: Block, x: Float[Array, "tokens batch channels"]) -> Float[Array, " batch"]:
-    return jax.vmap(block.energy, in_axes=1)(x)
 
 
 def loss_and_hits(

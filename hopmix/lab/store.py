@@ -6,9 +6,11 @@ freshly written version. Checkpoints are Orbax's, which commits each by a rename
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +33,8 @@ KEPT_CHECKPOINTS = 3
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed
+        stale.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -67,16 +71,36 @@ def open_study(out: Path, config: StudyConfig, *, resume: bool) -> bool:
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: {out} is a file; name a folder.")
     if not (out / "study.json").exists():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UsageError(f"out: {out} is not empty and holds no study; name a new folder.")
         return False
-    found = StudyConfig.from_json(read_json(out / "study.json")["config"])
+    found = read_config(out)
     changed = [name for name, value in config.to_json().items() if found.to_json()[name] != value]
     if changed:
         raise UsageError(f"out: {out} holds a study with other {', '.join(changed)}; name a new folder.")
     if not resume:
         raise UsageError(f"out: {out} holds this study already; continue it with --resume, or name a new folder.")
     return True
+
+
+def read_config(out: Path) -> StudyConfig:
+    """The configuration of a study; `UsageError` where there is none."""
+    described = read_json(out / "study.json")
+    if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
+        raise UsageError(f"{out / 'study.json'}: damaged, it holds no configuration; start anew under another name.")
+    return StudyConfig.from_json(described["config"])
+
+
+@contextlib.contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Hold a study's folder against other processes; the hold ends with the process, however that ends."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"out: another process is writing {out}; wait for it, or name a new folder.") from None
+        yield
 
 
 def require_space(out: Path, needed: int):
@@ -146,16 +170,15 @@ class History:
 
 def write_metrics(out: Path, history: History):
     """Write `metrics.zarr` anew and put it in the place of the old one."""
-    versions = out / ".metrics"
-    fresh = versions / f"{history.steps[-1]:09d}-{os.getpid()}.zarr"
+    versions, current = out / ".metrics", (out / "metrics.zarr").resolve()
+    fresh = versions / f"{history.steps[-1]:09d}-{uuid.uuid4().hex[:8]}.zarr"
     history.dataset().to_zarr(fresh, mode="w", consolidated=False, zarr_format=2)
-    link = versions / f"link-{os.getpid()}"
-    link.unlink(missing_ok=True)
+    link = versions / f"link-{uuid.uuid4().hex[:8]}"
     link.symlink_to(Path(".metrics") / fresh.name)
     os.replace(link, out / "metrics.zarr")
     for old in versions.iterdir():
-        if old != fresh:
-            shutil.rmtree(old, ignore_errors=True)
+        if old != fresh and old.resolve() != current:  # the last one may still be read
+            old.unlink() if old.is_symlink() else shutil.rmtree(old, ignore_errors=True)
 
 
 def read_metrics(out: Path) -> xr.Dataset:
@@ -164,7 +187,12 @@ def read_metrics(out: Path) -> xr.Dataset:
         raise UsageError(
             f"{out}: nothing has been measured yet (no metrics.zarr); continue with `hopmix resume {out}`."
         )
-    return xr.open_zarr(out / "metrics.zarr", consolidated=False).load()
+    try:
+        return xr.open_zarr((out / "metrics.zarr").resolve(), consolidated=False).load()
+    except Exception as error:  # Zarr raises many kinds for damaged files
+        raise UsageError(
+            f"{out / 'metrics.zarr'}: damaged ({error}); start the study anew under another name."
+        ) from None
 
 
 class Checkpoints:
@@ -193,22 +221,28 @@ class Checkpoints:
             force=True,
         )
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged or not."""
+        return sorted(self._manager.all_steps())
+
     def restore(self, like: Sequence[PyTree]) -> tuple[int, list[PyTree], list[str]]:
         """The newest undamaged states, with their step and a sentence for each checkpoint passed over.
 
         Raises `UsageError` if there is none.
         """
         warnings, damaged = [], []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps):
             try:
                 states = self._read(step, like)
-                for other in damaged:  # their steps will be reached, and saved, again
-                    self._manager.delete(other)
-                return step, states, warnings
             except Exception as error:  # Orbax raises many kinds for damaged files; all mean the same here.
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
                 damaged.append(step)
                 warnings.append(f"checkpoint of step {step} is damaged and is passed over ({reason})")
+                continue
+            for other in damaged:  # their steps will be reached, and saved, again
+                self._manager.delete(other)
+            return step, states, warnings
         raise UsageError(
             f"checkpoints: none of {len(warnings)} is readable; start the study anew under another name."
             if warnings

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +112,36 @@ def run(
     **Raises:** `Interrupted` after Ctrl-C, when the current interval is saved.
     """
     started = time.perf_counter()
-    if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        store.write_json(out / "study.json", _description(study, command))
-    with store.Checkpoints(out) as checkpoints:
+    with store.only_writer(out), store.Checkpoints(out) as checkpoints:
+        if resume:
+            _check_data(study, out)
+        else:
+            store.write_json(out / "study.json", _description(study, command))
         history = store.History(study.arms, study.seeds, study.programs[0].structure.depth)
-        step, states = _start(study, out, history, checkpoints, resume, say)
+        step, states = _start(study, out, history, checkpoints, say)
         if step == study.schedule.total and (out / "results.json").exists():
             return store.read_json(out / "results.json")
-        timing = _train(study, out, history, checkpoints, step, states, watch)
-    timing["total_s"] = time.perf_counter() - started
-    return evaluate(study, out, states, history, timing)
+        timing = {"prepare_s": time.perf_counter() - started}
+        timing |= _train(study, out, history, checkpoints, step, states, watch)
+        results = evaluate(study, states, history)
+        timing["total_s"] = time.perf_counter() - started
+        results["timing"] = timing
+        _write_weights(study, out, states)
+        store.write_json(out / "results.json", results)
+        return results
 
 
-def _start(study, out, history, checkpoints, resume, say) -> tuple[int, list[Member]]:
-    """The step and the members from which to go on; the step is -1 before the first measurement."""
-    if not resume or not (out / "metrics.zarr").exists():
+def _check_data(study: Study, out: Path):
+    found = store.read_json(out / "study.json").get("data", {}).get("digest")
+    if found != study.data.digest:
+        raise UsageError(
+            f"data: {study.data.name} has changed since {out} was begun; restore it, or name a new folder."
+        )
+
+
+def _start(study, out, history, checkpoints, say) -> tuple[int, list[Member]]:
+    """The step and the members from which to go on; the step is -1 before the first checkpoint."""
+    if not checkpoints.steps:
         return -1, _in_parallel(Program.initial, study.programs)
     like = [program.shapes() for program in study.programs]
     step, states, warnings = checkpoints.restore(like)
@@ -141,7 +154,7 @@ def _start(study, out, history, checkpoints, resume, say) -> tuple[int, list[Mem
 
 def _train(study, out, history, checkpoints, step, states, watch) -> dict[str, float]:
     """Train to the end, in place of `states`; each interval is saved while the next one runs."""
-    timing: dict[str, float] = {"compile_s": 0.0, "measure_s": 0.0, "train_s": 0.0}
+    timing: dict[str, float] = {"compile_s": 0.0, "train_s": 0.0}
     schedule = study.schedule
     if step == schedule.total:
         return timing
@@ -153,7 +166,7 @@ def _train(study, out, history, checkpoints, step, states, watch) -> dict[str, f
         while step < schedule.total:
             begin = time.perf_counter()
             row = _interval(study, programs, states, step)
-            timing["measure_s" if step < 0 else "train_s"] += time.perf_counter() - begin
+            timing["train_s"] += time.perf_counter() - begin
             step = 0 if step < 0 else step + schedule.interval
             if saved is not None:
                 saved.result()
@@ -207,8 +220,10 @@ def _by_arm(program: Program, metrics: dict[str, np.ndarray]) -> dict[str, dict[
 
 
 def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
-    with np.errstate(all="ignore"):
-        return {arm.name: float(np.mean(row["validation_loss"][i])) for i, arm in enumerate(study.arms)}
+    """The mean validation loss of the members of each arm that are alive."""
+    losses = row["validation_loss"]
+    alive = [values[np.isfinite(values)] for values in losses]
+    return {arm.name: float(v.mean()) if v.size else np.nan for arm, v in zip(study.arms, alive, strict=True)}
 
 
 @contextlib.contextmanager
@@ -232,21 +247,18 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def evaluate(
-    study: Study, out: Path, states: list[Member], history: store.History, timing: dict[str, float]
-) -> dict[str, Any]:
-    """Read the test split, for the first and only time, and write `results.json` and `weights.npz`."""
+def evaluate(study: Study, states: list[Member], history: store.History) -> dict[str, Any]:
+    """The results of all arms on the test split, which nothing before this has looked at."""
     split = on_device(study.data.test())
     accuracies, diverged = {}, {}
     for program, state in zip(study.programs, states, strict=True):
-        score = jax.jit(jax.vmap(partial(program.evaluate, split=split, dataset=study.dataset)))
-        _, hits = score(state.arrays)
+        _, hits = jax.jit(program.scores)(state.arrays, split, study.dataset)
         survived = np.asarray(state.diverged) < 0
         finite = np.where(survived, np.asarray(hits, np.float64), np.nan).reshape(len(program.arms), -1)
         accuracies |= {arm.name: finite[i] for i, arm in enumerate(program.arms)}
         diverged |= {arm.name: int(np.isnan(finite[i]).sum()) for i, arm in enumerate(program.arms)}
     validation = history.rows[-1]["validation_accuracy"]
-    results = {
+    return {
         "arms": [
             _describe_arm(study, arm)
             | {"n": int(np.isfinite(accuracies[arm.name]).sum()), "diverged": diverged[arm.name]}
@@ -255,11 +267,7 @@ def evaluate(
             | {"paired": _paired(arm, accuracies)}
             for i, arm in enumerate(study.arms)
         ],
-        "timing": timing,
     }
-    _write_weights(study, out, states)
-    store.write_json(out / "results.json", results)
-    return results
 
 
 def _paired(arm: Arm, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | None:
@@ -271,7 +279,11 @@ def _paired(arm: Arm, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | Non
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
     summary = statistics.summarise(values)
-    return {"values": [_number(v) for v in values.tolist()], "mean": _number(summary.mean), "stderr": _number(summary.stderr)}
+    return {
+        "values": [_number(v) for v in values.tolist()],
+        "mean": _number(summary.mean),
+        "stderr": _number(summary.stderr),
+    }
 
 
 def _number(value: float | int) -> float | int | None:

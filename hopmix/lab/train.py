@@ -25,7 +25,7 @@ from hopmix.lab.data import Data, Split
 from hopmix.models.mixer import Mixer, MixerConfig
 
 EVALUATION_BATCH = 500
-ENERGY_BATCH = 64
+ENERGY_BATCH = 24
 
 
 class Images(eqx.Module):
@@ -199,10 +199,20 @@ class Program:
     def advance(self, members: Member, first_step: Int[Array, ""], dataset: Dataset) -> tuple[Member, metrics.Metrics]:
         """Train all members for an interval and measure them; a negative `first_step` only measures."""
         self.traces += 1
-        run = partial(self._interval, first_step=first_step, dataset=dataset)
+        return self._over_members(partial(self._interval, first_step=first_step, dataset=dataset), members)
+
+    def measure(self, members: Member, dataset: Dataset) -> metrics.Metrics:
+        """Measure all members as they are."""
+        return self._over_members(partial(self._measure, dataset=dataset), members)
+
+    def scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
+        """Mean cross-entropy and accuracy of all members on a split."""
+        return self._over_members(partial(self.evaluate, split=split, dataset=dataset), arrays)
+
+    def _over_members(self, function: Callable, members: PyTree):
         if self.config.together is None:
-            return jax.vmap(run)(members)
-        return jax.lax.map(run, members, batch_size=self.config.together)
+            return jax.vmap(function)(members)
+        return jax.lax.map(function, members, batch_size=self.config.together)
 
     def compiled(self, members: Member, dataset: Dataset):
         """The compiled program of `advance`, whose first argument is donated."""
@@ -257,7 +267,8 @@ class Program:
 
         (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, optimiser = self.optimiser.update(gradients, member.optimiser, parameters)
-        bad = (member.diverged < 0) & ~jnp.isfinite(value)
+        norm = optax.tree.norm(gradients)
+        bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
         member = Member(
             eqx.combine(optax.apply_updates(parameters, updates), frozen),
             optimiser,
@@ -265,13 +276,15 @@ class Program:
             member.penalty,
             jnp.where(bad, step, member.diverged),
         )
-        return member, jnp.stack([value, accuracy, term, optax.tree.norm(gradients)])
+        return member, jnp.stack([value, accuracy, term, norm])
 
     def _measure(self, member: Member, dataset: Dataset) -> metrics.Metrics:
         model = self.model(member.arrays)
         split = dataset.validation
         loss, accuracy = self.evaluate(member.arrays, split, dataset)
-        fixed = normalise(split.pixels[:ENERGY_BATCH], dataset.mean, dataset.std)
+        # Evenly spaced: image folders are in the order of their classes.
+        stride = max(1, split.labels.size // ENERGY_BATCH)
+        fixed = normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
@@ -297,7 +310,7 @@ class Program:
         if whole:
             totals.append(jax.tree.map(jnp.sum, jax.lax.map(one_batch, folded)))
         loss, hits = jax.tree.map(lambda *parts: sum(parts) / n, *totals)
-        return loss, hits
+        return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
 
 
 def make_augment(config: StudyConfig, model: MixerConfig) -> Augment:

@@ -85,6 +85,13 @@ class MixerConfig:
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.n_iter < 1:
+            raise ValueError(f"n_iter must be at least 1, got {self.n_iter}.")
+        if not (self.step > 0 and self.leak >= 0 and 0 <= self.drop_path < 1):
+            raise ValueError(
+                "MixerConfig needs step > 0, leak >= 0 and 0 <= drop_path < 1, "
+                f"got step {self.step}, leak {self.leak}, drop_path {self.drop_path}."
+            )
         for side, pixels, patch in zip(("height", "width"), self.image[:2], self.patch_size, strict=True):
             if pixels % patch:
                 raise ValueError(
@@ -99,7 +106,7 @@ class MixerConfig:
         **Raises:** `ValueError` for a name that is not of this form.
         """
         letter, _, patch = size.partition("/")
-        if letter not in SIZES or not patch.isdigit():
+        if letter not in SIZES or not (patch.isascii() and patch.isdigit()):
             raise ValueError(f"Unknown size {size!r}: use S, B or L, a slash and the patch size, as in 'S/16'.")
         depth, dim = SIZES[letter]
         return cls(**(dict[str, Any](depth=depth, dim=dim, patch=int(patch)) | changes))
@@ -263,7 +270,7 @@ def _derive(config: MixerConfig, mixings: Mapping[str, TokenMixing | ChannelMixi
         synapses[name], connections[name] = mixing, ("visible", name)
         if config.bias:
             synapses |= {f"{name}_up": Bias(jnp.zeros(bias)), f"{name}_down": Bias(jnp.zeros(back))}
-            connections |= {f"{name}_up": (name,), f"{name}_down": ("visible",)}
+            connections |= {f"{name}_up": (name,), f"{name}_down": ("visible", name)}
     memory = AssociativeMemory(neurons, synapses, connections)
     return derive_block(memory, mixings, leak=config.leak, step=config.step, n_iter=n_iter, drop_path=config.drop_path)
 

@@ -11,6 +11,11 @@ def test_broken_stands_for_one_arm_per_lambda():
     assert [arm.penalty for arm in arms] == [0.0, 0.0, 0.5]
 
 
+def test_names_tell_close_strengths_apart():
+    arms = make_arms(StudyConfig(arms=("broken",), lambdas=(1e-4, 1.0000001e-4)), (8, 8, 1), 10)
+    assert [arm.name for arm in arms] == ["broken λ=0.0001", "broken λ=0.00010000001"]
+
+
 def test_arms_that_differ_in_numbers_only_share_a_structure():
     arms = {arm.kind: arm for arm in make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)}
     shared = {arms[kind].structure for kind in ("free", "broken", "broken-xavier")}
@@ -30,8 +35,8 @@ def test_what_makes_each_arm():
 def test_published_sizes():
     (arm,) = make_arms(StudyConfig(arms=("free",), size="B/16"), (224, 224, 3), 10)
     assert (arm.model.depth, arm.model.dim, arm.model.tokens) == (12, 768, 196)
-    (arm,) = make_arms(StudyConfig(arms=("free",), size="S/16", patch=4), (32, 32, 3), 10)
-    assert (arm.model.dim, arm.model.tokens) == (512, 64)
+    (arm,) = make_arms(StudyConfig(arms=("free",), size="S/16", patch=4, depth=2), (32, 32, 3), 10)
+    assert (arm.model.dim, arm.model.tokens, arm.model.depth) == (512, 64, 2)
 
 
 @pytest.mark.parametrize("side, patch", [(8, 2), (28, 4), (32, 4), (224, 28)])

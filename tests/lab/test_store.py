@@ -88,7 +88,7 @@ def test_metrics_are_the_old_ones_until_the_new_ones_are_whole(tmp_path, monkeyp
     assert store.read_metrics(tmp_path).sizes["step"] == 1
     store.write_metrics(tmp_path, make_history(3))
     assert store.read_metrics(tmp_path).sizes["step"] == 3
-    assert len(list((tmp_path / ".metrics").iterdir())) == 1
+    assert len(list((tmp_path / ".metrics").iterdir())) == 2  # and the last one, which may still be read
 
 
 def test_a_folder_with_another_study_is_never_taken(tmp_path):
@@ -102,6 +102,9 @@ def test_a_folder_with_another_study_is_never_taken(tmp_path):
     for resume in (False, True):
         with pytest.raises(UsageError, match="other seeds; name a new folder"):
             store.open_study(out, tiny_config(seeds=7), resume=resume)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / ".study.json.123").touch()  # a first write that was killed is no study and no hindrance
+    assert store.open_study(tmp_path / "cut", config, resume=True) is False
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="not empty"):
@@ -115,6 +118,14 @@ def test_too_little_space_is_told_before(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000))  # pyright: ignore
     with pytest.raises(UsageError, match="1 MB free, the study needs 5 MB"):
         store.require_space(tmp_path, 5_000_000)
+
+
+def test_damaged_metrics_are_told(tmp_path):
+    store.write_metrics(tmp_path, make_history(1))
+    for path in (tmp_path / "metrics.zarr").rglob(".z*"):
+        path.write_text("{")
+    with pytest.raises(UsageError, match=r"metrics\.zarr: damaged"):
+        store.read_metrics(tmp_path)
 
 
 def test_a_full_disk_is_known_under_other_errors():

@@ -73,7 +73,7 @@ def test_a_finished_study_holds_all_it_promises(finished, prepared):
     assert results["arms"][0]["paired"] is None
     assert results["arms"][1]["paired"]["against"] == "free"
     assert [progress.step for progress in seen] == [0, 6, 12, 18, 24]
-    assert set(results["timing"]) == {"compile_s", "measure_s", "train_s", "total_s"}
+    assert set(results["timing"]) == {"prepare_s", "compile_s", "train_s", "total_s"}
     assert (out / "checkpoints" / "24").exists()
 
 
@@ -126,11 +126,48 @@ def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared
     assert_same_study(out, finished[0])
 
 
+def test_killed_before_the_first_checkpoint_it_starts_again(finished, prepared, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Checkpoints, "save", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            study.run(prepared, out, resume=False, command="hopmix ablate")
+    assert store.read_metrics(out).sizes["step"] == 1
+    study.run(prepared, out, resume=True, command="hopmix ablate")
+    assert_same_study(out, finished[0])
+
+
+def test_checkpoints_without_their_measurements_are_refused(prepared, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(study.Interrupted):
+        study.run(prepared, out, resume=False, command="", watch=stop_after(1))
+    (out / "metrics.zarr").unlink()
+    with pytest.raises(UsageError, match="measured yet"):
+        study.run(prepared, out, resume=True, command="")
+
+
+def test_changed_data_are_refused(finished, prepared):
+    changed = lab_data.Data(**{**vars(prepared.data), "digest": "f" * 12})
+    other = study.Study(prepared.config, changed, prepared.arms, prepared.dataset, prepared.programs)
+    with pytest.raises(UsageError, match="has changed since"):
+        study.run(other, finished[0], resume=True, command="")
+
+
+def test_one_writer_at_a_time(finished, prepared):
+    with store.only_writer(finished[0]), pytest.raises(UsageError, match="another process is writing"):
+        study.run(prepared, finished[0], resume=True, command="")
+
+
 def test_resuming_a_finished_study_changes_nothing(finished, prepared):
     out, results, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    contents = lambda: {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
+    before = contents()
     assert study.run(prepared, out, resume=True, command="")["arms"] == results["arms"]
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert contents() == before
 
 
 def test_a_report_can_be_made_at_every_stage(finished, prepared, tmp_path):
@@ -147,7 +184,7 @@ def test_diverged_members_are_named_and_left_out_of_the_mean(tmp_path):
     assert (free["n"], free["diverged"], broken["n"], broken["diverged"]) == (2, 0, 0, 2)
     assert broken["test_accuracy"] == {"values": [None, None], "mean": None, "stderr": None}
     metrics = store.read_metrics(tmp_path / "run")
-    assert np.all(metrics.diverged_step.sel(arm="broken λ=3e+38") > 0)
+    assert np.all(metrics.diverged_step.sel(arm="broken λ=3e+38") >= 0)
     assert np.all(np.isfinite(metrics.validation_loss.sel(arm="free")))
     assert np.all(np.isnan(metrics.validation_loss.sel(arm="broken λ=3e+38", step=24)))
     assert write_report(tmp_path / "run").exists()

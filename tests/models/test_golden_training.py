@@ -11,6 +11,8 @@ from golden import configure, images, load_model
 from helpers import assert_close
 
 from hopmix import Mixer, couplings, trainable
+from hopmix.lab import metrics
+from hopmix.lab.train import objective
 
 ARMS = {
     "vanilla/lambda=0": 0.0,
@@ -31,16 +33,6 @@ def tensors(shared):
         return {name: jnp.asarray(file[name]) for name in file.files}
 
 
-def penalty(model: Mixer):
-    return sum((coupling.penalty for coupling in couplings(model)), jnp.zeros(()))
-
-
-def loss(model: Mixer, x, labels, strength: jax.Array):
-    """Mean cross-entropy + lambda * sum of |breaking|^2, without a factor of one half."""
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(model.batch(x), labels).mean()
-    return cross_entropy + strength * penalty(model)
-
-
 def second_matrices(model: Mixer):
     """What the reference calls its penalty: |fc2|^2, of the symmetric kind its only matrix."""
     found = [c.up if c.breaking is None else c.breaking for c in couplings(model)]
@@ -51,10 +43,11 @@ def second_matrices(model: Mixer):
 def train(model: Mixer, x, labels, strength: jax.Array):
     """The first logits, losses and penalties before each of five steps, and the last logits."""
     parameters, rest = eqx.partition(model, trainable(model))
+    targets = jax.nn.one_hot(labels, 10)
 
     def step(carry, _):
         parameters, state = carry
-        of = lambda p: loss(eqx.combine(p, rest), x, labels, strength)
+        of = lambda p: objective(eqx.combine(p, rest), x, targets, strength)[0]
         value, gradient = jax.value_and_grad(of)(parameters)
         with jax.numpy_dtype_promotion("standard"):  # Optax takes a float to the power of an integer count
             updates, state = OPTIMISER.update(gradient, state, parameters)
@@ -99,5 +92,5 @@ def test_the_penalty_is_that_of_the_breaking(tensors):
         model = load_model(kind, model, lambda name, k=kind: tensors[f"{k}/lambda=0/init/{name}"])
         first = tensors[f"{kind}/lambda=0/penalty"][0]
         assert_close(second_matrices(model), first, TOLERANCE)
-        assert bool(jnp.isclose(penalty(model), first)) is same
-        assert same or penalty(model) == 0
+        assert bool(jnp.isclose(metrics.penalty(model), first)) is same
+        assert same or metrics.penalty(model) == 0
