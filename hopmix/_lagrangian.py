@@ -2,8 +2,8 @@ r"""Lagrangians: convex scalars whose gradients are activation functions.
 
 A layer of neurons with state $x$ is described by a Lagrangian $L(x)$. Its activation is
 $g = \partial L/\partial x$, and its energy is the Legendre transform $x \cdot g - L(x)$, whose derivative with
-respect to $g$ is $x$. Every class here is callable for $L$ and has a closed form for $g$; no derivative is
-overridden, so parameters that are arrays differentiate correctly through energies.
+respect to $g$ is $x$. Every class here is callable for $L$ and has a closed form for $g$; no derivative with respect
+to a parameter is overridden, so parameters that are arrays differentiate correctly through energies.
 """
 
 import abc
@@ -113,8 +113,26 @@ class GELU(AbstractLagrangian):
         return 0.25 * jnp.sum(x**2 * jsp.erfc(-half) - jsp.erf(half) + gauss)
 
     def activation(self, x: Layer) -> Layer:
-        # erf, not the erfc of `jax.nn.gelu`: twice as fast in XLA and equal to rounding of the largest term.
-        return 0.5 * x * (1 + jsp.erf(x * jnp.sqrt(0.5).astype(x.dtype)))
+        return _gelu(x)
+
+
+@jax.custom_jvp
+def _gelu(x: Layer) -> Layer:
+    return x * _normal_cdf(x)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    # Written out so that training keeps one array of slopes for the way back, not the three that autodiff keeps.
+    (x,), (tangent,) = primals, tangents
+    cdf = _normal_cdf(x)
+    density = jnp.exp(-0.5 * x**2) * jnp.sqrt(0.5 / jnp.pi).astype(x.dtype)
+    return x * cdf, (cdf + x * density) * tangent
+
+
+def _normal_cdf(x: Layer) -> Layer:
+    # erf, not the erfc of `jax.nn.gelu`: twice as fast in XLA and equal to rounding of the largest term.
+    return 0.5 * (1 + jsp.erf(x * jnp.sqrt(0.5).astype(x.dtype)))
 
 
 class Exponential(AbstractLagrangian):

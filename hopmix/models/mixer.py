@@ -201,8 +201,8 @@ class Mixer(eqx.Module):
         Between stem and head the layout is token-major, (tokens, batch, channels), so that both mixings and their
         weight gradients are plain matrix products. With a key each image drops branches of its own.
         """
-        tokens = jax.vmap(self.embed, out_axes=1)(images)
-        return jax.vmap(self.readout, in_axes=1)(self.blocks_on(tokens, key))
+        patches = jax.vmap(self.patches, out_axes=1)(images)
+        return self.readout(self.blocks_on(_apply(self.stem, patches), key))
 
     def blocks_on(self, x: Float[Array, "tokens *batch channels"], key: PRNGKey | None = None) -> Layer:
         """The tokens after all blocks, of one example or of a token-major batch."""
@@ -211,18 +211,20 @@ class Mixer(eqx.Module):
         return x
 
     def embed(self, image: Image) -> Tokens:
-        """The tokens of one image: its patches in row-major order, linearly embedded."""
-        (down, across), (height, width, colours) = self.config.patch_size, image.shape
+        """The tokens of one image: its patches, linearly embedded."""
+        return _apply(self.stem, self.patches(image))
+
+    def patches(self, image: Image) -> Float[Array, "tokens pixels"]:
+        """The patches of one image in row-major order, each as a vector."""
         if image.shape != self.config.image:
             raise ValueError(f"The model takes images of shape {self.config.image}, got {image.shape}.")
-        patches = image.reshape(height // down, down, width // across, across, colours)
-        patches = patches.transpose(0, 2, 1, 3, 4).reshape(self.config.tokens, -1)
-        return _apply(self.stem, patches)
+        (down, across), (height, width, colours) = self.config.patch_size, image.shape
+        grid = image.reshape(height // down, down, width // across, across, colours)
+        return grid.transpose(0, 2, 1, 3, 4).reshape(self.config.tokens, -1)
 
-    def readout(self, x: Tokens) -> Float[Array, " classes"]:
-        """The logits of one example from its last tokens."""
-        pooled = jnp.mean(self.affine(self.norm.activation(x)), axis=0, keepdims=True)
-        return _apply(self.head, pooled)[0]
+    def readout(self, x: Float[Array, "tokens *batch channels"]) -> Float[Array, "*batch classes"]:
+        """The logits from the last tokens of one example or of a token-major batch."""
+        return _apply(self.head, jnp.mean(self.affine(self.norm.activation(x)), axis=0))
 
 
 def _linear(initializer, inputs: int, outputs: int, key: PRNGKey) -> eqx.nn.Linear:
@@ -231,10 +233,10 @@ def _linear(initializer, inputs: int, outputs: int, key: PRNGKey) -> eqx.nn.Line
     return eqx.tree_at(lambda m: (m.weight, m.bias), linear, values)
 
 
-def _apply(linear: eqx.nn.Linear, x: Float[Array, "tokens inputs"]) -> Float[Array, "tokens outputs"]:
+def _apply(linear: eqx.nn.Linear, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
     # Not `jax.vmap(linear)`: that would compute the transpose and turn it round.
     assert linear.bias is not None
-    return x @ linear.weight.T + linear.bias[None]
+    return x @ linear.weight.T + jnp.expand_dims(linear.bias, range(x.ndim - 1))
 
 
 def _affine(shape: tuple[int, ...], conservative: bool) -> Affine:
