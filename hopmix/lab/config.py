@@ -75,7 +75,7 @@ class StudyConfig:
     """none; light (padded crop, label smoothing); paper (the reference's whole recipe)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of activations and products; master weights are float32."""
-    measurements: int = 10
+    measurements: int = 8
     """How often, evenly over the training, everything is measured and saved."""
     together: int | None = None
     """Members trained side by side in one program; by default all that share a structure."""

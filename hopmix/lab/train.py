@@ -25,7 +25,7 @@ from hopmix.lab.data import Data, Split
 from hopmix.models.mixer import Mixer, MixerConfig
 
 EVALUATION_BATCH = 500
-ENERGY_BATCH = 24
+ENERGY_BATCH = 16
 
 
 class Images(eqx.Module):
