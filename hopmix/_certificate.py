@@ -1,17 +1,16 @@
 r"""Certificate: which theorem covers an object, which of its assumptions hold, and a numerical check of it.
 
-Two claims are known here:
-
-- *flow descent*: with conservative synapses and convex Lagrangians of the layers that move, $\dot E = -\sum_a \tau_a
-  \dot x_a^\top H_a \dot x_a \le 0$ along the flow (Krotov 2021, arXiv 2107.06446). Of a block only the visible layer
-  moves.
-- *step descent*: if the hidden Lagrangians are convex too, one explicit step of a residual block lowers the energy
-  for every step size, and one of a leaky block for every leak * step in (0, 1] (concave-convex procedure).
+- *Flow descent* (C01; with attention C13): with conservative synapses and convex Lagrangians of the layers that move,
+  $\dot E = -\sum_a \tau_a \dot x_a^\top H_a \dot x_a \le 0$. Of a block only the visible layer moves.
+- *Step descent* (C05): if the potential is convex too, one explicit step of a residual block lowers the energy for
+  every step size, and one of a leaky block for every leak * step in (0, 1].
+- *Step descent without convexity* (C06): if the potential is weakly convex, as with GELU units, up to a bound on the
+  step.
 """
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,33 +19,42 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._coupling import Coupling
-from hopmix._derive import Block
-from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
-from hopmix._types import PRNGKey
+from hopmix._assumptions import (
+    Assumption,
+    concavity_bound,
+    conservative_affine,
+    conservative_synapse,
+    convex,
+    free_groups,
+    gradient_activation,
+    one_rest,
+    precision_of,
+)
+from hopmix._attention import Attention
+from hopmix._derive import Block, SerialBlock
+from hopmix._dynamics import velocity
+from hopmix._lagrangian_groups import LayerNorm
+from hopmix._memory import AssociativeMemory
+from hopmix._types import Layer, PRNGKey
 
-Verdict = Literal["holds", "fails", "unknown"]
-
-
-class Assumption(NamedTuple):
-    """One assumption of a claim: what it says, whether it `holds`, `fails` or is `unknown`, and why."""
-
-    statement: str
-    verdict: Verdict
-    reason: str
+System = Block | AssociativeMemory | SerialBlock
 
 
 class Check(NamedTuple):
     """The worst case of a numerical check.
 
-    - `passed`: whether the energy never rose by more than rounding.
-    - `worst_rise`: the largest rise of the energy in one step, relative to the largest energy met.
+    - `passed`: whether the energy never rose by more than rounding (64 ulp), and the field was conservative up to
+        rounding.
+    - `worst_rise`: the largest rise of the energy in one step, relative to the largest energy met; NaN where there is
+        no energy.
+    - `asymmetry`: the metric-aware asymmetry of the field, $|HJ - (HJ)^\\top| / (2|HJ|)$, by random probes; 0 for a
+        gradient.
     - `examples`: how many states were tried.
     """
 
     passed: bool
     worst_rise: float
+    asymmetry: float
     examples: int
 
 
@@ -56,13 +64,18 @@ class Certificate:
 
     - `flow`: the assumptions of descent along the continuous flow.
     - `step`: the further assumptions of descent in every explicit step (empty for a memory).
-    - `step_bound`: the largest step for which step descent is proved; NaN where nothing is.
+    - `step_bound`: the largest step for which step descent is proved from every state; NaN where nothing is.
+    - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN for a memory.
+    - `flow_claim`, `step_claim`: the claims that these assumptions belong to, as in `theory/`.
     """
 
-    system: object = dataclasses.field(repr=False)
+    system: System = dataclasses.field(repr=False)
     flow: tuple[Assumption, ...]
-    step: tuple[Assumption, ...]
-    step_bound: float
+    step: tuple[Assumption, ...] = ()
+    step_bound: float = math.nan
+    concavity: float = math.nan
+    flow_claim: str = "C01"
+    step_claim: str = "C05"
 
     @property
     def descends_in_flow(self) -> bool:
@@ -71,133 +84,205 @@ class Certificate:
 
     @property
     def descends_in_steps(self) -> bool:
-        """Whether the energy is proved to fall in every explicit step as taken."""
+        """Whether the energy is proved to fall in every explicit step as taken, from every state."""
         return bool(self.step) and self.descends_in_flow and all(a.verdict == "holds" for a in self.step)
 
-    def check(self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0) -> Check:
-        r"""Try descent on random states: follow explicit steps and record the worst rise of the energy.
+    @property
+    def claim(self) -> str | None:
+        """The strongest claim that covers the system, such as `"C05"`; `None` where none does."""
+        if self.descends_in_steps:
+            return self.step_claim
+        return self.flow_claim if self.descends_in_flow else None
 
-        A block takes its own steps; a memory takes Euler steps of a hundredth of its smallest time constant.
+    def step_bound_at(self, x: Layer) -> float:
+        r"""The largest step of a residual block for which descent from the state `x` is proved.
+
+        With a layer norm, $s(x)/(\gamma K)$ with $s = \sqrt{\mathrm{var} + \epsilon}$ of the quietest group is often
+        far above `step_bound`, which has to cover constant states too.
+
+        **Source:** `theory/C06-gelu.md`.
+        """
+        block = self.system
+        if not isinstance(block, Block) or math.isnan(self.step_bound) or block.leak or not self.concavity:
+            return self.step_bound
+        norm = block.potential.neurons.lagrangian
+        if type(norm) is not LayerNorm:
+            return self.step_bound
+        quietest = float(jnp.min(jnp.sqrt(jnp.var(x, axis=norm.axes) + norm.eps)))
+        return max(self.step_bound, quietest / (float(norm.scale) * self.concavity))
+
+    def check(self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0) -> Check:
+        r"""Try descent and symmetry on random states, and report the worst case.
+
+        A block takes its own steps; a memory takes Euler steps of a hundredth of its smallest time constant. A serial
+        block has no energy; of it only the symmetry of its displacement is tried.
 
         **Arguments:**
 
         - `key`: of the random states, Gaussian of standard deviation `scale`.
         - `examples`, `steps`: how many states, and how many steps from each.
         """
-        energies = jax.vmap(lambda k: _energies(self.system, k, steps, scale))(jr.split(key, examples))
+        states = jax.vmap(lambda k: _draw(self.system, k, scale))(jr.split(key, examples))
+        return self.check_from(states, steps=steps)
+
+    def check_from(self, states: Any, *, steps: int = 16) -> Check:
+        """Try descent and symmetry from given states, stacked on a first axis, and report the worst case."""
+        energies, probes = eqx.filter_jit(_trial)(self.system, states, steps)
         largest = jnp.max(jnp.abs(energies))
-        worst = float(jnp.max(jnp.diff(energies, axis=1)) / jnp.where(largest > 0, largest, 1.0))
-        return Check(worst <= 64 * float(jnp.finfo(energies.dtype).eps), worst, examples)
+        rise = float(jnp.max(jnp.diff(energies, axis=1)) / jnp.where(largest > 0, largest, 1.0))
+        asymmetry = _asymmetry(probes)
+        eps = float(jnp.finfo(energies.dtype).eps)
+        passed = rise <= 64 * eps and asymmetry <= min(1e4 * eps, 0.1)
+        return Check(passed, rise, asymmetry, energies.shape[0])
 
     def __str__(self) -> str:
-        yes = {True: "proved", False: "not proved"}
-        lines = [f"energy descent along the flow: {yes[self.descends_in_flow]}"]
+        proved = lambda yes, claim: f"proved ({claim})" if yes else "not proved"
+        lines = [f"energy descent along the flow: {proved(self.descends_in_flow, self.flow_claim)}"]
         if self.step:
-            bound = "" if math.isnan(self.step_bound) else f" (step <= {self.step_bound:g})"
-            lines.append(f"energy descent in every step: {yes[self.descends_in_steps]}{bound}")
+            bound = "" if math.isnan(self.step_bound) else f", for steps up to {self.step_bound:.4g}"
+            lines.append(f"energy descent in every step: {proved(self.descends_in_steps, self.step_claim)}{bound}")
         lines += [f"  [{a.verdict}] {a.statement}: {a.reason}" for a in self.flow + self.step]
         return "\n".join(lines)
 
 
-def certify(system: Block | AssociativeMemory) -> Certificate:
+def certify(system: System) -> Certificate:
     r"""State which descent theorem covers a block or a memory, assumption by assumption.
 
     Parameters must be concrete numbers: certify a model outside `jax.jit`.
 
     **Arguments:**
 
-    - `system`: a `Block` or an `AssociativeMemory`.
+    - `system`: a `Block`, an `AssociativeMemory`, or a `SerialBlock`, which no theorem covers.
 
-    **Raises:** `TypeError` for anything else; a serial block in particular is no single gradient step.
+    **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of others.
     """
     if isinstance(system, AssociativeMemory):
-        moving = tuple(system.neurons)
-        return Certificate(system, _flow_assumptions(system, moving), (), math.nan)
+        return Certificate(system, _flow_assumptions(system, tuple(system.neurons)), flow_claim=_flow_claim(system))
+    if isinstance(system, SerialBlock):
+        reason = (
+            "a composition of two gradient steps is no gradient step, even with tied weights (C09); certify its "
+            "`parts`, or use the parallel form"
+        )
+        return Certificate(system, (Assumption("the layer is one step of one potential", "fails", reason),))
     if not isinstance(system, Block):
         raise TypeError(
-            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory. A serial block is "
-            "a composition of two gradient steps and has no energy; certify its parts, or use the parallel form."
+            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
+            "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
         )
-    flow = _flow_assumptions(system.potential.memory, (system.potential.visible,))
-    step, bound = _step_assumptions(system)
-    return Certificate(system, flow, step, bound if all(a.verdict == "holds" for a in flow) else math.nan)
+    return _certify_block(system)
+
+
+def _certify_block(block: Block) -> Certificate:
+    potential = block.potential
+    flow = (*one_rest(potential), *_flow_assumptions(potential.memory, (potential.visible,)))
+    concavity, decay = concavity_bound(potential), block.leak * block.step
+    bound = _step_bound(block, concavity)
+    bounded = "no bound is known" if math.isinf(concavity) else f"K = {concavity:.4g}"
+    step = (
+        Assumption("U + K/2 |g|^2 is convex", "unknown" if math.isinf(concavity) else "holds", bounded),
+        Assumption("leak * step is at most 1", "holds" if decay <= 1 else "fails", f"leak * step = {decay:g}"),
+        Assumption(
+            "the step is within its bound",
+            "holds" if block.step <= bound else "unknown",
+            f"{block.step:g}, and descent from every state is proved up to {bound:.4g}; n_iter any",
+        ),
+    )
+    covered = all(a.verdict == "holds" for a in flow) and not math.isinf(concavity)
+    return Certificate(
+        block,
+        flow,
+        step,
+        bound if covered else math.nan,
+        concavity,
+        _flow_claim(potential.memory),
+        "C06" if concavity else "C05",
+    )
+
+
+def _step_bound(block: Block, concavity: float) -> float:
+    highest = block.potential.neurons.lagrangian.curvature[1]
+    # 0 * inf: a convex potential needs no bound however curved the visible Lagrangian is.
+    steepness = block.leak + (concavity * highest if concavity else 0.0)
+    bound = 2 / steepness if steepness else math.inf
+    return min(bound, 1 / block.leak) if block.leak else bound
 
 
 def _flow_assumptions(memory: AssociativeMemory, moving: tuple[str, ...]) -> tuple[Assumption, ...]:
-    synapses = [a for name, synapse in memory.synapses.items() for a in _conservative_synapse(name, synapse)]
-    affines = [_conservative_affine(name, n) for name, n in memory.neurons.items() if n.affine is not None]
-    return (*synapses, *affines, *(_convex(name, memory.neurons[name]) for name in moving))
-
-
-def _conservative_synapse(name: str, synapse: AbstractSynapse) -> list[Assumption]:
-    # Exact types: a subclass may send any current.
-    if type(synapse) is Bias:
-        return []
-    if type(synapse) is Dense or type(synapse) is TokenMixing or type(synapse) is ChannelMixing:
-        return [_symmetric(name, synapse.coupling)]
-    reason = f"nothing is known here about a {type(synapse).__name__}"
-    return [Assumption(f"synapse {name!r} is conservative", "unknown", reason)]
-
-
-def _symmetric(name: str, coupling: Coupling) -> Assumption:
-    w, v, precision = np.asarray(coupling.up), np.asarray(coupling.down), jnp.finfo(coupling.up.dtype)
-    gap = float(np.linalg.norm(v - w.T) / max(np.linalg.norm(w), float(precision.tiny)))
-    holds = gap <= min(8 * float(precision.eps), 1e-6)  # half precision would let a visible breaking pass
-    reason = f"|V - W^T|/|W| = {gap:.3g}"
-    if not holds and gap == gap and coupling.breaking is not None:
-        reason += "; no theorem here covers untied weights"
-    return Assumption(f"synapse {name!r} is symmetric, V = W^T", "holds" if holds else "fails", reason)
-
-
-def _conservative_affine(name: str, neurons: Neurons) -> Assumption:
-    affine = neurons.affine
-    assert affine is not None
-    statement = f"the scale of layer {name!r} keeps the field conservative"
-    scale = np.asarray(affine.scale)
-    if affine.conservative:
-        return Assumption(statement, "holds", "it stands on the way in and on the way out")
-    if np.all(scale == 1):
-        return Assumption(statement, "holds", "it is 1 everywhere (as at initialisation; training may change that)")
-    return Assumption(
-        statement, "fails", f"elementwise on the way in only, from {scale.min():.3g} to {scale.max():.3g}"
+    layers = memory.neurons.items()
+    return (
+        *(a for name in memory.synapses for a in conservative_synapse(memory, name)),
+        *(a for name, n in layers for a in (*conservative_affine(name, n), *gradient_activation(name, n))),
+        *(a for name in moving for a in (convex(name, memory.neurons[name]), *free_groups(name, memory.neurons[name]))),
     )
 
 
-def _convex(name: str, neurons: Neurons) -> Assumption:
-    lagrangian = neurons.lagrangian
-    verdict = "holds" if lagrangian.is_convex else "fails"
-    return Assumption(f"the Lagrangian of layer {name!r} is convex", verdict, type(lagrangian).__name__)
+def _flow_claim(memory: AssociativeMemory) -> str:
+    return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"
 
 
-def _step_assumptions(block: Block) -> tuple[tuple[Assumption, ...], float]:
-    memory, decay = block.potential.memory, block.leak * block.step
-    convex = tuple(_convex(name, memory.neurons[name]) for name in block.potential.hidden)
-    bound = math.inf if block.leak == 0 else 1 / block.leak
-    in_range = Assumption(
-        "leak * step is at most 1", "holds" if decay <= 1 else "fails", f"leak * step = {decay:g}, n_iter any"
-    )
-    proved = all(a.verdict == "holds" for a in convex)
-    return (*convex, in_range), bound if proved else math.nan
+# ---- The numerical trial ----------------------------------------------------------------------------------------
 
 
-def _energies(system, key: PRNGKey, steps: int, scale: float) -> Array:
-    if isinstance(system, Block):
-        start = scale * jr.normal(key, system.potential.neurons.shape, _precision(system))
-        return _trace(system, system.energy, start, steps)
+def _visible(system: Block | SerialBlock):
+    block = system if isinstance(system, Block) else system.token
+    return block.potential.neurons
+
+
+def _draw(system: System, key: PRNGKey, scale: float) -> Any:
+    dtype = precision_of(system)
+    if not isinstance(system, AssociativeMemory):
+        return scale * jr.normal(key, _visible(system).shape, dtype)
     keys = jr.split(key, len(system.neurons))
-    layers, dtype = system.neurons.items(), _precision(system)
-    start = {name: scale * jr.normal(k, layer.shape, dtype) for k, (name, layer) in zip(keys, layers, strict=True)}
-    dt = 0.01 * min(layer.tau for layer in system.neurons.values())
-    return _trace(lambda x: _euler(system, x, dt), system.energy, start, steps)
+    return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
 
 
-def _precision(system: Block | AssociativeMemory):
-    return jnp.result_type(float, *(leaf for leaf in jax.tree.leaves(system) if eqx.is_inexact_array(leaf)))
+def _trial(system: System, states: Any, steps: int) -> tuple[Array, Array]:
+    """Energies along explicit steps from each state, and the two halves of a random antisymmetric probe."""
+    keys = jr.split(jr.key(0), jax.tree.leaves(states)[0].shape[0])
+    probes = jax.lax.map(lambda pair: _probe(system, *pair), (states, keys))
+    return jax.lax.map(lambda x: _trace(system, x, steps), states, batch_size=64), probes
 
 
-def _euler(memory: AssociativeMemory, state, dt: float):
-    return {name: state[name] + dt / memory.neurons[name].tau * force for name, force in memory.force(state).items()}
-
-
-def _trace(step, energy, start, steps: int) -> Array:
+def _trace(system: System, start: Any, steps: int) -> Array:
+    if isinstance(system, SerialBlock):
+        return jnp.full(steps + 1, jnp.nan, start.dtype)
+    if isinstance(system, Block):
+        step = system.__call__
+    else:
+        dt = 0.01 * min(layer.tau for layer in system.neurons.values())
+        step = lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
+    energy: Any = system.energy
     return jax.lax.scan(lambda x, _: (step(x), energy(x)), start, None, length=steps + 1)[1]
+
+
+def _probe(system: System, x: Any, key: PRNGKey) -> Array:
+    r"""$u \cdot HJv$ and $v \cdot HJu$ for random $u$ and $v$, equal where the field is a gradient."""
+    leaves, structure = jax.tree.flatten(x)
+    draws = ([jr.normal(k, a.shape, a.dtype) for k, a in zip(jr.split(k, len(leaves)), leaves)] for k in jr.split(key))
+    u, v = (_release(system, jax.tree.unflatten(structure, draw)) for draw in draws)
+    field = (lambda x: system(x) - x) if isinstance(system, SerialBlock) else system.force
+    first, second = (_inner(a, _metric(system, x, jax.jvp(field, (x,), (b,))[1])) for a, b in ((u, v), (v, u)))
+    return jnp.stack([first, second])
+
+
+def _metric(system: System, x: Any, v: Any) -> Any:
+    """H v, layer by layer."""
+    if isinstance(system, AssociativeMemory):
+        return {n: layer.lagrangian.hessian_vector_product(x[n], v[n]) for n, layer in system.neurons.items()}
+    return _visible(system).lagrangian.hessian_vector_product(x, v)
+
+
+def _release(system: System, v: Any) -> Any:
+    if isinstance(system, AssociativeMemory):
+        return {n: layer.release(v[n]) for n, layer in system.neurons.items()}
+    return _visible(system).release(v)
+
+
+def _inner(a: Any, b: Any) -> Array:
+    return sum(jnp.sum(p * q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b)))  # pyright: ignore
+
+
+def _asymmetry(probes: Array) -> float:
+    """|M - M^T| / (2|M|): the mean of (u.Mv - v.Mu)^2 is |M - M^T|^2, that of (u.Mv)^2 is |M|^2."""
+    first, second = np.asarray(probes, float).T
+    return float(np.sqrt(np.sum((first - second) ** 2) / max(2 * np.sum(first**2 + second**2), np.finfo(float).tiny)))

@@ -4,8 +4,9 @@ In the adiabatic limit $\tau_h \to 0$ hidden states sit at $x_h = W g$, and the 
 
 $$E(x) = x \cdot g - L(x) - U(g), \qquad U(g) = \sum_h \Phi_h(W_h g)$$
 
-with $\Phi_h$ the hidden Lagrangians: no convexity of $\Phi_h$ is needed. An explicit step of the resulting flow is a
-network layer.
+with $\Phi_h$ the hidden Lagrangians: no convexity of $\Phi_h$ is needed. Hidden layers that are joined with each other
+sit where all of them are at rest together, which is found by sweeps over them. An explicit step of the resulting flow
+is a network layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optimistix as optx
 
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._types import Energy, Layer, PRNGKey
@@ -26,7 +28,12 @@ class Potential(eqx.Module):
 
     which is $\sum_h \Phi_h(W_h g)$ for tied weights. For others it is the pseudo-energy of the symmetrised
     interaction, $\sum_h [\Phi_h(W_h g) + \tfrac12 g \cdot (V_h - W_h^\top)\,\phi(W_h g)]$, and `force` is not its
-    gradient.
+    gradient. External inputs add $I \cdot g$, and synapses of the visible layer with itself minus their energy.
+
+    Hidden layers that are joined with each other have no closed form. Starting from zero they are set, one after
+    another, to the current into them, until nothing changes. For convex hidden Lagrangians and bilinear synapses each
+    of these moves minimises the energy over one layer, so that the sweeps descend. The fixed point is differentiated
+    implicitly; a failure to converge raises an error.
 
     Made by `eliminate`.
 
@@ -45,12 +52,10 @@ class Potential(eqx.Module):
     def __call__(self, g: Layer) -> Energy:
         """The potential at `g`; of a token-major batch, that of each example."""
         outputs, states = self._settle(g)
-        legendre = [self.memory.neurons[h].energy(states[h]) for h in self.hidden]
-        energies = [
-            self.memory.synapses[name].energy(*(outputs[layer] for layer in layers))
-            for name, layers in self.memory.connections
-        ]
-        return -sum(legendre + energies, jnp.zeros((), g.dtype))
+        neurons, memory = self.memory.neurons, self.memory
+        terms = [neurons[h].energy(x) + neurons[h].input_energy(self._activation(h, x)) for h, x in states.items()]
+        terms += [memory.synapses[s].energy(*(outputs[a] for a in layers)) for s, layers in memory.connections]
+        return -sum(terms, self.neurons.input_energy(g))
 
     def force(self, g: Layer, gates: Mapping[str, Layer] | None = None) -> Layer:
         r"""The explicit force $F(g) = \sum_h V_h\, \phi_h(W_h g)$, which is $\nabla U$ when the field is conservative.
@@ -63,11 +68,44 @@ class Potential(eqx.Module):
         outputs, _ = self._settle(g)
         return self.memory.current(self.visible, outputs, gates)
 
+    @property
+    def is_explicit(self) -> bool:
+        """Whether each hidden layer follows from the visible one alone, so that nothing has to be solved."""
+        ends = ((name, sum(layer in self.hidden for layer in layers)) for name, layers in self.memory.connections)
+        return all(n == 0 or (n == 1 and self.memory.synapses[name].is_explicit) for name, n in ends)
+
     def _settle(self, g: Layer) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        visible = {self.visible: self.neurons.output(g)}
-        states = {h: self.memory.current(h, visible) for h in self.hidden}
-        neurons = self.memory.neurons
-        return visible | {h: neurons[h].output(neurons[h].lagrangian.activation(x)) for h, x in states.items()}, states
+        """What all layers send out, and the states of the hidden ones, when these are at rest."""
+        outputs = {self.visible: self.neurons.output(g)}
+        explicit = self.is_explicit
+        states = {h: self.memory.current(h, outputs) for h in self.hidden} if explicit else self._rest(outputs)
+        return outputs | {h: self._output(h, x) for h, x in states.items()}, states
+
+    def _rest(self, visible: dict[str, Layer]) -> dict[str, Layer]:
+        (output,) = visible.values()
+        batch = output.shape[1 : 1 + output.ndim - len(self.neurons.shape)]
+        shapes = {h: self.memory.neurons[h].shape for h in self.hidden}
+        start = {h: jnp.zeros((*s[:1], *batch, *s[1:]), output.dtype) for h, s in shapes.items()}
+        precision = 1e3 * float(jnp.finfo(output.dtype).eps)
+        solver = optx.FixedPointIteration(rtol=precision, atol=precision)
+        return optx.fixed_point(_sweep, solver, start, args=(self, visible), max_steps=4096).value
+
+    def _activation(self, layer: str, x: Layer) -> Layer:
+        return self.memory.neurons[layer].lagrangian.activation(x)
+
+    def _output(self, layer: str, x: Layer) -> Layer:
+        return self.memory.neurons[layer].output(self._activation(layer, x))
+
+
+def _sweep(states: dict[str, Layer], system: tuple[Potential, dict[str, Layer]]) -> dict[str, Layer]:
+    """Set each hidden layer in turn to the current into it."""
+    potential, visible = system
+    outputs = visible | {h: potential._output(h, x) for h, x in states.items()}
+    swept = {}
+    for h in potential.hidden:
+        swept[h] = potential.memory.current(h, outputs)
+        outputs[h] = potential._output(h, swept[h])
+    return swept
 
 
 class Block(eqx.Module):
@@ -114,7 +152,11 @@ class Block(eqx.Module):
         """
         self._check_batch(x)
         for gates in self._gates(x, key):
-            x = (1 - self.leak * self.step) * x + self.step * self.potential.force(self.activation(x), gates)
+            force = self.potential.force(self.activation(x), gates)
+            if self.potential.neurons.clamped is None:
+                x = (1 - self.leak * self.step) * x + self.step * force
+            else:
+                x = x + self.step * self.potential.neurons.release(force - self.leak * x)
         return x
 
     def activation(self, x: Layer) -> Layer:
@@ -122,26 +164,34 @@ class Block(eqx.Module):
         return self.potential.neurons.lagrangian.activation(x)
 
     def force(self, x: Layer) -> Layer:
-        r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a conservative block."""
-        return self.potential.force(self.activation(x)) - self.leak * x
+        r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a conservative block.
+
+        At clamped entries it is zero.
+        """
+        return self.potential.neurons.release(self.potential.force(self.activation(x)) - self.leak * x)
 
     def energy(self, x: Layer) -> Energy:
         r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch, of each example."""
+        shape = self.potential.neurons.shape
+        if len(shape) < 2 and x.ndim > len(shape):
+            raise ValueError(
+                f"The energy of a layer of shape {shape} takes one example, got {x.shape}; batch with `jax.vmap`."
+            )
         potential = self.potential(self.activation(x))
         return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
 
     def _check_batch(self, x: Layer):
-        """Refuse a token-major batch where a norm would run over the batch."""
-        neurons = self.potential.memory.neurons
-        if x.ndim == len(self.potential.neurons.shape):
+        """Refuse a token-major batch where a norm or a synapse would run over the batch."""
+        shape, memory = self.potential.neurons.shape, self.potential.memory
+        if x.ndim == len(shape):
             return
-        for name, layer in neurons.items():
-            axes = getattr(layer.lagrangian, "axes", "elementwise")
-            if axes != "elementwise" and (len(layer.shape) < 2 or axes not in ((0, -1), (-1,))):
-                raise ValueError(
-                    f"The block takes states of shape {self.potential.neurons.shape}, got {x.shape}, and layer "
-                    f"{name!r} does not allow a token-major batch (axes (0, -1) or (-1,) do); batch with `jax.vmap`."
-                )
+        layers = [f"layer {name!r}" for name, layer in memory.neurons.items() if not _takes_batch(layer)]
+        synapses = [f"synapse {name!r}" for name, synapse in memory.synapses.items() if not synapse.takes_batch]
+        if layers or synapses:
+            raise ValueError(
+                f"The block takes states of shape {shape}, got {x.shape}, and {', '.join(layers + synapses)} does not "
+                "allow a token-major batch (axes (0, -1) or (-1,) of a norm do); batch with `jax.vmap`."
+            )
 
     def _gates(self, x: Layer, key: PRNGKey | None) -> list[dict[str, Layer] | None]:
         if key is None or self.drop_path == 0:
@@ -152,16 +202,47 @@ class Block(eqx.Module):
         return [dict(zip(hidden, row / (1 - self.drop_path), strict=True)) for row in kept]
 
 
+def _takes_batch(neurons: Neurons) -> bool:
+    axes = [getattr(part, "axes", "elementwise") for part in neurons.lagrangian.parts]
+    return all(a == "elementwise" or (len(neurons.shape) > 1 and a in ((0, -1), (-1,))) for a in axes)
+
+
+class SerialBlock(eqx.Module):
+    """Token mixing, then channel mixing, each a block with its own norm.
+
+    There is no energy of the whole: a composition of two gradient steps is not a gradient step
+    (`theory/C09-serial.md`).
+
+    **Source:** Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
+    """
+
+    token: Block
+    channel: Block
+    n_iter: int = eqx.field(static=True, default=1)
+
+    def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
+        """The state after `n_iter` rounds of both mixings; without a key no branch is dropped."""
+        for i in range(self.n_iter):
+            for j, part in enumerate(self.parts):
+                x = part(x, None if key is None else jr.fold_in(key, 2 * i + j))
+        return x
+
+    @property
+    def parts(self) -> tuple[Block, Block]:
+        """The two mixings in the order in which they run."""
+        return self.token, self.channel
+
+
 def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:
     r"""The potential that is left of a memory when its hidden layers follow the visible one at once.
 
     **Arguments:**
 
     - `memory`: the memory; exactly one layer must remain visible.
-    - `hidden`: the names of the layers to eliminate. No synapse may join two of them.
+    - `hidden`: the names of the layers to eliminate. Where they are joined with each other, this is the order in which
+        they are swept.
 
-    **Raises:** `ValueError` if a layer is unknown, if not exactly one layer remains, or if a synapse joins two
-    hidden layers or has several ends at the visible one.
+    **Raises:** `ValueError` if a layer is unknown or clamped, or if not exactly one layer remains.
 
     **Source:** arXiv 2406.12220, section 3; Krotov & Hopfield 2020 (arXiv 2008.06996).
     """
@@ -172,13 +253,9 @@ def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:
     visible = [name for name in memory.neurons if name not in hidden]
     if len(visible) != 1:
         raise ValueError(f"Exactly one layer must remain visible, but eliminating {list(hidden)} leaves {visible}.")
-    for name, layers in memory.connections:
-        if sum(layer in hidden for layer in layers) > 1:
-            raise ValueError(f"Synapse {name!r} joins two hidden layers, {layers}; only one of them can be eliminated.")
-        if layers.count(visible[0]) > 1:
-            raise ValueError(
-                f"Synapse {name!r} joins {visible[0]!r} to itself, {layers}; let a hidden layer stand between."
-            )
+    clamped = [name for name in hidden if memory.neurons[name].clamped is not None]
+    if clamped:
+        raise ValueError(f"A clamped layer follows nothing: free {clamped} before eliminating, or keep them visible.")
     return Potential(memory, visible[0], hidden)
 
 

@@ -4,15 +4,19 @@ A layer of neurons with state $x$ is described by a Lagrangian $L(x)$. Its activ
 $g = \partial L/\partial x$, and its energy is the Legendre transform $x \cdot g - L(x)$, whose derivative with
 respect to $g$ is $x$. Every class here is callable for $L$ and has a closed form for $g$; no derivative with respect
 to a parameter is overridden, so parameters that are arrays differentiate correctly through energies.
+
+Lagrangians add and scale: `ReLU() + 0.1 * Quadratic()` is the leaky rectifier. Those whose units compete or share a
+norm are in `hopmix._lagrangian_groups`.
 """
 
 import abc
-from typing import ClassVar
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
+from jaxtyping import Array, Shaped
 
 from hopmix._types import Layer, Scalar, ScalarLike
 
@@ -20,8 +24,11 @@ from hopmix._types import Layer, Scalar, ScalarLike
 class AbstractLagrangian(eqx.Module):
     """A scalar function $L$ of the state of one layer.
 
-    Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `is_convex`.
+    Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
+    where it is known.
     """
+
+    __array_ufunc__ = None  # so that a NumPy number times a Lagrangian asks the Lagrangian
 
     @abc.abstractmethod
     def __call__(self, x: Layer) -> Scalar:
@@ -33,8 +40,103 @@ class AbstractLagrangian(eqx.Module):
 
     @property
     @abc.abstractmethod
+    def curvature(self) -> tuple[float, float]:
+        r"""Bounds $(\mu, \ell)$ on the eigenvalues of the Hessian $H = \partial^2 L/\partial x^2$ over all states.
+
+        $L$ is convex where $\mu \ge 0$; otherwise it is weakly convex with constant $-\mu$. The activation is
+        Lipschitz with $\max(|\mu|, |\ell|)$. Parameters must be concrete numbers.
+        """
+
+    @property
     def is_convex(self) -> bool:
         """Whether $L$ is convex everywhere; parameters must be concrete numbers."""
+        return self.curvature[0] >= 0
+
+    def hessian_vector_product(self, x: Layer, v: Layer) -> Layer:
+        r"""$H(x)\,v$ with $H = \partial^2 L/\partial x^2$, without forming $H$."""
+        return jax.jvp(self.activation, (x,), (v,))[1]
+
+    def conjugate(self, g: Layer) -> Scalar:
+        r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its domain.
+
+        At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$. Of groups that must sum to something, the sum is
+        checked up to the square root of the rounding unit.
+
+        **Raises:** `NotImplementedError` where no closed form is known.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed convex conjugate here.")
+
+    @property
+    def parts(self) -> "tuple[AbstractLagrangian, ...]":
+        """The Lagrangians that this one is made of by `+` and `*`; itself if it is not composed."""
+        return (self,)
+
+    def __add__(self, other: "AbstractLagrangian") -> "Sum":
+        return Sum((*self._terms, *other._terms)) if isinstance(other, AbstractLagrangian) else NotImplemented
+
+    def __mul__(self, factor: ScalarLike) -> "Scaled":
+        if isinstance(factor, AbstractLagrangian):
+            return NotImplemented
+        return Scaled(factor if isinstance(factor, jax.Array) else float(factor), self)
+
+    __rmul__ = __mul__
+
+    @property
+    def _terms(self) -> "tuple[AbstractLagrangian, ...]":
+        return (self,)
+
+
+class Sum(AbstractLagrangian):
+    r"""The sum of Lagrangians, $L(x) = \sum_k L_k(x)$, so $g = \sum_k L_k'(x)$; made by `+`."""
+
+    terms: tuple[AbstractLagrangian, ...]
+
+    @property
+    def curvature(self) -> tuple[float, float]:
+        lowest, highest = zip(*(term.curvature for term in self.terms))
+        return sum(lowest), sum(highest)
+
+    def __call__(self, x: Layer) -> Scalar:
+        return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
+
+    def activation(self, x: Layer) -> Layer:
+        return sum((term.activation(x) for term in self.terms[1:]), self.terms[0].activation(x))
+
+    @property
+    def parts(self) -> tuple[AbstractLagrangian, ...]:
+        return tuple(part for term in self.terms for part in term.parts)
+
+    @property
+    def _terms(self) -> tuple[AbstractLagrangian, ...]:
+        return self.terms
+
+
+class Scaled(AbstractLagrangian):
+    r"""A multiple of a Lagrangian, $c\,L(x)$, so $g = c\,L'(x)$; made by `*`. The factor may be learnable."""
+
+    factor: ScalarLike
+    lagrangian: AbstractLagrangian
+
+    @property
+    def curvature(self) -> tuple[float, float]:
+        factor = float(self.factor)
+        if factor == 0:
+            return 0.0, 0.0  # not 0 * inf
+        ends = [factor * end for end in self.lagrangian.curvature]
+        return min(ends), max(ends)
+
+    def __call__(self, x: Layer) -> Scalar:
+        return self.factor * self.lagrangian(x)
+
+    def activation(self, x: Layer) -> Layer:
+        return self.factor * self.lagrangian.activation(x)
+
+    def conjugate(self, g: Layer) -> Scalar:
+        return self.factor * self.lagrangian.conjugate(g / self.factor)
+
+    @property
+    def parts(self) -> tuple[AbstractLagrangian, ...]:
+        return self.lagrangian.parts
 
 
 class Quadratic(AbstractLagrangian):
@@ -43,13 +145,18 @@ class Quadratic(AbstractLagrangian):
     **Source:** Krotov & Hopfield 2020 (arXiv 2008.06996).
     """
 
-    is_convex: ClassVar[bool] = True
+    @property
+    def curvature(self) -> tuple[float, float]:
+        return 1.0, 1.0
 
     def __call__(self, x: Layer) -> Scalar:
         return 0.5 * jnp.sum(x**2)
 
     def activation(self, x: Layer) -> Layer:
         return x
+
+    def conjugate(self, g: Layer) -> Scalar:
+        return 0.5 * jnp.sum(g**2)
 
 
 class ReLU(AbstractLagrangian):
@@ -58,13 +165,18 @@ class ReLU(AbstractLagrangian):
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), the rectified polynomial with $n = 2$.
     """
 
-    is_convex: ClassVar[bool] = True
+    @property
+    def curvature(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
     def __call__(self, x: Layer) -> Scalar:
         return 0.5 * jnp.sum(jax.nn.relu(x) ** 2)
 
     def activation(self, x: Layer) -> Layer:
         return jax.nn.relu(x)
+
+    def conjugate(self, g: Layer) -> Scalar:
+        return jnp.sum(jnp.where(g >= 0, 0.5 * g**2, jnp.inf))
 
 
 class RePU(AbstractLagrangian):
@@ -80,17 +192,24 @@ class RePU(AbstractLagrangian):
     """
 
     power: int = eqx.field(static=True)
-    is_convex: ClassVar[bool] = True
 
     def __check_init__(self):
         if self.power < 2:
             raise ValueError(f"RePU needs power >= 2 for a continuous activation, got {self.power}; use ReLU() for 2.")
+
+    @property
+    def curvature(self) -> tuple[float, float]:
+        return 0.0, 1.0 if self.power == 2 else math.inf
 
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jax.nn.relu(x) ** self.power) / self.power
 
     def activation(self, x: Layer) -> Layer:
         return jax.nn.relu(x) ** (self.power - 1)
+
+    def conjugate(self, g: Layer) -> Scalar:
+        dual = self.power / (self.power - 1)
+        return jnp.sum(jnp.where(g >= 0, jnp.abs(g) ** dual / dual, jnp.inf))
 
 
 class GELU(AbstractLagrangian):
@@ -104,7 +223,11 @@ class GELU(AbstractLagrangian):
     **Source:** arXiv 2406.12220, code of the authors; bounds in Hendrycks & Gimpel (arXiv 1606.08415).
     """
 
-    is_convex: ClassVar[bool] = False
+    @property
+    def curvature(self) -> tuple[float, float]:
+        # GELU' has its extremes at -sqrt 2 and sqrt 2.
+        tail, density = 0.5 * math.erfc(1.0), math.exp(-1.0) / math.sqrt(math.pi)
+        return tail - density, 1 - tail + density
 
     def __call__(self, x: Layer) -> Scalar:
         # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be left.
@@ -149,14 +272,17 @@ class Exponential(AbstractLagrangian):
     beta: ScalarLike = 1.0
 
     @property
-    def is_convex(self) -> bool:
-        return bool(self.beta > 0)
+    def curvature(self) -> tuple[float, float]:
+        return _signed(self.beta, math.inf)
 
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jnp.exp(self.beta * x)) / self.beta
 
     def activation(self, x: Layer) -> Layer:
         return jnp.exp(self.beta * x)
+
+    def conjugate(self, g: Layer) -> Scalar:
+        return jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta
 
 
 class Tanh(AbstractLagrangian):
@@ -172,8 +298,8 @@ class Tanh(AbstractLagrangian):
     beta: ScalarLike = 1.0
 
     @property
-    def is_convex(self) -> bool:
-        return bool(self.beta > 0)
+    def curvature(self) -> tuple[float, float]:
+        return _signed(self.beta, float(self.beta))
 
     def __call__(self, x: Layer) -> Scalar:
         # log cosh z = |z| + log(1 + e^{-2|z|}) - log 2 never overflows; logaddexp is smooth at 0, |z| is not.
@@ -182,6 +308,10 @@ class Tanh(AbstractLagrangian):
 
     def activation(self, x: Layer) -> Layer:
         return jnp.tanh(self.beta * x)
+
+    def conjugate(self, g: Layer) -> Scalar:
+        inside = _entropy(0.5 * (1 + g)) + _entropy(0.5 * (1 - g)) + jnp.log(2.0).astype(g.dtype)
+        return jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta
 
 
 class Sigmoid(AbstractLagrangian):
@@ -197,8 +327,8 @@ class Sigmoid(AbstractLagrangian):
     beta: ScalarLike = 1.0
 
     @property
-    def is_convex(self) -> bool:
-        return bool(self.beta > 0)
+    def curvature(self) -> tuple[float, float]:
+        return _signed(self.beta, 0.25 * float(self.beta))
 
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jax.nn.softplus(self.beta * x)) / self.beta
@@ -206,107 +336,21 @@ class Sigmoid(AbstractLagrangian):
     def activation(self, x: Layer) -> Layer:
         return jax.nn.sigmoid(self.beta * x)
 
-
-class Softmax(AbstractLagrangian):
-    r"""Softmax units: $L(x) = \tfrac1\beta \sum_{\text{groups}} \log \sum_i e^{\beta x_i}$, so
-    $g = \mathrm{softmax}(\beta x)$ in each group.
-
-    **Arguments:**
-
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
-    - `axes`: the axes of one group; `None` makes the whole layer one group.
-
-    **Source:** Krotov & Hopfield 2020 (arXiv 2008.06996), model B; Ramsauer et al. 2020 (arXiv 2008.02217).
-    """
-
-    beta: ScalarLike = 1.0
-    axes: tuple[int, ...] | None = eqx.field(static=True, default=None)
-
-    @property
-    def is_convex(self) -> bool:
-        return bool(self.beta > 0)
-
-    def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(jax.nn.logsumexp(self.beta * x, axis=self.axes)) / self.beta
-
-    def activation(self, x: Layer) -> Layer:
-        return jax.nn.softmax(self.beta * x, axis=self.axes)
+    def conjugate(self, g: Layer) -> Scalar:
+        inside = (g >= 0) & (g <= 1)
+        return jnp.sum(jnp.where(inside, _entropy(g) + _entropy(1 - g), jnp.inf)) / self.beta
 
 
-class LayerNorm(AbstractLagrangian):
-    r"""Layer normalisation over groups of $N$ entries:
-
-    $$L(x) = \sum_{\text{groups}} \gamma N \sqrt{\operatorname{var}(x) + \epsilon} + \delta \cdot x, \qquad
-      g = \gamma\,\frac{x - \bar x}{\sqrt{\operatorname{var}(x) + \epsilon}} + \delta.$$
-
-    There is one square root *per group*; a single root of the total has another gradient. The scale $\gamma$ is one
-    number: with a vector the map has no Lagrangian (see `Affine` for where a vector may stand).
-
-    **Arguments:**
-
-    - `axes`: the axes of one group. `(0, -1)` is the joint token-channel norm of a mixer, `(-1,)` the usual norm of
-        each token, `None` the whole layer.
-    - `scale`: $\gamma$; the Lagrangian is convex where it is not negative.
-    - `shift`: $\delta$, of the rank of the layer and broadcast against it, or `None` for zero.
-    - `eps`: $\epsilon \ge 0$; with 0 the gradient is undefined at constant states.
-
-    **Source:** arXiv 2406.12220, section 2 (joint norm); Hoover et al. 2023 (arXiv 2302.07253) for scalar scales.
-    """
-
-    axes: tuple[int, ...] | None = eqx.field(static=True, default=None)
-    scale: ScalarLike = 1.0
-    shift: Layer | None = None
-    eps: float = eqx.field(static=True, default=1e-6)
-
-    def __check_init__(self):
-        if self.eps < 0:
-            raise ValueError(f"LayerNorm needs eps >= 0, got {self.eps}; the usual value is 1e-6.")
-
-    @property
-    def is_convex(self) -> bool:
-        return bool(self.scale >= 0)
-
-    def __call__(self, x: Layer) -> Scalar:
-        root = jnp.sqrt(jnp.var(x, axis=self.axes) + self.eps)
-        value = self.scale * (x.size // root.size) * jnp.sum(root)
-        return value if self.shift is None else value + jnp.sum(spread(self.shift, x.ndim) * x)
-
-    def activation(self, x: Layer) -> Layer:
-        # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
-        wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-        centred = wide - jnp.mean(wide, axis=self.axes, keepdims=True)
-        g = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=self.axes, keepdims=True) + self.eps)
-        g = self.scale * g.astype(x.dtype)
-        return g if self.shift is None else g + spread(self.shift, g.ndim)
+def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:
+    """The bounds of a curvature that has the sign of beta."""
+    return (0.0, abs(size)) if float(beta) > 0 else (-abs(size), 0.0)
 
 
-class SphericalNorm(AbstractLagrangian):
-    r"""Projection on the sphere, per group: $L(x) = \sum_{\text{groups}} \sqrt{|x|^2 + \epsilon}$, so
-    $g = x/\sqrt{|x|^2 + \epsilon}$.
-
-    **Arguments:**
-
-    - `axes`: the axes of one group; `None` makes the whole layer one group.
-    - `eps`: $\epsilon \ge 0$; with 0 the gradient is undefined at the origin.
-
-    **Source:** Krotov & Hopfield 2020 (arXiv 2008.06996), model C.
-    """
-
-    axes: tuple[int, ...] | None = eqx.field(static=True, default=None)
-    eps: float = eqx.field(static=True, default=1e-6)
-    is_convex: ClassVar[bool] = True
-
-    def __check_init__(self):
-        if self.eps < 0:
-            raise ValueError(f"SphericalNorm needs eps >= 0, got {self.eps}; the usual value is 1e-6.")
-
-    def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(jnp.sqrt(jnp.sum(x**2, axis=self.axes) + self.eps))
-
-    def activation(self, x: Layer) -> Layer:
-        return x * jax.lax.rsqrt(jnp.sum(x**2, axis=self.axes, keepdims=True) + self.eps)
+def _entropy(p: Layer) -> Layer:
+    r"""$p \log p$, 0 at 0."""
+    return jsp.xlogy(p, p)
 
 
-def spread(parameter: Layer, ndim: int) -> Layer:
+def spread(parameter: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
     """A parameter of the rank of one example, with the axes of a token-major batch put in after its first axis."""
     return parameter.reshape(parameter.shape[:1] + (1,) * (ndim - parameter.ndim) + parameter.shape[1:])

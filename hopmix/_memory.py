@@ -1,20 +1,23 @@
 r"""AssociativeMemory: layers of neurons joined by synapses, with one energy.
 
-$$E(x) = \sum_a \left[x_a \cdot g_a - L_a(x_a)\right] + \sum_s E_s(g), \qquad
+$$E(x) = \sum_a \left[(x_a - I_a) \cdot g_a - L_a(x_a)\right] + \sum_s E_s(g), \qquad
   \tau_a \dot x_a = f_a = -\frac{\partial E}{\partial g_a}$$
 
-Everything is written for one example; batch with `jax.vmap`. `current`, all that a layer's fast path needs, also
-takes a token-major batch (see `hopmix._synapse`).
+with external inputs $I_a$, which are zero unless the memory is driven. Everything is written for one example; batch
+with `jax.vmap`. `current`, all that a layer's fast path needs, also takes a token-major batch (see
+`hopmix._synapse`).
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from hopmix._lagrangian import AbstractLagrangian, spread
-from hopmix._synapse import AbstractSynapse
+from hopmix._synapse import AbstractSynapse, inner
 from hopmix._types import Energy, Layer, Scalar, State
 
 
@@ -54,36 +57,56 @@ class Neurons(eqx.Module):
     - `shape`: the shape of the state of one example.
     - `tau`: the time constant $\tau > 0$, in the unit of time of the dynamics.
     - `affine`: scale and shift between the activation and the synapses, or `None`.
+    - `input`: an external current $I$ into the layer, of its rank and broadcast against it, or `None`.
+    - `clamped`: which entries of the state are held fixed, likewise, or `None`.
 
-    **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive, and for scales or
-    shifts that have another rank than the layer.
+    **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive, and for parameters,
+    inputs or masks that have another rank than the layer.
     """
 
     lagrangian: AbstractLagrangian
     shape: tuple[int, ...] = eqx.field(static=True)
     tau: float = eqx.field(static=True, default=1.0)
     affine: Affine | None = None
+    input: Layer | None = None
+    clamped: Bool[Array, "..."] | None = None
 
     def __check_init__(self):
         if min(self.shape, default=1) < 1:
             raise ValueError(f"Neurons need sizes of at least 1, got shape {self.shape}.")
         if self.tau <= 0:
             raise ValueError(f"Neurons need tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0.")
-        parameters = {"shift of the Lagrangian": getattr(self.lagrangian, "shift", None)}
-        if self.affine is not None:
-            parameters |= {"scale of the affine": self.affine.scale, "shift of the affine": self.affine.shift}
-        for name, parameter in parameters.items():
+        for name, parameter in self._broadcast_parameters():
             if parameter is not None and not _fits(parameter.shape, self.shape):
                 raise ValueError(
                     f"The {name} must have the rank of the layer and broadcast to {self.shape}, got shape "
                     f"{parameter.shape}; write (1, channels) for one number per channel."
                 )
 
+    def _broadcast_parameters(self):
+        for part in self.lagrangian.parts:
+            yield "shift of the Lagrangian", getattr(part, "shift", None)
+        if self.affine is not None:
+            yield "scale of the affine", self.affine.scale
+            yield "shift of the affine", self.affine.shift
+        yield "input", self.input
+        yield "mask of clamped entries", self.clamped
+
     def energy(self, x: Layer) -> Energy:
-        r"""The layer energy $x \cdot g - L(x)$; of a token-major batch, that of each example."""
+        r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of each example."""
         if x.ndim > len(self.shape):
             return jax.vmap(self.energy, in_axes=1)(x)
         return jnp.sum(x * self.lagrangian.activation(x)) - self.lagrangian(x)
+
+    def input_energy(self, g: Layer) -> Energy:
+        r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""
+        return jnp.zeros((), g.dtype) if self.input is None else -inner(spread(self.input, g.ndim), g)
+
+    def release(self, force: Layer) -> Layer:
+        """A force or a velocity with the clamped entries set to zero."""
+        if self.clamped is None:
+            return force
+        return jnp.where(spread(self.clamped, force.ndim), jnp.zeros((), force.dtype), force)
 
     def output(self, g: Layer) -> Layer:
         r"""What synapses read when the activation is `g`."""
@@ -141,10 +164,13 @@ class AssociativeMemory(eqx.Module):
         return {name: layer.lagrangian.activation(state[name]) for name, layer in self.neurons.items()}
 
     def energy_terms(self, state: State) -> dict[str, dict[str, Scalar]]:
-        """The energy of each layer and of each synapse, under `"neurons"` and `"synapses"`."""
-        outputs = self._outputs(self.activations(state))
+        """The energy of each layer, synapse and input, under `"neurons"`, `"synapses"` and `"inputs"`."""
+        activations = self.activations(state)
+        outputs = self._outputs(activations)
+        driven = {name: layer for name, layer in self.neurons.items() if layer.input is not None}
         return {
             "neurons": {name: layer.energy(state[name]) for name, layer in self.neurons.items()},
+            "inputs": {name: layer.input_energy(activations[name]) for name, layer in driven.items()},
             "synapses": {
                 name: self.synapses[name].energy(*(outputs[layer] for layer in layers))
                 for name, layers in self.connections
@@ -153,25 +179,48 @@ class AssociativeMemory(eqx.Module):
 
     def energy(self, state: State) -> Scalar:
         r"""The total energy $E(x)$ of one state."""
-        terms = self.energy_terms(state)
-        return jnp.sum(jnp.stack([*terms["neurons"].values(), *terms["synapses"].values()]))
+        return jnp.sum(jnp.stack(jax.tree.leaves(self.energy_terms(state))))
 
     def force(self, state: State) -> dict[str, Layer]:
         r"""The force on each layer, $f_a = \tau_a \dot x_a$.
 
-        It is $-\partial E/\partial g_a$ where all couplings are symmetric.
+        It is $-\partial E/\partial g_a$ where all couplings are symmetric, and zero at clamped entries.
         """
         outputs = self._outputs(self.activations(state))
-        return {name: self.current(name, outputs) - state[name] for name in self.neurons}
+        return {name: n.release(self.current(name, outputs) - state[name]) for name, n in self.neurons.items()}
+
+    def drive(self, inputs: Mapping[str, Layer | None]) -> "AssociativeMemory":
+        """The memory with external currents into some layers, by name; `None` takes an input away.
+
+        **Raises:** `ValueError` for an unknown layer or a current that does not fit it.
+        """
+        return self._with_neurons(inputs, "input")
+
+    def clamp(self, masks: Mapping[str, Bool[Array, "..."] | None]) -> "AssociativeMemory":
+        """The memory with some entries of its state held fixed, by masks for the named layers; `None` frees a layer.
+
+        A mask of shape (1, ..., 1) holds or frees a whole layer. Where only some entries of a group of a norm or of a
+        softmax are held, the energy may rise (`theory/C01-descent.md`).
+
+        **Raises:** `ValueError` for an unknown layer or a mask that does not fit it.
+        """
+        return self._with_neurons(masks, "clamped")
+
+    def _with_neurons(self, values: Mapping[str, Array | None], field: str) -> "AssociativeMemory":
+        unknown = set(values) - set(self.neurons)
+        if unknown:
+            raise ValueError(f"The layers are {sorted(self.neurons)}, got {sorted(unknown)}.")
+        neurons = {name: dataclasses.replace(self.neurons[name], **{field: value}) for name, value in values.items()}
+        return AssociativeMemory({**self.neurons, **neurons}, self.synapses, dict(self.connections))
 
     def current(self, into: str, outputs: Mapping[str, Layer], gates: Mapping[str, Layer] | None = None) -> Layer:
-        """What all synapses together send into one layer.
+        """What all synapses and the input together send into one layer.
 
         **Arguments:**
 
         - `into`: the layer.
         - `outputs`: what the synapses read from the layers they join; the entry of `into` itself is needed only where
-            a synapse joins it to itself.
+            a synapse joins it to itself or is not explicit.
         - `gates`: factors on what comes from a layer, by the layer's name (default 1), broadcast against `into`.
         """
         total = jnp.zeros(self._batched_shape(into, outputs), jnp.result_type(*outputs.values()))
@@ -179,7 +228,9 @@ class AssociativeMemory(eqx.Module):
             for end in (i for i, layer in enumerate(layers) if layer == into):
                 current = self.synapses[name].current(end, tuple(map(outputs.get, layers)))
                 total = total + _gate(spread(current, total.ndim), layers, gates or {})
-        return self.neurons[into].pull_back(total)
+        neurons = self.neurons[into]
+        total = neurons.pull_back(total)
+        return total if neurons.input is None else total + spread(neurons.input, total.ndim)
 
     def _check_synapse(self, name: str, layers: tuple[str, ...]):
         synapse, shapes = self.synapses[name], [self.neurons[layer].shape for layer in layers]

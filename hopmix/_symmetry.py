@@ -90,7 +90,7 @@ def field_asymmetry(f: Callable[[Layer], Layer], x: Layer, lagrangian: AbstractL
 
     **Raises:** `ValueError` if `f` changes the shape.
 
-    **Source:** `theory/README.md`, step 5.
+    **Source:** `theory/C07-conservative.md`.
     """
     out = jax.eval_shape(f, x)
     if out.shape != x.shape:

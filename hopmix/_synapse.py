@@ -1,6 +1,8 @@
 r"""Synapses: energies that couple the activations of one or more layers.
 
-A bilinear synapse carries activity from a visible layer $v$ to a hidden layer $h$ by $W$ and back by $V$. Its energy
+A synapse is a scalar function $E(g_1, g_2, \dots)$ of the activations that it joins, and sends the current
+$-\partial E/\partial g_a$ into each of them; `HyperSynapse` takes any such function. A *bilinear* synapse carries
+activity from a visible layer $v$ to a hidden layer $h$ by $W$ and back by $V$, which need not be $W^\top$. Its energy
 is the symmetrised interaction
 
 $$E(v, h) = -\tfrac12\left(h \cdot W v + v \cdot V h\right),$$
@@ -14,33 +16,64 @@ transpose.
 """
 
 import abc
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import spread
-from hopmix._types import Energy, Layer
+from hopmix._types import Energy, Layer, Scalar
 
 Activations: TypeAlias = tuple[Any, ...]
 """One activation for each layer that a synapse joins; a layer whose activation is not known yet has `None`."""
 
 
 class AbstractSynapse(eqx.Module):
-    """An interaction of layers: its energy, and the current that it sends into each of them."""
+    """An interaction of layers: its energy, and the current that it sends into each of them.
+
+    Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a faster form.
+
+    - `is_explicit`: whether the current into a layer does not depend on the activation of that layer.
+    - `takes_batch`: whether activations may be a token-major batch.
+    """
+
+    is_explicit: ClassVar[bool] = False
+    takes_batch: ClassVar[bool] = False
 
     @abc.abstractmethod
     def energy(self, *activations: Layer) -> Energy:
         """The energy of the interaction at these activations; of a token-major batch, that of each example."""
 
-    @abc.abstractmethod
     def current(self, into: int, activations: Activations) -> Layer:
         r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the synapse is conservative.
 
-        A current does not depend on the activation of the layer it enters; that one may be `None`.
+        Of an explicit synapse, the activation of the layer that the current enters may be `None`.
         """
+
+        def total(g: Layer) -> Scalar:
+            return jnp.sum(self.energy(*activations[:into], g, *activations[into + 1 :]))
+
+        return -jax.grad(total)(activations[into])
+
+
+class HyperSynapse(AbstractSynapse):
+    r"""A many-body interaction given by any scalar function: $E(g_1, \dots, g_k) = f(g_1, \dots, g_k)$.
+
+    **Arguments:**
+
+    - `function`: $f$, from one activation for each joined layer to a number; an `equinox.Module` if it has parameters.
+
+    **Source:** hypergraphs of Krotov 2021 (arXiv 2107.06446), Hoover et al. 2022 (HAMUX).
+    """
+
+    function: Callable[..., Scalar]
+
+    def energy(self, *activations: Layer) -> Scalar:
+        return self.function(*activations)
 
 
 class Bias(AbstractSynapse):
@@ -55,9 +88,11 @@ class Bias(AbstractSynapse):
     """
 
     bias: Layer
+    is_explicit: ClassVar[bool] = True
+    takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Layer) -> Energy:
-        return -_inner(spread(self.bias, activations[0].ndim), activations[0])
+        return -inner(spread(self.bias, activations[0].ndim), activations[0])
 
     def current(self, into: int, activations: Activations) -> Layer:
         del activations
@@ -75,9 +110,11 @@ class Dense(AbstractSynapse):
     """
 
     coupling: Coupling
+    is_explicit: ClassVar[bool] = True
+    takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "_ *batch"]) -> Energy:
-        return _bilinear_energy(self, *activations)
+        return bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
         v, h = activations
@@ -98,9 +135,11 @@ class TokenMixing(AbstractSynapse):
     """
 
     coupling: Coupling
+    is_explicit: ClassVar[bool] = True
+    takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "_ *batch channels"]) -> Energy:
-        return _bilinear_energy(self, *activations)
+        return bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
         v, h = activations
@@ -121,9 +160,11 @@ class ChannelMixing(AbstractSynapse):
     """
 
     coupling: Coupling
+    is_explicit: ClassVar[bool] = True
+    takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "tokens *batch _"]) -> Energy:
-        return _bilinear_energy(self, *activations)
+        return bilinear_energy(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
         v, h = activations
@@ -139,10 +180,11 @@ def _mix_last(matrix: Float[Array, "out in"], x: Layer) -> Layer:
     return (x.reshape(-1, x.shape[-1]) @ matrix.T).reshape(*x.shape[:-1], matrix.shape[0])
 
 
-def _bilinear_energy(synapse: Dense | TokenMixing | ChannelMixing, v: Layer, h: Layer) -> Energy:
-    return -0.5 * (_inner(h, synapse.current(1, (v, None))) + _inner(v, synapse.current(0, (None, h))))
+def bilinear_energy(synapse: AbstractSynapse, v: Layer, h: Layer) -> Energy:
+    """The symmetrised interaction of two layers, from the currents between them."""
+    return -0.5 * (inner(h, synapse.current(1, (v, None))) + inner(v, synapse.current(0, (None, h))))
 
 
-def _inner(a: Layer, b: Layer) -> Energy:
+def inner(a: Layer, b: Layer) -> Energy:
     """The inner product of two layers of one example, or of each example of a token-major batch."""
     return jnp.sum(a * b, axis=(0, -1) if a.ndim > 1 else 0)

@@ -14,6 +14,8 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nearly all programs here run once on small arrays: compiling them is most of the suite's time.
+jax.config.update("jax_disable_most_optimizations", True)
 
 IN_CI = bool(os.environ.get("CI"))
 

@@ -21,8 +21,11 @@ from hopmix import (
     ChannelMixing,
     Coupling,
     Dense,
+    Entmax,
     Exponential,
+    GhostMax,
     LayerNorm,
+    LogSumReLU,
     Neurons,
     Quadratic,
     ReLU,
@@ -114,6 +117,13 @@ LAGRANGIANS: dict[str, Callable[[tuple[int, ...], Any], AbstractLagrangian]] = {
     "sigmoid, beta": lambda shape, dtype: Sigmoid(jnp.asarray(2.5, dtype)),
     "softmax": lambda shape, dtype: Softmax(),
     "softmax, beta, last axis": lambda shape, dtype: Softmax(jnp.asarray(2.5, dtype), axes=(-1,)),
+    "entmax": lambda shape, dtype: Entmax(),
+    "entmax 1.5, beta, last axis": lambda shape, dtype: Entmax(1.5, jnp.asarray(0.8, dtype), (-1,)),
+    "ghost-max": lambda shape, dtype: GhostMax(),
+    "ghost-max, beta, last axis": lambda shape, dtype: GhostMax(jnp.asarray(2.5, dtype), (-1,)),
+    "log-sum-relu": lambda shape, dtype: LogSumReLU(jnp.asarray(0.4, dtype), eps=0.5),
+    "sum": lambda shape, dtype: ReLU() + jnp.asarray(0.1, dtype) * Quadratic() + LayerNorm((-1,)),
+    "scaled": lambda shape, dtype: jnp.asarray(0.3, dtype) * Softmax(),
     "layer norm": lambda shape, dtype: LayerNorm(),
     "layer norm, joint": lambda shape, dtype: LayerNorm(_joint(shape)),
     "layer norm, last axis": lambda shape, dtype: LayerNorm((-1,)),
@@ -123,7 +133,7 @@ LAGRANGIANS: dict[str, Callable[[tuple[int, ...], Any], AbstractLagrangian]] = {
     "spherical norm, last axis": lambda shape, dtype: SphericalNorm((-1,)),
 }
 
-NOT_CONVEX = {"gelu", "layer norm, negative scale"}
+NOT_CONVEX = {"gelu", "log-sum-relu", "layer norm, negative scale"}
 
 # e^1000 is no number of either dtype: overflow at extreme states is in the nature of the function.
 OVERFLOWING = {"exponential", "exponential, beta"}

@@ -1,26 +1,37 @@
 """Certificates: what is proved is true, what is not proved is said, and the check finds a real violation."""
 
+# pyright: reportAssignmentType=false, reportIncompatibleMethodOverride=false
+
 import inspect
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import VISIBLE_SHAPE, assert_close, cast, coupling_of, dense_pair, make_block, mixing, normal, three_layers
 
 from hopmix import (
     GELU,
+    AbstractLagrangian,
     AbstractSynapse,
     AssociativeMemory,
+    Attention,
     Block,
+    ChannelMixing,
     Coupling,
     Dense,
+    HopfieldMemory,
+    LayerNorm,
     Mixer,
     MixerConfig,
     Neurons,
     Quadratic,
     ReLU,
+    SerialBlock,
+    Sigmoid,
+    Softmax,
     Tanh,
     TokenMixing,
     certify,
@@ -62,13 +73,42 @@ def test_tied_blocks_of_convex_units_descend_in_every_step(norm, options, bound,
     assert check.worst_rise < 0 or check.worst_rise == pytest.approx(0, abs=1e-14)
 
 
-def test_of_a_gelu_block_only_the_flow_is_proved(getkey):
-    certificate = certify(make_block(getkey()))
+def test_of_a_gelu_block_the_step_is_bounded(getkey):
+    """K = 0.1289 * (|W_t|^2 + |W_c|^2) * gamma^2, and 2/(K l) with the curvature l = gamma'/sqrt(eps) of the norm."""
+    block = make_block(getkey(), scale="none", bias=False, eps=0.01)
+    certificate = certify(block)
+    norms = [np.linalg.norm(coupling_of(block.potential.memory, n).up, 2) for n in ("token", "channel")]
+    concavity = 0.12890418 * sum(n**2 for n in norms)
     assert certificate.descends_in_flow
     assert not certificate.descends_in_steps
-    assert math.isnan(certificate.step_bound)
-    assert failures(certificate.flow) == set()
-    assert failures(certificate.step) == {f"the Lagrangian of layer '{n}' is convex" for n in ("token", "channel")}
+    assert failures(certificate.flow + certificate.step) == set()
+    assert certificate.claim == "C01"
+    assert certificate.concavity == pytest.approx(concavity, rel=1e-6)
+    assert certificate.step_bound == pytest.approx(2 / (concavity * 10), rel=1e-6)
+    memory = block.potential.memory
+    careful = certify(derive_block(memory, ["token", "channel"], step=0.9 * certificate.step_bound))
+    assert careful.descends_in_steps
+    assert careful.claim == "C06"
+    assert careful.check(getkey(), examples=8, steps=4).passed
+    leaky = certify(derive_block(memory, ["token", "channel"], leak=0.7, step=0.01))
+    assert leaky.step_bound == pytest.approx(2 / (concavity * 10 + 0.7), rel=1e-6)
+
+
+def test_scales_count_in_the_concavity(getkey):
+    plain = make_block(getkey(), scale="conservative", bias=False)
+    scale = lambda b: b.potential.neurons.affine.scale
+    one, two = (eqx.tree_at(scale, plain, c * jnp.ones(VISIBLE_SHAPE)) for c in (1.0, 3.0))
+    assert certify(two).concavity == pytest.approx(9 * certify(one).concavity)
+
+
+def test_the_bound_at_a_state_follows_its_spread(getkey):
+    block = make_block(getkey(), norm="token", scale="none", bias=False)
+    certificate, x = certify(block), normal(getkey(), VISIBLE_SHAPE)
+    quietest = np.min(np.sqrt(np.var(x, axis=1) + 1e-6))
+    assert certificate.step_bound_at(x) == pytest.approx(quietest / certificate.concavity)
+    assert certificate.step_bound_at(10 * x) == pytest.approx(10 * certificate.step_bound_at(x), rel=1e-3)
+    assert certificate.step_bound_at(jnp.zeros(VISIBLE_SHAPE)) == certificate.step_bound
+    assert certify(relu_block(getkey())).step_bound_at(x) == math.inf
 
 
 def test_of_a_memory_all_layers_move(getkey):
@@ -79,6 +119,7 @@ def test_of_a_memory_all_layers_move(getkey):
     assert math.isnan(certificate.step_bound)
     assert certificate.check(getkey(), examples=16).passed
     of_gelu = certify(mixing(getkey()))
+    assert of_gelu.claim is None
     assert failures(of_gelu.flow) == {f"the Lagrangian of layer '{n}' is convex" for n in ("token", "channel")}
 
 
@@ -173,7 +214,7 @@ class Swirl(AbstractSynapse):
         return jnp.asarray([3.0, 0.0])
 
 
-def test_a_synapse_that_no_theorem_knows_is_unknown(getkey):
+def test_a_synapse_whose_current_is_no_gradient_is_found_out(getkey):
     neurons = {"v": Neurons(Quadratic(), (2,)), "h": Neurons(ReLU(), (3,))}
     synapses = {"swirl": Swirl(), "s": Dense(Coupling.symmetric(2, 3, key=getkey()))}
     memory = AssociativeMemory(neurons, synapses, {"swirl": ("v",), "s": ("v", "h")})
@@ -181,16 +222,145 @@ def test_a_synapse_that_no_theorem_knows_is_unknown(getkey):
         certificate = certify(system)
         assert not certificate.descends_in_flow
         assert not certificate.descends_in_steps
-        assert [a.statement for a in certificate.flow if a.verdict == "unknown"] == ["synapse 'swirl' is conservative"]
+        assert failures(certificate.flow) == {"synapse 'swirl' is conservative"}
 
 
-def test_a_serial_block_is_no_gradient_step(getkey):
+def test_a_serial_block_is_refused_and_found_out(getkey):
     config = MixerConfig(image=(4, 4, 1), patch=2, dim=4, depth=1, classes=2, block="serial", coupling="symmetric")
     (block,) = Mixer(config, key=getkey()).blocks
-    with pytest.raises(TypeError, match=r"No theorem covers a SerialBlock: certify a Block .* use the parallel form"):
-        inspect.unwrap(certify)(block)  # below the type checks of the tests, which would come first
-    assert not isinstance(block, Block)
-    assert all(certify(part).descends_in_flow for part in block.parts)
+    certificate = certify(block)
+    assert certificate.claim is None
+    assert failures(certificate.flow) == {"the layer is one step of one potential"}
+    assert "use the parallel form" in str(certificate)
+    check = certificate.check(getkey(), examples=16)
+    assert not check.passed
+    assert math.isnan(check.worst_rise)
+    assert check.asymmetry > 0.01
+    assert isinstance(block, SerialBlock)
+    for part in block.parts:
+        assert certify(part).descends_in_flow
+        assert certify(part).check(getkey(), examples=16).asymmetry < 1e-12
+
+
+def test_other_things_are_no_systems():
+    with pytest.raises(TypeError, match=r"No theorem covers a Linear: certify a Block or .*assert_energy_descends"):
+        inspect.unwrap(certify)(eqx.nn.Linear(2, 2, key=jax.random.key(0)))  # below the type checks of the tests
+
+
+class TanhGELU(AbstractLagrangian):
+    """A user's Lagrangian with the activation of another one."""
+
+    curvature = (-0.13, 1.13)
+
+    def __call__(self, x):
+        return GELU()(x)
+
+    def activation(self, x):
+        return jax.nn.gelu(2 * x, approximate=True)
+
+
+class Concave(AbstractLagrangian):
+    """A user's Lagrangian that says it is convex and is not."""
+
+    curvature = (0.0, 1.0)
+
+    def __call__(self, x):
+        return -0.5 * jnp.sum(x**2)
+
+    def activation(self, x):
+        return -x
+
+
+class Bowl(Concave):
+    """A user's Lagrangian that is what it says."""
+
+    def __call__(self, x):
+        return 0.5 * jnp.sum(x**2)
+
+    def activation(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "lagrangian, fails, unknown",
+    [
+        (TanhGELU(), {"the activation of layer 'v' is the gradient of its Lagrangian"}, 1),
+        (Concave(), {"the Lagrangian of layer 'v' is convex"}, 1),
+        (Bowl(), set(), 2),
+        (Tanh() + Bowl(), set(), 2),
+    ],
+)
+def test_lagrangians_of_users_are_tried(lagrangian, fails, unknown, getkey):
+    neurons = {"v": Neurons(lagrangian, (5,)), "h": Neurons(ReLU(), (3,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.symmetric(5, 3, key=getkey()))}, {"s": ("v", "h")})
+    certificate = certify(derive_block(memory, ["h"]))
+    assert certificate.claim is None
+    assert fails <= failures(certificate.flow)
+    assert len([a for a in certificate.flow if a.verdict == "unknown"]) == unknown
+
+
+def test_down_weights_with_gains_are_told_apart(getkey):
+    """V = W^T D is conservative, with another energy: refused, with the reason."""
+    up, gains = normal(getkey(), (3, 5)), jnp.asarray([0.5, 2.0, -1.0])
+    neurons = {"v": Neurons(Quadratic(), (5,)), "h": Neurons(ReLU(), (3,))}
+    gained = Coupling(up, up.T * gains[None], 0.0)
+    certificate = certify(AssociativeMemory(neurons, {"s": Dense(gained)}, {"s": ("v", "h")}))
+    assert not certificate.descends_in_flow
+    assert "V = W^T D with a diagonal D is conservative, but with another energy (C07)" in str(certificate)
+    other = Coupling(up, up.T * gains[None] + 1e-6, 0.0)
+    assert "C07" not in str(certify(AssociativeMemory(neurons, {"s": Dense(other)}, {"s": ("v", "h")})))
+
+
+def test_clamped_entries_must_be_whole_groups(getkey):
+    memory = mixing(getkey(), norm="token", scale="none", hidden=ReLU())
+    some = jnp.zeros(VISIBLE_SHAPE, bool).at[0, 0].set(True)
+    rows = jnp.asarray([[True], [False], [False], [True]])
+    for mask, holds in ((some, False), (rows, True), (jnp.ones((1, 1), bool), True)):
+        certificate = certify(derive_block(memory.clamp({"visible": mask}), ["token", "channel"]))
+        assert certificate.descends_in_flow is holds
+        assert certificate.check(getkey(), examples=8).passed or not holds
+
+
+def attention_block(key, **options) -> Block:
+    neurons = {"x": Neurons(LayerNorm((-1,)), VISIBLE_SHAPE), "m": Neurons(ReLU(), (4, 8))}
+    synapses = {
+        "attention": Attention.random(6, 2, 3, key=key),
+        "memory": ChannelMixing(Coupling.symmetric(6, 8, key=key)),
+    }
+    memory = AssociativeMemory(neurons, synapses, {"attention": ("x",), "memory": ("x", "m")})
+    return derive_block(memory, ["m"], **options)
+
+
+def test_of_an_energy_transformer_the_flow_is_proved(getkey):
+    certificate = certify(attention_block(getkey(), step=0.01))
+    assert certificate.claim == "C13"
+    assert not certificate.descends_in_steps
+    assert math.isnan(certificate.step_bound)
+    assert certificate.check(getkey(), examples=16).passed
+
+
+def test_stored_patterns_with_convex_separation_descend_in_steps(getkey):
+    """The modern Hopfield network: leak 1, step 1 is its update, and it descends."""
+    memory = HopfieldMemory(normal(getkey(), (9, 5)), Softmax(2.0))
+    block = derive_block(
+        AssociativeMemory({"v": Neurons(Quadratic(), (5,))}, {"m": memory}, {"m": ("v",)}), [], leak=1.0
+    )
+    certificate = certify(block)
+    assert certificate.claim == "C05"
+    assert certificate.step_bound == 1
+    assert certificate.check(getkey(), examples=64).passed
+
+
+@pytest.mark.parametrize("size, verdict", [(0.1, "holds"), (3.0, "unknown")])
+def test_joined_hidden_layers_need_one_rest(size, verdict, getkey):
+    neurons = {"v": Neurons(Tanh(), (4,)), "m": Neurons(Tanh(), (5,)), "l": Neurons(Sigmoid(), (3,))}
+    synapses = {"vm": Dense(Coupling(normal(getkey(), (5, 4)))), "ml": Dense(Coupling(size * normal(getkey(), (3, 5))))}
+    memory = AssociativeMemory(neurons, synapses, {"vm": ("v", "m"), "ml": ("m", "l")})
+    certificate = certify(derive_block(memory, ["m", "l"], step=0.1))
+    assert certificate.flow[0].statement == "the joined hidden layers have one state of rest"
+    assert certificate.flow[0].verdict == verdict
+    assert certificate.descends_in_flow is (verdict == "holds")
+    assert verdict == "unknown" or certificate.check(getkey(), examples=8).passed
 
 
 # ---- The negative test of the theory: GELU hidden units with a time constant of their own ------------------------
@@ -228,7 +398,8 @@ def test_a_certificate_reads_as_text(getkey):
     assert "energy descent in every step: not proved" in text
     assert "[holds] synapse 'token' is symmetric, V = W^T: |V - W^T|/|W| = 0" in text
     assert "[fails] the scale of layer 'visible' keeps the field conservative: elementwise on the way in only" in text
-    assert "[fails] the Lagrangian of layer 'token' is convex: GELU" in text
+    assert "[holds] U + K/2 |g|^2 is convex: K = " in text
+    assert "[unknown] the step is within its bound" in text
     assert "in every step" not in str(certify(dense_pair(getkey())))
 
 

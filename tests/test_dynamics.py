@@ -1,5 +1,8 @@
 """Dynamics: the flow lowers the energy, explicit steps follow it, fixed points differentiate implicitly."""
 
+# pyright: reportCallIssue=false
+
+import re
 from typing import Any
 
 import diffrax
@@ -12,10 +15,12 @@ import pytest
 from helpers import (
     VISIBLE_SHAPE,
     assert_close,
+    cast,
     coupling_of,
     dense_pair,
     differences,
     distance,
+    largest,
     make_block,
     mixing,
     normal,
@@ -24,7 +29,7 @@ from helpers import (
     three_layers,
 )
 
-from hopmix import AssociativeMemory, Block, Neurons, derive_block, descend, flow, settle
+from hopmix import AssociativeMemory, Block, Neurons, Status, derive_block, descend, flow, settle
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 TIMES = diffrax.SaveAt(ts=jnp.linspace(0, 2, 21))
@@ -130,6 +135,75 @@ def test_a_descent_into_nothing_does_not_descend(getkey):
     assert not descend(broken, normal(getkey(), VISIBLE_SHAPE), 2).descends
 
 
+def test_the_status_of_a_descent_is_a_sentence(getkey):
+    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+    scale = lambda b: b.potential.neurons.lagrangian.scale
+    ends = {
+        "never rose": descend(block, x, 4),
+        "The energy rose": descend(eqx.tree_at(scale, block, jnp.asarray(-1.0)), x, 4),
+        "stopped being a finite": descend(eqx.tree_at(scale, block, jnp.asarray(jnp.nan)), x, 4),
+    }
+    for words, descent in ends.items():
+        assert words in Status[descent.status]
+
+
+@pytest.mark.parametrize("step", [0.1, 30.0])
+def test_backtracking_keeps_a_memory_descending(step, getkey):
+    """Euler steps far beyond the time constants explode; halved until Armijo's rule holds they do not."""
+    memory = three_layers(getkey())
+    state = random_state(memory, getkey())
+    plain, tracked = (descend(memory, state, 12, step=step, backtrack=b) for b in (False, True))
+    assert bool(plain.descends) is (step < 1)
+    assert tracked.status == Status.descended
+    assert tracked.energies[-1] < tracked.energies[0]
+    if step < 1:  # nothing to halve: the same steps
+        assert_close(tracked.states, plain.states)
+
+
+def test_a_memory_takes_the_steps_of_euler(getkey):
+    memory = dense_pair(getkey())
+    state = random_state(memory, getkey())
+    expected = {n: state[n] + 0.2 / memory.neurons[n].tau * f for n, f in memory.force(state).items()}
+    descent = descend(memory, state, 1, step=0.2)
+    assert_close(jax.tree.map(lambda a: a[1], descent.states), expected)
+    assert_close(descent.energies, jnp.stack([memory.energy(state), memory.energy(expected)]))
+
+
+def test_backtracking_on_a_field_that_climbs_stalls(getkey):
+    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+    uphill = eqx.tree_at(lambda b: b.potential.neurons.lagrangian.scale, block, jnp.asarray(-1.0))
+    descent = descend(uphill, x, 3, backtrack=True)
+    assert descent.status == Status.stalled
+    assert bool(descent.descends)
+    assert_close(descent.states[-1], x)
+
+
+def test_a_flow_keeps_the_precision_of_its_state(getkey):
+    memory = cast(dense_pair(getkey()), jnp.float32)
+    state = cast(random_state(memory, getkey()), jnp.float32)
+    solution = flow(memory, state, 1.0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(solution.ys)} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_flow_takes_fixed_steps_and_gives_dense_output(getkey):
+    memory = dense_pair(getkey())
+    state = random_state(memory, getkey())
+    euler = flow(memory, state, 0.4, solver=diffrax.Euler(), step=0.2)
+    assert_close(end(euler), jax.tree.map(lambda a: a[2], descend(memory, state, 2, step=0.2).states), 1e-11)
+    dense = flow(memory, state, 1.0, saveat=diffrax.SaveAt(dense=True), **TIGHT)
+    assert_close(dense.evaluate(0.4), end(flow(memory, state, 0.4, **TIGHT)), 1e-6)
+
+
+def test_steps_are_asked_of_memories_and_refused_for_blocks(getkey):
+    memory = dense_pair(getkey())
+    state, block = random_state(memory, getkey()), contracting(getkey())
+    for function in (lambda *a, **k: descend(*a, 2, **k), settle):
+        with pytest.raises(ValueError, match="A memory needs `step`, in the unit of its time constants"):
+            function(memory, state)
+        with pytest.raises(ValueError, match=r"A block has a step of its own, 0.8; give it to `derive_block`"):
+            function(block, jnp.zeros(5), step=0.1)
+
+
 # ---- Fixed points -----------------------------------------------------------------------------------------------
 
 
@@ -141,8 +215,10 @@ def contracting(key) -> Block:
 
 def test_settling_ends_in_a_fixed_point(getkey):
     block, x = contracting(getkey()), normal(getkey(), (5,))
-    state, remaining, result = settle(block, x, rtol=1e-12, atol=1e-12)
-    assert result == optx.RESULTS.successful
+    settled = settle(block, x, rtol=1e-12, atol=1e-12)
+    state, remaining = settled.state, settled.residual
+    assert settled.result == optx.RESULTS.successful
+    assert settled.sentence.startswith(f"Settled after {int(settled.steps)} steps; one more step changes")
     assert_close(block(state), state, 1e-10)
     assert float(remaining) == float(jnp.max(jnp.abs(block(state) - state)))
     assert jnp.max(jnp.abs(block.force(state))) < 1e-10
@@ -168,12 +244,18 @@ def test_implicit_gradients_are_those_of_the_unrolled_steps(getkey):
 
 
 def test_settling_that_does_not_converge_says_so_in_its_result(getkey):
-    state, remaining, result = settle(
-        contracting(getkey()), normal(getkey(), (5,)), rtol=1e-12, atol=1e-12, max_steps=2
-    )
-    assert result == optx.RESULTS.nonlinear_max_steps_reached
-    assert remaining > 1e-6
-    assert state.shape == (5,)
+    settled = settle(contracting(getkey()), normal(getkey(), (5,)), rtol=1e-12, atol=1e-12, max_steps=2)
+    assert settled.result == optx.RESULTS.nonlinear_max_steps_reached
+    assert settled.residual > 1e-6
+    assert settled.state.shape == (5,)
+    assert re.match(r"Not settled after 2 steps \(The maximum number of steps .* Allow more steps", settled.sentence)
+
+
+def test_a_memory_settles_where_its_forces_vanish(getkey):
+    memory = jax.tree.map(lambda leaf: 0.3 * leaf, three_layers(getkey()))
+    settled = settle(memory, random_state(memory, getkey()), step=0.3, rtol=1e-12, atol=1e-12, max_steps=1000)
+    assert settled.result == optx.RESULTS.successful
+    assert largest(memory.force(settled.state)) < 1e-9
 
 
 def test_a_block_without_leak_has_nowhere_to_settle(getkey):

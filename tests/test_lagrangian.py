@@ -28,8 +28,11 @@ from hypothesis.extra.numpy import arrays
 from hopmix import (
     GELU,
     AbstractLagrangian,
+    Entmax,
     Exponential,
+    GhostMax,
     LayerNorm,
+    LogSumReLU,
     Neurons,
     Quadratic,
     ReLU,
@@ -153,6 +156,185 @@ def test_the_tanh_form_of_gelu_is_another_function():
     assert distance(jax.nn.gelu(x, approximate=True), GELU().activation(x)) > 1e-4
 
 
+# ---- Curvature, Hessian-vector products, conjugates ---------------------------------------------------------------
+
+
+@rows
+def test_the_hessian_vector_product_is_that_of_the_hessian(name, getkey):
+    lagrangian, x, v = make(name), normal(getkey(), SHAPE), normal(getkey(), SHAPE)
+    hessian = jax.jit(jax.hessian(lagrangian))(x)
+    assert_close(lagrangian.hessian_vector_product(x, v), jnp.tensordot(hessian, v, 2), 1e-11)
+
+
+@rows
+def test_the_curvature_bounds_the_hessian(name, getkey):
+    lagrangian, shape = make(name), (2, 3)
+    states = jnp.concatenate([scale * normal(getkey(), (16, *shape)) for scale in (0.003, 0.3, 3.0)])
+    eigenvalues = np.linalg.eigvalsh(jax.jit(jax.vmap(jax.hessian(lagrangian)))(states).reshape(-1, 6, 6))
+    lowest, highest = lagrangian.curvature
+    assert lowest - 1e-9 <= eigenvalues.min()
+    assert eigenvalues.max() <= highest + 1e-9
+
+
+ATTAINED = {
+    "relu": (ReLU(), [1.0]),
+    "gelu, highest": (GELU(), [math.sqrt(2)]),
+    "gelu, lowest": (GELU(), [-math.sqrt(2)]),
+    "tanh": (Tanh(3.0), [0.0]),
+    "sigmoid": (Sigmoid(3.0), [0.0]),
+    "softmax": (Softmax(3.0), [1.0, 1.0]),
+    "ghost-max": (GhostMax(3.0), [0.0, -50.0]),
+    "entmax": (Entmax(2.0, 3.0), [0.1, 0.1]),
+    "layer norm": (LayerNorm(scale=2.0, eps=0.25), [0.0, 0.0, 0.0]),
+    "spherical norm": (SphericalNorm(eps=0.25), [0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ATTAINED if name != "ghost-max"])
+def test_the_curvature_is_no_larger_than_needed(name):
+    lagrangian, state = ATTAINED[name]
+    hessian = jax.jacfwd(lagrangian.activation)(jnp.asarray(state))
+    eigenvalues, (lowest, highest) = np.linalg.eigvalsh(hessian), lagrangian.curvature
+    assert min(abs(eigenvalues.max() - highest), abs(eigenvalues.min() - lowest)) < 1e-9
+    assert name != "gelu, lowest" or abs(eigenvalues.min() - lowest) < 1e-12
+
+
+def conjugates() -> list[str]:
+    return [name for name in LAGRANGIANS if name not in NOT_CONVEX | {"sum"}]
+
+
+@pytest.mark.parametrize("name", conjugates())
+def test_the_conjugate_at_an_activation_is_the_layer_energy(name, getkey):
+    """Fenchel-Young holds with equality at g = L'(x)."""
+    lagrangian, x = make(name), normal(getkey(), SHAPE)
+    g = lagrangian.activation(x)
+    # Of norms it is the root of 1 - |g|^2, about 1e-6 here, which rounding leaves nine digits of.
+    assert_close(lagrangian.conjugate(g), jnp.sum(x * g) - lagrangian(x), 1e-8 if "norm" in name else 1e-11)
+
+
+@pytest.mark.parametrize("name", conjugates())
+def test_the_conjugate_lies_above_every_other_line(name, getkey):
+    """L*(g) >= y.g - L(y) for all y, and nearly with equality for y near x: it is the supremum."""
+    lagrangian, x = make(name), normal(getkey(), SHAPE)
+    g = lagrangian.activation(x)
+    y = jnp.concatenate([x[None] + scale * normal(getkey(), (64, *SHAPE)) for scale in (0.01, 1.0, 10.0)])
+    lines = jax.vmap(lambda y: jnp.sum(y * g) - lagrangian(y))(y)
+    value = lagrangian.conjugate(g)
+    assert jnp.max(lines) <= value + 1e-9
+    assert jnp.max(lines) >= value - 0.1
+
+
+OUTSIDE = {
+    "relu": [1.0, -0.1],
+    "repu 3": [1.0, -0.1],
+    "exponential": [1.0, -0.1],
+    "tanh": [0.5, 1.1],
+    "sigmoid": [0.5, -0.1],
+    "softmax": [0.5, 0.4],
+    "entmax": [0.7, 0.4],
+    "ghost-max": [0.7, 0.4],
+    "layer norm": [1.0, -0.5],
+    "spherical norm": [0.9, 0.9],
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_outside_its_domain_the_conjugate_is_infinite(name):
+    assert make(name).conjugate(jnp.asarray(OUTSIDE[name])) == jnp.inf
+
+
+@pytest.mark.parametrize("name", [*sorted(NOT_CONVEX - {"layer norm, negative scale"}), "sum"])
+def test_a_conjugate_that_is_not_known_is_refused(name):
+    with pytest.raises(NotImplementedError, match="has no closed convex conjugate"):
+        make(name).conjugate(jnp.zeros(SHAPE))
+
+
+# ---- Sums and multiples -------------------------------------------------------------------------------------------
+
+
+def test_lagrangians_add_and_scale(getkey):
+    x, c = normal(getkey(), SHAPE), jnp.asarray(0.7)
+    a, b = Tanh(2.0), LayerNorm((-1,))
+    total = a + c * b
+    assert_close(total(x), a(x) + c * b(x))
+    assert_close(total.activation(x), a.activation(x) + c * b.activation(x))
+    assert_close((a * 2)(x), 2 * a(x))
+    assert_close((np.float64(2.0) * a)(x), 2 * a(x))
+    assert (a + b + a).terms == (a, b, a)
+    assert (a + (b + 3.0 * a)).parts == (a, b, a)
+    leaky = ReLU() + 0.25 * Quadratic()
+    assert leaky.curvature == (0.25, 1.25)
+    assert (-1.0 * GELU()).curvature == tuple(-end for end in reversed(GELU().curvature))
+    assert (0.0 * Exponential()).curvature == (0.0, 0.0)
+    assert (GELU() + 0.13 * Quadratic()).is_convex
+    assert not (GELU() + 0.12 * Quadratic()).is_convex
+
+
+def test_a_factor_learns(getkey):
+    x, factor = normal(getkey(), SHAPE), jnp.asarray(0.7)
+    energy = lambda factor: Neurons(Tanh() + factor * Softmax(), SHAPE).energy(x)
+    assert_close(jax.grad(energy)(factor), differences(energy, factor), 1e-7)
+
+
+@pytest.mark.parametrize("operation", [lambda a: a + 1, lambda a: a * a, lambda a: "2" + a])
+def test_only_lagrangians_add_and_only_numbers_scale(operation):
+    with pytest.raises(TypeError):
+        operation(ReLU())
+
+
+# ---- Competition --------------------------------------------------------------------------------------------------
+
+
+def test_sparsemax_is_the_projection_on_the_simplex(getkey):
+    """alpha 2 has the closed form of Martins & Astudillo 2016, by sorting."""
+    for x in 2 * normal(getkey(), (8, 6)):
+        ordered = np.sort(x)[::-1]
+        sums = np.cumsum(ordered) - 1
+        size = np.sum(ordered - sums / np.arange(1, 7) > 0)
+        expected = np.maximum(x - sums[size - 1] / size, 0)
+        assert_close(Entmax().activation(x), expected)
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 1.75, 2.0])
+def test_entmax_maximises_its_objective(alpha, getkey):
+    """No point of the simplex does better than the activation, which is sparse where alpha is large."""
+    x, rivals = 3 * normal(getkey(), (6,)), np.random.default_rng(0).dirichlet(np.ones(6), 500)
+    objective = lambda p: p @ np.asarray(x) - np.sum(p**alpha - p, axis=-1) / (alpha * (alpha - 1))
+    g = np.asarray(Entmax(alpha).activation(x))
+    np.testing.assert_allclose(g.sum(), 1, rtol=1e-12)
+    assert g.min() >= 0
+    assert np.all(objective(rivals) <= objective(g) + 1e-12)
+    assert np.all(objective(0.99 * g + 0.01 * rivals) <= objective(g) + 1e-12)
+    assert_close(Entmax(alpha)(x), objective(g))
+
+
+def test_entmax_tends_to_softmax(getkey):
+    x = normal(getkey(), (6,))
+    errors = [distance(Entmax(1 + h).activation(x), Softmax().activation(x)) for h in (0.004, 0.002)]
+    assert errors[1] < 0.01
+    assert 1.8 < errors[0] / errors[1] < 2.2
+
+
+def test_entmax_differentiates_twice(getkey):
+    x, v = normal(getkey(), (5,)), normal(getkey(), (5,))
+    curve = lambda x: jnp.sum(v * Entmax(1.5).hessian_vector_product(x, v))
+    assert_close(jax.grad(curve)(x), differences(curve, x), 1e-6)
+
+
+def test_ghost_max_is_softmax_with_a_silent_unit_at_zero(getkey):
+    x = normal(getkey(), (5,))
+    full = jnp.append(x, 0.0)
+    assert_close(GhostMax(1.7)(x), Softmax(1.7)(full))
+    assert_close(GhostMax(1.7).activation(x), Softmax(1.7).activation(full)[:5])
+
+
+def test_log_sum_relu_forgets_what_is_far(getkey):
+    unit = LogSumReLU(0.5, eps=1e-9)
+    x = jnp.asarray([-0.4, -3.0, -50.0])  # 1 + beta x > 0 for the first alone
+    assert_close(unit.activation(x), jnp.asarray([1 / 0.8, 0.0, 0.0]), 1e-8)
+    assert_close(unit(x), math.log(0.8) / 0.5, 1e-8)
+
+
 def test_values_at_known_states():
     x = jnp.asarray([-1.0, 2.0, 3.0])
     expected = [
@@ -256,6 +438,9 @@ def test_a_lagrangian_is_a_pytree(name, getkey):
     [
         (lambda: RePU(1), r"RePU needs power >= 2 .* got 1; use ReLU\(\)"),
         (lambda: LayerNorm(eps=-1e-6), r"LayerNorm needs eps >= 0, got -1e-06; the usual value is 1e-6"),
+        (lambda: Entmax(1.0), r"Entmax needs 1 < alpha <= 2, got 1.0; alpha -> 1 is Softmax"),
+        (lambda: Entmax(3.0), r"Entmax needs 1 < alpha <= 2, got 3.0"),
+        (lambda: LogSumReLU(eps=0.0), r"LogSumReLU needs eps > 0, got 0.0; the usual value is 1e-6"),
         (lambda: SphericalNorm(eps=-1.0), r"SphericalNorm needs eps >= 0, got -1.0; the usual value is 1e-6"),
     ],
 )

@@ -125,7 +125,7 @@ def test_energy_terms_sum_to_the_energy(name, getkey):
     memory = MEMORIES[name](getkey(), "free")
     state = random_state(memory, getkey())
     terms, energy = eqx.filter_jit(lambda m, x: (m.energy_terms(x), m.energy(x)))(memory, state)
-    assert set(terms) == {"neurons", "synapses"}
+    assert set(terms) == {"neurons", "synapses", "inputs"}
     assert set(terms["neurons"]) == set(memory.neurons)
     assert set(terms["synapses"]) == set(memory.synapses)
     assert_close(sum(map(float, jax.tree.leaves(terms))), energy, 1e-11)
@@ -203,6 +203,71 @@ def test_other_precisions_compute_the_same(dtype, getkey):
     energy, force = evaluate(*cast((memory, state), dtype))
     assert {energy.dtype, *(f.dtype for f in force.values())} == {jnp.dtype(dtype)}
     assert_close((energy, force), evaluate(memory, state), None if dtype == jnp.float32 else 0.1)
+
+
+# ---- Inputs and clamps --------------------------------------------------------------------------------------------
+
+
+@rows
+def test_an_input_is_a_linear_term_of_the_energy(name, getkey):
+    memory = MEMORIES[name](getkey(), "free")
+    state, inputs = (random_state(memory, getkey()) for _ in range(2))
+
+    @jax.jit
+    def both(inputs):
+        driven = memory.drive(inputs)
+        return driven.energy(state), driven.force(state), driven.energy_terms(state)["inputs"]
+
+    energy, force, terms = both(inputs)
+    g = memory.activations(state)
+    work = sum(float(jnp.sum(inputs[n] * g[n])) for n in memory.neurons)
+    assert_close(energy, memory.energy(state) - work, 1e-11)
+    assert_close(force, jax.tree.map(jnp.add, memory.force(state), inputs), 1e-11)
+    assert_close(sum(map(float, terms.values())), -work, 1e-11)
+
+
+def test_a_driven_memory_keeps_the_rate_of_the_theorem(getkey):
+    memory = three_layers(getkey())
+    memory = memory.drive({"a": normal(getkey(), (4,)), "b": normal(getkey(), (1,))})
+    found = analyse(memory, random_state(memory, getkey()))
+    assert_close(found.rate, found.dissipation, 1e-10)
+
+
+def test_inputs_and_states_batch_under_vmap(getkey):
+    memory = dense_pair(getkey())
+    states = {"v": normal(getkey(), (7, 5)), "h": normal(getkey(), (7, 3))}
+    inputs = normal(getkey(), (7, 5))
+    energy = lambda x, current: memory.drive({"v": current}).energy(x)
+    energies = jax.jit(jax.vmap(energy))(states, inputs)
+    one_by_one = [energy(jax.tree.map(lambda a, i=i: a[i], states), inputs[i]) for i in range(7)]
+    assert_close(energies, jnp.stack(one_by_one))
+
+
+def test_clamped_entries_feel_no_force(getkey):
+    memory = three_layers(getkey())
+    state = random_state(memory, getkey())
+    mask = jnp.asarray([True, False, False, True, False, False])
+    clamped = memory.clamp({"b": mask, "c": jnp.asarray([True])})
+    force, free = clamped.force(state), memory.force(state)
+    assert_close(force["a"], free["a"])
+    assert_close(force["b"], jnp.where(mask, 0, free["b"]))
+    assert not jnp.any(force["c"])
+    assert_close(clamped.energy(state), memory.energy(state))
+    assert_close(clamped.clamp({"b": None, "c": None}).force(state), free)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: m.drive({"x": jnp.ones(5)}), r"The layers are \['h', 'v'\], got \['x'\]"),
+        (lambda m: m.clamp({"x": jnp.ones(5, bool)}), r"The layers are \['h', 'v'\], got \['x'\]"),
+        (lambda m: m.drive({"v": jnp.ones(4)}), r"The input must have the rank of the layer and broadcast to \(5,\)"),
+        (lambda m: m.clamp({"v": jnp.ones((), bool)}), r"The mask of clamped entries must have the rank of the layer"),
+    ],
+)
+def test_inputs_and_masks_that_do_not_fit_are_refused(change, message, getkey):
+    with pytest.raises(ValueError, match=message):
+        change(dense_pair(getkey()))
 
 
 # ---- Scale and shift between a layer and its synapses ----------------------------------------------------------
@@ -307,6 +372,7 @@ def test_synapses_that_do_not_fit_their_layers_are_refused(synapse, layers):
     "options",
     [
         {"lagrangian": LayerNorm(shift=jnp.ones(6))},
+        {"lagrangian": Quadratic() + 2.0 * LayerNorm(shift=jnp.ones(6))},
         {"lagrangian": Quadratic(), "affine": Affine(jnp.ones(6), jnp.zeros((1, 6)))},
         {"lagrangian": Quadratic(), "affine": Affine(jnp.ones((4, 6)), jnp.zeros((1, 5)))},
     ],

@@ -11,26 +11,32 @@ import hopmix
 LAGRANGIANS = {
     *("Quadratic", "ReLU", "RePU", "GELU", "Exponential"),
     *("Tanh", "Sigmoid", "Softmax", "LayerNorm", "SphericalNorm"),
+    *("Entmax", "GhostMax", "LogSumReLU", "Scaled", "Sum"),
 }
 NAMES = LAGRANGIANS | {
     *("AbstractLagrangian", "Affine", "AssociativeMemory", "Neurons"),
-    *("AbstractSynapse", "Bias", "ChannelMixing", "Dense", "TokenMixing"),
+    *("AbstractSynapse", "Bias", "ChannelMixing", "Dense", "HyperSynapse", "TokenMixing"),
+    *("Attention", "Convolution", "HopfieldMemory", "Pooling"),
     *("Coupling", "couplings", "trainable"),
-    *("Block", "derive_block", "eliminate", "gradient_force", "Potential"),
-    *("descend", "Descent", "flow", "settle"),
-    *("Assumption", "Certificate", "certify", "Check"),
+    *("Block", "derive_block", "eliminate", "gradient_force", "Potential", "SerialBlock"),
+    *("descend", "Descent", "flow", "settle", "Settled", "Status", "velocity"),
+    *("flip_costs", "Recall", "recall", "update_all"),
+    *("bit_error", "capacity", "pattern_separation", "retrieval_bound", "retrieval_failure", "retrieve"),
+    *("descent_margin", "Power", "power", "radial_energy", "radial_potential", "residual_force", "with_tied_weights"),
+    *("Assumption", "Certificate", "certify", "Check", "concavity_bound"),
     *("Asymmetry", "field_asymmetry", "measure_asymmetry", "symmetry_score"),
+    *("breaking_rate", "breaking_velocity", "product_gradient", "unit_balance"),
     *("Mixer", "MixerConfig"),
 }
 
 CONTRACT = {
     "Coupling": "symmetric broken free up down tie breaking",
     "Neurons": "lagrangian shape tau energy",
-    "AssociativeMemory": "energy energy_terms force",
+    "AssociativeMemory": "energy energy_terms force drive clamp",
     "Block": "__call__ energy force",
     "Certificate": "check",
     "Mixer": "__call__ batch",
-    **dict.fromkeys(LAGRANGIANS, "__call__ activation is_convex"),
+    **dict.fromkeys(LAGRANGIANS, "__call__ activation is_convex curvature conjugate hessian_vector_product"),
 }
 
 
@@ -73,7 +79,8 @@ def test_the_contract_holds(name):
         ("field_asymmetry", ["f", "x", "lagrangian"]),
         ("eliminate", ["memory", "hidden"]),
         ("derive_block", ["memory", "hidden", "leak", "step", "n_iter", "drop_path"]),
-        ("descend", ["block", "x", "steps"]),
+        ("descend", ["system", "state", "steps", "step", "backtrack"]),
+        ("settle", ["system", "state", "step", "rtol", "atol", "max_steps"]),
     ],
 )
 def test_functions_take_these_arguments(function, parameters):

@@ -7,7 +7,17 @@ import jax.random as jr
 import pytest
 from helpers import BILINEAR, COUPLINGS, assert_close, distance, make_synapse, normal
 
-from hopmix import Bias, ChannelMixing, Coupling, Dense, TokenMixing
+from hopmix import (
+    AssociativeMemory,
+    Bias,
+    ChannelMixing,
+    Coupling,
+    Dense,
+    HyperSynapse,
+    Neurons,
+    Tanh,
+    TokenMixing,
+)
 
 synapses = pytest.mark.parametrize("name", BILINEAR)
 kinds = pytest.mark.parametrize("kind", COUPLINGS)
@@ -99,3 +109,27 @@ def test_mixings_are_dense_couplings_shared_over_the_other_axis(getkey):
     per_token = jnp.stack([dense.current(1, (y[i], None)) for i in range(3)])
     assert_close(TokenMixing(coupling).current(1, (x, None)), per_channel)
     assert_close(ChannelMixing(coupling).current(1, (y, None)), per_token)
+
+
+def test_a_many_body_synapse_sends_minus_the_gradient_of_its_function(getkey):
+    """E = -sum W_ijk a_i b_j c_k: the current into a is sum W_ijk b_j c_k, and so on."""
+    weights, sizes = normal(getkey(), (3, 4, 2)), (3, 4, 2)
+    a, b, c = (normal(getkey(), (n,)) for n in sizes)
+    synapse = HyperSynapse(lambda a, b, c: -jnp.einsum("ijk,i,j,k->", weights, a, b, c))
+    assert_close(synapse.energy(a, b, c), -jnp.einsum("ijk,i,j,k->", weights, a, b, c))
+    for into, formula, others in ((0, "ijk,j,k->i", (b, c)), (1, "ijk,i,k->j", (a, c)), (2, "ijk,i,j->k", (a, b))):
+        assert_close(synapse.current(into, (a, b, c)), jnp.einsum(formula, weights, *others))
+    assert not synapse.is_explicit
+    assert not synapse.takes_batch
+
+
+def test_the_function_of_a_many_body_synapse_may_learn(getkey):
+    """An Equinox module as function: its parameters are leaves of the memory and have gradients."""
+    network = eqx.nn.MLP(4, "scalar", 8, 1, activation=jnp.tanh, key=getkey())
+    neurons = {"v": Neurons(Tanh(), (4,))}
+    memory = AssociativeMemory(neurons, {"s": HyperSynapse(network)}, {"s": ("v",)})
+    state = {"v": normal(getkey(), (4,))}
+    force = memory.force(state)["v"]
+    assert_close(force, -jax.grad(network)(jnp.tanh(state["v"])) - state["v"])
+    gradient = eqx.filter_grad(lambda m: jnp.sum(m.force(state)["v"] ** 2))(memory)
+    assert all(jnp.any(layer.weight) for layer in gradient.synapses["s"].function.layers)

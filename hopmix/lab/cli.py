@@ -1,8 +1,9 @@
-"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`."""
+"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix verify`."""
 
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab.config import Ablate, Report, Resume, StudyConfig, UsageError
+from hopmix.lab.config import Ablate, Report, Resume, StudyConfig, UsageError, Verify
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -21,12 +23,14 @@ Command = (
     Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
 Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
-`hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options."""
+`hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
+`hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run."""
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -51,9 +55,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"hopmix: {error}", markup=False)
         return BAD_INPUT
     except KeyboardInterrupt:
-        errors.print(
-            "hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume FOLDER", markup=False
-        )
+        saved = "; finished intervals are saved, go on with: hopmix resume FOLDER"
+        trains = arguments[:1] in (["ablate"], ["resume"])
+        errors.print(f"hopmix: stopped at once{saved if trains else '.'}", markup=False)
         return FAILED
     except Exception as error:
         if store.is_full_disk(error):
@@ -64,7 +68,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _execute(command: Ablate | Resume | Report, line: str) -> int:
+def _execute(command: Ablate | Resume | Report | Verify, line: str) -> int:
     # Libraries that log every file they write drown what matters here.
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console(highlight=False)
@@ -76,6 +80,8 @@ def _execute(command: Ablate | Resume | Report, line: str) -> int:
             return _study(store.read_config(out), out, True, line, console)
         case Report(run=out):
             return _report(out, console)
+        case Verify(run=run):
+            return _verify_claims(command, console) if run is None else _verify_run(run, command, console)
 
 
 def _dry_run(config: StudyConfig, console: Console) -> int:
@@ -128,6 +134,43 @@ def _report(out: Path, console: Console) -> int:
     store.read_metrics(out)
     console.print(f"Report: {write_report(out)}")
     return DONE
+
+
+def _verify_claims(options: Verify, console: Console) -> int:
+    from hopmix.lab import _verify_tables, verify
+
+    claims = verify.select_claims(options.claim)
+    if options.write is not None:
+        verify.require_markers(options.write)
+    begin = time.perf_counter()
+    with console.status("measuring") as status:
+        told = lambda claim: status.update(Text(f"measuring {claim.id} on {options.examples} examples"))
+        measured = verify.measure_claims(claims, examples=options.examples, seed=options.seed, watch=told)
+    console.print(_verify_tables.claims_table(measured))
+    console.print(_verify_tables.claims_sentence(measured, time.perf_counter() - begin))
+    record = verify.claims_record(measured, options.seed)
+    if options.json is not None:
+        store.write_json(options.json, record)
+    if options.write is not None:
+        verify.write_table(options.write, measured)
+    return DONE if record["passed"] else FAILED
+
+
+def _verify_run(path: Path, options: Verify, console: Console) -> int:
+    from hopmix.lab import _verify_tables, verify
+
+    trained = verify.load_run(path)
+    with console.status("checking") as status:
+        told = lambda member: status.update(Text(f"checking {member}"))
+        checked = verify.check_run(trained, examples=options.examples, watch=told)
+    worst = verify.over_seeds(checked.blocks)
+    console.print(_verify_tables.blocks_table(worst))
+    for line in (*_verify_tables.legend(checked), *_verify_tables.reasons(checked.blocks)):
+        console.print(Text(line))
+    console.print(Text(_verify_tables.blocks_sentence(worst)))
+    if options.json is not None:
+        store.write_json(options.json, verify.run_record(checked))
+    return DONE if checked.passed else FAILED
 
 
 class _bar:

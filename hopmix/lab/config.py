@@ -164,3 +164,37 @@ class Report:
 
     run: tyro.conf.Positional[Path]
     """The folder of the study."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Measure the claims of the theory again; or check each block of a trained run against its certificate.
+
+    The exit code is 0 where all claims hold, or no numbers contradict a certificate, and 1 otherwise.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
+    """The folder of a study, or one of its checkpoints (RUN/checkpoints/STEP); the claims without it."""
+    claim: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Measure this claim alone, such as C05; repeat it for several."""
+    examples: int = 100
+    """Random examples of each claim; of a run, validation images whose states are tried."""
+    seed: int = 0
+    """Of the random examples of the claims."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the numbers to this file as well."""
+    write: Annotated[Path | None, tyro.conf.arg(metavar="PAGE")] = None
+    """Renew the table of all claims on this page (theory/README.md)."""
+
+    def __post_init__(self):
+        _need(self.examples >= 1, "examples", self.examples, "at least 1")
+        _need(self.seed >= 0, "seed", self.seed, "0 or more")
+        for name in ("json", "write"):
+            path = getattr(self, name)
+            _need(path is None or not path.is_dir(), name, path, "the name of a file, not a folder")
+        if self.run is not None and (self.claim or self.write):
+            raise UsageError(
+                f"run: got {self.run}, which goes with neither claim nor write; repeat --claim to name several."
+            )
+        if self.claim and self.write:
+            raise UsageError("write: the table is of all claims; leave out claim.")

@@ -6,10 +6,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling, couplings
-from hopmix._derive import Block
+from hopmix._derive import Block, SerialBlock
 from hopmix._symmetry import measure_asymmetry
 from hopmix._types import Scalar
-from hopmix.models.mixer import Mixer, SerialBlock
+from hopmix.models.mixer import Mixer
 
 Metrics = dict[str, Array]
 

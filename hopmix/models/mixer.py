@@ -15,8 +15,9 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Breaking, Coupling
-from hopmix._derive import Block, derive_block
-from hopmix._lagrangian import GELU, LayerNorm
+from hopmix._derive import Block, SerialBlock, derive_block
+from hopmix._lagrangian import GELU
+from hopmix._lagrangian_groups import LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing
 from hopmix._types import Image, Layer, PRNGKey, Tokens
@@ -133,31 +134,6 @@ class MixerConfig:
         token = self.dim // 2 if self.token_hidden is None else self.token_hidden
         channel = 4 * self.dim if self.channel_hidden is None else self.channel_hidden
         return self.hidden_ratio * token, self.hidden_ratio * channel
-
-
-class SerialBlock(eqx.Module):
-    """Token mixing, then channel mixing, each a block with its own norm.
-
-    There is no energy of the whole: a composition of two gradient steps is not a gradient step.
-
-    **Source:** Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
-    """
-
-    token: Block
-    channel: Block
-    n_iter: int = eqx.field(static=True, default=1)
-
-    def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
-        """The state after `n_iter` rounds of both mixings; without a key no branch is dropped."""
-        for i in range(self.n_iter):
-            for j, part in enumerate(self.parts):
-                x = part(x, None if key is None else jr.fold_in(key, 2 * i + j))
-        return x
-
-    @property
-    def parts(self) -> tuple[Block, Block]:
-        """The two mixings in the order in which they run."""
-        return self.token, self.channel
 
 
 class Mixer(eqx.Module):

@@ -1,0 +1,82 @@
+"""Attention: the synapse of a layer of tokens with itself that makes an Energy Transformer."""
+
+import math
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float
+
+from hopmix._synapse import AbstractSynapse
+from hopmix._types import Energy, PRNGKey, ScalarLike
+
+
+class Attention(AbstractSynapse):
+    r"""Multi-head attention as an energy:
+
+    $$E(g) = -\frac1\beta \sum_{h, C} \log \sum_{B \in \mathcal N(C)} e^{\beta K_{hB} \cdot Q_{hC}}, \qquad
+      Q_{hC} = W^Q_h g_C, \quad K_{hB} = W^K_h g_B.$$
+
+    $\mathcal N(C)$ are the tokens that token $C$ attends to: all others; with `include_self` itself too; with `causal`
+    only those before it. A token that attends to none adds nothing. The current into a token is what it reads from its
+    neighbours *plus* what those that attend to it send back; the usual attention layer has the first part alone and is
+    the gradient of nothing.
+
+    **Arguments:**
+
+    - `queries`, `keys`: $W^Q$ and $W^K$, of shape (heads, dim, channels).
+    - `beta`: inverse temperature $\beta > 0$; $1/\sqrt{\text{dim}}$ is usual.
+    - `include_self`: whether a token attends to itself.
+    - `causal`: whether a token attends to earlier tokens only.
+
+    **Raises:** `ValueError` if queries and keys differ in shape.
+
+    **Source:** Hoover et al. 2023 (arXiv 2302.07253), equation 4.
+    """
+
+    queries: Float[Array, "heads dim channels"]
+    keys: Float[Array, "_ _ _"]
+    beta: ScalarLike
+    include_self: bool = eqx.field(static=True, default=False)
+    causal: bool = eqx.field(static=True, default=False)
+    takes_batch: ClassVar[bool] = True
+
+    def __check_init__(self):
+        if self.queries.shape != self.keys.shape:
+            raise ValueError(
+                f"Queries and keys must have one shape, (heads, dim, channels), got {self.queries.shape} and "
+                f"{self.keys.shape}."
+            )
+
+    @classmethod
+    def random(
+        cls,
+        channels: int,
+        heads: int,
+        dim: int,
+        *,
+        key: PRNGKey,
+        include_self: bool = False,
+        causal: bool = False,
+    ) -> "Attention":
+        r"""Independent Gaussian queries and keys of variance $1/\text{channels}$, and $\beta = 1/\sqrt{\text{dim}}$."""
+        queries, keys = jr.normal(key, (2, heads, dim, channels)) / math.sqrt(channels)
+        return cls(queries, keys, 1 / math.sqrt(dim), include_self, causal)
+
+    def neighbours(self, tokens: int) -> Bool[Array, "{tokens} {tokens}"]:
+        r"""Whether token $B$ (column) is among those that token $C$ (row) attends to."""
+        mask = jnp.tri(tokens, dtype=bool) if self.causal else jnp.ones((tokens, tokens), bool)
+        return mask if self.include_self else mask & ~jnp.eye(tokens, dtype=bool)
+
+    def energy(self, *activations: Float[Array, "tokens *batch channels"]) -> Energy:
+        (g,) = activations
+        q, k = (jnp.einsum("hdc,t...c->...htd", weights, g) for weights in (self.queries, self.keys))
+        scores = self.beta * jnp.einsum("...htd,...hsd->...hts", q, k)
+        mask = self.neighbours(g.shape[0])
+        lonely = ~jnp.any(mask, axis=-1, keepdims=True)
+        # A sum over nothing has no logarithm: lonely tokens get all neighbours here, and are left out below.
+        rows = jax.nn.logsumexp(scores, axis=-1, where=jnp.broadcast_to(mask | lonely, scores.shape))
+        heard = jnp.broadcast_to(~lonely[:, 0], rows.shape)
+        return -jnp.sum(jnp.where(heard, rows, jnp.zeros((), g.dtype)), axis=(-2, -1)) / self.beta

@@ -1,0 +1,54 @@
+"""HopfieldMemory: stored patterns as a synapse of one layer."""
+
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hopmix._lagrangian import AbstractLagrangian
+from hopmix._synapse import AbstractSynapse
+from hopmix._types import Layer, Scalar
+
+
+class HopfieldMemory(AbstractSynapse):
+    r"""Stored patterns $\xi_\mu$ that attract an activation: $E(g) = -L(s)$ with the similarities
+    $s_\mu = \xi_\mu \cdot g$, or $s_\mu = -\tfrac12 |\xi_\mu - g|^2$.
+
+    The *separation* $L$ is any Lagrangian: `Quadratic` is the classical memory, `RePU(n)` the dense one (rectified
+    polynomial of degree n), `Exponential` the exponential one, `Softmax` log-sum-exp (modern Hopfield network), and
+    `LogSumReLU` with distances the log-sum-ReLU memory. It is what a hidden layer with one unit per pattern leaves
+    when it is eliminated.
+
+    **Arguments:**
+
+    - `patterns`: of shape (patterns, *shape of the layer).
+    - `separation`: $L$.
+    - `similarity`: `"dot"` or `"distance"`.
+
+    **Raises:** `ValueError` for another similarity.
+
+    **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et al. 2017 (arXiv
+    1702.01929); Ramsauer et al. 2020 (arXiv 2008.02217); log-sum-ReLU: arXiv 2506.10801.
+    """
+
+    patterns: Float[Array, "patterns ..."]
+    separation: AbstractLagrangian
+    similarity: Literal["dot", "distance"] = eqx.field(static=True, default="dot")
+    takes_batch: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if self.similarity not in ("dot", "distance"):
+            raise ValueError(f'similarity must be "dot" or "distance", got {self.similarity!r}.')
+
+    def similarities(self, g: Layer) -> Float[Array, " patterns"]:
+        r"""The similarity of an activation to each pattern."""
+        if self.patterns.shape[1:] != g.shape:
+            raise ValueError(f"Patterns of shape {self.patterns.shape[1:]} do not fit a layer of shape {g.shape}.")
+        if self.similarity == "dot":
+            return jnp.tensordot(self.patterns, g, g.ndim)
+        return -0.5 * jnp.sum((self.patterns - g[None]) ** 2, axis=tuple(range(1, g.ndim + 1)))
+
+    def energy(self, *activations: Layer) -> Scalar:
+        (g,) = activations
+        return -self.separation(self.similarities(g))

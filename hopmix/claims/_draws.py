@@ -1,0 +1,173 @@
+"""Random memories, blocks and states that claims are measured on, made inside a compiled program."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from hopmix._attention import Attention
+from hopmix._convolution import Convolution
+from hopmix._coupling import Coupling, trainable
+from hopmix._derive import Block, derive_block
+from hopmix._lagrangian import AbstractLagrangian, Quadratic, ReLU, Sigmoid, Tanh
+from hopmix._lagrangian_groups import LayerNorm, Softmax, SphericalNorm
+from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse, TokenMixing
+from hopmix._types import Layer, PRNGKey, Scalar
+
+Structure = Callable[[PRNGKey], AssociativeMemory]
+TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 4, 6, 5, 8
+
+
+def _tied(key: PRNGKey, visible: int, hidden: int, scale: float = 1.0) -> Coupling:
+    return Coupling(scale * jr.normal(key, (hidden, visible)))
+
+
+def pair(key: PRNGKey) -> AssociativeMemory:
+    """Two layers and one dense synapse."""
+    neurons = {"v": Neurons(Tanh(0.8), (5,), tau=0.7), "h": Neurons(Sigmoid(), (3,), tau=2.1)}
+    return AssociativeMemory(neurons, {"s": Dense(_tied(key, 5, 3))}, {"s": ("v", "h")})
+
+
+def chain(key: PRNGKey) -> AssociativeMemory:
+    """Four layers in a chain, with a bias and an external input; the last layer competes."""
+    keys = jr.split(key, 5)
+    neurons = {
+        "a": Neurons(LayerNorm(), (4,), tau=1.3),
+        "b": Neurons(ReLU() + 0.1 * Quadratic(), (6,), tau=0.4),
+        "c": Neurons(SphericalNorm(), (5,), tau=3.0, input=jr.normal(keys[4], (5,))),
+        "d": Neurons(Softmax(1.5), (3,), tau=0.9),
+    }
+    sizes = (4, 6, 5, 3)
+    synapses: dict[str, AbstractSynapse] = {
+        f"{a}{b}": Dense(_tied(k, m, n)) for a, b, k, m, n in zip("abc", "bcd", keys, sizes, sizes[1:])
+    }
+    synapses["bias"] = Bias(jr.normal(keys[3], (6,)))
+    ends = {"ab": ("a", "b"), "bc": ("b", "c"), "cd": ("c", "d"), "bias": ("b",)}
+    return AssociativeMemory(neurons, synapses, ends)
+
+
+class Trilinear(eqx.Module):
+    r"""The energy $-\sum_{ijk} W_{ijk} a_i b_j c_k$ of three layers."""
+
+    weights: Float[Array, "i j k"]
+
+    def __call__(self, a: Layer, b: Layer, c: Layer) -> Scalar:
+        return -jnp.einsum("ijk,i,j,k->", self.weights, a, b, c)
+
+
+def many_body(key: PRNGKey) -> AssociativeMemory:
+    """Three layers joined by one interaction of third order."""
+    weights = jr.normal(key, (3, 4, 2))
+    neurons = {n: Neurons(Tanh(), (size,), tau=t) for n, size, t in zip("abc", (3, 4, 2), (0.5, 1.0, 2.0))}
+    synapse = HyperSynapse(Trilinear(weights))
+    return AssociativeMemory(neurons, {"s": synapse}, {"s": ("a", "b", "c")})
+
+
+def mixer(key: PRNGKey, hidden: AbstractLagrangian | None = None, norm: Literal["joint", "token"] = "joint"):
+    """The three-layer memory of the parallel mixer, tied."""
+    keys = jr.split(key, 2)
+    hidden = ReLU() if hidden is None else hidden
+    neurons = {
+        "x": Neurons(LayerNorm((0, -1) if norm == "joint" else (-1,)), (TOKENS, CHANNELS), tau=1.5),
+        "token": Neurons(hidden, (TOKEN_HIDDEN, CHANNELS), tau=0.6),
+        "channel": Neurons(hidden, (TOKENS, CHANNEL_HIDDEN), tau=0.8),
+    }
+    synapses = {
+        "token": TokenMixing(_tied(keys[0], TOKENS, TOKEN_HIDDEN)),
+        "channel": ChannelMixing(_tied(keys[1], CHANNELS, CHANNEL_HIDDEN)),
+    }
+    return AssociativeMemory(neurons, synapses, {name: ("x", name) for name in synapses})
+
+
+def transformer(key: PRNGKey, include_self: bool = False, causal: bool = False) -> AssociativeMemory:
+    """The memory of an Energy Transformer: attention of the tokens, and a Hopfield network of each token."""
+    attention_key, memory_key = jr.split(key)
+    neurons = {
+        "x": Neurons(LayerNorm((-1,)), (TOKENS, CHANNELS)),
+        "memory": Neurons(ReLU(), (TOKENS, CHANNEL_HIDDEN), tau=0.5),
+    }
+    attention = Attention.random(CHANNELS, 2, 3, key=attention_key, include_self=include_self, causal=causal)
+    synapses = {"attention": attention, "memory": ChannelMixing(_tied(memory_key, CHANNELS, CHANNEL_HIDDEN))}
+    return AssociativeMemory(neurons, synapses, {"attention": ("x",), "memory": ("x", "memory")})
+
+
+def convolutional(key: PRNGKey) -> AssociativeMemory:
+    """A layer on a grid of 3 x 4 tokens with a convolution of stride 2."""
+    neurons = {"x": Neurons(LayerNorm((0, -1)), (12, 2)), "h": Neurons(ReLU(), (4, 3), tau=0.3)}
+    synapse = Convolution(_tied(key, 3 * 3 * 2, 3), grid=(3, 4), stride=2)
+    return AssociativeMemory(neurons, {"s": synapse}, {"s": ("x", "h")})
+
+
+CONVEX: tuple[Structure, ...] = (pair, chain, many_body, mixer, transformer, convolutional)
+"""Memories of convex Lagrangians and conservative synapses, with time constants of their own."""
+
+
+def split_examples(
+    key: PRNGKey, examples: int, structures: tuple[Structure, ...] = CONVEX
+) -> Iterator[tuple[Structure, jax.Array]]:
+    """The examples shared out evenly over the structures: each with the keys of its own."""
+    each = -(-examples // len(structures))
+    for i, structure in enumerate(structures):
+        yield structure, jr.split(jr.fold_in(key, i), each)
+
+
+def draw_systems(
+    structure: Structure, key: PRNGKey, number: int, scale: float = 1.5
+) -> tuple[AssociativeMemory, dict[str, Layer]]:
+    """Memories of one structure, stacked, with Gaussian numbers for all that trains, and a state of each.
+
+    Drawn by NumPy: the draws of `draw_memory` take longer to compile than what is measured on them.
+    """
+    memory, random = eqx.filter_eval_shape(structure, key), np.random.default_rng(np.asarray(jr.key_data(key)))
+
+    def fill(leaf, trains):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        shape = (number, *leaf.shape)
+        return jnp.asarray(random.normal(size=shape) if trains else np.ones(shape), leaf.dtype)  # what is left is a tie
+
+    drawn = jax.tree.map(fill, memory, trainable(memory))
+    states = {n: jnp.asarray(scale * random.normal(size=(number, *a.shape))) for n, a in memory.neurons.items()}
+    return drawn, states
+
+
+def draw_memory(structure: Structure, key: PRNGKey) -> AssociativeMemory:
+    """A memory with random parameters."""
+    return structure(jr.fold_in(key, 0))
+
+
+def draw_state(memory: AssociativeMemory, key: PRNGKey, scale: float = 1.5) -> dict[str, Layer]:
+    """A Gaussian state of standard deviation `scale`."""
+    keys = jr.split(jr.fold_in(key, 1), len(memory.neurons))
+    return {name: scale * jr.normal(k, n.shape) for k, (name, n) in zip(keys, memory.neurons.items())}
+
+
+def draw_block(
+    key: PRNGKey,
+    coupling: Literal["symmetric", "free"] = "symmetric",
+    *,
+    hidden: AbstractLagrangian | None = None,
+    norm: Literal["joint", "token"] = "joint",
+    leak: float = 0.0,
+    step: float = 1.0,
+) -> Block:
+    """The block of a mixer with random weights."""
+    block = derive_block(mixer(key, hidden, norm), ["token", "channel"], leak=leak, step=step)
+    return block if coupling == "symmetric" else _freed(block, key)
+
+
+def _freed(block: Block, key: PRNGKey) -> Block:
+    """The block with independent down-weights."""
+    leaves, structure = jax.tree.flatten(block, is_leaf=lambda leaf: isinstance(leaf, Coupling))
+    keys = jr.split(jr.fold_in(key, 7), len(leaves))
+    free = [
+        Coupling(leaf.up, jr.normal(k, leaf.up.shape[::-1]), 0.0) if isinstance(leaf, Coupling) else leaf
+        for leaf, k in zip(leaves, keys)
+    ]
+    return jax.tree.unflatten(structure, free)

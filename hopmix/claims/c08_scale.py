@@ -1,0 +1,134 @@
+r"""C08: where the scale of a norm may stand: on the way in and out, or in only where it commutes with $\nabla^2 U$."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from hopmix._coupling import Coupling
+from hopmix._derive import Potential, eliminate
+from hopmix._lagrangian import GELU, AbstractLagrangian
+from hopmix._lagrangian_groups import LayerNorm
+from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._symmetry import field_asymmetry
+from hopmix._synapse import ChannelMixing, TokenMixing
+from hopmix._types import Layer, PRNGKey, Scalar
+from hopmix.claims._claim import Claim, Measurement
+
+TOKENS, CHANNELS, HIDDEN = 3, 4, 5
+BOTH = ("token", "channel")
+NORM = LayerNorm((0, -1))
+
+
+class Example(NamedTuple):
+    """Tied weights of both mixings, a scale and a shift for each entry, and a state."""
+
+    w_s: Float[Array, "hidden tokens"]
+    w_c: Float[Array, "hidden channels"]
+    scale: Float[Array, "tokens channels"]
+    shift: Float[Array, "tokens channels"]
+    x: Float[Array, "tokens channels"]
+
+
+def draw_examples(key: PRNGKey, number: int) -> Example:
+    """Gaussian weights, shifts and states; scales uniform within 50 % of one."""
+    random = np.random.default_rng(np.asarray(jr.key_data(key)))
+    visible = (TOKENS, CHANNELS)
+    draw = lambda *shape: random.normal(size=(number, *shape))
+    scale = random.uniform(0.5, 1.5, (number, *visible))
+    arrays = (draw(HIDDEN, TOKENS), draw(HIDDEN, CHANNELS), scale, draw(*visible), draw(*visible))
+    return Example(*map(jnp.asarray, arrays))
+
+
+def potential_of(
+    e: Example,
+    affine: Affine | None,
+    norm: AbstractLagrangian = NORM,
+    branches: tuple[str, ...] = BOTH,
+    hidden: AbstractLagrangian | None = None,
+) -> Potential:
+    """What is left of the tied memory of these branches behind this norm, scale and shift; GELU units by default."""
+    units = GELU() if hidden is None else hidden
+    neurons = {
+        "x": Neurons(norm, (TOKENS, CHANNELS), affine=affine),
+        "token": Neurons(units, (HIDDEN, CHANNELS)),
+        "channel": Neurons(units, (TOKENS, HIDDEN)),
+    }
+    synapses = {"token": TokenMixing(Coupling(e.w_s)), "channel": ChannelMixing(Coupling(e.w_c))}
+    kept = {name: synapses[name] for name in branches}
+    memory = AssociativeMemory({a: neurons[a] for a in ("x", *branches)}, kept, {name: ("x", name) for name in kept})
+    return eliminate(memory, branches)
+
+
+def asymmetry(potential: Potential, x: Layer) -> Scalar:
+    r"""The index $|HJ - (HJ)^\top|/(2|HJ|)$ of the force of the branches at a state."""
+    norm = potential.neurons.lagrangian
+    return field_asymmetry(lambda x: potential.force(norm.activation(x)), x, norm)
+
+
+def conservative_placements(e: Example) -> dict[str, Potential]:
+    """The places where a scale keeps the field conservative; the shift is everywhere."""
+    first = e.scale[0, 0]
+    constant = jnp.full_like(e.scale, first)
+    per_channel, per_token = (jnp.broadcast_to(s, e.scale.shape) for s in (e.scale[:1], e.scale[:, :1]))
+    return {
+        "in and out": potential_of(e, Affine(e.scale, e.shift)),
+        "one number in the Lagrangian": potential_of(e, None, LayerNorm((0, -1), first, e.shift)),
+        "constant, in only": potential_of(e, Affine(constant, e.shift, False)),
+        "per channel, in only, tokens mixed only": potential_of(
+            e, Affine(per_channel, e.shift, False), branches=("token",)
+        ),
+        "per token, in only, channels mixed only": potential_of(
+            e, Affine(per_token, e.shift, False), branches=("channel",)
+        ),
+    }
+
+
+def gradient_gap(e: Example) -> Scalar:
+    r"""How far the force with the scale in and out is from $\nabla_g\,U(\gamma \odot g + \delta)$, relative."""
+    g, plain = NORM.activation(e.x), potential_of(e, None)
+    expected = jax.grad(lambda g: plain(e.scale * g + e.shift))(g)
+    force = potential_of(e, Affine(e.scale, e.shift)).force(g)
+    return jnp.max(jnp.abs(force - expected)) / jnp.max(jnp.abs(expected))
+
+
+def commutator_gap(e: Example) -> Scalar:
+    r"""How far $HJ - (HJ)^\top$ is from $H(A\Gamma - \Gamma A)H$ with the scale on the way in only, relative to $HJ$.
+
+    $A = \nabla^2 U$ at $s = \gamma \odot g + \delta$ and $\Gamma = \mathrm{diag}(\gamma)$.
+    """
+    square = lambda matrix: matrix.reshape(e.x.size, e.x.size)
+    plain, broken = potential_of(e, None), potential_of(e, Affine(e.scale, e.shift, False))
+    h = square(jax.jacfwd(NORM.activation)(e.x))
+    a = square(jax.jacfwd(plain.force)(e.scale * NORM.activation(e.x) + e.shift))
+    hj = h @ square(jax.jacfwd(lambda x: broken.force(NORM.activation(x)))(e.x))
+    commutator = a * e.scale.reshape(1, -1) - e.scale.reshape(-1, 1) * a
+    return jnp.linalg.norm(hj - hj.T - h @ commutator @ h) / jnp.linalg.norm(hj)
+
+
+def worst_gap(e: Example) -> Scalar:
+    """The worst of the indices that should vanish, and of the gaps of gradient and commutator."""
+    indices = [asymmetry(potential, e.x) for potential in conservative_placements(e).values()]
+    return jnp.max(jnp.stack([*indices, gradient_gap(e), commutator_gap(e)]))
+
+
+def measure(key: PRNGKey, examples: int) -> Measurement:
+    """The worst gap over random mixers, scales, shifts and states."""
+    gaps = jax.jit(lambda e: jax.lax.map(worst_gap, e, batch_size=min(examples, 100)))(draw_examples(key, examples))
+    return Measurement(float(jnp.max(gaps)), 1e-12, examples)
+
+
+CLAIM = Claim(
+    id="C08",
+    statement="a scale gamma on the way in and out is exact; on the way in only the force is conservative iff "
+    "H (A Gamma - Gamma A) H = 0, A the Hessian of U: in a parallel mixer, generically iff gamma is constant",
+    source="arXiv 2406.12220, code (the elementwise norm); criterion: hopmix",
+    status="proved",
+    page="C08-scale.md",
+    test="test_c08_scale.py",
+    what="asymmetry of five placements, gap of the gradient and of the commutator; relative",
+    measure=measure,
+)

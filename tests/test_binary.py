@@ -1,0 +1,204 @@
+"""Binary memories: what a flip costs, asynchronous sweeps that never climb, synchronous updates that may cycle."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import assert_close, normal
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from jaxtyping import Array
+
+from hopmix import (
+    Exponential,
+    HopfieldMemory,
+    LogSumReLU,
+    Quadratic,
+    Recall,
+    ReLU,
+    RePU,
+    Softmax,
+    flip_costs,
+    recall,
+    update_all,
+)
+
+
+class Pairs(eqx.Module):
+    """The energy of pairwise weights; a pytree, so that other weights need no new compilation."""
+
+    weights: Array
+    field: Array
+
+    def __call__(self, spins):
+        flat = spins.ravel()
+        return -0.5 * flat @ self.weights @ flat - self.field @ flat
+
+
+def spins_of(key, shape: tuple[int, ...] = (6,)) -> Array:
+    bits = np.random.default_rng(np.asarray(jr.key_data(key))).integers(0, 2, shape)
+    return jnp.asarray(2.0 * bits - 1)
+
+
+def by_hand(energy: Callable, spins: Array) -> np.ndarray:
+    """The costs one flip at a time, by NumPy's indices."""
+    start, costs = float(energy(spins)), np.zeros(spins.shape)
+    for index in np.ndindex(*spins.shape):
+        flipped = np.array(spins)
+        flipped[index] *= -1
+        costs[index] = float(energy(jnp.asarray(flipped))) - start
+    return costs
+
+
+SEPARATIONS = {
+    "quadratic": Quadratic(),
+    "relu": ReLU(),
+    "repu 3": RePU(3),
+    "exponential": Exponential(0.5),
+    "softmax": Softmax(0.7),
+    "log-sum-relu": LogSumReLU(0.3),
+}
+
+
+def test_costs_of_any_function_are_differences(getkey):
+    shape = (2, 3)
+    weights = normal(getkey(), (*shape, *shape))
+    energy = lambda s: jnp.sum(weights * s[(...,) + (None,) * s.ndim] * s[(None,) * s.ndim + (...,)]) + jnp.sum(s**3)
+    with jax.numpy_rank_promotion("allow"):
+        spins = spins_of(getkey(), shape)
+        assert_close(flip_costs(energy, spins), jnp.asarray(by_hand(energy, spins)))
+
+
+@pytest.mark.parametrize("similarity", ["dot", "distance"])
+@pytest.mark.parametrize("name", SEPARATIONS)
+def test_costs_of_stored_patterns_are_those_of_their_energy(name, similarity, getkey):
+    memory = HopfieldMemory(normal(getkey(), (4, 2, 3)), SEPARATIONS[name], similarity)
+    spins = spins_of(getkey(), (2, 3))
+    assert_close(flip_costs(memory, spins), jnp.asarray(by_hand(memory.energy, spins)), 1e-11)  # differences cancel
+
+
+SIZE = 6
+SWEEPS = 2**SIZE  # each sweep that changes something lowers the energy strictly, so that this is always enough
+
+
+def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
+    """One shape and one number of sweeps in all tests: one compiled program."""
+    return recall(energy, start, sweeps=SWEEPS, key=jr.key(0) if key is None else key)
+
+
+def test_recall_follows_the_rule_spin_by_spin(getkey):
+    weights, start, key = normal(getkey(), (SIZE, SIZE)), spins_of(getkey()), getkey()
+    energy = Pairs(weights + weights.T, normal(getkey(), (SIZE,)))
+    orders = jax.jit(jax.vmap(lambda k: jr.permutation(k, SIZE)))(jr.split(key, SWEEPS))
+    spins, trajectory = np.array(start), [np.array(start)]
+    w, field = np.asarray(energy.weights), np.asarray(energy.field)
+    for order in np.asarray(orders):
+        for i in order:
+            # By hand: E(flipped) - E = 2 s_i (sum over j other than i of W_ij s_j + b_i).
+            if 2 * spins[i] * (w[i] @ spins - w[i, i] * spins[i] + field[i]) < 0:
+                spins[i] *= -1
+        trajectory.append(spins.copy())
+    found = run(energy, start, key)
+    np.testing.assert_array_equal(found.states, np.stack(trajectory))
+    energies = [-0.5 * s @ w @ s - field @ s for s in trajectory]
+    assert_close(found.energies, jnp.asarray(energies))
+    assert not np.array_equal(found.states[0], found.states[-1])
+
+
+def test_stored_patterns_take_the_same_path_as_their_energy(getkey):
+    memory = HopfieldMemory(normal(getkey(), (5, 3, 4)), RePU(3))
+    start, key = spins_of(getkey(), (3, 4)), getkey()
+    fast, plain = (recall(energy, start, sweeps=4, key=key) for energy in (memory, memory.energy))
+    assert_close(fast.states, plain.states, 0)
+    assert_close(fast.energies, plain.energies)
+    assert fast.states.shape == (5, 3, 4)
+
+
+INTEGERS = arrays(np.int8, (SIZE, SIZE), elements=st.integers(-3, 3))
+FIELDS = arrays(np.int8, (SIZE,), elements=st.integers(-3, 3))
+STARTS = arrays(np.int8, (SIZE,), elements=st.sampled_from([-1, 1]))
+
+
+@given(INTEGERS, FIELDS, STARTS, st.integers(0, 2**31 - 1))
+def test_the_energy_never_rises_and_the_end_is_a_local_minimum(weights, field, start, seed):
+    energy = Pairs(jnp.asarray(weights, float), jnp.asarray(field, float))  # of integers: nothing is rounded
+    found = run(energy, jnp.asarray(start, float), jr.key(seed))
+    assert np.all(np.diff(found.energies) <= 0)
+    assert np.all(np.abs(found.states) == 1)
+    assert found.converged
+    assert np.all(flip_costs(energy, found.states[-1]) >= 0)
+    changed = np.any(np.diff(found.states, axis=0) != 0, axis=1)
+    np.testing.assert_array_equal(changed, np.diff(found.energies) < 0)
+
+
+def test_sweeps_that_do_not_suffice_are_told():
+    # A chain of which one end knows better: in one sweep, spins visited before their neighbour stay wrong.
+    weights = jnp.diag(jnp.ones(SIZE - 1), 1)
+    energy = Pairs(weights + weights.T, 0.5 * jnp.ones(SIZE).at[0].set(4.0))
+    assert not recall(energy, -jnp.ones(SIZE), sweeps=1, key=jr.key(0)).converged
+    found = run(energy, -jnp.ones(SIZE))
+    assert found.converged
+    assert_close(found.states[-1], jnp.ones(SIZE), 0)
+
+
+def test_ties_keep(getkey):
+    start, flat = spins_of(getkey()), Pairs(jnp.eye(SIZE), jnp.zeros(SIZE))
+    found = run(flat, start)
+    assert found.converged
+    assert_close(found.states[-1], start, 0)
+    assert_close(update_all(flat, start), start, 0)
+
+
+def test_synchronous_updates_of_a_symmetric_net_may_cycle():
+    weights = jnp.zeros((SIZE, SIZE)).at[0, 1].set(-1.0).at[1, 0].set(-1.0)  # the other spins are free
+    energy, start = Pairs(weights, jnp.zeros(SIZE)), jnp.ones(SIZE)
+    once = update_all(energy, start)
+    twice = update_all(energy, once)
+    assert_close((once, twice), (start.at[:2].set(-1.0), start), 0)
+    assert energy(once) == energy(start) == 1
+    one_by_one = run(energy, start)
+    assert one_by_one.converged
+    assert one_by_one.energies[-1] == -1
+
+
+def test_a_synchronous_update_may_climb():
+    # Each of some spins that repel each other wants to leave alone; when all leave, only the field is lost.
+    energy = Pairs(jnp.eye(SIZE) - jnp.ones((SIZE, SIZE)), 0.5 * jnp.ones(SIZE))
+    assert np.all(flip_costs(energy, jnp.ones(SIZE)) < 0)
+    assert energy(update_all(energy, jnp.ones(SIZE))) > energy(jnp.ones(SIZE))
+
+
+@pytest.mark.parametrize("separation", [Quadratic(), Softmax(1.0)], ids=lambda s: type(s).__name__)
+def test_a_lightly_loaded_memory_corrects_flipped_bits(separation, getkey):
+    patterns = spins_of(getkey(), (5, 120))
+    memory = HopfieldMemory(patterns, separation)
+    corrupted = patterns * jnp.where(jnp.arange(120) < 12, -1.0, 1.0)[None]
+    found = jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k))(corrupted, jr.split(getkey(), 5))
+    assert np.all(found.converged)
+    assert_close(found.states[:, -1], patterns, 0)
+
+
+@pytest.mark.parametrize("function", [flip_costs, update_all, lambda e, s: recall(e, s, sweeps=1, key=jr.key(0))])
+@pytest.mark.parametrize("value", [0.5, jnp.nan])
+def test_other_spins_are_refused(function, value):
+    energy = Pairs(jnp.eye(SIZE), jnp.zeros(SIZE))
+    spins = jnp.ones(SIZE).at[1].set(value)
+    with pytest.raises(ValueError, match=f"must be -1 or \\+1, got {value:g}"):
+        function(energy, spins)
+    with pytest.raises(Exception, match=r"must be -1 or \+1"):
+        jax.block_until_ready(eqx.filter_jit(lambda s: function(energy, s))(spins))
+
+
+def test_fewer_sweeps_than_one_are_refused():
+    with pytest.raises(ValueError, match="sweeps >= 1, got 0"):
+        recall(Pairs(jnp.eye(2), jnp.zeros(2)), jnp.ones(2), sweeps=0, key=jr.key(0))
+
+
+def test_patterns_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="do not fit a layer of shape"):
+        flip_costs(HopfieldMemory(jnp.ones((2, 4)), Quadratic()), jnp.ones(3))

@@ -1,0 +1,159 @@
+"""The velocity and the rate of symmetry breaking: against automatic differentiation, for every setting of the tie."""
+
+# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, normal
+
+from hopmix import Coupling, measure_asymmetry
+from hopmix._breaking import breaking_rate, breaking_velocity, product_gradient, unit_balance
+
+VISIBLE, HIDDEN = 4, 3
+TIES = (0.0, 0.3, 1.0, -1.0, 2.0)
+
+
+def random_coupling(getkey, tie: float, breaking: bool = True) -> Coupling:
+    up, down = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
+    return Coupling(up, down if breaking else None, tie)
+
+
+def tied(up, tie: float) -> Coupling:
+    """A coupling with V = W^T to the last bit, whatever share of it the tie carries."""
+    return Coupling(up, up.T - tie * up.T, tie)
+
+
+def quartic(matrix, target) -> jax.Array:
+    return jnp.sum((matrix - target) ** 2) + 0.1 * jnp.sum((matrix - target) ** 4)
+
+
+def moved(coupling: Coupling, gradient: Coupling, time) -> Coupling:
+    """The coupling after a straight step of that length along minus the gradient."""
+    return Coupling(coupling.up - time * gradient.up, coupling.breaking - time * gradient.breaking, coupling.tie)
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_the_velocity_is_that_of_a_step_along_the_gradient(tie, getkey):
+    coupling, target = random_coupling(getkey, tie), normal(getkey(), (VISIBLE, VISIBLE))
+    gradient = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
+    gap = lambda c: c.down - c.up.T
+    step = 0.01
+    change = (gap(moved(coupling, gradient, step)) - gap(coupling)) / step
+    assert_close(breaking_velocity(coupling, gradient), change, 1e-11)
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_the_rate_is_the_derivative_of_the_breaking_ratio(tie, getkey):
+    coupling, target = random_coupling(getkey, tie), normal(getkey(), (VISIBLE, VISIBLE))
+    gradient = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
+    ratio = lambda time: measure_asymmetry(moved(coupling, gradient, time)).breaking_ratio
+    assert_close(breaking_rate(coupling, gradient), jax.grad(ratio)(0.0), 1e-10)
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.5, 1.0])
+def test_the_rate_at_a_tied_point_is_the_slope_to_the_right(tie, getkey):
+    """The ratio has a kink there: |V - W^T| = t |velocity| while |W| moves smoothly, so r(t) |W(t)| = t r' |W(0)|."""
+    coupling = tied(normal(getkey(), (HIDDEN, VISIBLE)), tie)
+    target = normal(getkey(), (VISIBLE, VISIBLE))
+    gradient = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
+    assert measure_asymmetry(coupling).breaking_ratio == 0
+    rate = breaking_rate(coupling, gradient)
+    assert rate > 0
+    for time in (1e-3, 0.5):
+        later = moved(coupling, gradient, time)
+        growth = jnp.linalg.norm(later.up) / jnp.linalg.norm(coupling.up)
+        assert_close(measure_asymmetry(later).breaking_ratio * growth, time * rate, 1e-10)
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_the_gradient_through_a_linear_map(tie, getkey):
+    coupling, target = random_coupling(getkey, tie), normal(getkey(), (VISIBLE, VISIBLE))
+    expected = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
+    found = product_gradient(coupling, jax.grad(partial(quartic, target=target))(coupling.down @ coupling.up))
+    assert_close((found.up, found.breaking), (expected.up, expected.breaking))
+    assert found.tie == 0
+
+
+def test_independent_weights_break_by_the_antisymmetric_part_alone(getkey):
+    up, g = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, VISIBLE))
+    coupling = tied(up, 0.0)
+    assert_close(breaking_velocity(coupling, product_gradient(coupling, g)), -(g - g.T) @ up.T)
+    symmetric = breaking_velocity(coupling, product_gradient(coupling, g + g.T))
+    assert float(jnp.max(jnp.abs(symmetric))) <= 1e-14
+
+
+def test_a_breaking_on_top_of_tied_weights_grows_by_the_symmetric_part_too(getkey):
+    """The same matrices, other parameters: with tie 1 the velocity is -G W^T whatever the symmetry of G."""
+    up, g = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, VISIBLE))
+    coupling = Coupling(up, jnp.zeros((VISIBLE, HIDDEN)))
+    for matrix in (g, g + g.T):
+        assert_close(breaking_velocity(coupling, product_gradient(coupling, matrix)), -matrix @ up.T)
+
+
+def test_tied_weights_without_a_breaking_stay_tied(getkey):
+    coupling = random_coupling(getkey, 1.0, breaking=False)
+    gradient = product_gradient(coupling, normal(getkey(), (VISIBLE, VISIBLE)))
+    assert gradient.breaking is None
+    assert jnp.all(breaking_velocity(coupling, gradient) == 0)
+    assert breaking_rate(coupling, gradient) == 0
+
+
+def test_parameters_that_do_not_train_do_not_move(getkey):
+    coupling = random_coupling(getkey, 0.0)
+    gradient = product_gradient(coupling, normal(getkey(), (VISIBLE, VISIBLE)))
+    frozen_up = eqx.tree_at(lambda c: (c.up, c.tie), gradient, (None, None))
+    frozen_down = eqx.tree_at(lambda c: c.breaking, gradient, None)
+    assert_close(breaking_velocity(coupling, frozen_up), -gradient.breaking)
+    assert_close(breaking_velocity(coupling, frozen_down), gradient.up.T)
+    ratio = lambda time: (
+        measure_asymmetry(Coupling(coupling.up, coupling.breaking - time * gradient.breaking, 0.0)).breaking_ratio
+    )
+    assert_close(breaking_rate(coupling, frozen_up), jax.grad(ratio)(0.0), 1e-10)
+
+
+def test_balance(getkey):
+    coupling = random_coupling(getkey, 0.4)
+    w, v = np.asarray(coupling.up), np.asarray(coupling.down)
+    expected = [w[a] @ w[a] - v[:, a] @ v[:, a] for a in range(HIDDEN)]
+    assert_close(unit_balance(coupling), jnp.asarray(expected))
+    tied_balance = unit_balance(Coupling.symmetric(VISIBLE, HIDDEN, key=getkey()))
+    assert_close(tied_balance, jnp.zeros(HIDDEN))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_rounding_is_no_breaking(dtype, getkey):
+    """V = W^T up to the last bit counts as tied, in the rate as well; a breaking that is visible does not."""
+    up = normal(getkey(), (HIDDEN, VISIBLE), dtype)
+    gradient = product_gradient(Coupling(up, up.T, 0.0), normal(getkey(), (VISIBLE, VISIBLE), dtype))
+    expected = breaking_rate(Coupling(up, up.T, 0.0), gradient)
+    assert_close(breaking_rate(Coupling(up, jnp.nextafter(up.T, jnp.inf), 0.0), gradient), expected)
+    against = -breaking_velocity(Coupling(up, up.T, 0.0), gradient)
+    visible = 100 * jnp.finfo(dtype).eps * against / jnp.linalg.norm(against) * jnp.linalg.norm(up)
+    assert breaking_rate(Coupling(up, up.T + visible, 0.0), gradient) < 0
+
+
+def test_a_zero_map_has_no_rate(getkey):
+    coupling = Coupling(jnp.zeros((HIDDEN, VISIBLE)), jnp.zeros((VISIBLE, HIDDEN)), 0.0)
+    gradient = Coupling(normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN)), 0.0)
+    assert jnp.isnan(breaking_rate(coupling, gradient))
+
+
+def test_a_gradient_of_another_shape_is_refused(getkey):
+    coupling, other = random_coupling(getkey, 0.0), Coupling.free(VISIBLE, HIDDEN + 1, key=getkey())
+    with pytest.raises(ValueError, match=r"gradient of `up` must have the shape .*\(3, 4\), got \(4, 4\)"):
+        breaking_velocity(coupling, other)
+    wrong = eqx.tree_at(lambda c: c.breaking, coupling, coupling.breaking.T)
+    with pytest.raises(ValueError, match=r"gradient of `breaking` must have the shape .*\(4, 3\), got \(3, 4\)"):
+        breaking_rate(coupling, wrong)
+
+
+def test_single_precision_stays(getkey):
+    coupling = jax.tree.map(lambda a: a.astype(jnp.float32), random_coupling(getkey, 0.3))
+    gradient = product_gradient(coupling, normal(getkey(), (VISIBLE, VISIBLE), jnp.float32))
+    for result in (breaking_velocity(coupling, gradient), breaking_rate(coupling, gradient), unit_balance(coupling)):
+        assert result.dtype == jnp.float32

@@ -1,0 +1,109 @@
+"""Convolution and pooling: equal to SciPy's on the grid, and conservative where weights are tied."""
+
+# pyright: reportArgumentType=false
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+from helpers import COUPLINGS, assert_close, distance, normal
+
+from hopmix import AssociativeMemory, Convolution, Coupling, LayerNorm, Neurons, Pooling, ReLU, derive_block
+
+GRID, CHANNELS, HIDDEN = (5, 4), 2, 3
+strides = pytest.mark.parametrize("stride", [1, 2])
+
+
+def convolution(key, kind: str = "symmetric", window=(3, 3), stride: int = 1) -> Convolution:
+    coupling = COUPLINGS[kind](window[0] * window[1] * CHANNELS, HIDDEN, key=key)
+    return Convolution(coupling, GRID, window, stride)
+
+
+def layers(key, stride: int, hidden: int) -> tuple[jax.Array, jax.Array]:
+    rows, columns = (-(-side // stride) for side in GRID)
+    return normal(key, (GRID[0] * GRID[1], CHANNELS)), normal(key, (rows * columns, hidden))
+
+
+@pytest.mark.parametrize("window", [(3, 3), (1, 1), (3, 5)], ids=str)
+def test_the_current_up_is_the_convolution(window, getkey):
+    """By SciPy, channel by channel, with zeros beyond the border."""
+    synapse, (v, _) = convolution(getkey(), window=window), layers(getkey(), 1, HIDDEN)
+    kernel, images = (
+        np.asarray(synapse.coupling.up).reshape(HIDDEN, *window, CHANNELS),
+        np.asarray(v).reshape(*GRID, -1),
+    )
+    expected = [
+        sum(scipy.signal.correlate2d(images[..., c], kernel[h, ..., c], mode="same") for c in range(CHANNELS))
+        for h in range(HIDDEN)
+    ]
+    assert_close(synapse.current(1, (v, None)), jnp.stack([jnp.asarray(e).reshape(-1) for e in expected], axis=1))
+
+
+def matrix(synapse, into: int, shape: tuple[int, int]) -> jax.Array:
+    """The linear map of a current, as a matrix."""
+    send = lambda a: synapse.current(into, (a, a)).reshape(-1)
+    return jax.jacfwd(send)(jnp.zeros(shape)).reshape(-1, shape[0] * shape[1])
+
+
+@strides
+@pytest.mark.parametrize("kind", COUPLINGS)
+def test_the_way_back_is_the_transpose_with_the_kernel_of_v(kind, stride, getkey):
+    synapse, (v, h) = convolution(getkey(), kind, stride=stride), layers(getkey(), stride, HIDDEN)
+    up, down = matrix(synapse, 1, v.shape), matrix(synapse, 0, h.shape)
+    reverse = Convolution(Coupling(synapse.coupling.down.T), GRID, (3, 3), stride)
+    assert_close(down, matrix(reverse, 1, v.shape).T)
+    assert (distance(down, up.T) < 1e-12) is (kind == "symmetric")
+    assert_close(
+        synapse.energy(v, h),
+        -0.5 * (jnp.sum(h * synapse.current(1, (v, None))) + jnp.sum(v * (down @ h.reshape(-1)).reshape(v.shape))),
+    )
+
+
+@strides
+def test_pooling_averages_windows(stride, getkey):
+    """Zeros beyond the border, and always the size of the window in the denominator."""
+    pooling, (v, h) = Pooling(GRID, (3, 3), stride), layers(getkey(), stride, CHANNELS)
+    image = np.asarray(v).reshape(*GRID, -1)
+    filtered = [scipy.signal.correlate2d(image[..., c], np.full((3, 3), 1 / 9), mode="same") for c in range(CHANNELS)]
+    if stride == 1:
+        assert_close(pooling.current(1, (v, None)), jnp.stack([jnp.asarray(f).reshape(-1) for f in filtered], axis=1))
+    up, down = matrix(pooling, 1, v.shape), matrix(pooling, 0, h.shape)
+    assert_close(down, up.T)
+    assert (stride == 1) is (up.shape[0] == up.shape[1] and distance(up, up.T) < 1e-12)
+    assert np.linalg.norm(up, 2) <= 1
+    assert_close(pooling.energy(v, h), -h.reshape(-1) @ up @ v.reshape(-1))
+
+
+@pytest.mark.parametrize("make", [convolution, lambda key: Pooling(GRID, (2, 3), 2)])
+def test_a_token_major_batch_equals_vmap(make, getkey):
+    synapse = make(getkey())
+    v = normal(getkey(), (GRID[0] * GRID[1], 6, CHANNELS))
+    up = synapse.current(1, (v, None))
+    h = normal(getkey(), up.shape)
+    one = [(synapse.current(1, (v[:, i], None)), synapse.current(0, (None, h[:, i]))) for i in range(6)]
+    assert_close(up, jnp.stack([u for u, _ in one], axis=1))
+    assert_close(synapse.current(0, (None, h)), jnp.stack([d for _, d in one], axis=1))
+    assert_close(synapse.energy(v, h), jnp.stack([synapse.energy(v[:, i], h[:, i]) for i in range(6)]))
+
+
+def test_what_does_not_fit_the_grid_is_refused(getkey):
+    with pytest.raises(ValueError, match=r"a multiple of 9 for the window \(3, 3\), got 10"):
+        Convolution(Coupling.symmetric(10, 3, key=getkey()), GRID)
+    with pytest.raises(ValueError, match=r"A grid of \(5, 4\) has 20 tokens, got 19"):
+        convolution(getkey()).current(1, (jnp.zeros((19, CHANNELS)), None))
+    neurons = {"x": Neurons(LayerNorm((-1,)), (19, CHANNELS)), "h": Neurons(ReLU(), (20, HIDDEN))}
+    with pytest.raises(
+        ValueError, match=r"Synapse 's' sends a current of shape \(20, 2\) into layer 'x' of shape \(19,"
+    ):
+        AssociativeMemory(neurons, {"s": convolution(getkey())}, {"s": ("x", "h")})
+
+
+def test_a_memory_with_pooling_gives_a_block(getkey):
+    """Inside compiled programs the transpose is taken of a traced sum."""
+    neurons = {"x": Neurons(LayerNorm((0, -1)), (20, CHANNELS)), "h": Neurons(ReLU(), (20, CHANNELS))}
+    memory = AssociativeMemory(neurons, {"s": Pooling(GRID)}, {"s": ("x", "h")})
+    block, x = derive_block(memory, ["h"]), normal(getkey(), (20, CHANNELS))
+    pool = matrix(Pooling(GRID), 1, x.shape)
+    g = block.activation(x).reshape(-1)
+    assert_close(jax.jit(lambda x: block(x))(x), x + (pool.T @ jax.nn.relu(pool @ g)).reshape(x.shape))
