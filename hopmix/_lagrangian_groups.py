@@ -69,19 +69,20 @@ class GhostMax(AbstractLagrangian):
         return _competing(self.beta)
 
     def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(self._log_partition(x)) / self.beta
+        partition = jnp.logaddexp(jax.nn.logsumexp(self.beta * x, axis=self.axes), jnp.zeros((), x.dtype))
+        return jnp.sum(partition) / self.beta
 
     def activation(self, x: Layer) -> Layer:
-        return jnp.exp(self.beta * x - self._log_partition(x))
+        # Not exp(beta x - log(...)): that difference of large numbers has lost its digits.
+        top = jax.lax.stop_gradient(jax.nn.relu(jnp.max(self.beta * x, axis=self.axes, keepdims=True)))
+        shares = jnp.exp(self.beta * x - top)
+        return shares / (jnp.exp(-top) + jnp.sum(shares, axis=self.axes, keepdims=True))
 
     def conjugate(self, g: Layer) -> Scalar:
         rest = 1 - jnp.sum(g, axis=self.axes, keepdims=True)
         inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & (rest >= -_slack(g))
         terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + jsp.xlogy(jnp.maximum(rest, 0), rest)
         return jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta
-
-    def _log_partition(self, x: Layer) -> Layer:
-        return jnp.logaddexp(jax.nn.logsumexp(self.beta * x, axis=self.axes, keepdims=True), jnp.zeros((), x.dtype))
 
 
 class Entmax(AbstractLagrangian):
@@ -118,15 +119,20 @@ class Entmax(AbstractLagrangian):
         return (0.0, float(self.beta)) if float(self.beta) > 0 else (float(self.beta), 0.0)
 
     def __call__(self, x: Layer) -> Scalar:
-        g = self.activation(x)
-        return jnp.sum(g * self.beta * x - self._negentropy(g)) / self.beta
+        # The simplex makes the value of a group move with its top: what is left has no large numbers that cancel.
+        top = self._top(x)
+        g = self._maximiser(x, top)
+        rest = g * (self.beta * x - top) - self._negentropy(g)
+        return jnp.sum(jnp.sum(rest, axis=self.axes, keepdims=True) + top) / self.beta
 
     def activation(self, x: Layer) -> Layer:
-        z = (self.alpha - 1) * self.beta * x
-        return self._powers(z - self._threshold(z))
+        return self._maximiser(x, self._top(x))
 
     def conjugate(self, g: Layer) -> Scalar:
         return jnp.sum(jnp.where(_on_simplex(g, self.axes), self._negentropy(g), jnp.inf)) / self.beta
+
+    def _top(self, x: Layer) -> Layer:
+        return jax.lax.stop_gradient(jnp.max(self.beta * x, axis=self.axes, keepdims=True))
 
     def _negentropy(self, g: Layer) -> Layer:
         return (_power(g, self.alpha) - g) / (self.alpha * (self.alpha - 1))
@@ -134,10 +140,9 @@ class Entmax(AbstractLagrangian):
     def _powers(self, u: Layer) -> Layer:
         return _power(u, 1 / (self.alpha - 1))
 
-    def _threshold(self, z: Layer) -> Layer:
-        """The theta of each group, by bisection; two steps of Newton then make it exact and differentiable twice."""
-        top = jax.lax.stop_gradient(jnp.max(z, axis=self.axes, keepdims=True))
-        below = z - top  # near zero, where floating-point numbers are dense
+    def _maximiser(self, x: Layer, top: Layer) -> Layer:
+        """The theta of each group by bisection; two steps of Newton then make it exact and differentiable twice."""
+        below = (self.alpha - 1) * (self.beta * x - top)  # near zero, where floating-point numbers are dense
 
         def halve(_, bracket):
             low, high = bracket
@@ -146,12 +151,12 @@ class Entmax(AbstractLagrangian):
             return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
 
         start = -jnp.ones_like(top), jnp.zeros_like(top)
-        theta = jax.lax.stop_gradient(jax.lax.fori_loop(0, jnp.finfo(z.dtype).nmant, halve, start)[0])
+        theta = jax.lax.stop_gradient(jax.lax.fori_loop(0, jnp.finfo(x.dtype).nmant, halve, start)[0])
         for _ in range(2):
             mass = jnp.sum(self._powers(below - theta), axis=self.axes, keepdims=True)
-            slope = jax.jvp(self._powers, (below - theta,), (jnp.ones_like(z),))[1]
+            slope = jax.jvp(self._powers, (below - theta,), (jnp.ones_like(below),))[1]
             theta = theta + (mass - 1) / jnp.sum(slope, axis=self.axes, keepdims=True)
-        return theta + top
+        return self._powers(below - theta)
 
 
 class LogSumReLU(AbstractLagrangian):

@@ -285,6 +285,17 @@ def test_only_lagrangians_add_and_only_numbers_scale(operation):
 # ---- Competition --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [Softmax, GhostMax, Entmax, partial(Entmax, 1.5)])
+def test_competition_sees_only_differences_however_large_the_states(make, getkey):
+    """Multiples of 1/64 plus 1024 are exact in float32, so that nothing but the function itself can lose digits."""
+    x = jnp.asarray(np.round(64 * np.asarray(normal(getkey(), (5, 8)))) / 64, jnp.float32)
+    competition = make(axes=(-1,))
+    near, far = x + 64, x + 1088  # the silent unit of ghost-max is out of the race at both
+    assert_close(competition.activation(far), competition.activation(near))
+    assert_close(jax.grad(competition)(far), jax.grad(competition)(near))
+    assert abs(competition(far) - 5 * 1024 - competition(near)) <= 2 * jnp.finfo(jnp.float32).eps * 5 * 1088
+
+
 def test_sparsemax_is_the_projection_on_the_simplex(getkey):
     """alpha 2 has the closed form of Martins & Astudillo 2016, by sorting."""
     for x in 2 * normal(getkey(), (8, 6)):
