@@ -34,9 +34,10 @@ ablation: $(STAMP)
 	$(BIN)/hopmix ablate --out $(RUN) $(if $(wildcard $(RUN)/study.json),--resume)
 	@echo "Report: $(CURDIR)/$(RUN)/report.html"
 
-# One file stays on one worker, so that its module's fixtures and compiled programs are made once.
+# One file stays on one worker, so that its module's fixtures and compiled programs are made once; in their order, for
+# the files with the longest tests come first.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -ra --durations=10
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -ra --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
