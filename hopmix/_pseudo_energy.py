@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential
@@ -129,6 +130,38 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     lifted = neurons.lagrangian.hessian_vector_product(x, moving)
     driving = neurons.tau * moving
     return Power(jnp.sum(driving * lifted), jnp.sum((driving - downhill) * lifted), -jnp.sum(downhill * lifted))
+
+
+def energy_budget(
+    block: Block,
+    times: Float[Array, " times"],
+    states: Float[Array, "times ..."],
+    potential: Callable[[Layer], Scalar] | None = None,
+) -> Power:
+    r"""What a pseudo-energy has lost and gained along a trajectory of the flow, from its start to each of its times:
+
+    $$E(t) - E(0) = \int_0^t \dot x^\top H r\,dt - \int_0^t \tau\,\dot x^\top H \dot x\,dt.$$
+
+    By the trapezoidal rule, with an error of second order in the distance of the times.
+
+    **Arguments:**
+
+    - `block`, `potential`: as in `power`.
+    - `times`, `states`: of a trajectory, such as `ts` and `ys` of a solution of `flow`.
+
+    **Returns:** a `Power` of integrals, each of the shape of `times`: energy dissipated, work done by the residual
+    force, and the change of the energy.
+
+    **Raises:** `ValueError` if the states are not examples.
+
+    **Source:** hopmix; `theory/C10-pseudo-energy.md`.
+    """
+
+    def integral(rates: Float[Array, " times"]) -> Float[Array, " times"]:
+        pieces = 0.5 * (rates[1:] + rates[:-1]) * jnp.diff(times)
+        return jnp.concatenate([jnp.zeros(1, pieces.dtype), jnp.cumsum(pieces)])
+
+    return jax.tree.map(integral, jax.vmap(lambda x: power(block, x, potential))(states))
 
 
 def with_tied_weights(tree: Tree) -> Tree:

@@ -32,6 +32,7 @@ ORDER = (
     "_assumptions",
     "_certificate",
     "_symmetry",
+    "_vector_field",
     "_breaking",
     "testing",
     "models",

@@ -4,6 +4,7 @@
 
 from functools import partial
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,8 @@ from hopmix import (
     Tanh,
     couplings,
     derive_block,
+    energy_budget,
+    flow,
 )
 from hopmix._dynamics import velocity
 from hopmix._pseudo_energy import (
@@ -295,3 +298,22 @@ def test_single_precision(getkey):
 def test_batches_are_refused(f, getkey):
     with pytest.raises(ValueError, match=r"one example, of shape \(4, 6\), got \(4, 2, 6\); batch with `jax.vmap`"):
         f(make_block(getkey()), jnp.zeros((4, 2, 6)))
+
+
+@pytest.mark.parametrize("leak", [0.0, 1.0])
+def test_the_budget_adds_up_to_the_change_of_the_energy(leak, getkey):
+    """Along a flow: what the residual force does less what is dissipated, to second order in the distance of times."""
+    block, x = make_block(getkey(), "free", options={"leak": leak}), normal(getkey(), VISIBLE_SHAPE)
+
+    def gap(points: int) -> float:
+        times = jnp.linspace(0, 0.5, points)
+        states = flow(block, x, 0.5, saveat=diffrax.SaveAt(ts=times), rtol=1e-10, atol=1e-12).ys
+        assert states is not None
+        spent, energies = energy_budget(block, times, states), jax.vmap(block.energy)(states)
+        assert spent.rate.shape == (points,)
+        assert_close(spent.rate, spent.work - spent.dissipation, 1e-10)
+        return float(jnp.max(jnp.abs(spent.rate - (energies - energies[0])))) / float(jnp.ptp(energies))
+
+    coarse, fine = gap(101), gap(201)
+    assert fine < 1e-3
+    assert 3 < coarse / fine < 5

@@ -1,4 +1,4 @@
-"""Indices of asymmetry: constructed cases with known values, invariances, and the field criterion."""
+"""Indices of asymmetry of weights: constructed cases with known values, invariances, null values, significance."""
 
 import math
 
@@ -8,10 +8,22 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import LAGRANGIANS, assert_close, normal
+from helpers import assert_close, normal
 from hypothesis import given
 
-from hopmix import GELU, Asymmetry, Coupling, Quadratic, field_asymmetry, measure_asymmetry, symmetry_score
+from hopmix import (
+    Asymmetry,
+    Coupling,
+    Spectrum,
+    eigenvalues,
+    measure_asymmetry,
+    measure_spectrum,
+    nearest_conservative,
+    null_departure,
+    significance,
+    symmetry_score,
+    unit_cosines,
+)
 
 SIZES = ((6, 4), (4, 6), (5, 5))
 sizes = pytest.mark.parametrize("visible, hidden", SIZES)
@@ -22,6 +34,11 @@ def couple(v, w) -> Coupling:
     return Coupling(jnp.asarray(w), jnp.asarray(v), 0.0)
 
 
+# In the order of Asymmetry's fields.
+TIED = (1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0)
+OPPOSITE = (-1, 2, -1, 1, 2, -1, -1, -1, -1, 0, 0, 0)
+
+
 def direct_score(v, w) -> float:
     m = np.asarray(v) @ np.asarray(w)
     return float(np.sum(m * m.T) / np.sum(m**2))
@@ -30,7 +47,8 @@ def direct_score(v, w) -> float:
 @sizes
 def test_tied_weights(visible, hidden, getkey):
     for coupling in (Coupling.symmetric(visible, hidden, key=getkey()), Coupling.broken(visible, hidden, key=getkey())):
-        assert_close(tuple(measure_asymmetry(coupling)), (1.0, 0.0, 1.0, 1.0, 0.0))
+        found = measure_asymmetry(coupling)
+        np.testing.assert_allclose(found, TIED, atol=1e-7)
         assert measure_asymmetry(coupling).relative_breaking == 0
         assert measure_asymmetry(coupling).breaking_ratio == 0
 
@@ -38,7 +56,7 @@ def test_tied_weights(visible, hidden, getkey):
 @sizes
 def test_opposite_weights(visible, hidden, getkey):
     w = normal(getkey(), (hidden, visible))
-    assert_close(tuple(measure_asymmetry(couple(-w.T, w))), (-1.0, 2.0, -1.0, 1.0, 2.0))
+    np.testing.assert_allclose(measure_asymmetry(couple(-w.T, w)), OPPOSITE, atol=1e-12)
 
 
 def test_an_antisymmetric_product(getkey):
@@ -57,26 +75,17 @@ def test_a_product_of_nothing_but_a_rotation():
         np.testing.assert_allclose(score, math.cos(2 * angle), atol=1e-12)
 
 
-def test_independent_weights_are_about_zero(getkey):
-    visible, hidden = 64, 96
-    found = measure_asymmetry(Coupling.free(visible, hidden, key=getkey()))
-    bound = 5 / math.sqrt(visible * hidden)
-    assert abs(found.cosine) < bound
-    assert abs(found.unit_cosine) < bound
-    assert abs(found.relative_breaking - 1) < bound
-    assert abs(found.symmetry_score) < 5 / visible
-    np.testing.assert_allclose(found.breaking_ratio, math.sqrt(2), rtol=0.1)
-
-
 def test_gains_of_hidden_units_are_no_asymmetry(getkey):
     """V = W^T D is conservative: each unit's cosine is 1, though the matrices are not parallel."""
     w, gains = normal(getkey(), (4, 6)), jnp.asarray([0.1, 1.0, 3.0, 10.0])
     found = measure_asymmetry(couple(w.T * gains[None], w))
-    assert_close(found.unit_cosine, 1.0)
+    assert_close((found.unit_cosine, found.low_unit_cosine, found.conservative_distance + 1), (1.0, 1.0, 1.0))
     assert found.cosine < 0.95
     assert found.relative_breaking > 0.1
-    signed = measure_asymmetry(couple(w.T * jnp.asarray([1.0, -1.0, 1.0, -1.0])[None], w))
-    assert abs(signed.unit_cosine) < 0.95
+    signed = couple(w.T * jnp.asarray([1.0, -1.0, 1.0, -1.0])[None], w)
+    assert abs(measure_asymmetry(signed).unit_cosine) < 0.95
+    assert_close(unit_cosines(signed), jnp.asarray([1.0, -1.0, 1.0, -1.0]))
+    assert measure_asymmetry(signed).conservative_distance < 1e-15
 
 
 def test_the_unit_cosine_is_the_weighted_mean_of_the_cosines(getkey):
@@ -93,6 +102,62 @@ def test_the_definitions(getkey):
     assert_close(found.cosine, np.sum(v * w.T) / (norm(v) * norm(w)))
     assert_close(found.relative_breaking, norm(v - w.T) ** 2 / (norm(v) ** 2 + norm(w) ** 2))
     assert_close(found.breaking_ratio, norm(v - w.T) / norm(w))
+    assert_close(found.balance, (norm(w) ** 2 - norm(v) ** 2) / (norm(w) ** 2 + norm(v) ** 2))
+    cosines = [v[:, a] @ w[a] / norm(v[:, a]) / norm(w[a]) for a in range(4)]
+    assert_close(unit_cosines(coupling), np.asarray(cosines))
+    assert_close(found.mean_unit_cosine, np.mean(cosines))
+    assert_close(found[6:9], tuple(np.quantile(cosines, [0.1, 0.5, 0.9])))
+
+
+def test_the_nearest_conservative_coupling_is_the_least_squares_fit(getkey):
+    """Column by column: v = d w has the solution of `numpy.linalg.lstsq`, and no other gains come closer."""
+    coupling = couple(normal(getkey(), (6, 4)), normal(getkey(), (4, 6)))
+    w, v, nearest = np.asarray(coupling.up), np.asarray(coupling.down), nearest_conservative(coupling)
+    fits = [np.linalg.lstsq(w[a][:, None], v[:, a], rcond=None) for a in range(4)]
+    assert_close(nearest.down, np.stack([w[a] * fits[a][0][0] for a in range(4)], axis=1))
+    distance = math.sqrt(sum(float(fit[1][0]) for fit in fits))
+    assert_close(measure_asymmetry(coupling).conservative_distance, distance / np.linalg.norm(v))
+    assert np.all(nearest.up == coupling.up)
+    assert nearest.tie == 0
+
+
+def test_silent_units_are_left_out_of_the_cosines(getkey):
+    v, w = normal(getkey(), (6, 4)), normal(getkey(), (4, 6)).at[1].set(0)
+    cosines, found = unit_cosines(couple(v, w)), measure_asymmetry(couple(v, w))
+    assert np.isnan(cosines).tolist() == [False, True, False, False]
+    rest = measure_asymmetry(couple(v[:, [0, 2, 3]], w[jnp.asarray([0, 2, 3])]))
+    for index in ("unit_cosine", "mean_unit_cosine", "low_unit_cosine", "high_unit_cosine"):
+        if index != "unit_cosine":
+            assert_close(getattr(found, index), getattr(rest, index))
+    assert np.isfinite(found.conservative_distance)
+
+
+def test_cosines_survive_tiny_and_huge_weights(getkey):
+    """In float32, where the product of two squares would be 0 or infinite."""
+    v, w = normal(getkey(), (6, 4), jnp.float32), normal(getkey(), (4, 6), jnp.float32)
+    for small, large in ((1e-15, 1e-15), (1e15, 1e-15), (1e15, 1e15)):
+        assert_close(unit_cosines(couple(small * v, large * w)), unit_cosines(couple(v, w)))
+
+
+@sizes
+def test_directionality_by_gram_matrices_is_the_direct_one(visible, hidden, getkey):
+    """With one loud row of V, or one loud column of W, so that something stands out."""
+    v, w = normal(getkey(), (visible, hidden)), normal(getkey(), (hidden, visible))
+    for loud_v, loud_w in ((30.0, 1.0), (1.0, 30.0), (30.0, 25.0)):
+        both = v.at[1].multiply(loud_v), w.at[:, 2].multiply(loud_w)
+        m = np.asarray(both[0]) @ np.asarray(both[1])
+        columns, rows = np.linalg.norm(m, axis=0), np.linalg.norm(m, axis=1)
+        column, row = (np.sum(np.maximum(a - a.mean() - 2 * a.std(ddof=1), 0)) for a in (columns, rows))
+        expected = (column - row) / (column + row) if column + row else 0.0
+        assert_close(measure_asymmetry(couple(*both)).directionality, expected, 1e-9)
+
+
+def test_directionality_has_the_sign_of_what_stands_out(getkey):
+    v, w = normal(getkey(), (20, 30)), normal(getkey(), (30, 20))
+    one_row, one_column = couple(v.at[3].multiply(20), w), couple(v, w.at[:, 3].multiply(20))
+    assert measure_asymmetry(one_row).directionality < -0.4
+    assert measure_asymmetry(one_column).directionality > 0.4
+    assert measure_asymmetry(couple(jnp.eye(3), jnp.eye(3))).directionality == 0
 
 
 @pytest.mark.parametrize("size", [1e-8, 0.3, 2.0])
@@ -121,6 +186,7 @@ def test_the_score_forms_no_large_matrix():
 # ---- Invariances ------------------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**31 - 1)
+COSINES = ("mean_unit_cosine", "low_unit_cosine", "median_unit_cosine", "high_unit_cosine")
 MEASURE = jax.jit(lambda v, w: measure_asymmetry(couple(v, w)))
 
 
@@ -133,28 +199,57 @@ def draw(seed: int, index: int = 1) -> tuple[np.random.Generator, np.ndarray, np
 def test_indices_stay_in_their_ranges(seed):
     _, v, w = draw(seed)
     found = MEASURE(v, w)
-    for index in (found.cosine, found.unit_cosine, found.symmetry_score):
+    cosines = (getattr(found, index) for index in COSINES)
+    for index in (found.cosine, found.unit_cosine, found.symmetry_score, found.directionality, found.balance, *cosines):
         assert -1 <= index <= 1
+    assert found.low_unit_cosine <= found.median_unit_cosine <= found.high_unit_cosine
+    assert 0 <= found.conservative_distance <= 1
     assert 0 <= found.relative_breaking <= 2
     assert found.breaking_ratio >= 0
 
 
 @given(seeds)
 def test_gauge_of_single_units(seed):
-    """w_a -> c w_a, v_a -> v_a / c keeps M and with it score and unit cosine, but not the distance of V and W^T."""
+    """w_a -> c w_a, v_a -> v_a / c keeps M and all cosines of units, but not the distance of V and W^T."""
     random, v, w = draw(seed)
     scale = np.exp(random.normal(size=w.shape[0]))
     before, after = MEASURE(v, w), MEASURE(v / scale[None], w * scale[:, None])
-    np.testing.assert_allclose(after.unit_cosine, before.unit_cosine, atol=1e-10)
-    np.testing.assert_allclose(after.symmetry_score, before.symmetry_score, atol=1e-10)
+    for index in ("unit_cosine", "symmetry_score", "directionality", *COSINES):
+        np.testing.assert_allclose(getattr(after, index), getattr(before, index), atol=1e-9)
     assert abs(after.breaking_ratio - before.breaking_ratio) > 1e-6
+
+
+@given(seeds)
+def test_gains_of_single_units(seed):
+    """v_a -> d v_a with d > 0, which keeps conservative couplings conservative, leaves the cosines of units alone."""
+    random, v, w = draw(seed)
+    gains = np.exp(random.normal(size=w.shape[0]))
+    before, after = MEASURE(v, w), MEASURE(v * gains[None], w)
+    for index in COSINES:
+        np.testing.assert_allclose(getattr(after, index), getattr(before, index), atol=1e-10)
+    tied = MEASURE(w.T * gains[None], w)
+    np.testing.assert_allclose((tied.unit_cosine, tied.conservative_distance), (1, 0), atol=1e-7)
+    assert abs(after.cosine - before.cosine) > 1e-9
+
+
+@given(seeds)
+def test_transposing_the_product_exchanges_rows_and_columns(seed):
+    """(V, W) -> (W^T, V^T): what is about the pair keeps its value, what points from input to output changes sign."""
+    _, v, w = draw(seed)
+    before, after = MEASURE(v, w), MEASURE(w.T, v.T)
+    for index in ("cosine", "relative_breaking", "unit_cosine", "symmetry_score", *COSINES):
+        np.testing.assert_allclose(getattr(after, index), getattr(before, index), atol=1e-10)
+    for index in ("directionality", "balance"):
+        np.testing.assert_allclose(getattr(after, index), -getattr(before, index), atol=1e-9)
 
 
 @given(seeds)
 def test_change_of_the_visible_basis(seed):
     random, v, w = draw(seed)
     basis = np.linalg.qr(random.normal(size=(v.shape[0],) * 2))[0]
-    np.testing.assert_allclose(MEASURE(basis.T @ v, w @ basis), MEASURE(v, w), atol=1e-10)
+    before, after = MEASURE(v, w), MEASURE(basis.T @ v, w @ basis)
+    same = after._replace(directionality=before.directionality)  # rows and columns are those of one basis
+    np.testing.assert_allclose(same, before, atol=1e-9)
 
 
 @given(seeds, st.floats(0.01, 100), st.floats(0.01, 100))
@@ -162,9 +257,9 @@ def test_change_of_scale(seed, a, b):
     """Cosines and score forget the sizes of V and W; the relative breaking forgets a common one."""
     _, v, w = draw(seed)
     before, after, common = MEASURE(v, w), MEASURE(a * v, b * w), MEASURE(a * v, a * w)
-    for index in ("cosine", "unit_cosine", "symmetry_score"):
+    for index in ("cosine", "unit_cosine", "symmetry_score", "directionality", "conservative_distance", *COSINES):
         np.testing.assert_allclose(getattr(after, index), getattr(before, index), atol=1e-10)
-    np.testing.assert_allclose(common, before, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(common, before, rtol=1e-8, atol=1e-11)
 
 
 @given(seeds)
@@ -185,38 +280,199 @@ def test_a_symmetric_perturbation_of_the_field_leaves_its_antisymmetric_part(see
 
 
 def test_gradients_reach_the_weights(getkey):
-    coupling = Coupling(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)))
+    coupling = Coupling(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)).at[2].multiply(20))  # a row stands out
     for index in Asymmetry._fields:
         gradient = jax.grad(lambda c, index=index: getattr(measure_asymmetry(c), index))(coupling)
         assert jnp.all(jnp.isfinite(gradient.up)), index
-        assert jnp.any(gradient.breaking != 0), index
+        # Where only rows or only columns stand out the directionality is -1 or 1, and flat.
+        assert index == "directionality" or jnp.any(gradient.breaking != 0), index
 
 
-# ---- Fields -----------------------------------------------------------------------------------------------------
+def test_a_symmetric_perturbation_leaves_the_rotation_of_the_product_unchanged(getkey):
+    """Adding a tied part to a coupling (more hidden units with v = w) adds a symmetric matrix to M."""
+    v, w, more = normal(getkey(), (6, 4)), normal(getkey(), (4, 6)), normal(getkey(), (5, 6))
+    wider = couple(jnp.concatenate([v, more.T], axis=1), jnp.concatenate([w, more]))
+    antisymmetric = lambda c: 0.5 * (1 - measure_asymmetry(c).symmetry_score) * jnp.sum((c.down @ c.up) ** 2)
+    assert_close(antisymmetric(wider), antisymmetric(couple(v, w)), 1e-10)
+    assert measure_asymmetry(wider).symmetry_score > measure_asymmetry(couple(v, w)).symmetry_score
 
 
-@pytest.mark.parametrize("name", ["quadratic", "tanh", "softmax", "layer norm", "spherical norm"])
-def test_a_gradient_in_the_activations_is_symmetric_in_the_metric(name, getkey):
-    shape = (2, 3)
-    lagrangian, matrix = LAGRANGIANS[name](shape, jnp.float64), normal(getkey(), (6, 6))
-    potential = lambda g: GELU()(matrix @ g.reshape(6))
-    field = lambda x: jax.grad(potential)(lagrangian.activation(x)) - 0.5 * x
-    x = normal(getkey(), shape)
-    with_metric, without = jax.jit(lambda x: (field_asymmetry(field, x, lagrangian), field_asymmetry(field, x)))(x)
-    assert with_metric <= 1e-12
-    assert without <= 1e-12 if name == "quadratic" else without > 1e-3
+# ---- Spectra ----------------------------------------------------------------------------------------------------
 
 
-def test_the_asymmetry_of_linear_fields_is_known(getkey):
-    a, x = normal(getkey(), (4, 4)), normal(getkey(), (4,))
-    norm = np.linalg.norm
-    for matrix in (a, a + a.T, a - a.T, a + 3 * a.T):
-        expected = norm(matrix - matrix.T) / (2 * norm(matrix))
-        np.testing.assert_allclose(field_asymmetry(lambda x, m=matrix: m @ x, x), expected, atol=1e-12)
-        np.testing.assert_allclose(field_asymmetry(lambda x, m=matrix: m @ x, x, Quadratic()), expected, atol=1e-12)
-    assert_close(field_asymmetry(lambda x: (a - a.T) @ x, x), 1.0)
+def of_product(m, hidden: int, key) -> Coupling:
+    """A coupling with V W = M, of this many hidden units (at least the rank of M)."""
+    w = normal(key, (hidden, m.shape[0]))
+    return couple(jnp.asarray(m) @ jnp.linalg.pinv(w), w)
 
 
-def test_a_field_that_changes_the_shape_is_named(getkey):
-    with pytest.raises(ValueError, match=r"A vector field keeps the shape of its state: got \(3,\) from \(4,\)"):
-        field_asymmetry(lambda x: x[:3], normal(jr.key(0), (4,)))
+@sizes
+def test_a_tied_coupling_has_a_real_spectrum_and_one_frame(visible, hidden, getkey):
+    found = measure_spectrum(couple((w := normal(getkey(), (hidden, visible))).T, w), leading=3)
+    np.testing.assert_allclose(found, (0, 0, 0, 1), atol=1e-6)
+
+
+def test_an_antisymmetric_product_turns_without_departing_from_normality(getkey):
+    a = normal(getkey(), (6, 6))
+    found = measure_spectrum(of_product(a - a.T, 9, getkey()), leading=4)
+    np.testing.assert_allclose(found, (1, 1, 0, 1), atol=1e-6)
+
+
+def test_the_eigenvalues_of_a_rotation_are_known():
+    turn = 0.5 * np.asarray([[math.cos(1.2), -math.sin(1.2)], [math.sin(1.2), math.cos(1.2)]])
+    found = measure_spectrum(couple(turn, np.eye(2)))
+    np.testing.assert_allclose(found, (1, math.sin(1.2), 0, 1), atol=1e-7)
+    values = np.sort_complex(np.asarray(eigenvalues(couple(turn, np.eye(2)))))
+    np.testing.assert_allclose(values, 0.5 * np.exp([-1.2j, 1.2j]), atol=1e-12)
+
+
+def test_a_triangular_product_departs_from_normality_by_what_stands_above_its_diagonal(getkey):
+    m = np.triu(np.asarray(normal(getkey(), (5, 5)))) + np.diag([3.0, 4, 5, 6, 7])
+    found = measure_spectrum(couple(m, np.eye(5)))
+    above = np.linalg.norm(np.triu(m, 1)) / np.linalg.norm(m)
+    np.testing.assert_allclose((found.complex_fraction, found.departure), np.asarray([0, above]), atol=1e-7)
+
+
+@pytest.mark.parametrize("visible, hidden", [(9, 4), (4, 9)])
+def test_spectra_at_the_smaller_size_are_those_of_the_product(visible, hidden, getkey):
+    v, w = np.asarray(normal(getkey(), (visible, hidden))), np.asarray(normal(getkey(), (hidden, visible)))
+    found, m = measure_spectrum(couple(v, w), leading=2), v @ w
+    values = sorted(np.linalg.eigvals(m), key=abs)[-4:]
+    np.testing.assert_allclose(
+        np.sort_complex(np.asarray(eigenvalues(couple(v, w)))), np.sort_complex(values), rtol=1e-8
+    )
+    left, _, right = np.linalg.svd(m)
+    overlap = np.linalg.norm(left[:, :2].T @ right[:2].T) ** 2 / 2
+    departure = math.sqrt(1 - np.sum(np.abs(values) ** 2) / np.sum(m**2))
+    largest = max(abs(value.imag) for value in values) / max(map(abs, values))
+    np.testing.assert_allclose(found[1:], np.asarray([largest, departure, overlap]), atol=1e-8)
+
+
+@given(seeds)
+def test_invariances_of_the_spectrum(seed):
+    random, v, w = draw(seed)
+    scale, basis = np.exp(random.normal(size=w.shape[0])), np.linalg.qr(random.normal(size=(v.shape[0],) * 2))[0]
+    before = SPECTRUM(v, w)
+    for after in (
+        SPECTRUM(v / scale[None], w * scale[:, None]),
+        SPECTRUM(basis.T @ v, w @ basis),
+        SPECTRUM(3 * v, 2 * w),
+    ):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+SPECTRUM = jax.jit(lambda v, w: measure_spectrum(couple(v, w), leading=2))
+
+
+def test_single_precision_spectra(getkey):
+    w = normal(getkey(), (30, 20), jnp.float32)
+    np.testing.assert_allclose(measure_spectrum(couple(w.T, w)), (0, 0, 0, 1), atol=2e-3)
+
+
+def test_nothing_has_no_spectrum():
+    assert np.all(np.isnan(measure_spectrum(couple(jnp.zeros((3, 2)), jnp.zeros((2, 3))))))
+    with pytest.raises(ValueError, match=r"needs leading >= 1, got 0"):
+        measure_spectrum(couple(jnp.eye(2), jnp.eye(2)), leading=0)
+
+
+# ---- Null values ------------------------------------------------------------------------------------------------
+
+NULL_SIZES = ((32, 48), (48, 32), (32, 32), (24, 96))
+
+
+@pytest.fixture(scope="module")
+def nulls() -> dict[tuple[int, int], tuple[Asymmetry, Spectrum]]:
+    """Indices of many independent Gaussian weights of each shape."""
+
+    def one(key, visible, hidden):
+        first, second = jr.split(key)
+        coupling = couple(jr.normal(first, (visible, hidden)), jr.normal(second, (hidden, visible)))
+        return measure_asymmetry(coupling), measure_spectrum(coupling, leading=4)
+
+    return {
+        (n, h): jax.jit(lambda keys, n=n, h=h: jax.lax.map(lambda k: one(k, n, h), keys))(jr.split(jr.key(n), 400))
+        for n, h in NULL_SIZES
+    }
+
+
+@pytest.mark.parametrize("n, h", NULL_SIZES)
+def test_independent_weights_have_the_stated_null_values(n, h, nulls):
+    """Means within five standard errors (and corrections of the next order), spreads within a fifth."""
+    weights, spectrum = nulls[n, h]
+    together = {
+        "cosine": (0, 1 / math.sqrt(n * h)),
+        "relative_breaking": (1, 1 / math.sqrt(n * h)),
+        "unit_cosine": (0, 1 / math.sqrt(n * h)),
+        "mean_unit_cosine": (0, 1 / math.sqrt(n * h)),
+        "symmetry_score": (1 / n, math.sqrt(2) / n),
+    }
+    for index, (mean, spread) in together.items():
+        found = np.asarray(getattr(weights, index))
+        assert abs(found.mean() - mean) < 5 * spread / 20 + 0.1 / n
+        assert abs(found.std() / spread - 1) < 0.2
+    quantile = 1.2816 / math.sqrt(n)
+    for index, mean in (("low_unit_cosine", -quantile), ("median_unit_cosine", 0), ("high_unit_cosine", quantile)):
+        assert abs(np.mean(getattr(weights, index)) - mean) < 0.1 * quantile
+    np.testing.assert_allclose(np.mean(weights.conservative_distance), math.sqrt(1 - 1 / n), atol=1 / n**2)
+    np.testing.assert_allclose(np.mean(weights.breaking_ratio), math.sqrt(2), rtol=0.01)
+    directions = np.asarray(weights.directionality)
+    assert abs(directions.mean()) < 5 * directions.std() / 20
+    np.testing.assert_allclose(np.mean(spectrum.departure), null_departure(n, h), rtol=0.01)
+    np.testing.assert_allclose(np.mean(spectrum.overlap), 4 / n, rtol=0.1)
+    assert 0.75 < np.mean(spectrum.largest_imaginary) < 0.95
+    square, unequal = (1 - math.sqrt(c / math.pi / min(n, h)) for c in (4, 2))
+    assert square - 0.02 < np.mean(spectrum.complex_fraction) < unequal + 0.02
+
+
+def test_the_departure_of_large_products_is_known():
+    assert null_departure(100, 100) == pytest.approx(math.sqrt(2 / 3))
+    assert null_departure(100, 10**9) == pytest.approx(math.sqrt(1 / 2))
+    assert null_departure(10**9, 1) == pytest.approx(1)
+
+
+# ---- Significance -----------------------------------------------------------------------------------------------
+
+
+def test_pairing_of_tied_weights_is_no_accident(getkey):
+    found = significance(Coupling.symmetric(12, 16, key=getkey()), key=jr.key(0), pairings=99)
+    assert found.p.unit_cosine == found.p.cosine == found.p.symmetry_score == 0.01
+    assert found.z.unit_cosine > 5
+    assert found.z.relative_breaking < -5
+    assert_close(found.value.unit_cosine, jnp.ones((), found.value.unit_cosine.dtype))
+
+
+@pytest.mark.parametrize("kind", [Coupling.free, Coupling.symmetric])
+def test_what_does_not_depend_on_the_pairing_gets_no_score(kind, getkey):
+    found = significance(kind(12, 16, key=getkey()), key=jr.key(0), pairings=19)
+    assert np.isnan(found.z.balance)
+    assert np.isnan(found.p.balance)
+    assert np.isfinite(found.mean.balance)
+
+
+def test_pairings_keep_the_weights_and_lose_the_pairs(getkey):
+    """The null mean of the cosine is that of all pairs, which is not zero for weights that have a mean."""
+    v, w = 1 + normal(getkey(), (6, 30)), 1 + normal(getkey(), (30, 6))
+    found = significance(couple(v, w), key=jr.key(1), pairings=400)
+    mean = np.asarray(v).sum(1) @ np.asarray(w).sum(0) / 30 / np.linalg.norm(v) / np.linalg.norm(w)
+    assert mean > 0.2
+    assert abs(found.mean.cosine - mean) < 5 * found.std.cosine / 20
+
+
+def test_p_values_of_independent_weights_are_uniform():
+    """400 independent couplings: each p of 1/20, 2/20, ... is as likely as the others."""
+
+    def one(key):
+        first, second, third = jr.split(key, 3)
+        coupling = couple(jr.normal(first, (8, 6)), jr.normal(second, (6, 8)))
+        return significance(coupling, lambda c: measure_asymmetry(c).unit_cosine, key=third, pairings=19).p
+
+    p = np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(5), 400)))
+    assert np.all((p > 0) & (p <= 1))
+    for level in (0.1, 0.3, 0.5):
+        share = np.mean(p <= level + 1e-9)
+        assert abs(share - level) < 5 * math.sqrt(level * (1 - level) / 400)
+
+
+def test_significance_needs_pairs():
+    with pytest.raises(ValueError, match=r"needs 2 pairings and 2 hidden units, got 1 and 2"):
+        significance(couple(jnp.eye(2), jnp.eye(2)), key=jr.key(0), pairings=1)

@@ -8,15 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hopmix._derive import Block
-from hopmix._symmetry import field_asymmetry
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
+from hopmix.claims._mixer import asymmetry
 from hopmix.claims._small_mixer import draw_weights, free, gain_potential, gained, map_examples, small_mixer
-
-
-def asymmetry(block: Block, x: Layer) -> Scalar:
-    r"""The index $|HJ - (HJ)^\top|/(2|HJ|)$ of a block's force at a state."""
-    return field_asymmetry(block.force, x, block.potential.neurons.lagrangian)
 
 
 def gain_gap(block: Block, x: Layer) -> Scalar:

@@ -77,6 +77,8 @@ class StudyConfig:
     """Precision of activations and products; master weights are float32."""
     measurements: int = 8
     """How often, evenly over the training, everything is measured and saved."""
+    deep: int = 4
+    """At the first, the last, and every so many measurements spectra and fields are measured too; 0 for never."""
     together: int | None = None
     """Members trained side by side in one program; by default all that share a structure."""
 
@@ -86,7 +88,8 @@ class StudyConfig:
         for name in ("dim", "depth", "patch", "together"):
             value = getattr(self, name)
             _need(value is None or value >= 1, name, value, "at least 1")
-        _need(self.first_seed >= 0, "first_seed", self.first_seed, "0 or more")
+        for name in ("first_seed", "deep"):
+            _need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "clip"):
             _need(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
         _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")

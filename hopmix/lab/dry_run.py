@@ -32,13 +32,13 @@ def estimate(study: Study) -> Estimate:
     programs = compile_all(study, states, trial)
     compile_s = time.perf_counter() - begin
     memory = _peak_bytes(programs)
-    step = jnp.asarray(-1, jnp.int32)
+    step, deep = jnp.asarray(-1, jnp.int32), jnp.asarray(False)
     for program, state in zip(programs, states, strict=True):  # the first call pays for allocation
-        jax.block_until_ready(program(state, step, trial))
+        jax.block_until_ready(program(state, step, deep, trial))
     states = [program.initial() for program in study.programs]
     begin = time.perf_counter()
     for program, state in zip(programs, states, strict=True):
-        jax.block_until_ready(program(state, step, trial))
+        jax.block_until_ready(program(state, step, deep, trial))
     forward = (time.perf_counter() - begin) / (few.labels.size + 2 * ENERGY_BATCH)
     images = study.schedule.total * study.config.batch
     return Estimate(compile_s, forward * images * (1 + BACKWARD), memory)

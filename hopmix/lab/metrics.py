@@ -1,14 +1,25 @@
-"""What a study measures of a member, as pure functions inside the compiled program."""
+"""What a study measures of a member, as pure functions inside the compiled program.
+
+Weights, losses and energies are measured at every measurement; spectra of couplings and fields of blocks, which cost
+more, at some of them. Blocks are alike in shape: they are stacked, and everything is compiled once for all of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int
 
+from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling, couplings
 from hopmix._derive import Block, SerialBlock
-from hopmix._symmetry import measure_asymmetry
-from hopmix._types import Scalar
+from hopmix._pseudo_energy import descent_margin, power
+from hopmix._symmetry import Asymmetry, eigenvalues, measure_asymmetry, measure_spectrum
+from hopmix._types import Layer, PRNGKey, Scalar
+from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.models.mixer import Mixer
 
 Metrics = dict[str, Array]
@@ -24,20 +35,128 @@ DIMENSIONS = {
     "parameter_norm": (),
     "energy_change": ("block",),
     "energy_rise_fraction": ("block",),
-    "cosine": ("block", "branch"),
-    "relative_breaking": ("block", "branch"),
-    "unit_cosine": ("block", "branch"),
-    "symmetry_score": ("block", "branch"),
-    "breaking_ratio": ("block", "branch"),
+    **dict.fromkeys(Asymmetry._fields, ("block", "branch")),
 }
 """Each metric's dimensions beside arm, seed and step."""
+
+DEEP = {
+    "complex_fraction": ("block", "branch"),
+    "largest_imaginary": ("block", "branch"),
+    "departure": ("block", "branch"),
+    "overlap": ("block", "branch"),
+    "eigenvalue_real": ("block", "branch", "eigenvalue"),
+    "eigenvalue_imaginary": ("block", "branch", "eigenvalue"),
+    "breaking_rate": ("block", "branch"),
+    "field_asymmetry": ("block",),
+    "field_asymmetry_stderr": ("block",),
+    "dissipation": ("block",),
+    "work": ("block",),
+    "margin_used": ("block",),
+}
+"""Those of spectra and fields, which are NaN where they were not measured."""
+
+EIGENVALUES = 32
+"""How many of the largest eigenvalues of VW are kept."""
+
+PROBES = 8
+"""Random probes of the field asymmetry at each state."""
 
 
 def asymmetry(model: Mixer) -> Metrics:
     """The indices of `measure_asymmetry`, each of shape (block, branch)."""
-    measured = [[measure_asymmetry(branch_coupling(block, branch)) for branch in BRANCHES] for block in model.blocks]
-    rows = [jax.tree.map(lambda *a: jnp.stack(a), *row) for row in measured]
-    return jax.tree.map(lambda *a: jnp.stack(a), *rows)._asdict()
+    return _of_couplings(model, lambda coupling: measure_asymmetry(coupling)._asdict())
+
+
+def spectra(model: Mixer) -> Metrics:
+    """The indices of `measure_spectrum`, and the largest eigenvalues of VW, padded with NaN."""
+
+    def measure(coupling: Coupling) -> Metrics:
+        values = eigenvalues(coupling)
+        largest = values[jax.lax.top_k(jnp.abs(values), min(EIGENVALUES, values.size))[1]]
+        padding = (0, EIGENVALUES - largest.size)
+        parts = {"eigenvalue_real": largest.real, "eigenvalue_imaginary": largest.imag}
+        padded = {name: jnp.pad(part, padding, constant_values=jnp.nan) for name, part in parts.items()}
+        return measure_spectrum(coupling)._asdict() | padded
+
+    return _of_couplings(model, measure)
+
+
+def breaking_rates(model: Mixer, updates: Mixer) -> Metrics:
+    r"""How fast the breaking ratio of each coupling grows by the next update, per step, from the update alone (C11).
+
+    **Arguments:**
+
+    - `updates`: what the optimiser adds to the parameters of the model.
+    """
+
+    def rate(pair: tuple[Coupling, Coupling]) -> Metrics:
+        coupling, update = pair
+        return {"breaking_rate": breaking_rate(coupling, jax.tree.map(jnp.negative, update))}
+
+    return _of_couplings((model, updates), rate)
+
+
+def fields(model: Mixer, images: Float[Array, "batch height width colours"], key: PRNGKey) -> Metrics:
+    r"""What kind of vector field each block is at the states that reach it, each of shape (block,).
+
+    - `field_asymmetry`, `field_asymmetry_stderr`: of the force, in the metric of the norm; mean over images of the
+        estimate, and its standard error for these images.
+    - `dissipation`, `work`: means over images of the two parts of the rate of the block's energy (C10).
+    - `margin_used`: mean over images of $1/t^*$ with the descent margin $t^*$: above 1 the energy of the tied block
+        rises. NaN for serial blocks.
+
+    The field of a serial block is its displacement; dissipation and work are those of its two mixings together.
+    """
+    x, states = jax.vmap(model.embed, out_axes=1)(images), []
+    for block in model.blocks:
+        states.append(x)
+        x = block(x)
+    keys = jr.split(key, images.shape[0])
+
+    def of_block(pair: tuple[Block | SerialBlock, Layer]) -> Metrics:
+        block, x = pair
+        values, errors = jax.vmap(lambda x, key: _field_index(block, x, key), in_axes=(1, 0))(x, keys)
+        spent = jax.vmap(lambda x: _field_energy(block, x), in_axes=1)(x)
+        error = jnp.sqrt(jnp.mean(errors**2) / errors.size)
+        return {
+            "field_asymmetry": jnp.mean(values),
+            "field_asymmetry_stderr": error,
+            **jax.tree.map(jnp.mean, spent),
+        }
+
+    return jax.lax.map(of_block, (_stack(model.blocks), jnp.stack(states)))
+
+
+def _field_index(block: Block | SerialBlock, x: Layer, key: PRNGKey) -> tuple[Scalar, Scalar]:
+    first = block if isinstance(block, Block) else block.token
+    field = block.force if isinstance(block, Block) else lambda x: block(x) - x
+    return estimate_field_asymmetry(field, x, first.potential.neurons.lagrangian, key=key, probes=PROBES)
+
+
+def _field_energy(block: Block | SerialBlock, x: Layer) -> Metrics:
+    if isinstance(block, Block):
+        spent = power(block, x)
+        return {"dissipation": spent.dissipation, "work": spent.work, "margin_used": 1 / descent_margin(block, x)}
+    first, second = power(block.token, x), power(block.channel, block.token(x))
+    both = {name: getattr(first, name) + getattr(second, name) for name in ("dissipation", "work")}
+    return both | {"margin_used": jnp.full((), jnp.nan, x.dtype)}
+
+
+def _of_couplings(models: Any, measure: Callable[[Any], Metrics]) -> Metrics:
+    """What is measured of the couplings of all blocks (of one model, or of several side by side), by branch."""
+    rows = []
+    for branch in BRANCHES:
+        stacked = jax.tree.map(
+            lambda model, branch=branch: _stack([branch_coupling(block, branch) for block in model.blocks]),
+            models,
+            is_leaf=lambda node: isinstance(node, Mixer),
+        )
+        rows.append(jax.vmap(measure)(stacked))
+    return jax.tree.map(lambda *a: jnp.stack(a, axis=1), *rows)
+
+
+def _stack(trees: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def branch_coupling(block: Block | SerialBlock, branch: str) -> Coupling:

@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 
 from hopmix.lab.arms import Arm
 from hopmix.lab.config import StudyConfig, UsageError
-from hopmix.lab.metrics import BRANCHES, DIMENSIONS
+from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS
 
 KEPT_CHECKPOINTS = 3
 
@@ -142,7 +142,7 @@ class History:
         """All measurements as labelled arrays."""
         variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             name: (("arm", "seed", "step", *dims), np.stack([row[name] for row in self.rows], axis=2))
-            for name, dims in DIMENSIONS.items()
+            for name, dims in (DIMENSIONS | DEEP).items()
         }
         variables["diverged_step"] = (("arm", "seed"), self.rows[-1]["diverged_step"])
         arms = self.arms
@@ -162,7 +162,7 @@ class History:
         """Take over the measurements of `dataset`, as an earlier run wrote them."""
         self.steps = [int(step) for step in dataset.step.values]
         self.rows = [
-            {name: dataset[name].isel(step=i).values for name in DIMENSIONS}
+            {name: dataset[name].isel(step=i).values for name in DIMENSIONS | DEEP}
             | {"diverged_step": dataset["diverged_step"].values}
             for i in range(len(self.steps))
         ]

@@ -64,6 +64,11 @@ class Study:
         """The steps of each member's training."""
         return self.programs[0].schedule
 
+    def measures_deeply(self, step: int) -> bool:
+        """Whether spectra and fields are measured after so many steps: at the first and the last measurement too."""
+        every, index = self.config.deep, step // self.schedule.interval
+        return every > 0 and (index % every == 0 or step == self.schedule.total)
+
     def parameters(self, arm: Arm) -> int:
         """The number of trainable parameters of a member of an arm."""
         return next(p for p in self.programs if arm in p.arms).parameters
@@ -201,9 +206,9 @@ def _in_parallel(function: Callable, *arguments: list) -> list:
 
 def _interval(study: Study, programs: list[Callable], states: list[Member], step: int) -> dict[str, np.ndarray]:
     """Train every program for an interval (or only measure, at step -1) and join what they measured."""
-    measured = []
+    measured, deep = [], jnp.asarray(study.measures_deeply(0 if step < 0 else step + study.schedule.interval))
     for i, program in enumerate(programs):
-        states[i], metrics = program(states[i], jnp.asarray(step, jnp.int32), study.dataset)
+        states[i], metrics = program(states[i], jnp.asarray(step, jnp.int32), deep, study.dataset)
         measured.append(metrics)
     rows = [_by_arm(program, jax.device_get(m)) for program, m in zip(study.programs, measured, strict=True)]
     by_arm = {arm: row for part in rows for arm, row in part.items()}

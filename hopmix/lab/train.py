@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from hopmix._coupling import Coupling, trainable
 from hopmix._types import PRNGKey, Scalar
@@ -26,6 +26,7 @@ from hopmix.models.mixer import Mixer, MixerConfig
 
 EVALUATION_BATCH = 500
 ENERGY_BATCH = 16
+FIELD_BATCH = 4
 
 
 class Images(eqx.Module):
@@ -196,14 +197,21 @@ class Program:
     def _split(self, arrays: PyTree) -> tuple[PyTree, PyTree]:
         return eqx.partition(arrays, self._trainable)
 
-    def advance(self, members: Member, first_step: Int[Array, ""], dataset: Dataset) -> tuple[Member, metrics.Metrics]:
-        """Train all members for an interval and measure them; a negative `first_step` only measures."""
-        self.traces += 1
-        return self._over_members(partial(self._interval, first_step=first_step, dataset=dataset), members)
+    def advance(
+        self, members: Member, first_step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
+    ) -> tuple[Member, metrics.Metrics]:
+        """Train all members for an interval and measure them; a negative `first_step` only measures.
 
-    def measure(self, members: Member, dataset: Dataset) -> metrics.Metrics:
-        """Measure all members as they are."""
-        return self._over_members(partial(self._measure, dataset=dataset), members)
+        With `deep`, spectra and fields are measured too.
+        """
+        self.traces += 1
+        return self._over_members(partial(self._interval, first_step=first_step, deep=deep, dataset=dataset), members)
+
+    def measure(
+        self, members: Member, step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
+    ) -> metrics.Metrics:
+        """Measure all members as they are after so many steps."""
+        return self._over_members(partial(self._measure, step=step, deep=deep, dataset=dataset), members)
 
     def scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
         """Mean cross-entropy and accuracy of all members on a split."""
@@ -216,10 +224,12 @@ class Program:
 
     def compiled(self, members: Member, dataset: Dataset):
         """The compiled program of `advance`, whose first argument is donated."""
-        step = jax.ShapeDtypeStruct((), jnp.int32)
-        return jax.jit(self.advance, donate_argnums=0).lower(members, step, dataset).compile()
+        step, deep = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), bool)
+        return jax.jit(self.advance, donate_argnums=0).lower(members, step, deep, dataset).compile()
 
-    def _interval(self, member: Member, first_step: Int[Array, ""], dataset: Dataset) -> tuple[Member, metrics.Metrics]:
+    def _interval(
+        self, member: Member, first_step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
+    ) -> tuple[Member, metrics.Metrics]:
         zeros = jnp.full((4,), jnp.nan, jnp.float32)
         member, trained = jax.lax.cond(
             first_step >= 0,
@@ -228,7 +238,8 @@ class Program:
             member,
         )
         names = ("train_loss", "train_accuracy", "penalty_term", "gradient_norm")
-        return member, dict(zip(names, trained, strict=True)) | self._measure(member, dataset)
+        done = jnp.where(first_step >= 0, first_step + self.schedule.interval, 0)
+        return member, dict(zip(names, trained, strict=True)) | self._measure(member, done, deep, dataset)
 
     def _train(self, member: Member, first_step: Int[Array, ""], dataset: Dataset) -> tuple[Member, Float[Array, " 4"]]:
         steps = first_step + jnp.arange(self.schedule.interval, dtype=jnp.int32)
@@ -248,6 +259,23 @@ class Program:
 
     def _step(self, dataset: Dataset, member: Member, at) -> tuple[Member, Float[Array, " 4"]]:
         step, rows = at
+        updates, optimiser, logs = self._update(dataset, member, step, rows)
+        value, _, _, norm = logs
+        parameters, frozen = self._split(member.arrays)
+        bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
+        member = Member(
+            eqx.combine(optax.apply_updates(parameters, updates), frozen),
+            optimiser,
+            member.seed,
+            member.penalty,
+            jnp.where(bad, step, member.diverged),
+        )
+        return member, logs
+
+    def _update(
+        self, dataset: Dataset, member: Member, step: Int[Array, ""], rows: Int[Array, " batch"]
+    ) -> tuple[PyTree, PyTree, Float[Array, " 4"]]:
+        """What the optimiser adds to the parameters in a step, its next state, and loss, accuracy, penalty and norm."""
         key = jr.fold_in(jr.fold_in(jr.key(member.seed), 2), step)
         images, targets = augment(
             self.augment,
@@ -267,24 +295,15 @@ class Program:
 
         (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, optimiser = self.optimiser.update(gradients, member.optimiser, parameters)
-        norm = optax.tree.norm(gradients)
-        bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
-        member = Member(
-            eqx.combine(optax.apply_updates(parameters, updates), frozen),
-            optimiser,
-            member.seed,
-            member.penalty,
-            jnp.where(bad, step, member.diverged),
-        )
-        return member, jnp.stack([value, accuracy, term, norm])
+        return updates, optimiser, jnp.stack([value, accuracy, term, optax.tree.norm(gradients)])
 
-    def _measure(self, member: Member, dataset: Dataset) -> metrics.Metrics:
+    def _measure(
+        self, member: Member, step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
+    ) -> metrics.Metrics:
         model = self.model(member.arrays)
-        split = dataset.validation
-        loss, accuracy = self.evaluate(member.arrays, split, dataset)
-        # Evenly spaced: image folders are in the order of their classes.
-        stride = max(1, split.labels.size // ENERGY_BATCH)
-        fixed = normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
+        loss, accuracy = self.evaluate(member.arrays, dataset.validation, dataset)
+        fixed = self._fixed_images(dataset)
+        skipped = jax.eval_shape(self._deep, member, step, fixed, dataset)
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
@@ -292,7 +311,33 @@ class Program:
             "diverged_step": member.diverged,
             **metrics.energy_descent(model, fixed),
             **metrics.asymmetry(model),
+            **jax.lax.cond(
+                deep,
+                lambda: self._deep(member, step, fixed, dataset),
+                lambda: jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), skipped),
+            ),
         }
+
+    def _deep(
+        self, member: Member, step: Int[Array, ""], fixed: Float[Array, "batch height width colours"], dataset: Dataset
+    ) -> metrics.Metrics:
+        """Spectra and fields, and how fast the next step will break the symmetry."""
+        model = self.model(member.arrays)
+        rows = self._batches(member.seed, step, dataset.train.labels.size)[0]
+        updates, _, _ = self._update(dataset, member, step, rows)
+        key = jr.fold_in(jr.fold_in(jr.key(member.seed), 3), step)
+        return (
+            metrics.spectra(model)
+            | metrics.breaking_rates(model, self.model(updates))
+            | metrics.fields(model, fixed[:: max(1, ENERGY_BATCH // FIELD_BATCH)], key)
+        )
+
+    def _fixed_images(self, dataset: Dataset) -> Float[Array, "batch height width colours"]:
+        """The validation images on which energies and fields are measured."""
+        # Evenly spaced: image folders are in the order of their classes.
+        split = dataset.validation
+        stride = max(1, split.labels.size // ENERGY_BATCH)
+        return normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
 
     def evaluate(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
         """Mean cross-entropy and accuracy of one member on a split, a bounded number of images at a time."""

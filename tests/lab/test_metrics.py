@@ -7,10 +7,22 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from hopmix import Mixer, MixerConfig, couplings, measure_asymmetry
+from hopmix import (
+    Mixer,
+    MixerConfig,
+    couplings,
+    descent_margin,
+    field_asymmetry,
+    measure_asymmetry,
+    measure_spectrum,
+    power,
+    trainable,
+)
 from hopmix.lab import metrics
 
 descent, asymmetry = eqx.filter_jit(metrics.energy_descent), eqx.filter_jit(metrics.asymmetry)
+spectra, fields = eqx.filter_jit(metrics.spectra), eqx.filter_jit(metrics.fields)
+rates = eqx.filter_jit(metrics.breaking_rates)
 SMALL = {"image": (8, 8, 1), "patch": 4, "dim": 6, "depth": 2, "classes": 3}
 
 
@@ -31,6 +43,76 @@ def test_asymmetry_is_that_of_each_coupling(getkey, options):
 
 def _token_then_channel(block):
     return [metrics.branch_coupling(block, branch) for branch in metrics.BRANCHES]
+
+
+def as_complex(measured) -> np.ndarray:
+    return np.asarray(measured["eigenvalue_real"]) + 1j * np.asarray(measured["eigenvalue_imaginary"])
+
+
+@pytest.mark.parametrize("options", [{"coupling": "free"}, {"block": "serial"}])
+def test_spectra_are_those_of_each_coupling(getkey, options):
+    """And the eigenvalues are all of them where there are fewer than are kept, the largest first."""
+    model = mixer(getkey(), **options)
+    measured, every = spectra(model), [c for block in model.blocks for c in _token_then_channel(block)]
+    for name in ("complex_fraction", "largest_imaginary", "departure", "overlap"):
+        expected = [getattr(measure_spectrum(c), name) for c in every]
+        np.testing.assert_allclose(measured[name].reshape(-1), expected, atol=1e-7)
+    for i, coupling in enumerate(every):
+        values = as_complex(measured).reshape(4, -1)[i]
+        count = min(coupling.up.shape)
+        assert np.all(np.isnan(values[count:]))
+        assert np.all(np.diff(np.abs(values[:count])) <= 1e-12)
+        expected = np.linalg.eigvals(np.asarray(coupling.down @ coupling.up))
+        for value in values[:count]:
+            assert np.min(np.abs(expected - value)) < 1e-9
+
+
+def test_of_many_eigenvalues_the_largest_are_kept(getkey):
+    model = mixer(getkey(), dim=40, coupling="free")
+    measured, coupling = spectra(model), metrics.branch_coupling(model.blocks[0], "channel")
+    kept = np.abs(as_complex(measured)[0, 1])
+    every = np.sort(np.abs(np.linalg.eigvals(np.asarray(coupling.down @ coupling.up))))[::-1]
+    np.testing.assert_allclose(kept, every[: metrics.EIGENVALUES], rtol=1e-8)
+
+
+def test_fields_are_those_of_each_block(getkey):
+    """The estimate against the exact index, and the two parts of the rate of the energy, at the states in between."""
+    model = mixer(getkey(), coupling="free")
+    model = jax.tree.map(lambda leaf: 3 * leaf if eqx.is_inexact_array(leaf) else leaf, model)
+    images = jr.normal(getkey(), (6, 8, 8, 1))
+    measured, states = fields(model, images, getkey()), jax.vmap(model.embed)(images)
+    for i, block in enumerate(model.blocks):
+        norm = block.potential.neurons.lagrangian
+        exact = jax.jit(jax.vmap(lambda x, b=block, n=norm: field_asymmetry(b.force, x, n)))(states)
+        gap = abs(measured["field_asymmetry"][i] - jnp.mean(exact))
+        assert gap < 5 * measured["field_asymmetry_stderr"][i] + 0.03 * jnp.mean(exact)
+        spent = jax.vmap(lambda x, b=block: power(b, x))(states)
+        np.testing.assert_allclose(measured["dissipation"][i], jnp.mean(spent.dissipation), rtol=1e-9)
+        np.testing.assert_allclose(measured["work"][i], jnp.mean(spent.work), rtol=1e-9)
+        margins = jax.vmap(lambda x, b=block: descent_margin(b, x))(states)
+        np.testing.assert_allclose(measured["margin_used"][i], jnp.mean(1 / margins), rtol=1e-9)
+        states = jax.vmap(block)(states)
+
+
+def test_fields_of_tied_and_of_serial_blocks(getkey):
+    images = jr.normal(getkey(), (3, 8, 8, 1))
+    tied = fields(mixer(getkey(), coupling="symmetric"), images, getkey())
+    assert np.all(tied["field_asymmetry"] < 1e-12)
+    assert np.all(np.abs(tied["work"]) < 1e-10 * tied["dissipation"])
+    assert np.all(tied["margin_used"] == 0)
+    serial = fields(mixer(getkey(), block="serial", coupling="symmetric"), images, getkey())
+    assert np.all(serial["field_asymmetry"] > 1e-4)
+    assert np.all(np.abs(serial["work"]) < 1e-10 * serial["dissipation"])  # each mixing by itself is tied
+    assert np.all(np.isnan(serial["margin_used"]))
+
+
+def test_breaking_rates_are_the_derivative_of_the_ratio_along_an_update(getkey):
+    model, small = mixer(getkey(), coupling="broken", breaking="xavier"), 1e-6
+    parameters, rest = eqx.partition(model, trainable(model))
+    updates = jax.tree.map(lambda leaf: jr.normal(getkey(), leaf.shape), parameters)
+    moved = eqx.combine(jax.tree.map(lambda p, u: p + small * u, parameters, updates), rest)
+    growth = (asymmetry(moved)["breaking_ratio"] - asymmetry(model)["breaking_ratio"]) / small
+    np.testing.assert_allclose(rates(model, eqx.combine(updates, rest))["breaking_rate"], growth, rtol=1e-3)
 
 
 def test_energy_change_is_that_of_each_image(getkey):
@@ -92,5 +174,8 @@ def test_penalty_is_the_squared_norm_of_all_breakings(getkey):
 def test_the_table_of_dimensions_covers_all_that_is_measured(getkey):
     model = mixer(getkey())
     measured = asymmetry(model) | descent(model, jnp.zeros((2, 8, 8, 1)))
-    for name, values in measured.items():
-        assert values.ndim == len(metrics.DIMENSIONS[name])
+    deep = spectra(model) | fields(model, jnp.zeros((2, 8, 8, 1)), jr.key(0)) | rates(model, model)
+    for table, found in ((metrics.DIMENSIONS, measured), (metrics.DEEP, deep)):
+        for name, values in found.items():
+            assert values.ndim == len(table[name])
+    assert set(deep) == set(metrics.DEEP)

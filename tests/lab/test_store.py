@@ -11,16 +11,17 @@ from lab.tiny import tiny_config
 from hopmix.lab import store
 from hopmix.lab.arms import make_arms
 from hopmix.lab.config import UsageError
-from hopmix.lab.metrics import DIMENSIONS
+from hopmix.lab.metrics import DEEP, DIMENSIONS, EIGENVALUES
 
-SIZES = {"block": 2, "branch": 2}
+SIZES = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
+ALL = DIMENSIONS | DEEP
 
 
 def make_history(moments: int) -> store.History:
     arms = make_arms(tiny_config(), (8, 8, 1), 3)
     history, rng = store.History(arms, [0, 1], depth=2), np.random.default_rng(0)
     for i in range(moments):
-        row = {name: rng.normal(size=(2, 2, *(SIZES[d] for d in dims))) for name, dims in DIMENSIONS.items()}
+        row = {name: rng.normal(size=(2, 2, *(SIZES[d] for d in dims))) for name, dims in ALL.items()}
         history.append(10 * i, row | {"diverged_step": np.full((2, 2), -1, np.int32)})
     return history
 
@@ -67,7 +68,7 @@ def test_metrics_are_labelled_and_round_trip(tmp_path):
     again.load(dataset)
     again.truncate(10)
     assert again.steps == [0, 10]
-    for name in DIMENSIONS:
+    for name in ALL:
         np.testing.assert_array_equal(again.rows[1][name], history.rows[1][name])
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +12,7 @@ from hopmix import Mixer, MixerConfig, couplings
 from hopmix.lab import train
 from hopmix.lab.arms import make_arms
 from hopmix.lab.config import ARMS
-from hopmix.lab.metrics import BRANCHES, DIMENSIONS, branch_coupling
+from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS, EIGENVALUES, branch_coupling
 from hopmix.lab.train import Program, Schedule, make_dataset
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -30,7 +32,8 @@ def run(program: Program, dataset: train.Dataset, intervals: int):
     members, advance, rows = program.initial(), None, []
     advance = program.compiled(members, dataset)
     for step in (-1, *range(0, intervals * program.schedule.interval, program.schedule.interval)):
-        members, row = advance(members, jnp.int32(step), dataset)
+        done = 0 if step < 0 else step + program.schedule.interval
+        members, row = advance(members, jnp.int32(step), jnp.asarray(done in (0, program.schedule.total)), dataset)
         rows.append(jax.device_get(row))
     return members, rows
 
@@ -102,13 +105,44 @@ def test_each_program_is_traced_once(trained):
 def test_everything_is_measured(trained):
     program, _, _, rows = trained
     members = len(program.members)
+    sizes = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
     for row in rows:
-        assert set(row) == set(DIMENSIONS) | {"diverged_step"}
-        for name, dims in DIMENSIONS.items():
-            assert row[name].shape == (members, *{(): (), ("block",): (2,), ("block", "branch"): (2, 2)}[dims])
+        assert set(row) == set(DIMENSIONS) | set(DEEP) | {"diverged_step"}
+        for name, dims in (DIMENSIONS | DEEP).items():
+            assert row[name].shape == (members, *(sizes[dim] for dim in dims))
     assert np.all(np.isnan(rows[0]["train_loss"]))
     for row in rows[1:]:
         assert all(np.all(np.isfinite(row[name])) for name in DIMENSIONS)
+
+
+def test_spectra_and_fields_are_measured_where_they_are_asked_for(trained):
+    """At the first and the last measurement; between them there is nothing. Four tokens have four eigenvalues."""
+    _, _, _, rows = trained
+    for row in (rows[0], rows[-1]):
+        for name, dims in DEEP.items():
+            kept = row[name][..., :4] if "eigenvalue" in dims else row[name]
+            assert np.all(np.isfinite(kept)), name
+    assert all(np.all(np.isnan(row[name])) for row in rows[1:-1] for name in DEEP)
+
+
+def test_the_next_step_breaks_the_symmetry_as_predicted(as_in_a_study):
+    """The predicted rate of the breaking ratio, from the update alone, against the ratio one step later.
+
+    At a tied point the ratio after a step is the prediction; later on it is so to first order in the step.
+    """
+    program, dataset = make_program(measurements=24, learning_rate=1e-3, warmup=0.0)
+    assert program.schedule.interval == 1
+    members = program.initial()
+    advance, always, rows = program.compiled(members, dataset), jnp.asarray(True), []
+    for step in range(-1, 20):
+        members, row = advance(members, jnp.int32(step), always, dataset)
+        rows.append({name: row[name][2:] for name in ("breaking_ratio", "breaking_rate")})  # the broken arm
+    growth = [after["breaking_ratio"] - before["breaking_ratio"] for before, after in itertools.pairwise(rows)]
+    assert np.all(rows[0]["breaking_rate"] == 0)  # the head starts at zero: nothing breaks in the first step
+    np.testing.assert_allclose(growth[1], rows[1]["breaking_rate"], rtol=0.01)
+    assert np.all(growth[1] > 1e-4)
+    later = np.mean(growth[10:], axis=0), np.mean([row["breaking_rate"] for row in rows[10:-1]], axis=0)
+    np.testing.assert_allclose(*later, rtol=0.1)
 
 
 def test_training_learns_and_breaks_the_symmetry_of_the_broken_arm(trained):

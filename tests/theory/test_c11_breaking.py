@@ -16,7 +16,7 @@ import optax
 import pytest
 from helpers import assert_close, make_block, normal
 
-from hopmix import GELU, Coupling, Quadratic, ReLU, RePU, Softmax, couplings, measure_asymmetry
+from hopmix import GELU, Asymmetry, Coupling, Quadratic, ReLU, RePU, Softmax, couplings, measure_asymmetry
 from hopmix._breaking import breaking_rate, breaking_velocity, product_gradient, unit_balance
 from hopmix.claims import c11_breaking as c11
 
@@ -205,11 +205,17 @@ def rotation(z: complex) -> jax.Array:
     return jnp.asarray([[z.real, -z.imag], [z.imag, z.real]])
 
 
-def check_phase(found, products, tolerance: float):
+def indices(found: Asymmetry) -> tuple:
+    """The indices of the tracker that measure the distance from V = W^T."""
+    return found.cosine, found.relative_breaking, found.unit_cosine, found.symmetry_score, found.breaking_ratio
+
+
+def check_phase(found: Asymmetry, products, tolerance: float):
     """The tracker in terms of the phase of M: cosines cos(phase), score cos(2 phase), ratio 2 |sin(phase/2)|."""
     phase = np.angle(products)
     expected = (np.cos(phase), 1 - np.cos(phase), np.cos(phase), np.cos(2 * phase), np.abs(2 * np.sin(0.5 * phase)))
-    np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=tolerance)
+    np.testing.assert_allclose(np.stack(indices(found)), np.stack(expected), atol=tolerance)
+    np.testing.assert_allclose(found.balance, 0, atol=tolerance)
 
 
 def test_the_exactly_solvable_flow():
@@ -241,7 +247,7 @@ def test_gradient_descent_approaches_the_solvable_flow():
     errors = abs(found.cosine[400] - expected), abs(finer.cosine[800] - expected)
     np.testing.assert_allclose(errors[0] / errors[1], 2, rtol=0.05)
     end, *_ = train(regression_loss, weights, args, jnp.asarray(0.05), 1600)
-    check_phase([index[-1] for index in end], np.asarray(target), 1e-10)
+    check_phase(jax.tree.map(lambda index: index[-1], end), np.asarray(target), 1e-10)
 
 
 def test_a_symmetric_task_leaves_independent_weights_tied_but_not_a_breaking(getkey):
@@ -361,7 +367,7 @@ def test_a_regularised_autoencoder_ends_tied_and_what_it_takes(getkey):
     )[0]
     ends = run(jnp.eye(VISIBLE), 0.1)
     assert ends.breaking_ratio[0] > 0.5
-    np.testing.assert_allclose([index[-1] for index in ends], (1, 0, 1, 1, 0), atol=1e-7)
+    np.testing.assert_allclose([index[-1] for index in indices(ends)], (1, 0, 1, 1, 0), atol=1e-7)
     assert run(jnp.eye(VISIBLE), 0.0).breaking_ratio[-1] > 1e-2
     assert run(problem.targets[:VISIBLE], 0.1).breaking_ratio[-1] > 1e-2
 
@@ -380,11 +386,14 @@ def test_every_critical_point_is_tied_saddles_included(getkey):
 
 @pytest.mark.parametrize("gain", [0.5, 2.0])
 def test_unequal_decays_end_tied_up_to_a_gain(gain, getkey):
-    """V = gain W^T with gain^2 the ratio of the decays: cosines 1, ratio |gain - 1|."""
+    """V = gain W^T with gain^2 the ratio of the decays: cosines 1, ratio |gain - 1|, and conservative."""
     found, residual = c11.critical_point(c11.draw(getkey()), 0.05 * gain, 0.05 / gain)
     assert residual < 1e-12
     expected = (1.0, (gain - 1) ** 2 / (1 + gain**2), 1.0, 1.0, abs(gain - 1))
-    np.testing.assert_allclose(measure_asymmetry(found), expected, atol=1e-10)
+    tracked = measure_asymmetry(found)
+    np.testing.assert_allclose(indices(tracked), expected, atol=1e-10)
+    np.testing.assert_allclose(tracked.balance, (1 - gain**2) / (1 + gain**2), atol=1e-10)
+    np.testing.assert_allclose(tracked.conservative_distance, 0, atol=1e-10)
 
 
 def test_the_lemma_of_the_proof(getkey):
