@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from hopmix._attention import Attention
 from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
 from hopmix._derive import Potential
@@ -109,6 +110,26 @@ def conservative_affine(name: str, neurons: Neurons) -> list[Assumption]:
     return [Assumption(statement, "fails", reason)]
 
 
+def continuous(memory: AssociativeMemory) -> list[Assumption]:
+    """Whether all activations and currents are continuous; nothing to say unless one of them is known to jump."""
+    jumps = "log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between the jumps alone"
+    layers = [
+        Assumption(f"the activation of layer {name!r} is continuous", "fails", jumps)
+        for name, neurons in memory.neurons.items()
+        if _has_jumps(neurons.lagrangian)
+    ]
+    synapses = [
+        Assumption(f"the current of synapse {name!r} is continuous", "fails", jumps)
+        for name, synapse in memory.synapses.items()
+        if isinstance(synapse, HopfieldMemory) and _has_jumps(synapse.separation)
+    ]
+    return layers + synapses
+
+
+def _has_jumps(lagrangian: AbstractLagrangian) -> bool:
+    return any(isinstance(part, LogSumReLU) for part in lagrangian.parts)
+
+
 def gradient_activation(name: str, neurons: Neurons) -> list[Assumption]:
     """Whether the activation is the gradient of the Lagrangian; nothing to say of those that hopmix brings."""
     lagrangian = neurons.lagrangian
@@ -195,21 +216,34 @@ def concavity_bound(potential: Potential) -> float:
     $$K = \gamma^2 \sum_h \max(0, -\mu_h)\,\gamma_h^2\,|W_h|_2^2$$
 
     with $\mu_h$ the lowest curvature of the hidden Lagrangians ($-0.1289$ for `GELU`), $|W_h|_2$ the spectral norms of
-    the synapses and $\gamma$ the largest scales of the affines. It is 0 for convex hidden units. Synapses of the
-    visible layer with itself count as far as they are known: `Bias`, and `HopfieldMemory` with convex separation.
+    the synapses and $\gamma$ the largest scales of the affines. It is 0 for convex hidden units, also where they are
+    joined with each other and have one state of rest. Synapses of the visible layer with itself count as far as they
+    are known: `Bias`, `HopfieldMemory` with convex separation, and `Attention`.
 
     **Arguments:**
 
     - `potential`: of concrete, tied weights.
 
-    **Source:** `theory/C06-gelu.md`.
+    **Source:** `theory/C06-gelu.md`; `theory/C13-transformer.md` for attention.
     """
     memory = potential.memory
-    if not potential.is_explicit:
+    if not potential.is_explicit and not _joined_is_convex(potential):
         return math.inf
     own = [memory.synapses[name] for name, ends in memory.connections if set(ends) == {potential.visible}]
     branches = [_branch_concavity(potential, h) for h in potential.hidden]
-    return sum(branches) + sum(map(_own_concavity, own))
+    return sum(branches) + sum(_own_concavity(synapse, potential.neurons) for synapse in own)
+
+
+def _joined_is_convex(potential: Potential) -> bool:
+    """Whether U is a maximum over hidden activations of what is linear in g (`theory/C05-steps.md`)."""
+    memory = potential.memory
+    layers = [memory.neurons[h].lagrangian for h in potential.hidden]
+    touching = [memory.synapses[name] for name, ends in memory.connections if set(ends) & set(potential.hidden)]
+    return (
+        all(_is_known(lagrangian) and lagrangian.is_convex for lagrangian in layers)
+        and all(type(synapse) in (*COUPLED, Bias, Pooling) for synapse in touching)
+        and all(assumption.verdict == "holds" for assumption in one_rest(potential))
+    )
 
 
 def _branch_concavity(potential: Potential, hidden: str) -> float:
@@ -223,9 +257,11 @@ def _branch_concavity(potential: Potential, hidden: str) -> float:
     return -lowest * (_gain(neurons) * norm * _gain(potential.neurons)) ** 2
 
 
-def _own_concavity(synapse: AbstractSynapse) -> float:
+def _own_concavity(synapse: AbstractSynapse, visible: Neurons) -> float:
     if type(synapse) is Bias:
         return 0.0
+    if type(synapse) is Attention:
+        return float(synapse.concavity(visible.shape[0])) * _gain(visible) ** 2
     if type(synapse) is HopfieldMemory and synapse.similarity == "dot" and _is_known(synapse.separation):
         return 0.0 if synapse.separation.is_convex else math.inf
     return math.inf

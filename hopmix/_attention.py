@@ -10,7 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
 from hopmix._synapse import AbstractSynapse
-from hopmix._types import Energy, PRNGKey, ScalarLike
+from hopmix._types import Energy, PRNGKey, Scalar, ScalarLike
 
 
 class Attention(AbstractSynapse):
@@ -69,6 +69,22 @@ class Attention(AbstractSynapse):
         r"""Whether token $B$ (column) is among those that token $C$ (row) attends to."""
         mask = jnp.tri(tokens, dtype=bool) if self.causal else jnp.ones((tokens, tokens), bool)
         return mask if self.include_self else mask & ~jnp.eye(tokens, dtype=bool)
+
+    def concavity(self, tokens: int) -> Scalar:
+        r"""A $K$ for which $-E(g) + \tfrac K2 |g|^2$ is convex: $c_n \sum_h |W^{K\top}_h W^Q_h|_2$, with $c_n$ the
+        largest eigenvalue of $A + A^\top$ over all attention matrices $A$ of these masks on $n$ tokens.
+
+        **Source:** `theory/C13-transformer.md`.
+        """
+        norms = jnp.linalg.norm(jnp.einsum("hdc,hde->hce", self.keys, self.queries), 2, axis=(1, 2))
+        return self._mask_factor(tokens) * jnp.sum(norms)
+
+    def _mask_factor(self, tokens: int) -> float:
+        if self.include_self:
+            return 1 + tokens**0.5
+        if tokens == 1:
+            return 0.0
+        return (tokens - 1) ** 0.5 if self.causal else (tokens + 2) ** 0.5
 
     def energy(self, *activations: Float[Array, "tokens *batch channels"]) -> Energy:
         (g,) = activations

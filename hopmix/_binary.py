@@ -5,6 +5,7 @@ every flip, and there are finitely many states. Updating all spins at once has n
 weights: with $E = s_0 s_1$ (weights $W_{01} = W_{10} = -1$) it goes from $(1, 1)$ to $(-1, -1)$ and back for ever.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -16,7 +17,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian
+from hopmix._lagrangian import AbstractLagrangian, Exponential
+from hopmix._lagrangian_groups import Softmax
 from hopmix._types import Layer, PRNGKey, Scalar
 
 BinaryEnergy: TypeAlias = Callable[[Layer], Scalar] | HopfieldMemory
@@ -27,8 +29,10 @@ class Recall(NamedTuple):
     """A trajectory of asynchronous sweeps; entry 0 of each array is the start.
 
     - `states`: the spins after each sweep, stacked on a new first axis.
-    - `energies`: the energy of each state, which never rises (beyond rounding).
-    - `converged`: whether the last sweep changed nothing, so that its state is a local minimum.
+    - `energies`: the energy of each state, which never rises (beyond rounding). That of `Exponential` may overflow;
+        flips are then still right, as they follow its logarithm.
+    - `converged`: whether the last sweep changed nothing, so that its state is a local minimum. False where the numbers
+        that flips are decided by have overflowed.
     """
 
     states: Float[Array, "sweeps_and_start ..."]
@@ -68,7 +72,7 @@ def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
 
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929), the dynamics of its theorem on retrieval.
     """
-    return jnp.where(flip_costs(energy, spins) < 0, -spins, spins)
+    return jnp.where(flip_costs(_decisive(energy), spins) < 0, -spins, spins)
 
 
 def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> Recall:
@@ -95,16 +99,24 @@ def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> 
 
 @eqx.filter_jit
 def _recall(energy: BinaryEnergy, spins: Layer, sweeps: int, key: PRNGKey) -> Recall:
-    view = _view(energy, spins)
+    view, decisive = _view(energy, spins), _view(_decisive(energy), spins)
 
     def sweep(flat, key):
-        flat = _sweep(view, flat, jr.permutation(key, flat.size))
+        flat = _sweep(decisive, flat, jr.permutation(key, flat.size))
         return flat, flat
 
     states = jax.lax.scan(sweep, spins.ravel(), jr.split(key, sweeps))[1]
     states = jnp.concatenate([spins.ravel()[None], states])
     energies = jax.lax.map(lambda flat: view.energy(view.look(flat)), states)
-    return Recall(states.reshape(-1, *spins.shape), energies, jnp.all(states[-1] == states[-2]))
+    at_rest = jnp.all(states[-1] == states[-2]) & jnp.isfinite(decisive.energy(decisive.look(states[-1])))
+    return Recall(states.reshape(-1, *spins.shape), energies, at_rest)
+
+
+def _decisive(energy: BinaryEnergy) -> BinaryEnergy:
+    """An energy with the same order of states. That of exponentials overflows soon, its logarithm does not."""
+    if not isinstance(energy, HopfieldMemory) or type(energy.separation) is not Exponential:
+        return energy
+    return dataclasses.replace(energy, separation=Softmax(energy.separation.beta))
 
 
 def _sweep(view: "_View", flat: Float[Array, " n"], order: Int[Array, " n"]) -> Float[Array, " n"]:

@@ -24,6 +24,7 @@ from hopmix._assumptions import (
     concavity_bound,
     conservative_affine,
     conservative_synapse,
+    continuous,
     convex,
     free_groups,
     gradient_activation,
@@ -45,8 +46,8 @@ class Check(NamedTuple):
 
     - `passed`: whether the energy never rose by more than rounding (64 ulp), and the field was conservative up to
         rounding.
-    - `worst_rise`: the largest rise of the energy in one step, relative to the largest energy met; NaN where there is
-        no energy.
+    - `worst_rise`: the largest rise of the energy in one step, relative to the largest energy along its trajectory; NaN
+        where there is no energy.
     - `asymmetry`: the metric-aware asymmetry of the field, $|HJ - (HJ)^\\top| / (2|HJ|)$, by random probes; 0 for a
         gradient.
     - `examples`: how many states were tried.
@@ -65,7 +66,8 @@ class Certificate:
     - `flow`: the assumptions of descent along the continuous flow.
     - `step`: the further assumptions of descent in every explicit step (empty for a memory).
     - `step_bound`: the largest step for which step descent is proved from every state; NaN where nothing is.
-    - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN for a memory.
+    - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN where it means nothing: for a memory, and
+        where descent along the flow is not proved.
     - `flow_claim`, `step_claim`: the claims that these assumptions belong to, as in `theory/`.
     """
 
@@ -128,8 +130,8 @@ class Certificate:
     def check_from(self, states: Any, *, steps: int = 16) -> Check:
         """Try descent and symmetry from given states, stacked on a first axis, and report the worst case."""
         energies, probes = eqx.filter_jit(_trial)(self.system, states, steps)
-        largest = jnp.max(jnp.abs(energies))
-        rise = float(jnp.max(jnp.diff(energies, axis=1)) / jnp.where(largest > 0, largest, 1.0))
+        largest = jnp.max(jnp.abs(energies), axis=1)
+        rise = float(jnp.max(jnp.max(jnp.diff(energies, axis=1), axis=1) / jnp.where(largest > 0, largest, 1.0)))
         asymmetry = _asymmetry(probes)
         eps = float(jnp.finfo(energies.dtype).eps)
         passed = rise <= 64 * eps and asymmetry <= min(1e4 * eps, 0.1)
@@ -139,7 +141,8 @@ class Certificate:
         proved = lambda yes, claim: f"proved ({claim})" if yes else "not proved"
         lines = [f"energy descent along the flow: {proved(self.descends_in_flow, self.flow_claim)}"]
         if self.step:
-            bound = "" if math.isnan(self.step_bound) else f", for steps up to {self.step_bound:.4g}"
+            known = "" if math.isnan(self.step_bound) else f" ({_steps_up_to(self.step_bound)} would be)"
+            bound = f", for {_steps_up_to(self.step_bound)}" if self.descends_in_steps else known
             lines.append(f"energy descent in every step: {proved(self.descends_in_steps, self.step_claim)}{bound}")
         lines += [f"  [{a.verdict}] {a.statement}: {a.reason}" for a in self.flow + self.step]
         return "\n".join(lines)
@@ -156,27 +159,35 @@ def certify(system: System) -> Certificate:
 
     **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of others.
     """
-    if isinstance(system, AssociativeMemory):
+    if type(system) is AssociativeMemory:
         return Certificate(system, _flow_assumptions(system, tuple(system.neurons)), flow_claim=_flow_claim(system))
+    if type(system) is Block:
+        return _certify_block(system)
+    if isinstance(system, AssociativeMemory | Block):
+        reason = f"{type(system).__name__} may override any of its methods"
+        return Certificate(system, (Assumption("the system is one of hopmix, unchanged", "unknown", reason),))
     if isinstance(system, SerialBlock):
         reason = (
             "a composition of two gradient steps is no gradient step, even with tied weights (C09); certify its "
             "`parts`, or use the parallel form"
         )
         return Certificate(system, (Assumption("the layer is one step of one potential", "fails", reason),))
-    if not isinstance(system, Block):
-        raise TypeError(
-            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
-            "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
-        )
-    return _certify_block(system)
+    raise TypeError(
+        f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
+        "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
+    )
 
 
 def _certify_block(block: Block) -> Certificate:
     potential = block.potential
     flow = (*one_rest(potential), *_flow_assumptions(potential.memory, (potential.visible,)))
+    flow_claim = _flow_claim(potential.memory)
+    if any(a.verdict != "holds" for a in flow):
+        reason = "it needs all of the above"  # the bound on K is one for tied weights, the steps are those of a flow
+        step = (Assumption("explicit steps follow the flow", "unknown", reason),)
+        return Certificate(block, flow, step, flow_claim=flow_claim)
     concavity, decay = concavity_bound(potential), block.leak * block.step
-    bound = _step_bound(block, concavity)
+    bound = math.nan if math.isinf(concavity) else _step_bound(block, concavity)
     bounded = "no bound is known" if math.isinf(concavity) else f"K = {concavity:.4g}"
     step = (
         Assumption("U + K/2 |g|^2 is convex", "unknown" if math.isinf(concavity) else "holds", bounded),
@@ -184,19 +195,17 @@ def _certify_block(block: Block) -> Certificate:
         Assumption(
             "the step is within its bound",
             "holds" if block.step <= bound else "unknown",
-            f"{block.step:g}, and descent from every state is proved up to {bound:.4g}; n_iter any",
+            f"{block.step:g}, and descent from every state is proved for {_steps_up_to(bound)}; n_iter any",
         ),
     )
-    covered = all(a.verdict == "holds" for a in flow) and not math.isinf(concavity)
-    return Certificate(
-        block,
-        flow,
-        step,
-        bound if covered else math.nan,
-        concavity,
-        _flow_claim(potential.memory),
-        "C06" if concavity else "C05",
-    )
+    step_claim = "C05" if not concavity else "C13" if flow_claim == "C13" else "C06"
+    return Certificate(block, flow, step, bound, concavity, flow_claim, step_claim)
+
+
+def _steps_up_to(bound: float) -> str:
+    if math.isnan(bound):
+        return "no step"
+    return "steps of any size" if math.isinf(bound) else f"steps up to {bound:.4g}"
 
 
 def _step_bound(block: Block, concavity: float) -> float:
@@ -210,6 +219,7 @@ def _step_bound(block: Block, concavity: float) -> float:
 def _flow_assumptions(memory: AssociativeMemory, moving: tuple[str, ...]) -> tuple[Assumption, ...]:
     layers = memory.neurons.items()
     return (
+        *continuous(memory),
         *(a for name in memory.synapses for a in conservative_synapse(memory, name)),
         *(a for name, n in layers for a in (*conservative_affine(name, n), *gradient_activation(name, n))),
         *(a for name in moving for a in (convex(name, memory.neurons[name]), *free_groups(name, memory.neurons[name]))),

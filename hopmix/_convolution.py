@@ -82,8 +82,8 @@ class Pooling(AbstractSynapse):
     r"""Average pooling of tokens: $E(v, h) = -h \cdot P v$, with currents $P v$ and $P^\top h$.
 
     $P$ averages each channel over windows; it has no parameters and divides by the size of the window at the border
-    too, which is what keeps it symmetric at stride 1. The hidden layer has the channels of the visible one, and the
-    tokens of the grid of size ceil(grid / stride).
+    too, which is what keeps it symmetric at stride 1 and odd windows. The hidden layer has the channels of the visible
+    one, and the tokens of the grid of size ceil(grid / stride).
 
     **Arguments:** `grid`, `window` and `stride` as in `Convolution`.
 

@@ -18,7 +18,11 @@ import jax.random as jr
 import optimistix as optx
 
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._synapse import Bias
 from hopmix._types import Energy, Layer, PRNGKey
+
+SWEEPS = 4096
+"""How many sweeps over joined hidden layers may take."""
 
 
 class Potential(eqx.Module):
@@ -71,8 +75,13 @@ class Potential(eqx.Module):
     @property
     def is_explicit(self) -> bool:
         """Whether each hidden layer follows from the visible one alone, so that nothing has to be solved."""
-        ends = ((name, sum(layer in self.hidden for layer in layers)) for name, layers in self.memory.connections)
-        return all(n == 0 or (n == 1 and self.memory.synapses[name].is_explicit) for name, n in ends)
+        for name, layers in self.memory.connections:
+            synapse, hidden = self.memory.synapses[name], sum(layer in self.hidden for layer in layers)
+            if hidden > 1 and not isinstance(synapse, Bias):  # a bias only names further layers
+                return False
+            if hidden and not synapse.is_explicit:
+                return False
+        return True
 
     def _settle(self, g: Layer) -> tuple[dict[str, Layer], dict[str, Layer]]:
         """What all layers send out, and the states of the hidden ones, when these are at rest."""
@@ -88,7 +97,14 @@ class Potential(eqx.Module):
         start = {h: jnp.zeros((*s[:1], *batch, *s[1:]), output.dtype) for h, s in shapes.items()}
         precision = 1e3 * float(jnp.finfo(output.dtype).eps)
         solver = optx.FixedPointIteration(rtol=precision, atol=precision)
-        return optx.fixed_point(_sweep, solver, start, args=(self, visible), max_steps=4096).value
+        rest = optx.fixed_point(_sweep, solver, start, args=(self, visible), max_steps=SWEEPS, throw=False)
+        return eqx.error_if(
+            rest.value,
+            rest.result != optx.RESULTS.successful,
+            f"The hidden layers {list(self.hidden)}, which are joined with each other, did not come to rest in "
+            f"{SWEEPS} sweeps: make the weights between them smaller, take units that are bounded (Tanh, Sigmoid, "
+            "Softmax), or keep one of them visible.",
+        )
 
     def _activation(self, layer: str, x: Layer) -> Layer:
         return self.memory.neurons[layer].lagrangian.activation(x)
@@ -150,7 +166,7 @@ class Block(eqx.Module):
 
         `x` is one example or a token-major batch (tokens, batch, channels), of which each example drops its own.
         """
-        self._check_batch(x)
+        self._check(x)
         for gates in self._gates(x, key):
             force = self.potential.force(self.activation(x), gates)
             if self.potential.neurons.clamped is None:
@@ -168,22 +184,27 @@ class Block(eqx.Module):
 
         At clamped entries it is zero.
         """
+        self._check(x)
         return self.potential.neurons.release(self.potential.force(self.activation(x)) - self.leak * x)
 
     def energy(self, x: Layer) -> Energy:
         r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch, of each example."""
-        shape = self.potential.neurons.shape
-        if len(shape) < 2 and x.ndim > len(shape):
-            raise ValueError(
-                f"The energy of a layer of shape {shape} takes one example, got {x.shape}; batch with `jax.vmap`."
-            )
+        self._check(x)
         potential = self.potential(self.activation(x))
         return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
 
-    def _check_batch(self, x: Layer):
-        """Refuse a token-major batch where a norm or a synapse would run over the batch."""
+    def _check(self, x: Layer):
+        """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""
         shape, memory = self.potential.neurons.shape, self.potential.memory
-        if x.ndim == len(shape):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"States are floating-point numbers, got {x.dtype}; use x.astype(float).")
+        extra = x.ndim - len(shape)
+        if extra < 0 or x.shape[:1] + x.shape[1 + extra :] != shape:
+            raise ValueError(
+                f"The block takes states of shape {shape}, or a token-major batch with the batch after the first axis, "
+                f"got {x.shape}."
+            )
+        if extra == 0:
             return
         layers = [f"layer {name!r}" for name, layer in memory.neurons.items() if not _takes_batch(layer)]
         synapses = [f"synapse {name!r}" for name, synapse in memory.synapses.items() if not synapse.takes_batch]
@@ -278,8 +299,9 @@ def derive_block(
 
 
 def gradient_force(block: Block, x: Layer) -> Layer:
-    r"""The force of a block by automatic differentiation of its energy: $-\partial E/\partial g$, at the state `x`.
+    r"""The force of a block by automatic differentiation of its energy: $-\partial E/\partial g$ at the state `x`, zero
+    at clamped entries.
 
     It equals `block.force(x)` when the field is conservative, and is what tests compare the explicit path with.
     """
-    return jax.grad(block.potential)(block.activation(x)) - block.leak * x
+    return block.potential.neurons.release(jax.grad(block.potential)(block.activation(x)) - block.leak * x)

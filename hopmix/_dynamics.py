@@ -23,7 +23,11 @@ System: TypeAlias = AssociativeMemory | Block
 
 
 def velocity(system: System, state: Any) -> Any:
-    r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one array)."""
+    r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one array).
+
+    **Raises:** `TypeError` for anything else.
+    """
+    _need_system(system)
     if isinstance(system, Block):
         return system.force(state) / system.potential.neurons.tau
     return {name: force / system.neurons[name].tau for name, force in system.force(state).items()}
@@ -56,6 +60,7 @@ def flow(
 
     **Returns:** the `diffrax.Solution`; a failure is its `result`, not an exception.
     """
+    _need_system(system)
     state = dict(state) if isinstance(state, Mapping) else state
     dtype = jnp.result_type(*jax.tree.leaves(state))  # time in the precision of the state
     adaptive = diffrax.PIDController(rtol=rtol, atol=atol)
@@ -118,8 +123,11 @@ def descend(
 
     **Returns:** a `Descent`; a rise of the energy is its `status`, not an exception.
 
-    **Raises:** `ValueError` for a memory without a step, and for a block with one.
+    **Raises:** `ValueError` for a memory without a step, for a block with one, and for fewer than 0 steps; `TypeError`
+    for what is neither.
     """
+    if steps < 0:
+        raise ValueError(f"`descend` takes steps >= 0, got {steps}.")
     advance = _advance(system, step, backtrack)
     start = dict(state) if isinstance(state, Mapping) else state
 
@@ -141,7 +149,7 @@ class Settled(NamedTuple):
     """Where a system came to rest, or how far it got.
 
     - `state`: the last state.
-    - `residual`: the largest remaining change of the state in one step.
+    - `residual`: the largest remaining velocity, in units of the state per unit of time.
     - `result`: an `optimistix.RESULTS`; a failure is a value, not an exception.
     - `steps`: how many steps were taken.
     """
@@ -153,8 +161,15 @@ class Settled(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What happened, for people; outside `jax.jit`."""
-        moved = f"one more step changes the state by {float(self.residual):.3g}"
+        """What happened, for people; outside `jax.jit`, of one system at a time.
+
+        **Raises:** `ValueError` for a batch.
+        """
+        if self.residual.ndim:
+            raise ValueError(
+                "Each example of a batch has a sentence of its own: jax.tree.map(lambda a: a[i], settled).sentence."
+            )
+        moved = f"the state moves by {float(self.residual):.3g} per unit of time"
         if bool(self.result == optx.RESULTS.successful):
             return f"Settled after {int(self.steps)} steps; {moved}."
         why = optx.RESULTS[self.result].strip().rstrip(".")
@@ -177,32 +192,38 @@ def settle(
     - `system`: a memory, or a block with `leak` > 0; without decay its states grow for ever.
     - `state`: the initial state.
     - `step`: the step of a memory, as in `descend`.
-    - `rtol`, `atol`, `max_steps`: as in `optimistix.fixed_point`.
+    - `rtol`, `atol`: the state is at rest where each entry moves by less than atol + rtol |x| per unit of time, however
+        small the steps are.
+    - `max_steps`: as in `optimistix.fixed_point`.
 
     **Returns:** a `Settled`; a failure is a value with a sentence, not an exception.
 
-    **Raises:** `ValueError` if the leak of a block is 0, for a memory without a step, and for a block with one.
+    **Raises:** `ValueError` if the leak of a block is 0, for a memory without a step, and for a block with one;
+    `TypeError` for what is neither.
     """
+    _need_system(system)
     if isinstance(system, Block) and system.leak == 0:
         raise ValueError("A block with leak 0 has no fixed point in general; derive it with leak > 0.")
     _advance(system, step)  # complain before the solver does
+    length = system.step if isinstance(system, Block) else step
+    assert length is not None
+    # The solver looks at the change in one step, which says little where steps are short.
     solution = optx.fixed_point(
         lambda x, system: _advance(system, step)(x)[0],
-        optx.FixedPointIteration(rtol=rtol, atol=atol),
+        optx.FixedPointIteration(rtol=rtol * length, atol=atol * length),
         dict(state) if isinstance(state, Mapping) else state,
         args=system,
         max_steps=max_steps,
         throw=False,
     )
-    change = jax.tree.map(
-        lambda a, b: jnp.max(jnp.abs(a - b)), _advance(system, step)(solution.value)[0], solution.value
-    )
-    residual = jnp.max(jnp.stack(jax.tree.leaves(change)))
+    speeds = jax.tree.map(lambda v: jnp.max(jnp.abs(v)), velocity(system, solution.value))
+    residual = jnp.max(jnp.stack(jax.tree.leaves(speeds)))
     return Settled(solution.value, residual, solution.result, solution.stats["num_steps"])
 
 
 def _advance(system: System, step: float | None, backtrack: bool = False) -> Callable[[Any], tuple[Any, Array]]:
     """One recorded step: the next state, and whether no step helped."""
+    _need_system(system)
     never = jnp.zeros((), bool)
     if isinstance(system, Block):
         if step is not None:
@@ -217,6 +238,14 @@ def _advance(system: System, step: float | None, backtrack: bool = False) -> Cal
     if backtrack:
         return lambda x: _backtrack(system.energy, direction, x, step, never)
     return lambda x: (_move(x, direction(x), step), never)
+
+
+def _need_system(system: Any):
+    if not isinstance(system, AssociativeMemory | Block):
+        raise TypeError(
+            f"Dynamics are those of a Block or an AssociativeMemory, got a {type(system).__name__}; the two `parts` of "
+            "a serial block are blocks."
+        )
 
 
 def _move(x: Any, direction: Any, step: Any) -> Any:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hopmix._lagrangian import AbstractLagrangian
+from hopmix._lagrangian import AbstractLagrangian, ReLU, RePU
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer, Scalar
 
@@ -26,7 +26,8 @@ class HopfieldMemory(AbstractSynapse):
     - `separation`: $L$.
     - `similarity`: `"dot"` or `"distance"`.
 
-    **Raises:** `ValueError` for another similarity.
+    **Raises:** `ValueError` for another similarity, and for rectified polynomials of distances, which are never
+    positive: they would be silent.
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et al. 2017 (arXiv
     1702.01929); Ramsauer et al. 2020 (arXiv 2008.02217); log-sum-ReLU: arXiv 2506.10801.
@@ -40,6 +41,11 @@ class HopfieldMemory(AbstractSynapse):
     def __check_init__(self):
         if self.similarity not in ("dot", "distance"):
             raise ValueError(f'similarity must be "dot" or "distance", got {self.similarity!r}.')
+        if self.similarity == "distance" and type(self.separation) in (ReLU, RePU):
+            raise ValueError(
+                f"{type(self.separation).__name__} of distances is zero everywhere; use dot products, or `LogSumReLU`, "
+                "`Softmax` or `Exponential` of distances."
+            )
 
     def similarities(self, g: Layer) -> Float[Array, " patterns"]:
         r"""The similarity of an activation to each pattern."""

@@ -59,7 +59,8 @@ class AbstractLagrangian(eqx.Module):
     def conjugate(self, g: Layer) -> Scalar:
         r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its domain.
 
-        At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$. Of groups that must sum to something, the sum is
+        At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$ if $L$ is convex. It is infinite everywhere for a
+        convex Lagrangian turned concave by a negative parameter. Of groups that must sum to something, the sum is
         checked up to the square root of the rounding unit.
 
         **Raises:** `NotImplementedError` where no closed form is known.
@@ -117,6 +118,9 @@ class Scaled(AbstractLagrangian):
     factor: ScalarLike
     lagrangian: AbstractLagrangian
 
+    def __check_init__(self):
+        need_number("The factor of a Lagrangian", self.factor)
+
     @property
     def curvature(self) -> tuple[float, float]:
         factor = float(self.factor)
@@ -132,7 +136,10 @@ class Scaled(AbstractLagrangian):
         return self.factor * self.lagrangian.activation(x)
 
     def conjugate(self, g: Layer) -> Scalar:
-        return self.factor * self.lagrangian.conjugate(g / self.factor)
+        some = jnp.where(self.factor == 0, 1, self.factor)
+        nothing = jnp.where(jnp.any(g != 0), jnp.inf, 0).astype(g.dtype)
+        positive = if_convex(self.factor, some * self.lagrangian.conjugate(g / some))
+        return jnp.where(self.factor == 0, nothing, positive)
 
     @property
     def parts(self) -> tuple[AbstractLagrangian, ...]:
@@ -263,13 +270,16 @@ class Exponential(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive. In
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive. In
         float32 the value overflows where $\beta x > 88$.
 
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929).
     """
 
     beta: ScalarLike = 1.0
+
+    def __check_init__(self):
+        need_number("The beta of Exponential", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -282,7 +292,7 @@ class Exponential(AbstractLagrangian):
         return jnp.exp(self.beta * x)
 
     def conjugate(self, g: Layer) -> Scalar:
-        return jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta
+        return if_convex(self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta)
 
 
 class Tanh(AbstractLagrangian):
@@ -290,12 +300,15 @@ class Tanh(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
 
     **Source:** Hopfield 1984 (graded responses).
     """
 
     beta: ScalarLike = 1.0
+
+    def __check_init__(self):
+        need_number("The beta of Tanh", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -311,7 +324,7 @@ class Tanh(AbstractLagrangian):
 
     def conjugate(self, g: Layer) -> Scalar:
         inside = _entropy(0.5 * (1 + g)) + _entropy(0.5 * (1 - g)) + jnp.log(2.0).astype(g.dtype)
-        return jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta
+        return if_convex(self.beta, jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta)
 
 
 class Sigmoid(AbstractLagrangian):
@@ -319,12 +332,15 @@ class Sigmoid(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
 
     **Source:** Hopfield 1984 (graded responses).
     """
 
     beta: ScalarLike = 1.0
+
+    def __check_init__(self):
+        need_number("The beta of Sigmoid", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -338,7 +354,8 @@ class Sigmoid(AbstractLagrangian):
 
     def conjugate(self, g: Layer) -> Scalar:
         inside = (g >= 0) & (g <= 1)
-        return jnp.sum(jnp.where(inside, _entropy(g) + _entropy(1 - g), jnp.inf)) / self.beta
+        total = jnp.sum(jnp.where(inside, _entropy(g) + _entropy(1 - g), jnp.inf))
+        return if_convex(self.beta, total / self.beta)
 
 
 def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:
@@ -349,6 +366,23 @@ def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:
 def _entropy(p: Layer) -> Layer:
     r"""$p \log p$, 0 at 0."""
     return jsp.xlogy(p, p)
+
+
+def if_convex(parameter: ScalarLike, conjugate: Scalar) -> Scalar:
+    """A conjugate where the parameter that decides about convexity is positive; infinity where it is negative."""
+    return jnp.where(parameter < 0, jnp.inf, conjugate)
+
+
+def need_number(name: str, value: ScalarLike):
+    """Refuse an elementwise parameter: the sum over a layer would no longer have the activation as its gradient.
+
+    **Raises:** `ValueError`.
+    """
+    if jnp.ndim(value):
+        raise ValueError(
+            f"{name} must be one number, got shape {jnp.shape(value)}; an elementwise scale is an `Affine` of the "
+            "layer, and `jax.vmap` or `eqx.filter_vmap` makes several Lagrangians."
+        )
 
 
 def spread(parameter: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:

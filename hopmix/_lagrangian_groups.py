@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
-from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._lagrangian import AbstractLagrangian, if_convex, need_number, spread
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None
@@ -24,7 +24,7 @@ class Softmax(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
     - `axes`: the axes of one group; `None` makes the whole layer one group.
 
     **Source:** Krotov & Hopfield 2020 (arXiv 2008.06996), model B; Ramsauer et al. 2020 (arXiv 2008.02217).
@@ -32,6 +32,9 @@ class Softmax(AbstractLagrangian):
 
     beta: ScalarLike = 1.0
     axes: Axes = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        need_number("The beta of Softmax", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -44,7 +47,8 @@ class Softmax(AbstractLagrangian):
         return jax.nn.softmax(self.beta * x, axis=self.axes)
 
     def conjugate(self, g: Layer) -> Scalar:
-        return jnp.sum(jnp.where(_on_simplex(g, self.axes), jsp.xlogy(g, g), jnp.inf)) / self.beta
+        total = jnp.sum(jnp.where(_on_simplex(g, self.axes), jsp.xlogy(g, g), jnp.inf))
+        return if_convex(self.beta, total / self.beta)
 
 
 class GhostMax(AbstractLagrangian):
@@ -55,7 +59,7 @@ class GhostMax(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
     - `axes`: the axes of one group; `None` makes the whole layer one group.
 
     **Source:** the softmax of Krotov & Hopfield 2020 (arXiv 2008.06996) with one more state at zero.
@@ -63,6 +67,9 @@ class GhostMax(AbstractLagrangian):
 
     beta: ScalarLike = 1.0
     axes: Axes = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        need_number("The beta of GhostMax", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -82,7 +89,7 @@ class GhostMax(AbstractLagrangian):
         rest = 1 - jnp.sum(g, axis=self.axes, keepdims=True)
         inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & (rest >= -_slack(g))
         terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + jsp.xlogy(jnp.maximum(rest, 0), rest)
-        return jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta
+        return if_convex(self.beta, jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta)
 
 
 class Entmax(AbstractLagrangian):
@@ -97,7 +104,7 @@ class Entmax(AbstractLagrangian):
     **Arguments:**
 
     - `alpha`: $\alpha \in (1, 2]$.
-    - `beta`: inverse temperature $\beta$; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
     - `axes`: the axes of one group; `None` makes the whole layer one group.
 
     **Raises:** `ValueError` for `alpha` outside (1, 2].
@@ -110,6 +117,7 @@ class Entmax(AbstractLagrangian):
     axes: Axes = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        need_number("The beta of Entmax", self.beta)
         if not 1 < self.alpha <= 2:
             raise ValueError(f"Entmax needs 1 < alpha <= 2, got {self.alpha}; alpha -> 1 is Softmax().")
 
@@ -129,7 +137,8 @@ class Entmax(AbstractLagrangian):
         return self._maximiser(x, self._top(x))
 
     def conjugate(self, g: Layer) -> Scalar:
-        return jnp.sum(jnp.where(_on_simplex(g, self.axes), self._negentropy(g), jnp.inf)) / self.beta
+        total = jnp.sum(jnp.where(_on_simplex(g, self.axes), self._negentropy(g), jnp.inf))
+        return if_convex(self.beta, total / self.beta)
 
     def _top(self, x: Layer) -> Layer:
         return jax.lax.stop_gradient(jnp.max(self.beta * x, axis=self.axes, keepdims=True))
@@ -169,7 +178,7 @@ class LogSumReLU(AbstractLagrangian):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta > 0$.
+    - `beta`: inverse temperature $\beta > 0$, one number.
     - `eps`: $\epsilon > 0$; the value is $\log(\epsilon)/\beta$ where no unit is active.
     - `axes`: the axes of one group; `None` makes the whole layer one group.
 
@@ -183,6 +192,7 @@ class LogSumReLU(AbstractLagrangian):
     axes: Axes = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        need_number("The beta of LogSumReLU", self.beta)
         if self.eps <= 0:
             raise ValueError(f"LogSumReLU needs eps > 0, got {self.eps}; the usual value is 1e-6.")
 
@@ -226,6 +236,7 @@ class LayerNorm(AbstractLagrangian):
     eps: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
+        need_number("The scale of LayerNorm", self.scale)
         if self.eps < 0:
             raise ValueError(f"LayerNorm needs eps >= 0, got {self.eps}; the usual value is 1e-6.")
 
@@ -245,6 +256,8 @@ class LayerNorm(AbstractLagrangian):
         # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
         wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
         centred = wide - jnp.mean(wide, axis=self.axes, keepdims=True)
+        # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
+        centred = centred - jax.lax.stop_gradient(jnp.mean(centred, axis=self.axes, keepdims=True))
         g = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=self.axes, keepdims=True) + self.eps)
         g = self.scale * g.astype(x.dtype)
         return g if self.shift is None else g + spread(self.shift, g.ndim)
@@ -255,7 +268,7 @@ class LayerNorm(AbstractLagrangian):
         slack = _slack(g) * self.scale
         inside = (jnp.abs(mean) <= slack) & (square <= self.scale**2 + slack * self.scale)
         room = jnp.sqrt(self.eps * jnp.maximum(self.scale**2 - square, 0))
-        return jnp.sum(jnp.where(inside, -(u.size // square.size) * room, jnp.inf))
+        return if_convex(self.scale, jnp.sum(jnp.where(inside, -(u.size // square.size) * room, jnp.inf)))
 
 
 class SphericalNorm(AbstractLagrangian):

@@ -74,13 +74,26 @@ class Neurons(eqx.Module):
     def __check_init__(self):
         if min(self.shape, default=1) < 1:
             raise ValueError(f"Neurons need sizes of at least 1, got shape {self.shape}.")
-        if self.tau <= 0:
-            raise ValueError(f"Neurons need tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0.")
+        if not isinstance(self.tau, int | float) or not self.tau > 0:
+            raise ValueError(
+                f"Neurons need a number tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0."
+            )
+        self._check_groups()
         for name, parameter in self._broadcast_parameters():
             if parameter is not None and not _fits(parameter.shape, self.shape):
                 raise ValueError(
                     f"The {name} must have the rank of the layer and broadcast to {self.shape}, got shape "
                     f"{parameter.shape}; write (1, channels) for one number per channel."
+                )
+
+    def _check_groups(self):
+        for part in self.lagrangian.parts:
+            axes, rank = getattr(part, "axes", None), len(self.shape)
+            taken = [axis % rank for axis in axes or () if -rank <= axis < rank]
+            if axes is not None and len(set(taken)) < len(axes):
+                raise ValueError(
+                    f"The axes {axes} of {type(part).__name__} are not {len(axes)} different axes of a layer of shape "
+                    f"{self.shape}; write (-1,) for the last axis, None for the whole layer."
                 )
 
     def _broadcast_parameters(self):
@@ -100,7 +113,7 @@ class Neurons(eqx.Module):
 
     def input_energy(self, g: Layer) -> Energy:
         r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""
-        return jnp.zeros((), g.dtype) if self.input is None else -inner(spread(self.input, g.ndim), g)
+        return jnp.zeros((), g.dtype) if self.input is None else -inner(spread(self.input, g.ndim), g, len(self.shape))
 
     def release(self, force: Layer) -> Layer:
         """A force or a velocity with the clamped entries set to zero."""
@@ -236,11 +249,17 @@ class AssociativeMemory(eqx.Module):
         synapse, shapes = self.synapses[name], [self.neurons[layer].shape for layer in layers]
         dtype = jnp.result_type(*[leaf for leaf in jax.tree.leaves(synapse) if eqx.is_inexact_array(leaf)] or [float])
         outputs = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
-        for i, shape in enumerate(shapes):
-            try:
-                current = jax.eval_shape(lambda *g, i=i: synapse.current(i, g), *outputs)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"Synapse {name!r} does not fit layers {layers} of shapes {shapes}: {error}") from None
+        try:
+            energy = jax.eval_shape(synapse.energy, *outputs)
+            currents = [jax.eval_shape(lambda *g, i=i: synapse.current(i, g), *outputs) for i in range(len(shapes))]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Synapse {name!r} does not fit layers {layers} of shapes {shapes}: {error}") from None
+        if energy.shape != ():
+            raise ValueError(
+                f"The energy of synapse {name!r} at layers {layers} of shapes {shapes} must be one number, got shape "
+                f"{energy.shape}; mixings and grids join layers of shape (tokens, channels)."
+            )
+        for i, (shape, current) in enumerate(zip(shapes, currents)):
             if not _fits(current.shape, shape):
                 raise ValueError(
                     f"Synapse {name!r} sends a current of shape {current.shape} into layer {layers[i]!r} "
@@ -260,6 +279,8 @@ class AssociativeMemory(eqx.Module):
         for name, layer in self.neurons.items():
             if name not in state:
                 raise ValueError(f"The state lacks layer {name!r}; it has {sorted(state)}.")
+            if not jnp.issubdtype(state[name].dtype, jnp.floating):
+                raise ValueError(f"States are floating-point numbers, got {state[name].dtype} for layer {name!r}.")
             if state[name].shape != layer.shape:
                 raise ValueError(
                     f"Layer {name!r} holds states of shape {layer.shape}, got {state[name].shape}; "

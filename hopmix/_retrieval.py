@@ -97,7 +97,7 @@ def bit_error(separation: AbstractLagrangian, units: int, patterns: int) -> floa
     - `units`: $d$, the number of bits of a pattern.
     - `patterns`: $K$, how many are stored.
 
-    **Raises:** `ValueError` for fewer than 2 units or 1 pattern, and for a separation that does not add up.
+    **Raises:** `ValueError` for fewer than 2 units or 1 pattern, and a separation that does not add up or overflows.
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), equations 5 and 6.
     """
@@ -168,7 +168,12 @@ def _signal_to_noise(separation: AbstractLagrangian, units: int) -> float:
     heads = np.arange(others + 1)
     logs = [math.lgamma(others + 1) - math.lgamma(k + 1) - math.lgamma(others - k + 1) for k in heads]
     overlap = 2 * heads - others
-    noise = _values(separation, overlap + 1) - _values(separation, overlap - 1)
+    above, below = _values(separation, overlap + 1), _values(separation, overlap - 1)
+    if not np.all(np.isfinite(above)):
+        raise ValueError(
+            f"{type(separation).__name__} overflows at an overlap of {units}; `retrieval_failure` is for exponentials."
+        )
+    noise = above - below
     mean_square = np.sum(np.exp(np.array(logs) - others * math.log(2)) * noise**2)
     return float(noise[-1] ** 2 / mean_square)
 

@@ -83,8 +83,8 @@ class Bias(AbstractSynapse):
 
     - `bias`: $b$, of the rank of the layer and broadcast against it: (tokens, 1) for one number per token.
 
-    It acts on the first of the layers it is connected with. Others are only named: the bias counts as a part of
-    what they send, so that stochastic depth drops it with them.
+    It acts on the first of the layers it is connected with. Others, of the same rank, are only named: the bias counts
+    as a part of what they send, so that stochastic depth drops it with them.
     """
 
     bias: Layer
@@ -92,7 +92,7 @@ class Bias(AbstractSynapse):
     takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Layer) -> Energy:
-        return -inner(spread(self.bias, activations[0].ndim), activations[0])
+        return -inner(spread(self.bias, activations[0].ndim), activations[0], self.bias.ndim)
 
     def current(self, into: int, activations: Activations) -> Layer:
         del activations
@@ -114,7 +114,7 @@ class Dense(AbstractSynapse):
     takes_batch: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "_ *batch"]) -> Energy:
-        return bilinear_energy(self, *activations)
+        return bilinear_energy(self, *activations, rank=1)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
         v, h = activations
@@ -180,11 +180,14 @@ def _mix_last(matrix: Float[Array, "out in"], x: Layer) -> Layer:
     return (x.reshape(-1, x.shape[-1]) @ matrix.T).reshape(*x.shape[:-1], matrix.shape[0])
 
 
-def bilinear_energy(synapse: AbstractSynapse, v: Layer, h: Layer) -> Energy:
-    """The symmetrised interaction of two layers, from the currents between them."""
-    return -0.5 * (inner(h, synapse.current(1, (v, None))) + inner(v, synapse.current(0, (None, h))))
+def bilinear_energy(synapse: AbstractSynapse, *activations: Layer, rank: int = 2) -> Energy:
+    """The symmetrised interaction of two layers of this rank, from the currents between them."""
+    v, h = activations
+    upwards, downwards = synapse.current(1, (v, None)), synapse.current(0, (None, h))
+    return -0.5 * (inner(h, upwards, rank) + inner(v, downwards, rank))
 
 
-def inner(a: Layer, b: Layer) -> Energy:
-    """The inner product of two layers of one example, or of each example of a token-major batch."""
-    return jnp.sum(a * b, axis=(0, -1) if a.ndim > 1 else 0)
+def inner(a: Layer, b: Layer, rank: int) -> Energy:
+    """The inner product of two layers of this rank, or of each example of a token-major batch of them."""
+    batch = range(1, 1 + a.ndim - rank)
+    return jnp.sum(a * b, axis=tuple(axis for axis in range(a.ndim) if axis not in batch))

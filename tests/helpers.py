@@ -1,8 +1,9 @@
 """Tables of named objects that every invariant runs on, and one table of tolerances."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,17 +17,22 @@ from hopmix import (
     AbstractSynapse,
     Affine,
     AssociativeMemory,
+    Attention,
     Bias,
     Block,
     ChannelMixing,
+    Convolution,
     Coupling,
     Dense,
     Entmax,
     Exponential,
     GhostMax,
+    HopfieldMemory,
+    HyperSynapse,
     LayerNorm,
     LogSumReLU,
     Neurons,
+    Pooling,
     Quadratic,
     ReLU,
     RePU,
@@ -166,6 +172,122 @@ def make_synapse(name: str, coupling: str, key: jax.Array) -> Dense | TokenMixin
     return kind(COUPLINGS[coupling](visible[axis], hidden[axis], key=key))
 
 
+class Overlaps(eqx.Module):
+    r"""A many-body energy of layers of any rank: $-\tfrac12 \sum_m \prod_k (w_{km} \cdot g_k)^2$."""
+
+    weights: tuple[jax.Array, ...]
+
+    def __call__(self, *activations: jax.Array) -> jax.Array:
+        overlaps = (jnp.tensordot(w, g, g.ndim) for w, g in zip(self.weights, activations, strict=True))
+        return -0.5 * jnp.sum(math.prod(overlap**2 for overlap in overlaps))
+
+
+SEPARATIONS: dict[str, AbstractLagrangian] = {
+    "classical": Quadratic(),
+    "rectified": ReLU(),
+    "polynomial": RePU(3),
+    "exponential": Exponential(0.25),
+    "log-sum-exp": Softmax(2.0),
+    "log-sum-relu": LogSumReLU(0.025, eps=0.1),
+}
+
+SILENT = {("rectified", "distance"), ("polynomial", "distance")}
+"""Minus a squared distance is never positive, so that a rectifier of it is zero: these memories do nothing."""
+
+MASKS: dict[str, dict[str, bool]] = {
+    "others": {},
+    "others and itself": {"include_self": True},
+    "earlier": {"causal": True},
+    "earlier and itself": {"include_self": True, "causal": True},
+}
+
+Shape = tuple[int, ...]
+
+
+class SynapseRow(NamedTuple):
+    """A synapse made from a key and the shapes of the layers that it joins, and sets of layers to try it on.
+
+    - `tied`: whether its currents are minus the gradient of its energy.
+    - `is_finite`: whether currents and energy are numbers at activations of size 1000.
+    """
+
+    make: Callable[..., AbstractSynapse]
+    layers: tuple[tuple[Shape, ...], ...]
+    tied: bool = True
+    is_finite: bool = True
+
+
+ONE_LAYER = tuple((shape,) for shape in SHAPES)
+GRID, WINDOW = (3, 4), (2, 3)
+
+
+def _attention(key: jax.Array, shape: Shape, **mask: bool) -> Attention:
+    queries, keys = normal(key, (2, 3, 2, shape[-1])) / math.sqrt(shape[-1])
+    return Attention(queries, keys, jnp.asarray(0.7), **mask)
+
+
+def _patterns(key: jax.Array, shape: Shape, separation: str, similarity: Any) -> HopfieldMemory:
+    return HopfieldMemory(normal(key, (6, *shape)), SEPARATIONS[separation], similarity)
+
+
+def _convolution(key: jax.Array, visible: Shape, hidden: Shape, coupling: str, stride: int) -> Convolution:
+    numbers = math.prod(WINDOW) * visible[-1]
+    return Convolution(COUPLINGS[coupling](numbers, hidden[-1], key=key), GRID, WINDOW, stride)
+
+
+def _hyper(key: jax.Array, *shapes: Shape) -> HyperSynapse:
+    weights = (normal(jr.fold_in(key, k), (2, *shape)) / math.sqrt(math.prod(shape)) for k, shape in enumerate(shapes))
+    return HyperSynapse(Overlaps(tuple(weights)))
+
+
+def _strided(hidden: int, stride: int) -> tuple[Shape, Shape]:
+    """A layer of two channels on the grid, and the layer that windows at this distance of each other feed."""
+    return (math.prod(GRID), 2), (math.prod(-(-side // stride) for side in GRID), hidden)
+
+
+SYNAPSES: dict[str, SynapseRow] = {
+    **{
+        f"{name}, {coupling}": SynapseRow(
+            lambda key, *shapes, n=name, c=coupling: make_synapse(n, c, key),
+            (BILINEAR[name][1:],),
+            coupling == "symmetric",
+        )
+        for name in BILINEAR
+        for coupling in COUPLINGS
+    },
+    **{f"attention to {name}": SynapseRow(partial(_attention, **mask), (((5, 4),),)) for name, mask in MASKS.items()},
+    **{
+        f"patterns, {separation}, {similarity}": SynapseRow(
+            partial(_patterns, separation=separation, similarity=similarity),
+            ONE_LAYER,
+            is_finite=(separation, similarity) != ("exponential", "dot"),  # e^1000 is no number
+        )
+        for similarity in ("dot", "distance")
+        for separation in SEPARATIONS
+        if (separation, similarity) not in SILENT
+    },
+    **{
+        f"convolution, {coupling}, stride {stride}": SynapseRow(
+            partial(_convolution, coupling=coupling, stride=stride), (_strided(3, stride),), coupling == "symmetric"
+        )
+        for coupling in COUPLINGS
+        for stride in (1, 2)
+    },
+    **{
+        f"pooling, stride {stride}": SynapseRow(
+            lambda key, *_, s=stride: Pooling(GRID, WINDOW, s), (_strided(2, stride),)
+        )
+        for stride in (1, 2)
+    },
+    "bias": SynapseRow(lambda key, shape: Bias(normal(key, shape)), ONE_LAYER),
+    "bias, first axis": SynapseRow(lambda key, s: Bias(normal(key, (s[0],) + (1,) * (len(s) - 1))), ONE_LAYER),
+    "bias, last axis": SynapseRow(lambda key, s: Bias(normal(key, (1,) * (len(s) - 1) + s[-1:])), ONE_LAYER),
+    "hyper, one layer": SynapseRow(_hyper, ONE_LAYER),
+    "hyper, two layers": SynapseRow(_hyper, (((4,), (3,)), ((4, 3), (2, 5, 3)))),
+    "hyper, three layers": SynapseRow(_hyper, (((3,), (4, 3), (2, 5, 3)),)),
+}
+
+
 # ---- Memories: from a key and a kind of coupling ----------------------------------------------------------------
 
 
@@ -248,6 +370,84 @@ def make_block(key: jax.Array, coupling: str = "symmetric", *, options: dict | N
     return derive_block(mixing(key, coupling, **memory), branches, **(options or {}))
 
 
+def energy_transformer(key: jax.Array, coupling: str = "symmetric") -> AssociativeMemory:
+    """Attention of normalised tokens with an elementwise scale, and a Hopfield network of each token."""
+    affine = Affine(1 + 0.5 * normal(jr.fold_in(key, 0), VISIBLE_SHAPE), normal(jr.fold_in(key, 1), (1, CHANNELS)))
+    neurons = {
+        "x": Neurons(LayerNorm((-1,)), VISIBLE_SHAPE, tau=1.4, affine=affine),
+        "h": Neurons(ReLU(), HIDDEN_SHAPE["channel"], tau=0.5),
+    }
+    synapses: dict[str, AbstractSynapse] = {
+        "attention": _attention(jr.fold_in(key, 2), VISIBLE_SHAPE, causal=True),
+        "memory": make_synapse("channel mixing", coupling, jr.fold_in(key, 3)),
+        "bias": Bias(normal(jr.fold_in(key, 4), (1, HIDDEN["channel"]))),
+    }
+    return AssociativeMemory(neurons, synapses, {"attention": ("x",), "memory": ("x", "h"), "bias": ("h",)})
+
+
+def patterns(key: jax.Array, coupling: str = "symmetric") -> AssociativeMemory:
+    """Two stores of patterns on one layer, which competes, and a mixing of its tokens."""
+    neurons = {
+        "x": Neurons(GhostMax(jnp.asarray(1.5), (-1,)), VISIBLE_SHAPE, tau=0.8),
+        "h": Neurons(Softmax(axes=(0,)), HIDDEN_SHAPE["token"], tau=1.1),
+    }
+    synapses: dict[str, AbstractSynapse] = {
+        "near": _patterns(jr.fold_in(key, 0), VISIBLE_SHAPE, "log-sum-exp", "distance"),
+        "similar": _patterns(jr.fold_in(key, 1), VISIBLE_SHAPE, "polynomial", "dot"),
+        "mixing": make_synapse("token mixing", coupling, jr.fold_in(key, 2)),
+    }
+    return AssociativeMemory(neurons, synapses, {"near": ("x",), "similar": ("x",), "mixing": ("x", "h")})
+
+
+def on_a_grid(key: jax.Array, coupling: str = "symmetric") -> AssociativeMemory:
+    """A convolution of stride 2 and an average pooling that read one layer."""
+    (shape, features), (_, pooled) = _strided(3, 2), _strided(2, 1)
+    neurons = {
+        "x": Neurons(LayerNorm((0, -1)), shape, tau=1.2),
+        "features": Neurons(GELU(), features, tau=0.3),
+        "pooled": Neurons(Softmax(jnp.asarray(1.5), axes=(-1,)), pooled, tau=0.6),
+    }
+    synapses = {
+        "convolution": _convolution(key, shape, features, coupling, 2),
+        "pooling": Pooling(GRID, WINDOW),
+    }
+    return AssociativeMemory(neurons, synapses, {"convolution": ("x", "features"), "pooling": ("x", "pooled")})
+
+
+def many_body(key: jax.Array, coupling: str = "symmetric") -> AssociativeMemory:
+    """An interaction of three layers, one of a layer with itself, and a dense synapse."""
+    neurons = {
+        "a": Neurons(Tanh(), (5,), tau=0.5),
+        "b": Neurons(Sigmoid(jnp.asarray(2.0)), (3,), tau=1.7),
+        "c": Neurons(ReLU() + 0.2 * Quadratic(), (4,)),
+    }
+    synapses: dict[str, AbstractSynapse] = {
+        "three": _hyper(jr.fold_in(key, 0), (5,), (3,), (4,)),
+        "one": _hyper(jr.fold_in(key, 1), (3,)),
+        "two": Dense(COUPLINGS[coupling](5, 3, key=jr.fold_in(key, 2))),
+    }
+    return AssociativeMemory(neurons, synapses, {"three": ("a", "b", "c"), "one": ("b",), "two": ("a", "b")})
+
+
+def three_axes(key: jax.Array, coupling: str = "symmetric") -> AssociativeMemory:
+    """A layer with three axes: all that takes layers of any rank, and a pair of vectors joined with it."""
+    shape = SHAPES[2]
+    affine = Affine(1 + 0.5 * normal(jr.fold_in(key, 0), (1, 5, 3)), normal(jr.fold_in(key, 1), (2, 1, 1)))
+    neurons = {
+        "x": Neurons(SphericalNorm((1, 2)), shape, tau=0.7, affine=affine),
+        "v": Neurons(Tanh(), (4,), tau=1.9),
+        "h": Neurons(Exponential(0.3), (3,)),
+    }
+    synapses: dict[str, AbstractSynapse] = {
+        "patterns": _patterns(jr.fold_in(key, 2), shape, "log-sum-exp", "dot"),
+        "bias": Bias(normal(jr.fold_in(key, 3), (2, 1, 3))),
+        "hyper": _hyper(jr.fold_in(key, 4), shape, (4,)),
+        "dense": Dense(COUPLINGS[coupling](4, 3, key=jr.fold_in(key, 5))),
+    }
+    ends = {"patterns": ("x",), "bias": ("x",), "hyper": ("x", "v"), "dense": ("v", "h")}
+    return AssociativeMemory(neurons, synapses, ends)
+
+
 MEMORIES: dict[str, Callable[..., AssociativeMemory]] = {
     "dense pair": dense_pair,
     "three layers": three_layers,
@@ -255,7 +455,13 @@ MEMORIES: dict[str, Callable[..., AssociativeMemory]] = {
     "hidden affine": hidden_affine,
     "mixing, joint norm": mixing,
     "mixing, norm of each token": partial(mixing, norm="token", scale="scalar"),
+    "energy transformer": energy_transformer,
+    "patterns": patterns,
+    "on a grid": on_a_grid,
+    "many-body": many_body,
+    "three axes": three_axes,
 }
+"""Without inputs and clamps, which the tests add: `MEMORIES[name](key, coupling)`."""
 
 
 def coupling_of(memory: AssociativeMemory, name: str) -> Coupling:
@@ -278,6 +484,10 @@ def affine_of(neurons: Neurons) -> Affine:
     return neurons.affine
 
 
-def random_state(memory: AssociativeMemory, key: jax.Array, scale: float = 1.0) -> dict[str, jax.Array]:
+def random_state(
+    memory: AssociativeMemory, key: jax.Array, scale: float = 1.0, examples: tuple[int, ...] = ()
+) -> dict[str, jax.Array]:
+    """A Gaussian state, or a stack of states."""
     keys = jr.split(key, len(memory.neurons))
-    return {name: scale * normal(k, layer.shape) for k, (name, layer) in zip(keys, memory.neurons.items())}
+    shapes = {name: (*examples, *layer.shape) for name, layer in memory.neurons.items()}
+    return {name: scale * normal(k, shape) for k, (name, shape) in zip(keys, shapes.items())}

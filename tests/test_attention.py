@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, distance, normal
+from helpers import MASKS, assert_close, distance, normal
 
 from hopmix import Attention
 
 TOKENS, CHANNELS, HEADS, DIM = 5, 4, 2, 3
-MASKS = [dict(zip(("include_self", "causal"), flags)) for flags in itertools.product((False, True), repeat=2)]
-masks = pytest.mark.parametrize("mask", MASKS, ids=str)
+masks = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
-def attends(i: int, j: int, include_self: bool, causal: bool) -> bool:
+def attends(i: int, j: int, include_self: bool = False, causal: bool = False) -> bool:
     return (include_self or i != j) and (not causal or j <= i)
 
 
@@ -48,14 +47,6 @@ def test_the_current_is_what_a_token_reads_and_what_its_readers_send_back(mask, 
     current = attention.current(0, (g,))
     assert_close(current, read + sent_back)
     assert distance(read, current) > 0.01
-
-
-@masks
-def test_a_token_major_batch_equals_vmap(mask, getkey):
-    attention, g = Attention.random(CHANNELS, HEADS, DIM, key=getkey(), **mask), normal(getkey(), (TOKENS, 3, CHANNELS))
-    assert_close(attention.energy(g), jnp.stack([attention.energy(g[:, i]) for i in range(3)]))
-    one_by_one = jnp.stack([attention.current(0, (g[:, i],)) for i in range(3)], axis=1)
-    assert_close(attention.current(0, (g,)), one_by_one)
 
 
 def test_a_causal_token_does_not_read_the_future(getkey):

@@ -74,8 +74,12 @@ def test_costs_of_any_function_are_differences(getkey):
         assert_close(flip_costs(energy, spins), jnp.asarray(by_hand(energy, spins)))
 
 
-@pytest.mark.parametrize("similarity", ["dot", "distance"])
-@pytest.mark.parametrize("name", SEPARATIONS)
+OF_DISTANCES = set(SEPARATIONS) - {"relu", "repu 3"}  # rectified polynomials of distances are refused
+
+
+@pytest.mark.parametrize(
+    "name, similarity", [(n, "dot") for n in SEPARATIONS] + [(n, "distance") for n in sorted(OF_DISTANCES)]
+)
 def test_costs_of_stored_patterns_are_those_of_their_energy(name, similarity, getkey):
     memory = HopfieldMemory(normal(getkey(), (4, 2, 3)), SEPARATIONS[name], similarity)
     spins = spins_of(getkey(), (2, 3))
@@ -202,3 +206,23 @@ def test_fewer_sweeps_than_one_are_refused():
 def test_patterns_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="do not fit a layer of shape"):
         flip_costs(HopfieldMemory(jnp.ones((2, 4)), Quadratic()), jnp.ones(3))
+
+
+@pytest.mark.parametrize("units", [100, 400])
+def test_the_exponential_memory_recalls_where_its_energy_overflows(units, getkey):
+    """In float32 e^units is no number, but flips follow the logarithm: those of log-sum-exp, one update or many."""
+    patterns = jnp.sign(normal(getkey(), (14, units), jnp.float32))
+    noisy = patterns[0] * jnp.where(jnp.arange(units) % 10 == 0, -1, 1).astype(jnp.float32)
+    exponential, softmax = (HopfieldMemory(patterns, separation) for separation in (Exponential(), Softmax()))
+    found = recall(exponential, noisy, sweeps=3, key=jr.key(0))
+    assert jnp.all(found.states[-1] == patterns[0])
+    assert bool(found.converged)
+    assert bool(jnp.all(update_all(exponential, noisy) == update_all(softmax, noisy)))
+    assert bool(jnp.all(update_all(exponential, noisy) == patterns[0]))
+    assert jnp.isinf(found.energies[-1])
+
+
+def test_what_overflows_has_not_converged(getkey):
+    patterns = jnp.sign(normal(getkey(), (3, 200), jnp.float32))
+    found = recall(HopfieldMemory(patterns, RePU(30)), patterns[0], sweeps=2, key=jr.key(0))
+    assert not bool(found.converged)

@@ -24,6 +24,7 @@ from hopmix import (
     Dense,
     HopfieldMemory,
     LayerNorm,
+    LogSumReLU,
     Mixer,
     MixerConfig,
     Neurons,
@@ -331,12 +332,20 @@ def attention_block(key, **options) -> Block:
     return derive_block(memory, ["m"], **options)
 
 
-def test_of_an_energy_transformer_the_flow_is_proved(getkey):
+def test_of_an_energy_transformer_the_flow_and_small_steps_are_proved(getkey):
     certificate = certify(attention_block(getkey(), step=0.01))
     assert certificate.claim == "C13"
     assert not certificate.descends_in_steps
-    assert math.isnan(certificate.step_bound)
+    assert 0 < certificate.step_bound < 0.01
     assert certificate.check(getkey(), examples=16).passed
+    careful = certify(attention_block(getkey(), step=0.9 * certificate.step_bound))
+    assert careful.step_claim == "C13"
+    assert isinstance(careful.system, Block)
+    potential = careful.system.potential
+    x = normal(getkey(), potential.neurons.shape)
+    assert careful.step_bound_at(x) > 10 * careful.step_bound
+    (attention,) = (s for s in potential.memory.synapses.values() if isinstance(s, Attention))
+    assert_close(careful.concavity, float(attention.concavity(len(x))))
 
 
 def test_stored_patterns_with_convex_separation_descend_in_steps(getkey):
@@ -398,9 +407,96 @@ def test_a_certificate_reads_as_text(getkey):
     assert "energy descent in every step: not proved" in text
     assert "[holds] synapse 'token' is symmetric, V = W^T: |V - W^T|/|W| = 0" in text
     assert "[fails] the scale of layer 'visible' keeps the field conservative: elementwise on the way in only" in text
-    assert "[holds] U + K/2 |g|^2 is convex: K = " in text
-    assert "[unknown] the step is within its bound" in text
+    assert "[unknown] explicit steps follow the flow: it needs all of the above" in text
+    assert "convex: K" not in text
     assert "in every step" not in str(certify(dense_pair(getkey())))
+    of_gelu = str(certify(make_block(getkey())))
+    assert "energy descent in every step: not proved (steps up to 0.0" in of_gelu
+    assert "[holds] U + K/2 |g|^2 is convex: K = " in of_gelu
+    assert "[unknown] the step is within its bound: 1, and descent from every state is proved for steps up" in of_gelu
+    of_relu = str(certify(relu_block(getkey())))
+    assert "energy descent in every step: proved (C05), for steps of any size" in of_relu
+
+
+@pytest.mark.parametrize("coupling, options", [("free", {}), ("symmetric", {"scale": "elementwise"})])
+def test_nothing_is_said_of_the_potential_of_what_is_refused(coupling, options, getkey):
+    """For free weights U is the pseudo-energy, and far from convex though the units are."""
+    block = relu_block(getkey(), coupling, **options)
+    certificate = certify(block)
+    assert not certificate.descends_in_flow
+    assert math.isnan(certificate.concavity)
+    assert math.isnan(certificate.step_bound)
+    assert {a.verdict for a in certificate.step} == {"unknown"}
+    assert "any size" not in str(certificate)
+    if coupling == "free":
+        g = normal(getkey(), VISIBLE_SHAPE)
+        assert np.linalg.eigvalsh(jax.hessian(block.potential)(g).reshape(g.size, g.size)).min() < -0.1
+
+
+def test_log_sum_relu_jumps_and_is_not_certified(getkey):
+    """As the separation of stored patterns, and as a hidden layer; the energy does rise where a unit joins."""
+    patterns = normal(getkey(), (6, 4))
+    stored = AssociativeMemory(
+        {"v": Neurons(Quadratic(), (4,))}, {"m": HopfieldMemory(patterns, LogSumReLU(1.0), "distance")}, {"m": ("v",)}
+    )
+    neurons = {"v": Neurons(Quadratic(), (4,)), "h": Neurons(LogSumReLU(1.0), (6,))}
+    hidden = AssociativeMemory(neurons, {"s": Dense(Coupling(patterns))}, {"s": ("v", "h")})
+    for system, name in ((stored, "current of synapse 'm'"), (derive_block(hidden, ["h"]), "activation of layer 'h'")):
+        certificate = certify(system)
+        assert not certificate.descends_in_flow
+        assert f"the {name} is continuous" in failures(certificate.flow)
+    smooth = AssociativeMemory(
+        {"v": Neurons(Quadratic(), (4,))}, {"m": HopfieldMemory(patterns, Softmax(1.0), "distance")}, {"m": ("v",)}
+    )
+    assert certify(smooth).descends_in_flow
+
+
+class Doubled(Block):
+    """A block that is something else."""
+
+    def __call__(self, x, key=None):
+        return 2 * x
+
+
+class Turned(AssociativeMemory):
+    """A memory that climbs."""
+
+    def force(self, state):
+        return {name: -force for name, force in super().force(state).items()}
+
+
+def test_what_overrides_methods_is_not_certified(getkey):
+    block, memory = relu_block(getkey()), dense_pair(getkey())
+    doubled = Doubled(block.potential)
+    turned = Turned(memory.neurons, memory.synapses, dict(memory.connections))  # pyright: ignore
+    for system in (doubled, turned):
+        certificate = certify(system)
+        assert certificate.claim is None
+        assert certificate.flow[0].verdict == "unknown"
+        assert f"{type(system).__name__} may override any of its methods" in str(certificate)
+    assert not certify(turned).check(getkey(), examples=4).passed
+
+
+def test_a_small_rise_is_not_hidden_by_a_large_energy(getkey):
+    """Rises are relative to the energies along their own trajectory."""
+    block = make_block(getkey(), norm="token", scale="none", eps=1e-2, options={"step": 50.0})
+    certificate, key = certify(block), getkey()
+    states = [size * normal(key, (1, *VISIBLE_SHAPE)) for size in (1e-2, 1e6)]
+    alone = certificate.check_from(states[0], steps=1).worst_rise
+    together = certificate.check_from(jnp.concatenate(states), steps=1).worst_rise
+    assert_close(together, max(alone, certificate.check_from(states[1], steps=1).worst_rise))
+
+
+@pytest.mark.parametrize("size, claim", [(0.05, "C05"), (3.0, None)])
+def test_convex_hidden_layers_that_are_joined_descend_in_steps_where_they_have_one_rest(size, claim, getkey):
+    neurons = {"v": Neurons(Tanh(), (4,)), "m": Neurons(Tanh(), (5,)), "l": Neurons(Sigmoid(), (3,))}
+    synapses = {"vm": Dense(Coupling(normal(getkey(), (5, 4)))), "ml": Dense(Coupling(size * normal(getkey(), (3, 5))))}
+    memory = AssociativeMemory(neurons, synapses, {"vm": ("v", "m"), "ml": ("m", "l")})
+    certificate = certify(derive_block(memory, ["m", "l"], step=20.0))
+    assert certificate.claim == claim
+    if claim:
+        assert certificate.step_bound == math.inf
+        assert certificate.check(getkey(), examples=16, steps=4).passed
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

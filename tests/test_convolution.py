@@ -2,6 +2,8 @@
 
 # pyright: reportArgumentType=false
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,19 +27,39 @@ def layers(key, stride: int, hidden: int) -> tuple[jax.Array, jax.Array]:
     return normal(key, (GRID[0] * GRID[1], CHANNELS)), normal(key, (rows * columns, hidden))
 
 
+def patches(v: jax.Array, window: tuple[int, int], stride: int) -> np.ndarray:
+    """What each window sees, (tokens, height, width, channels), zeros beyond the border shared out to both sides."""
+    image = np.asarray(v).reshape(*GRID, -1)
+    tokens = [-(-side // stride) for side in GRID]
+    missing = [max((n - 1) * stride + k - side, 0) for n, k, side in zip(tokens, window, GRID)]
+    padded = np.pad(image, [*((m // 2, m - m // 2) for m in missing), (0, 0)])
+    starts = itertools.product(*(range(0, n * stride, stride) for n in tokens))
+    return np.stack([padded[i : i + window[0], j : j + window[1]] for i, j in starts])
+
+
+windows = pytest.mark.parametrize("window", [(3, 3), (1, 1), (3, 5), (2, 3)], ids=str)
+
+
+@windows
+@strides
+def test_the_current_up_applies_the_kernel_to_each_window(window, stride, getkey):
+    synapse, (v, _) = convolution(getkey(), window=window, stride=stride), layers(getkey(), stride, HIDDEN)
+    kernel = np.asarray(synapse.coupling.up).reshape(HIDDEN, *window, CHANNELS)
+    expected = np.einsum("tijc,hijc->th", patches(v, window, stride), kernel)
+    assert_close(synapse.current(1, (v, None)), expected)
+
+
 @pytest.mark.parametrize("window", [(3, 3), (1, 1), (3, 5)], ids=str)
 def test_the_current_up_is_the_convolution(window, getkey):
     """By SciPy, channel by channel, with zeros beyond the border."""
     synapse, (v, _) = convolution(getkey(), window=window), layers(getkey(), 1, HIDDEN)
-    kernel, images = (
-        np.asarray(synapse.coupling.up).reshape(HIDDEN, *window, CHANNELS),
-        np.asarray(v).reshape(*GRID, -1),
-    )
+    kernel = np.asarray(synapse.coupling.up).reshape(HIDDEN, *window, CHANNELS)
+    images = np.asarray(v).reshape(*GRID, -1)
     expected = [
         sum(scipy.signal.correlate2d(images[..., c], kernel[h, ..., c], mode="same") for c in range(CHANNELS))
         for h in range(HIDDEN)
     ]
-    assert_close(synapse.current(1, (v, None)), jnp.stack([jnp.asarray(e).reshape(-1) for e in expected], axis=1))
+    assert_close(synapse.current(1, (v, None)), np.stack([np.asarray(e).reshape(-1) for e in expected], axis=1))
 
 
 def matrix(synapse, into: int, shape: tuple[int, int]) -> jax.Array:
@@ -60,31 +82,18 @@ def test_the_way_back_is_the_transpose_with_the_kernel_of_v(kind, stride, getkey
     )
 
 
+@pytest.mark.parametrize("window", [(3, 3), (2, 3)], ids=str)
 @strides
-def test_pooling_averages_windows(stride, getkey):
-    """Zeros beyond the border, and always the size of the window in the denominator."""
-    pooling, (v, h) = Pooling(GRID, (3, 3), stride), layers(getkey(), stride, CHANNELS)
-    image = np.asarray(v).reshape(*GRID, -1)
-    filtered = [scipy.signal.correlate2d(image[..., c], np.full((3, 3), 1 / 9), mode="same") for c in range(CHANNELS)]
-    if stride == 1:
-        assert_close(pooling.current(1, (v, None)), jnp.stack([jnp.asarray(f).reshape(-1) for f in filtered], axis=1))
+def test_pooling_averages_windows(stride, window, getkey):
+    """Zeros beyond the border, and always the size of the window in the denominator: symmetric around a centre."""
+    pooling, (v, h) = Pooling(GRID, window, stride), layers(getkey(), stride, CHANNELS)
+    expected = patches(v, window, stride).sum(axis=(1, 2)) / (window[0] * window[1])
+    assert_close(pooling.current(1, (v, None)), expected)
     up, down = matrix(pooling, 1, v.shape), matrix(pooling, 0, h.shape)
     assert_close(down, up.T)
-    assert (stride == 1) is (up.shape[0] == up.shape[1] and distance(up, up.T) < 1e-12)
+    assert ((stride, window) == (1, (3, 3))) is (up.shape[0] == up.shape[1] and distance(up, up.T) < 1e-12)
     assert np.linalg.norm(up, 2) <= 1
     assert_close(pooling.energy(v, h), -h.reshape(-1) @ up @ v.reshape(-1))
-
-
-@pytest.mark.parametrize("make", [convolution, lambda key: Pooling(GRID, (2, 3), 2)])
-def test_a_token_major_batch_equals_vmap(make, getkey):
-    synapse = make(getkey())
-    v = normal(getkey(), (GRID[0] * GRID[1], 6, CHANNELS))
-    up = synapse.current(1, (v, None))
-    h = normal(getkey(), up.shape)
-    one = [(synapse.current(1, (v[:, i], None)), synapse.current(0, (None, h[:, i]))) for i in range(6)]
-    assert_close(up, jnp.stack([u for u, _ in one], axis=1))
-    assert_close(synapse.current(0, (None, h)), jnp.stack([d for _, d in one], axis=1))
-    assert_close(synapse.energy(v, h), jnp.stack([synapse.energy(v[:, i], h[:, i]) for i in range(6)]))
 
 
 def test_what_does_not_fit_the_grid_is_refused(getkey):
@@ -94,7 +103,7 @@ def test_what_does_not_fit_the_grid_is_refused(getkey):
         convolution(getkey()).current(1, (jnp.zeros((19, CHANNELS)), None))
     neurons = {"x": Neurons(LayerNorm((-1,)), (19, CHANNELS)), "h": Neurons(ReLU(), (20, HIDDEN))}
     with pytest.raises(
-        ValueError, match=r"Synapse 's' sends a current of shape \(20, 2\) into layer 'x' of shape \(19,"
+        ValueError, match=r"Synapse 's' does not fit layers .* A grid of \(5, 4\) has 20 tokens, got 19"
     ):
         AssociativeMemory(neurons, {"s": convolution(getkey())}, {"s": ("x", "h")})
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import (
     CHANNELS,
+    HIDDEN,
     NORM_AXES,
     NORM_SCALES,
     TOKENS,
@@ -402,15 +403,45 @@ def test_a_block_of_a_chain_takes_a_token_major_batch(getkey):
     memory = hidden_chain(getkey(), *CHAINS["relu, tanh"])
     block, batch = derive_block(memory, ["m", "l"]), normal(getkey(), (4, 3))
     assert_close(block(batch), jnp.stack([block(batch[:, i]) for i in range(3)], axis=1), 1e-11)
-    with pytest.raises(ValueError, match=r"The energy of a layer of shape \(4,\) takes one example, .* `jax.vmap`"):
-        block.energy(batch)
+    assert_close(block.energy(batch), jnp.stack([block.energy(batch[:, i]) for i in range(3)]), 1e-11)
 
 
 def test_hidden_layers_without_rest_are_an_error(getkey):
     """Two linear layers that drive each other harder than they decay run away."""
     potential = eliminate(hidden_chain(getkey(), *CHAINS["linear"], scale=3.0), ["m", "l"])
-    with pytest.raises(Exception, match=r"(?s)Nonfinite|maximum number of steps"):
+    message = r"(?s)The hidden layers \['m', 'l'\], which are joined with each other, did not come to rest in 4096"
+    with pytest.raises(Exception, match=message):
         jax.block_until_ready(potential.force(jnp.ones(4)))
+
+
+def test_a_bias_that_only_names_hidden_layers_does_not_join_them(getkey):
+    """It acts on the first layer alone: nothing has to be solved, and the block is the same."""
+    memory = mixing(getkey(), bias=False)
+    bias = {"up": Bias(normal(getkey(), (HIDDEN["token"], 1)))}
+    blocks = [
+        derive_block(
+            AssociativeMemory(memory.neurons, memory.synapses | bias, dict(memory.connections) | {"up": ends}),
+            ("token", "channel"),
+        )
+        for ends in (("token",), ("token", "channel"))
+    ]
+    assert all(block.potential.is_explicit for block in blocks)
+    x = normal(getkey(), VISIBLE_SHAPE)
+    assert_close(blocks[0](x), blocks[1](x))
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (jnp.ones((3, 6)), r"takes states of shape \(4, 6\), or a token-major batch .*, got \(3, 6\)"),
+        (jnp.ones((4,)), r"takes states of shape \(4, 6\).*, got \(4,\)"),
+    ],
+)
+def test_blocks_name_states_that_do_not_fit(x, message, getkey):
+    block = make_block(getkey())
+    for use in (block, block.energy, block.force):
+        with pytest.raises(ValueError, match=message):
+            use(x)
 
 
 def test_a_visible_layer_may_be_joined_with_itself(getkey):
@@ -433,6 +464,7 @@ def test_input_and_clamps_go_into_the_block(getkey):
     assert_close(driven.force(x), derive_block(hidden, ["h"], leak=0.5).force(x) + current)
     assert_close(clamped(x), jnp.where(held, x, plain(x)))
     assert_close(clamped.force(x), jnp.where(held, 0, plain.force(x)))
+    assert_close(gradient_force(clamped, x), clamped.force(x))
 
 
 # ---- Errors -----------------------------------------------------------------------------------------------------

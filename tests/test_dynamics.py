@@ -2,6 +2,7 @@
 
 # pyright: reportCallIssue=false
 
+import dataclasses
 import re
 from typing import Any
 
@@ -29,7 +30,7 @@ from helpers import (
     three_layers,
 )
 
-from hopmix import AssociativeMemory, Block, Neurons, Status, derive_block, descend, flow, settle
+from hopmix import AssociativeMemory, Block, Neurons, Status, derive_block, descend, flow, settle, velocity
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 TIMES = diffrax.SaveAt(ts=jnp.linspace(0, 2, 21))
@@ -217,11 +218,40 @@ def test_settling_ends_in_a_fixed_point(getkey):
     settled = settle(block, x, rtol=1e-12, atol=1e-12)
     state, remaining = settled.state, settled.residual
     assert settled.result == optx.RESULTS.successful
-    assert settled.sentence.startswith(f"Settled after {int(settled.steps)} steps; one more step changes")
+    assert settled.sentence.startswith(f"Settled after {int(settled.steps)} steps; the state moves by ")
     assert_close(block(state), state, 1e-10)
-    assert float(remaining) == float(jnp.max(jnp.abs(block(state) - state)))
+    assert float(remaining) == float(jnp.max(jnp.abs(velocity(block, state))))
     assert jnp.max(jnp.abs(block.force(state))) < 1e-10
     assert distance(x, state) > 0.1
+
+
+@pytest.mark.parametrize("step", [1.0, 0.1, 1e-6])
+def test_short_steps_do_not_pass_for_rest(step, getkey):
+    """At rest is what moves slowly, not what takes short steps: with too few of them settling fails, and says so."""
+    memory = dense_pair(getkey())
+    block = dataclasses.replace(contracting(getkey()), step=step)
+    for system, x, options in (
+        (memory, random_state(memory, getkey()), {"step": 0.3 * step}),
+        (block, normal(getkey(), (5,)), {}),
+    ):
+        settled = settle(system, x, rtol=1e-8, atol=1e-8, max_steps=4096, **options)
+        slow = settled.residual < 1e-6
+        assert bool(settled.result == optx.RESULTS.successful) == bool(slow)
+        assert slow == (step > 1e-3)
+        assert settled.sentence.startswith("Settled" if slow else "Not settled after 4096 steps")
+
+
+def test_a_batch_has_a_sentence_for_each_example(getkey):
+    block, states = contracting(getkey()), normal(getkey(), (3, 5))
+    settled = jax.vmap(lambda x: settle(block, x))(states)
+    with pytest.raises(ValueError, match=r"Each example of a batch has a sentence of its own"):
+        _ = settled.sentence
+    assert jax.tree.map(lambda a: a[0], settled).sentence.startswith("Settled")
+
+
+def test_steps_are_not_taken_back(getkey):
+    with pytest.raises(ValueError, match=r"takes steps >= 0, got -3"):
+        descend(make_block(getkey()), normal(getkey(), VISIBLE_SHAPE), -3)
 
 
 def test_implicit_gradients_are_those_of_the_unrolled_steps(getkey):

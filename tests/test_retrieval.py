@@ -152,3 +152,8 @@ def test_what_makes_no_sense_is_refused(call, complaint):
 
 def test_sums_of_exponentials_add_up():
     assert bit_error(Exponential(0.1), 20, 30) > 0
+
+
+def test_an_overflowing_separation_is_named():
+    with pytest.raises(ValueError, match=r"Exponential overflows at an overlap of 1000; `retrieval_failure`"):
+        bit_error(Exponential(), 1000, 14)

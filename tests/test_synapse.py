@@ -1,13 +1,28 @@
-"""Synapses: their currents are minus the gradients of their energies where weights are tied, and only there."""
+"""Synapses: what all of them have in common, and the closed forms of the bilinear and the many-body ones."""
+
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
-from helpers import BILINEAR, COUPLINGS, assert_close, distance, make_synapse, normal
+from helpers import (
+    BILINEAR,
+    COUPLINGS,
+    DTYPES,
+    SYNAPSES,
+    assert_close,
+    cast,
+    distance,
+    make_synapse,
+    normal,
+)
 
+import hopmix
 from hopmix import (
+    AbstractSynapse,
     AssociativeMemory,
     Bias,
     ChannelMixing,
@@ -19,7 +34,161 @@ from hopmix import (
     TokenMixing,
 )
 
-synapses = pytest.mark.parametrize("name", BILINEAR)
+# ---- Every invariant on every row ---------------------------------------------------------------------------------
+
+rows = pytest.mark.parametrize("name", SYNAPSES)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+BATCH = (2, 3)
+EXAMPLES = 6
+
+
+class Action(NamedTuple):
+    """What a synapse does to activations: its energy, and a current into each of its layers."""
+
+    energy: jax.Array
+    currents: tuple[jax.Array, ...]
+
+
+def send(synapse: AbstractSynapse, into: int, g: tuple, like: jax.Array) -> jax.Array:
+    """A current in the shape of the activation that it enters; that of a bias only has to broadcast to it."""
+    current = synapse.current(into, g)
+    if isinstance(synapse, Bias):
+        batch = (1,) * (like.ndim - current.ndim)
+        return jnp.broadcast_to(current.reshape(current.shape[:1] + batch + current.shape[1:]), like.shape)
+    assert current.shape == like.shape
+    return current
+
+
+def act(synapse: AbstractSynapse, g: tuple[jax.Array, ...]) -> Action:
+    return Action(synapse.energy(*g), tuple(send(synapse, into, g, like) for into, like in enumerate(g)))
+
+
+def act_on_batch(synapse: AbstractSynapse, stack: tuple[jax.Array, ...]) -> Action:
+    """Of a token-major batch with two batch axes, brought back to a stack."""
+    found = act(synapse, tuple(jnp.moveaxis(a, 0, 1).reshape(a.shape[1], *BATCH, *a.shape[2:]) for a in stack))
+    currents = (jnp.moveaxis(c.reshape(c.shape[0], -1, *c.shape[3:]), 1, 0) for c in found.currents)
+    return Action(found.energy.reshape(-1), tuple(currents))
+
+
+def act_blindly(synapse: AbstractSynapse, g: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The currents from the other activations alone."""
+    others = ((*g[:into], None, *g[into + 1 :]) for into in range(len(g)))
+    return tuple(send(synapse, into, seen, g[into]) for into, seen in enumerate(others))
+
+
+class Found(NamedTuple):
+    """Of a stack of activations: by `vmap`, one after another, as a token-major batch, and blindly for the first."""
+
+    synapse: AbstractSynapse
+    gradients: tuple[jax.Array, ...]
+    together: Action
+    one_by_one: Action
+    as_batch: Action | None
+    blind: tuple[jax.Array, ...] | None
+
+
+@eqx.filter_jit  # all in one program, the synapse itself an argument: compiling is most of the time
+def evaluate(synapse: AbstractSynapse, stack: tuple[jax.Array, ...]) -> Found:
+    gradient = jax.grad(lambda g: synapse.energy(*g))  # refuses an energy that is not one number
+    return Found(
+        synapse,
+        jax.vmap(gradient)(stack),
+        jax.vmap(lambda g: act(synapse, g))(stack),
+        jax.lax.map(lambda g: act(synapse, g), stack),
+        act_on_batch(synapse, stack) if synapse.takes_batch else None,
+        act_blindly(synapse, tuple(a[0] for a in stack)) if synapse.is_explicit else None,
+    )
+
+
+def draw(name: str, key: jax.Array, dtype=jnp.float64, scale: float = 1.0):
+    """For each set of layers of a row: the synapse, and a stack of activations for each of its layers."""
+    row = SYNAPSES[name]
+    for i, shapes in enumerate(row.layers):
+        keys = jr.split(jr.fold_in(key, i), len(shapes) + 1)
+        stack = tuple(scale * normal(k, (EXAMPLES, *shape)) for k, shape in zip(keys, shapes))
+        yield cast((row.make(keys[-1], *shapes), stack), dtype)
+
+
+@rows
+@dtypes
+def test_energies_and_currents_have_the_shapes_and_the_dtype_of_the_layers(name, dtype, getkey):
+    for synapse, stack in draw(name, getkey(), dtype):
+        found = evaluate(synapse, stack).together
+        assert (found.energy.shape, found.energy.dtype) == ((EXAMPLES,), dtype)
+        assert [(c.shape, c.dtype) for c in found.currents] == [(a.shape, dtype) for a in stack]
+
+
+@rows
+@dtypes
+def test_currents_are_minus_the_gradient_exactly_where_tied(name, dtype, getkey):
+    for synapse, stack in draw(name, getkey(), dtype):
+        found = evaluate(synapse, stack)
+        for current, gradient in zip(found.together.currents, found.gradients):
+            assert np.any(np.asarray(gradient))
+            if SYNAPSES[name].tied:
+                assert_close(current, -gradient)
+            else:
+                assert distance(current, -gradient) > 0.01
+
+
+@rows
+@dtypes
+def test_together_is_one_by_one(name, dtype, getkey):
+    """`vmap`, a loop and, where the synapse takes it, a token-major batch compute the same."""
+    for synapse, stack in draw(name, getkey(), dtype):
+        found = evaluate(synapse, stack)
+        assert_close(found.together, found.one_by_one)
+        assert (found.as_batch is not None) is synapse.takes_batch
+        if found.as_batch is not None:
+            assert_close(found.as_batch, found.together)
+
+
+@rows
+@dtypes
+def test_an_explicit_current_does_without_the_activation_that_it_enters(name, dtype, getkey):
+    for synapse, stack in draw(name, getkey(), dtype):
+        found = evaluate(synapse, stack)
+        assert (found.blind is not None) is synapse.is_explicit
+        if found.blind is not None:
+            assert_close(found.blind, tuple(c[0] for c in found.together.currents))
+
+
+@rows
+def test_single_precision_computes_the_same(name, getkey):
+    for synapse, stack in draw(name, getkey()):
+        exact, found = (evaluate(*cast((synapse, stack), dtype)).together for dtype in DTYPES)
+        assert_close(found.energy, exact.energy)
+        for current, expected in zip(found.currents, exact.currents):
+            assert_close(current, expected)
+
+
+@pytest.mark.parametrize("name", [name for name, row in SYNAPSES.items() if row.is_finite])
+@dtypes
+def test_large_activations_give_numbers(name, dtype, getkey):
+    for synapse, stack in draw(name, getkey(), dtype, scale=1e3):
+        found = evaluate(synapse, stack)
+        assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves((found.together, found.gradients)))
+
+
+@rows
+def test_a_synapse_is_a_pytree(name, getkey):
+    """It goes through a compiled program as an argument and comes back the same."""
+    for synapse, stack in draw(name, getkey()):
+        leaves, structure = jax.tree.flatten(synapse)
+        assert eqx.tree_equal(jax.tree.unflatten(structure, leaves), synapse)
+        assert eqx.tree_equal(evaluate(synapse, stack).synapse, synapse)
+
+
+def test_the_table_has_every_synapse():
+    """A new class needs a row here, and runs through every invariant."""
+    made = {type(synapse) for name in SYNAPSES for synapse, _ in draw(name, jr.key(0))}
+    public = [c for c in vars(hopmix).values() if isinstance(c, type) and issubclass(c, AbstractSynapse)]
+    assert made == set(public) - {AbstractSynapse}
+
+
+# ---- Closed forms -------------------------------------------------------------------------------------------------
+
+bilinear = pytest.mark.parametrize("name", BILINEAR)
 kinds = pytest.mark.parametrize("kind", COUPLINGS)
 
 FORMULAS = {
@@ -29,13 +198,12 @@ FORMULAS = {
 }
 
 
-def activations(name: str, key: jax.Array, batch: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array]:
-    _, *shapes = BILINEAR[name]
-    v, h = (normal(jr.fold_in(key, i), (s[0], *batch, *s[1:])) for i, s in enumerate(shapes))
-    return v, h
+def activations(name: str, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, visible, hidden = BILINEAR[name]
+    return normal(jr.fold_in(key, 0), visible), normal(jr.fold_in(key, 1), hidden)
 
 
-@synapses
+@bilinear
 @kinds
 def test_currents_have_the_form_of_the_docstring(name, kind, getkey):
     synapse, (v, h) = make_synapse(name, kind, getkey()), activations(name, getkey())
@@ -44,7 +212,7 @@ def test_currents_have_the_form_of_the_docstring(name, kind, getkey):
     assert_close(synapse.current(0, (None, h)), jnp.einsum(down, synapse.coupling.down, h))
 
 
-@synapses
+@bilinear
 @kinds
 def test_the_energy_is_the_symmetrised_interaction(name, kind, getkey):
     synapse, (v, h) = make_synapse(name, kind, getkey()), activations(name, getkey())
@@ -56,48 +224,24 @@ def test_the_energy_is_the_symmetrised_interaction(name, kind, getkey):
         assert_close(synapse.energy(v, h), -jnp.sum(h * up))
 
 
-@eqx.filter_jit
-def currents_and_gradient(synapse, v, h):
-    gradient = jax.grad(synapse.energy, argnums=(0, 1))(v, h)
-    return (synapse.current(0, (None, h)), synapse.current(1, (v, None))), jax.tree.map(jnp.negative, gradient)
-
-
-@synapses
+@bilinear
 @kinds
-def test_currents_are_minus_the_gradient_exactly_where_weights_are_tied(name, kind, getkey):
+def test_minus_the_gradient_is_the_current_of_the_mean_of_both_ways(name, kind, getkey):
     synapse, (v, h) = make_synapse(name, kind, getkey()), activations(name, getkey())
-    currents, gradient = currents_and_gradient(synapse, v, h)
-    if kind == "symmetric":
-        assert_close(currents, gradient)
-    else:
-        assert distance(currents, gradient) > 0.01
-    # Minus the gradient is the current of the mean of both ways.
+    gradient = jax.jit(jax.grad(synapse.energy, argnums=(0, 1)))(v, h)
     mean = Coupling(0.5 * (synapse.coupling.up + synapse.coupling.down.T))
     both = eqx.tree_at(lambda s: s.coupling, synapse, mean)
-    assert_close(gradient, (both.current(0, (None, h)), both.current(1, (v, None))))
+    assert_close(gradient, (-both.current(0, (None, h)), -both.current(1, (v, None))))
 
 
-@synapses
-@pytest.mark.parametrize("batch", [(3,), (2, 3)], ids=str)
-def test_a_token_major_batch_equals_vmap(name, batch, getkey):
-    synapse, (v, h) = make_synapse(name, "free", getkey()), activations(name, getkey(), batch)
-
-    def one_by_one(into, a):
-        function = lambda x: synapse.current(into, (x, x))
-        for _ in batch:
-            function = jax.vmap(function, in_axes=1, out_axes=1)
-        return function(a)
-
-    fast = synapse.current(1, (v, None)), synapse.current(0, (None, h))
-    assert_close(fast, jax.jit(lambda: (one_by_one(1, v), one_by_one(0, h)))())
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (4, 1), (1, 6), (1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(4,), (1,), (4, 6), (4, 1), (1, 6), (1, 1), (4, 6, 2), (1, 6, 1)], ids=str)
 def test_a_bias_is_a_constant_current(shape, getkey):
-    bias, g = Bias(normal(getkey(), shape)), normal(getkey(), (4, 6))
-    assert_close(bias.energy(g), -jnp.sum(bias.bias * g))
-    current = jnp.broadcast_to(bias.current(0, (None,)), g.shape)
-    assert_close(current, -jax.grad(bias.energy)(g))
+    """Into the first of its layers; into others that it only names it sends nothing."""
+    bias, g = Bias(normal(getkey(), shape)), normal(getkey(), (4, 6, 2)[: len(shape)])
+    assert_close(bias.energy(g), -np.sum(np.asarray(bias.bias) * np.asarray(g)))
+    assert_close(bias.energy(g, g), bias.energy(g))
+    assert_close(bias.current(0, (None, g)), bias.bias)
+    assert not jnp.any(bias.current(1, (g, None)))
 
 
 def test_mixings_are_dense_couplings_shared_over_the_other_axis(getkey):

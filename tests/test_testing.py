@@ -1,6 +1,8 @@
 """hopmix.testing: what it draws is valid, what is right passes, what is wrong fails and is shown."""
 
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from helpers import VISIBLE_SHAPE, cast, make_block, mixing, normal
 from hypothesis import find, given, settings
 from third_party import EnergyMixer, SerialMixer, trained
 
+import hopmix.testing
 from hopmix import GELU, AbstractLagrangian, Coupling, LayerNorm, Quadratic, ReLU, SerialBlock, Tanh, derive_block
 from hopmix import couplings as couplings_in
 from hopmix.testing import (
@@ -408,3 +411,23 @@ def test_a_foreign_model_with_a_wrong_block_is_caught(getkey):
     untied = eqx.tree_at(lambda m: m.token, good, normal(getkey(), (8, 4)))
     with pytest.raises(AssertionError, match="The energy rises"):
         assert_energy_descends(good, untied.energy, 3 * normal(getkey(), (64, 4, 6)))
+
+
+def test_assertions_do_without_hypothesis():
+    """Where the extra is not installed, only the strategies are missing."""
+    script = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "import jax.numpy as jnp\n"
+        "from hopmix.testing import assert_conservative, assert_energy_descends, assert_lagrangian\n"
+        "assert_conservative(lambda x: -x, jnp.ones(3))\n"
+        "try:\n    from hopmix.testing import states\nexcept ImportError as error:\n    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-1000:]
+    assert "hypothesis" in run.stdout
+
+
+def test_testing_has_no_other_names():
+    with pytest.raises(AttributeError, match=r"module 'hopmix\.testing' has no attribute 'couples'"):
+        _ = hopmix.testing.couples
+    assert {"couplings", "assert_lagrangian"} <= set(dir(hopmix.testing))

@@ -6,14 +6,13 @@ Prints the table of theory/C07-conservative.md: medians over 200 random blocks o
 units, Gaussian weights and states, float64. Fifteen seconds.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from hopmix import Affine, AssociativeMemory, Block, Coupling, LayerNorm, Neurons, derive_block, field_asymmetry
+from hopmix import Affine, Block, Coupling, LayerNorm, Neurons, field_asymmetry
 from hopmix.claims._small_mixer import CHANNELS, TOKENS, draw_weights, free, gained, small_mixer
+from hopmix.claims.c09_serial import serial_block
 
 SHAPE = (TOKENS, CHANNELS)
 JOINT, TOKEN = LayerNorm(), LayerNorm((-1,))
@@ -43,23 +42,11 @@ def draw(key: jax.Array) -> tuple[dict[str, Block], jax.Array]:
     return blocks, x
 
 
-def branch(block: Block, name: str) -> Block:
-    """The residual block of one branch of a mixer."""
-    memory = block.potential.memory
-    neurons = {"visible": memory.neurons["visible"], name: memory.neurons[name]}
-    return derive_block(AssociativeMemory(neurons, {name: memory.synapses[name]}, {name: ("visible", name)}), [name])
-
-
-def serial(block: Block) -> Callable[[jax.Array], jax.Array]:
-    """The displacement by token and then channel mixing, each a residual block of its own."""
-    token, channel = branch(block, "token"), branch(block, "channel")
-    return lambda x: channel(token(x)) - x
-
-
 def indices(blocks: dict[str, Block], x: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The raw index and that of H J, of each variant."""
     fields = {name: (block.force, block.potential.neurons.lagrangian) for name, block in blocks.items()}
-    fields["tied, token and then channel mixing"] = serial(blocks["tied"]), JOINT
+    serial = serial_block(blocks["tied"].potential.memory)
+    fields["tied, token and then channel mixing"] = (lambda x: serial(x) - x), JOINT
     fields["norm of each token, measured with the joint H"] = blocks["norm of each token"].force, JOINT
     return {
         name: (field_asymmetry(f, x), field_asymmetry(f, x, lagrangian)) for name, (f, lagrangian) in fields.items()

@@ -325,11 +325,17 @@ def one_update_figure(path: Path, exponential: list[dict], real: list[dict], uni
 # ---- all of it ----------------------------------------------------------------------------------------------------
 
 
+def recorded(settings: Settings) -> dict:
+    """The settings as JSON values, without the folder, which says nothing about the numbers."""
+    values = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return {name: value for name, value in values.items() if name != "out"}
+
+
 def main(settings: Settings) -> dict:
     begin = time.perf_counter()
     settings.out.mkdir(parents=True, exist_ok=True)
     results = {
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)),
+        "settings": recorded(settings),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "capacity": {name: capacity(separation, settings.units) for name, separation in SEPARATIONS.items()},
         "polynomial": polynomial_memories(settings),

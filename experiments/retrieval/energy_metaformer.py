@@ -366,6 +366,12 @@ class Trained(NamedTuple):
     seconds: float
 
 
+def recorded(settings: Settings) -> dict:
+    """The settings as JSON values, without the folder, which says nothing about the numbers."""
+    values = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return {name: value for name, value in values.items() if name != "out"}
+
+
 def report(images: Images, runs: list[Trained], settings: Settings) -> dict:
     """Measure the trained memories on the test images and write everything down."""
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -373,7 +379,7 @@ def report(images: Images, runs: list[Trained], settings: Settings) -> dict:
     curves = energy_curves(runs[0].memory, images, settings)
     names = list(errors[0])
     results = {
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings), default=str)) | {"data": images.name},
+        "settings": recorded(settings) | {"data": images.name},
         "images": {"train": len(images.train), "validation": len(images.validation), "test": len(images.test)},
         "versions": {"jax": jax.__version__, "optax": optax.__version__, "matplotlib": matplotlib.__version__},
         "test error": {name: [each[name] for each in errors] for name in names},

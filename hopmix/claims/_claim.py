@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
 from hopmix._types import PRNGKey
 
 Status = Literal["proved", "checked numerically", "open"]
@@ -14,7 +17,8 @@ class Measurement(NamedTuple):
 
     - `error`: the largest deviation from the statement that was met; 0 in exact arithmetic, unless `what` says else.
     - `bound`: the largest error that counts as agreement: rounding, or the accuracy that the statement itself grants.
-    - `examples`: how many random systems or states were tried.
+    - `examples`: how many random systems or states were tried: as many as asked for, or a few more, as kinds of systems
+        have equal shares of at least one.
     """
 
     error: float
@@ -47,3 +51,13 @@ class Claim:
     test: str
     what: str
     measure: Callable[[PRNGKey, int], Measurement] = dataclasses.field(repr=False)
+
+
+def share(examples: int, kinds: int) -> int:
+    """How many examples of each kind make at least so many together."""
+    return -(-examples // kinds)
+
+
+def where_it_fails(fails: Bool[Array, "..."], gap: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A gap where a counter-example fails as it should, and an error of 1 where it does not."""
+    return jnp.where(fails, gap, 1.0)

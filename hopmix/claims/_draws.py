@@ -1,7 +1,7 @@
-"""Random memories, blocks and states that claims are measured on, made inside a compiled program."""
+"""Random memories and states that claims are measured on."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -11,14 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._attention import Attention
-from hopmix._convolution import Convolution
+from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling, trainable
-from hopmix._derive import Block, derive_block
-from hopmix._lagrangian import AbstractLagrangian, Quadratic, ReLU, Sigmoid, Tanh
-from hopmix._lagrangian_groups import LayerNorm, Softmax, SphericalNorm
-from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse, TokenMixing
+from hopmix._hopfield import HopfieldMemory
+from hopmix._lagrangian import AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Tanh
+from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse
 from hopmix._types import Layer, PRNGKey, Scalar
+from hopmix.claims._mixer import mixer_memory
+from hopmix.claims._numbers import generator, normals
 
 Structure = Callable[[PRNGKey], AssociativeMemory]
 TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 4, 6, 5, 8
@@ -69,20 +71,17 @@ def many_body(key: PRNGKey) -> AssociativeMemory:
     return AssociativeMemory(neurons, {"s": synapse}, {"s": ("a", "b", "c")})
 
 
-def mixer(key: PRNGKey, hidden: AbstractLagrangian | None = None, norm: Literal["joint", "token"] = "joint"):
-    """The three-layer memory of the parallel mixer, tied."""
+def mixer(
+    key: PRNGKey, hidden: AbstractLagrangian | None = None, visible: AbstractLagrangian | None = None
+) -> AssociativeMemory:
+    """The three-layer memory of the parallel mixer, tied; ReLU units behind a joint norm unless others are given."""
     keys = jr.split(key, 2)
-    hidden = ReLU() if hidden is None else hidden
-    neurons = {
-        "x": Neurons(LayerNorm((0, -1) if norm == "joint" else (-1,)), (TOKENS, CHANNELS), tau=1.5),
-        "token": Neurons(hidden, (TOKEN_HIDDEN, CHANNELS), tau=0.6),
-        "channel": Neurons(hidden, (TOKENS, CHANNEL_HIDDEN), tau=0.8),
+    layer = Neurons(LayerNorm((0, -1)) if visible is None else visible, (TOKENS, CHANNELS), tau=1.5)
+    couplings = {
+        "token": _tied(keys[0], TOKENS, TOKEN_HIDDEN),
+        "channel": _tied(keys[1], CHANNELS, CHANNEL_HIDDEN),
     }
-    synapses = {
-        "token": TokenMixing(_tied(keys[0], TOKENS, TOKEN_HIDDEN)),
-        "channel": ChannelMixing(_tied(keys[1], CHANNELS, CHANNEL_HIDDEN)),
-    }
-    return AssociativeMemory(neurons, synapses, {name: ("x", name) for name in synapses})
+    return mixer_memory(layer, ReLU() if hidden is None else hidden, couplings)
 
 
 def transformer(key: PRNGKey, include_self: bool = False, causal: bool = False) -> AssociativeMemory:
@@ -104,17 +103,53 @@ def convolutional(key: PRNGKey) -> AssociativeMemory:
     return AssociativeMemory(neurons, {"s": synapse}, {"s": ("x", "h")})
 
 
-CONVEX: tuple[Structure, ...] = (pair, chain, many_body, mixer, transformer, convolutional)
-"""Memories of convex Lagrangians and conservative synapses, with time constants of their own."""
+def driven(key: PRNGKey) -> AssociativeMemory:
+    """Sparsely competing and cubic hidden units, patterns stored in four ways, biases, an input, scale and shift."""
+    separations = (Quadratic(), RePU(3), Exponential(0.5), Softmax())
+    shapes = ((4, 5), (3, 5), (3,), *[(5,)] * 4, *[(6, 5)] * len(separations))
+    va, vb, bias, back, scale, shift, current, *patterns = normals(key, shapes)
+    neurons = {
+        "v": Neurons(SphericalNorm(eps=0.3), (5,), affine=Affine(scale, shift), input=current),
+        "a": Neurons(Entmax(1.5, 1.2), (4,), tau=0.8),
+        "b": Neurons(RePU(3), (3,), tau=1.2),
+    }
+    stored = {f"patterns {i}": HopfieldMemory(p, separations[i]) for i, p in enumerate(patterns)}
+    synapses: dict[str, AbstractSynapse] = {"va": Dense(Coupling(va)), "vb": Dense(Coupling(vb))}
+    synapses |= {"bias": Bias(bias), "back": Bias(back), **stored}
+    ends = {"va": ("v", "a"), "vb": ("v", "b"), "bias": ("b",), "back": ("v",)} | {name: ("v",) for name in stored}
+    return AssociativeMemory(neurons, synapses, ends)
 
 
-def split_examples(
-    key: PRNGKey, examples: int, structures: tuple[Structure, ...] = CONVEX
-) -> Iterator[tuple[Structure, jax.Array]]:
-    """The examples shared out evenly over the structures: each with the keys of its own."""
-    each = -(-examples // len(structures))
-    for i, structure in enumerate(structures):
-        yield structure, jr.split(jr.fold_in(key, i), each)
+def pooled(key: PRNGKey) -> AssociativeMemory:
+    """A grid of 2 x 3 tokens, pooled with strides 1 and 2, and patterns that attract by their distance."""
+    shift, patterns = normals(key, ((1, 2), (3, 6, 2)))
+    neurons = {
+        "x": Neurons(LayerNorm((-1,), 1.7, shift), (6, 2), tau=1.4),
+        "fine": Neurons(GhostMax(1.5, (-1,)), (6, 2), tau=0.5),
+        "coarse": Neurons(Exponential(0.4), (2, 2), tau=1.1),
+    }
+    synapses = {
+        "fine": Pooling((2, 3)),
+        "coarse": Pooling((2, 3), stride=2),
+        "patterns": HopfieldMemory(patterns, Softmax(), "distance"),
+    }
+    return AssociativeMemory(neurons, synapses, {"fine": ("x", "fine"), "coarse": ("x", "coarse"), "patterns": ("x",)})
+
+
+CONVEX: tuple[Structure, ...] = (pair, chain, many_body, mixer, transformer, convolutional, driven, pooled)
+"""Together they have every kind of synapse, every convex Lagrangian, an input, and a scale behind a layer."""
+
+
+def with_random_taus(structure: Structure, key: PRNGKey) -> Structure:
+    """The same memories with a time constant between 0.1 and 10 for each layer, uniform on a logarithmic scale."""
+    random = generator(key)
+
+    def paced(key: PRNGKey) -> AssociativeMemory:
+        memory = structure(key)
+        layers = {n: dataclasses.replace(a, tau=10 ** random.uniform(-1, 1)) for n, a in memory.neurons.items()}
+        return AssociativeMemory(layers, memory.synapses, dict(memory.connections))
+
+    return paced
 
 
 def draw_systems(
@@ -124,7 +159,7 @@ def draw_systems(
 
     Drawn by NumPy: the draws of `draw_memory` take longer to compile than what is measured on them.
     """
-    memory, random = eqx.filter_eval_shape(structure, key), np.random.default_rng(np.asarray(jr.key_data(key)))
+    memory, random = eqx.filter_eval_shape(structure, key), generator(key)
 
     def fill(leaf, trains):
         if not isinstance(leaf, jax.ShapeDtypeStruct):
@@ -146,28 +181,3 @@ def draw_state(memory: AssociativeMemory, key: PRNGKey, scale: float = 1.5) -> d
     """A Gaussian state of standard deviation `scale`."""
     keys = jr.split(jr.fold_in(key, 1), len(memory.neurons))
     return {name: scale * jr.normal(k, n.shape) for k, (name, n) in zip(keys, memory.neurons.items())}
-
-
-def draw_block(
-    key: PRNGKey,
-    coupling: Literal["symmetric", "free"] = "symmetric",
-    *,
-    hidden: AbstractLagrangian | None = None,
-    norm: Literal["joint", "token"] = "joint",
-    leak: float = 0.0,
-    step: float = 1.0,
-) -> Block:
-    """The block of a mixer with random weights."""
-    block = derive_block(mixer(key, hidden, norm), ["token", "channel"], leak=leak, step=step)
-    return block if coupling == "symmetric" else _freed(block, key)
-
-
-def _freed(block: Block, key: PRNGKey) -> Block:
-    """The block with independent down-weights."""
-    leaves, structure = jax.tree.flatten(block, is_leaf=lambda leaf: isinstance(leaf, Coupling))
-    keys = jr.split(jr.fold_in(key, 7), len(leaves))
-    free = [
-        Coupling(leaf.up, jr.normal(k, leaf.up.shape[::-1]), 0.0) if isinstance(leaf, Coupling) else leaf
-        for leaf, k in zip(leaves, keys)
-    ]
-    return jax.tree.unflatten(structure, free)

@@ -1,6 +1,5 @@
 r"""C02: fast hidden layers follow the visible one, up to an error of first order in their time constant."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +19,7 @@ from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike, State
 from hopmix.claims._claim import Claim, Measurement
+from hopmix.claims._numbers import in_batches, normals
 
 VISIBLE, FIRST, SECOND = 4, 3, 3
 HIDDEN = ("first", "second")
@@ -135,9 +135,7 @@ def first_correction(block: Block, x: Layer, **options) -> Layer:
 def draw(key: PRNGKey) -> tuple[Block, Layer]:
     """A normalised visible layer and two hidden ones with GELU and softmax units, all weights independent; a state."""
     shapes = ((FIRST, VISIBLE), (VISIBLE, FIRST), (SECOND, VISIBLE), (VISIBLE, SECOND), (FIRST,), (VISIBLE,))
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    parts = jnp.split(jr.normal(key, (int(ends[-1]),)), ends[:-1])  # one draw: each compiles for a second
-    w1, v1, w2, v2, bias, x = (part.reshape(shape) for part, shape in zip(parts, shapes))
+    w1, v1, w2, v2, bias, x = normals(key, shapes)
     neurons = {
         "visible": Neurons(LayerNorm(eps=0.1), (VISIBLE,), tau=1.0),
         "first": Neurons(GELU(), (FIRST,), tau=1.0),
@@ -157,8 +155,7 @@ def measured_order(block: Block, x: Layer) -> Scalar:
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The measured order of convergence of random memories, beside 1."""
     drawn = jax.jit(jax.vmap(draw))(jr.split(key, examples))
-    batch = min(examples, 100)
-    orders = jax.jit(lambda e: jax.lax.map(lambda pair: measured_order(*pair), e, batch_size=batch))(drawn)
+    orders = in_batches(lambda pair: measured_order(*pair), drawn)
     return Measurement(float(jnp.max(jnp.abs(orders - 1))), 0.05, examples)
 
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -14,9 +13,11 @@ from hopmix._derive import Block, derive_block
 from hopmix._lagrangian import GELU, AbstractLagrangian, ReLU, Tanh
 from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, Tokens
 from hopmix.claims._claim import Claim, Measurement
+from hopmix.claims._mixer import BRANCHES, mixer_memory
+from hopmix.claims._numbers import generator, in_batches
 
 TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 4, 6, 5, 8
 EPS = 1e-6
@@ -74,23 +75,10 @@ KINDS = {
 
 def memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
     """The memory tokens - visible - channels, with a Hopfield network of each channel and one of each token."""
-    neurons = {
-        "visible": Neurons(kind.visible, (TOKENS, CHANNELS)),
-        "token": Neurons(kind.hidden, (TOKEN_HIDDEN, CHANNELS)),
-        "channel": Neurons(kind.hidden, (TOKENS, CHANNEL_HIDDEN)),
-    }
-    synapses = {
-        "token": TokenMixing(Coupling(weights.w_s, weights.v_s, 0.0)),
-        "channel": ChannelMixing(Coupling(weights.w_c, weights.v_c, 0.0)),
-        "token_up": Bias(weights.b_s),
-        "token_down": Bias(weights.c_s),
-        "channel_up": Bias(weights.b_c),
-        "channel_down": Bias(weights.c_c),
-    }
-    ends = {"token": ("visible", "token"), "channel": ("visible", "channel")}
-    ends |= {"token_up": ("token",), "channel_up": ("channel",)}
-    ends |= {"token_down": ("visible",), "channel_down": ("visible",)}
-    return AssociativeMemory(neurons, synapses, ends)
+    w = weights
+    couplings = {"token": Coupling(w.w_s, w.v_s, 0.0), "channel": Coupling(w.w_c, w.v_c, 0.0)}
+    biases = {"token_up": w.b_s, "token_down": w.c_s, "channel_up": w.b_c, "channel_down": w.c_c}
+    return mixer_memory(Neurons(kind.visible, (TOKENS, CHANNELS)), kind.hidden, couplings, biases)
 
 
 def dense_memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
@@ -103,9 +91,9 @@ def dense_memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
         "token": Dense(Coupling(jnp.kron(weights.w_s, channels), jnp.kron(weights.v_s, channels), 0.0)),
         "channel": Dense(Coupling(jnp.kron(tokens, weights.w_c), jnp.kron(tokens, weights.v_c), 0.0)),
         "token_up": everywhere(weights.b_s, "token"),
-        "token_down": everywhere(weights.c_s, "visible"),
+        "token_down": everywhere(weights.c_s, "x"),
         "channel_up": everywhere(weights.b_c, "channel"),
-        "channel_down": everywhere(weights.c_c, "visible"),
+        "channel_down": everywhere(weights.c_c, "x"),
     }
     return AssociativeMemory(neurons, synapses, dict(memory_of(kind, weights).connections))
 
@@ -130,7 +118,7 @@ def tied(weights: Weights) -> Weights:
 
 def layer_gap(kind: Kind, weights: Weights, x: Tokens, block: Block | None = None) -> Scalar:
     """How far the derived block is from the layer written out, relative to what the layer adds."""
-    block = derive_block(memory_of(kind, weights), ("token", "channel")) if block is None else block
+    block = derive_block(memory_of(kind, weights), BRANCHES) if block is None else block
     expected = written_out(kind, weights, x)
     return jnp.max(jnp.abs(block(x) - expected)) / jnp.max(jnp.abs(expected - x))
 
@@ -160,10 +148,10 @@ class Example(NamedTuple):
 
 def draw_examples(key: PRNGKey, number: int) -> Example:
     """A stack of examples, by NumPy: there is nothing to compile."""
-    random = np.random.default_rng(np.asarray(jr.key_data(key)))
+    random = generator(key)
     draw = lambda shape: jnp.asarray(random.normal(size=(number, *shape)))
     shapes = {
-        "visible": (TOKENS, CHANNELS),
+        "x": (TOKENS, CHANNELS),
         "token": (TOKEN_HIDDEN, CHANNELS),
         "channel": (TOKENS, CHANNEL_HIDDEN),
     }
@@ -174,7 +162,7 @@ def worst_gap(e: Example) -> Scalar:
     """The worst over all kinds of layers: free, tied, and (with the joint norm, which flattens) not shared."""
     gaps = [sharing_gap(KINDS["joint norm, GELU"], e.weights, e.state)]
     for kind in KINDS.values():
-        x = e.state["visible"]
+        x = e.state["x"]
         gaps += [layer_gap(kind, e.weights, x), layer_gap(kind, tied(e.weights), x)]
         gaps += [gradient_gap(kind, tied(e.weights), x)]
     return jnp.max(jnp.stack(gaps))
@@ -182,7 +170,7 @@ def worst_gap(e: Example) -> Scalar:
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The worst relative gap over random weights, biases and states."""
-    gaps = jax.jit(lambda e: jax.lax.map(worst_gap, e, batch_size=min(examples, 100)))(draw_examples(key, examples))
+    gaps = in_batches(worst_gap, draw_examples(key, examples))
     return Measurement(float(jnp.max(gaps)), 1e-12, examples)
 
 

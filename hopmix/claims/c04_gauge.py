@@ -5,20 +5,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Potential, eliminate
 from hopmix._lagrangian import GELU, AbstractLagrangian, ReLU
 from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
-from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import ChannelMixing, TokenMixing
+from hopmix._memory import Neurons
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
+from hopmix.claims._mixer import BRANCHES, mixer_memory
+from hopmix.claims._numbers import generator, in_batches
+from hopmix.claims._small_mixer import CHANNELS, HIDDEN, TOKENS
 
-TOKENS, CHANNELS, HIDDEN = 3, 4, 5
 DEPTH = 24
 
 Step = Float[Array, ""]
@@ -93,7 +92,7 @@ class Example(NamedTuple):
 
 def draw_examples(key: PRNGKey, number: int) -> Example:
     """Gaussian weights and states, steps up to 0.9, gains up to 2."""
-    random = np.random.default_rng(np.asarray(jr.key_data(key)))
+    random = generator(key)
     shapes = ((HIDDEN, TOKENS), (TOKENS, HIDDEN), (HIDDEN, CHANNELS), (CHANNELS, HIDDEN), (TOKENS, CHANNELS))
     arrays = [random.normal(size=(number, *shape)) for shape in shapes]
     numbers = [random.uniform(0, largest, (number, DEPTH)) for largest in (0.9, 2.0)]
@@ -102,16 +101,11 @@ def draw_examples(key: PRNGKey, number: int) -> Example:
 
 def potential_of(e: Example, norm: AbstractLagrangian, hidden: AbstractLagrangian, tie: float) -> Potential:
     """What is left of the memory of a mixer behind this norm; tied weights for 1, free ones for 0."""
-    neurons = {
-        "x": Neurons(norm, (TOKENS, CHANNELS)),
-        "token": Neurons(hidden, (HIDDEN, CHANNELS)),
-        "channel": Neurons(hidden, (TOKENS, HIDDEN)),
+    couplings = {
+        "token": Coupling(e.w_s, (1 - tie) * e.v_s, tie),
+        "channel": Coupling(e.w_c, (1 - tie) * e.v_c, tie),
     }
-    synapses = {
-        "token": TokenMixing(Coupling(e.w_s, (1 - tie) * e.v_s, tie)),
-        "channel": ChannelMixing(Coupling(e.w_c, (1 - tie) * e.v_c, tie)),
-    }
-    return eliminate(AssociativeMemory(neurons, synapses, {name: ("x", name) for name in synapses}), synapses)
+    return eliminate(mixer_memory(Neurons(norm, (TOKENS, CHANNELS)), hidden, couplings), BRANCHES)
 
 
 def force_of(potential: Potential) -> Map:
@@ -140,7 +134,7 @@ def worst_gap(e: Example) -> Scalar:
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The worst relative gap over random stacks of 24 layers."""
-    gaps = jax.jit(lambda e: jax.lax.map(worst_gap, e, batch_size=min(examples, 100)))(draw_examples(key, examples))
+    gaps = in_batches(worst_gap, draw_examples(key, examples))
     return Measurement(float(jnp.max(gaps)), 1e-10, examples)
 
 

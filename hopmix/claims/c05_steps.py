@@ -14,16 +14,13 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._coupling import Coupling
 from hopmix._derive import Block, derive_block
-from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import RePU
-from hopmix._lagrangian_groups import Softmax, SphericalNorm
-from hopmix._memory import Affine, AssociativeMemory, Neurons
-from hopmix._synapse import Bias, Dense
+from hopmix._lagrangian_groups import LayerNorm
+from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar
-from hopmix.claims._claim import Claim, Measurement
-from hopmix.claims._draws import Structure, convolutional, draw_systems, mixer, pair
+from hopmix.claims._claim import Claim, Measurement, share
+from hopmix.claims._draws import Structure, convolutional, draw_systems, driven, mixer, pair
+from hopmix.claims._mixer import BRANCHES
 
 
 class StepChange(NamedTuple):
@@ -83,30 +80,10 @@ def worst_gap(block: Block, x: Layer) -> Scalar:
     return jnp.max(jnp.stack(gaps))
 
 
-def driven(key: PRNGKey) -> AssociativeMemory:
-    """Competing and cubic hidden units, stored patterns, biases, an input, and a scale and shift behind a sphere."""
-    keys = jr.split(key, 8)
-    affine = Affine(jr.normal(keys[0], (5,)), jr.normal(keys[1], (5,)))
-    neurons = {
-        "v": Neurons(SphericalNorm(eps=0.3), (5,), affine=affine, input=jr.normal(keys[2], (5,))),
-        "a": Neurons(Softmax(1.5), (4,)),
-        "b": Neurons(RePU(3), (3,)),
-    }
-    synapses = {
-        "va": Dense(Coupling(jr.normal(keys[3], (4, 5)))),
-        "vb": Dense(Coupling(jr.normal(keys[4], (3, 5)))),
-        "bias": Bias(jr.normal(keys[5], (3,))),
-        "back": Bias(jr.normal(keys[6], (5,))),
-        "patterns": HopfieldMemory(jr.normal(keys[7], (6, 5)), Softmax()),
-    }
-    ends = {"va": ("v", "a"), "vb": ("v", "b"), "bias": ("b",), "back": ("v",), "patterns": ("v",)}
-    return AssociativeMemory(neurons, synapses, ends)
-
-
 STRUCTURES: tuple[tuple[Structure, str, tuple[str, ...]], ...] = (
     (pair, "v", ("h",)),
-    (mixer, "x", ("token", "channel")),
-    (partial(mixer, norm="token"), "x", ("token", "channel")),
+    (mixer, "x", BRANCHES),
+    (partial(mixer, visible=LayerNorm((-1,))), "x", BRANCHES),
     (convolutional, "x", ("h",)),
     (driven, "v", ("a", "b")),
 )
@@ -131,12 +108,12 @@ def gaps_of(
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The worst gap over random convex memories and states, with small and large steps."""
-    number, gaps = -(-examples // len(STRUCTURES)), []
+    number, gaps = share(examples, len(STRUCTURES)), []
     for i, (structure, visible, hidden) in enumerate(STRUCTURES):
         memories, states = draw_systems(structure, jr.fold_in(key, i), number)
         steps = (STEPS[i % 4], STEPS[(i + 1) % 4])  # each pair of settings with some structure: compiling is slow
         gaps.append(gaps_of(memories, states[visible], hidden, steps))
-    return Measurement(float(jnp.max(jnp.concatenate(gaps))), 1e-13, examples)
+    return Measurement(float(jnp.max(jnp.concatenate(gaps))), 1e-13, number * len(STRUCTURES))
 
 
 CLAIM = Claim(

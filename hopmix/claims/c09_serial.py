@@ -6,6 +6,7 @@ and $J$ the Jacobian of the displacement of a residual serial block with the ste
 $$HJ - (HJ)^\top = \eta\,(H A_c H_1 - H_1 A_c H) + \eta^2\,H\,(A_c H_1 A_t - A_t H_1 A_c)\,H.$$
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,12 +16,14 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from hopmix._derive import Block, SerialBlock, derive_block
-from hopmix._lagrangian import GELU, AbstractLagrangian
+from hopmix._lagrangian import GELU
 from hopmix._lagrangian_groups import LayerNorm
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar
-from hopmix.claims._claim import Claim, Measurement
+from hopmix._vector_field import field_asymmetry
+from hopmix.claims._claim import Claim, Measurement, share, where_it_fails
 from hopmix.claims._draws import draw_systems, mixer
+from hopmix.claims._mixer import BRANCHES, CLEAR, asymmetry
 
 Matrix = Float[Array, "units units"]
 
@@ -59,15 +62,14 @@ def _curvature(block: Block, x: Layer) -> Matrix:
     return jax.hessian(block.potential)(block.activation(x)).reshape(x.size, x.size)
 
 
-def displacement_form(block: Block | SerialBlock, x: Layer) -> Matrix:
+def displacement_form(block: SerialBlock, x: Layer) -> Matrix:
     r"""$HJ$ of $x' - x$ by automatic differentiation, with the metric of the visible layer."""
-    first = block.token if isinstance(block, SerialBlock) else block
-    return _metric(first, x) @ jax.jacfwd(lambda x: block(x) - x)(x).reshape(x.size, x.size)
+    return _metric(block.token, x) @ jax.jacfwd(lambda x: block(x) - x)(x).reshape(x.size, x.size)
 
 
-def asymmetry(matrix: Matrix) -> Scalar:
-    r"""$|M - M^\top| / (2|M|)$, in [0, 1]; of a `displacement_form` it is `field_asymmetry`."""
-    return jnp.linalg.norm(matrix - matrix.T) / (2 * jnp.linalg.norm(matrix))
+def serial_asymmetry(block: SerialBlock, x: Layer) -> Scalar:
+    """The index of the displacement of one round."""
+    return field_asymmetry(lambda x: block(x) - x, x, block.token.potential.neurons.lagrangian)
 
 
 def alternating_energy(block: SerialBlock, between: Layer, x: Layer) -> Scalar:
@@ -101,9 +103,9 @@ def gaps_of(memory: AssociativeMemory, x: Layer, leak: float, step: float) -> Ga
     """The gap of the formula, and the asymmetries of the parallel and of the serial block with the same weights."""
     serial = serial_block(memory, leak=leak, step=step)
     form, curl = displacement_form(serial, x), serial_curl(serial, x)
-    parallel = displacement_form(derive_block(memory, ["token", "channel"], leak=leak, step=step), x)
     gap = jnp.linalg.norm(form - form.T - curl) / jnp.linalg.norm(form)
-    return Gaps(gap, asymmetry(parallel), asymmetry(form))
+    parallel = derive_block(memory, BRANCHES, leak=leak, step=step)
+    return Gaps(gap, asymmetry(parallel, x), serial_asymmetry(serial, x))
 
 
 @eqx.filter_jit
@@ -114,26 +116,19 @@ def all_gaps(memories: AssociativeMemory, states: Layer, leak: float, step: floa
     return jax.lax.map(one, (arrays, states), batch_size=min(len(states), 50))
 
 
-def visible_mixer(key: PRNGKey, visible: AbstractLagrangian, hidden: AbstractLagrangian) -> AssociativeMemory:
-    """The memory of a tied parallel mixer with these visible and hidden units."""
-    memory = mixer(key, hidden)
-    neurons = memory.neurons | {"x": Neurons(visible, memory.neurons["x"].shape)}
-    return AssociativeMemory(neurons, memory.synapses, dict(memory.connections))
-
-
 KINDS = ((LayerNorm(), 0.0, 1.0), (LayerNorm((-1,)), 0.5, 0.8))
 """Visible Lagrangian, leak and step."""
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The worst gap over random tied mixers; a serial block without asymmetry counts as an error of 1."""
-    number, worst = -(-examples // len(KINDS)), []
+    number, worst = share(examples, len(KINDS)), []
     for i, (visible, leak, step) in enumerate(KINDS):
-        structure = lambda key, visible=visible: visible_mixer(key, visible, GELU())
+        structure = partial(mixer, hidden=GELU(), visible=visible)
         memories, states = draw_systems(structure, jr.fold_in(key, i), number)
         gaps = all_gaps(memories, states["x"], leak, step)
-        worst.append(jnp.where(gaps.serial > 1e-6, jnp.maximum(gaps.curl, gaps.parallel), 1.0))
-    return Measurement(float(jnp.max(jnp.concatenate(worst))), 1e-11, examples)
+        worst.append(where_it_fails(gaps.serial > CLEAR, jnp.maximum(gaps.curl, gaps.parallel)))
+    return Measurement(float(jnp.max(jnp.concatenate(worst))), 1e-11, number * len(KINDS))
 
 
 CLAIM = Claim(

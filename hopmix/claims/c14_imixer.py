@@ -11,16 +11,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._lagrangian import GELU, AbstractLagrangian
 from hopmix._types import PRNGKey, Scalar, ScalarLike
 from hopmix.claims._claim import Claim, Measurement
+from hopmix.claims._numbers import normals
 
 INTERNAL, HIDDEN = 4, 6
 UNITS = GELU()
 STEEPEST = math.sqrt(2)  # where GELU has its largest slope
+PUBLISHED = 0.9
+"""The spectral norm $c$ that iMixer is trained with, for which $(cK)^2 = 1.0323$ is above 1."""
 
 
 class ResidualMap(NamedTuple):
@@ -74,11 +76,11 @@ def steepest_biases(
 
 def draw(key: PRNGKey) -> tuple[ResidualMap, Scalar, Float[Array, " internal"]]:
     r"""A random residual map with both spectral norms $c$, that $c$ uniform in (0.1, 0.88), and a random state."""
-    ends = np.cumsum([HIDDEN * INTERNAL, HIDDEN * INTERNAL, HIDDEN, INTERNAL, INTERNAL])
-    parts = jnp.split(2 * jr.normal(key, (int(ends[-1]),)), ends[:-1])  # one draw: each compiles for a second
-    first, second = parts[0].reshape(HIDDEN, INTERNAL), parts[1].reshape(INTERNAL, HIDDEN)
+    shapes = ((HIDDEN, INTERNAL), (INTERNAL, HIDDEN), (HIDDEN,), (INTERNAL,), (INTERNAL,))
+    first, second, *others = normals(key, shapes)
+    first_bias, second_bias, state = (2 * part for part in others)
     c = jr.uniform(key, minval=0.1, maxval=0.88)
-    return ResidualMap(with_norm(first, c), parts[2], with_norm(second, c), parts[3]), c, parts[4]
+    return ResidualMap(with_norm(first, c), first_bias, with_norm(second, c), second_bias), c, state
 
 
 def with_norm(matrix: Float[Array, "rows columns"], norm: ScalarLike) -> Float[Array, "rows columns"]:
@@ -99,21 +101,24 @@ def convergence_excess(residual: ResidualMap, limit: Float[Array, " internal"], 
     return jnp.max(jnp.linalg.norm(states - limit[None], axis=1) / first - promised)
 
 
-def attainment_gap(residual: ResidualMap, c: ScalarLike) -> Scalar:
-    r"""How far the steepest place of a map with aligned matrices, $V_2 = V_1^\top$, is from the bound $(cK)^2$."""
-    steep, z = steepest_biases(residual.first, residual.first.T)
+def attainment_gap(matrix: Float[Array, "hidden internal"], c: ScalarLike) -> Scalar:
+    r"""How far the steepest place of a map with aligned matrices, $V_2 = V_1^\top$ of norm $c$, is from $(cK)^2$."""
+    first = with_norm(matrix, c)
+    steep, z = steepest_biases(first, first.T)
     return jnp.abs(jnp.linalg.norm(jax.jacfwd(steep)(z), 2) / (c * steepest_slope(UNITS)) ** 2 - 1)
 
 
 def gaps(key: PRNGKey) -> Float[Array, " parts"]:
-    """The excess over the bound and over the rate, and the gap to attainment, of one random map."""
+    """The excess over the bound and over the rate, and the gaps to attainment, of one random map."""
     residual, c, z = draw(key)
     slope = jnp.linalg.norm(jax.jacfwd(residual)(z), 2) - contraction_factor(residual)
-    return jnp.stack([slope, convergence_excess(residual, z), attainment_gap(residual, c)])
+    attained = [attainment_gap(residual.first, norm) for norm in (c, PUBLISHED)]
+    return jnp.stack([slope, convergence_excess(residual, z), *attained])
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
-    """The worst violation over random maps; 0 where bound and rate are kept and the bound is attained."""
+    """The worst violation over random maps; 0 where bound and rate are kept and the bound is attained, at the published
+    norm too, where it is above 1."""
     found = jax.jit(lambda keys: jax.lax.map(gaps, keys, batch_size=500))(jr.split(key, examples))
     return Measurement(float(jnp.maximum(jnp.max(found), 0.0)), 1e-12, examples)
 

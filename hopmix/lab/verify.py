@@ -299,10 +299,12 @@ def _first_step(block: Block, states: Float[Array, "n ..."]) -> FirstStep:
 
     def of_one(x: Layer) -> FirstStep:
         before, after, rate = block.energy(x), block.energy(single(x)), power(block, x)
+        # Where nothing moves, as at a constant state, there is neither work nor dissipation.
+        still = rate.work == 0
         return FirstStep(
             after - before > RISE * jnp.maximum(jnp.abs(before), jnp.abs(after)),
             rate.rate > 0,
-            jnp.abs(rate.work) / rate.dissipation,
+            jnp.where(still, 0, jnp.abs(rate.work) / jnp.where(still, 1, rate.dissipation)),
         )
 
     return jax.lax.map(of_one, states)

@@ -340,6 +340,18 @@ def test_steps_beyond_the_bound_may_rise_and_steps_within_may_not(monkeypatch):
         assert verify.check_block(block, states).verdict == "contradicted"
 
 
+@pytest.mark.parametrize("still", ["weights of zero", "constant states"])
+def test_where_nothing_moves_nothing_is_contradicted(still):
+    """Neither work nor dissipation: 0/0 is no violation."""
+    with jax.enable_x64(True):
+        block, states = leaky_block(0.0), jr.normal(jr.key(1), (3, 3, 4))
+        if still == "weights of zero":
+            block = jax.tree.map(lambda leaf, trains: 0 * leaf if trains else leaf, block, trainable(block))
+        else:
+            states = states.at[1].set(0.7)
+        assert verify.check_block(block, states).verdict == "holds"
+
+
 def test_the_worst_over_the_seeds(checked):
     first, second = by_arm(checked, "symmetric")
     bad = dataclasses.replace(

@@ -2,6 +2,7 @@
 `theory/C01-descent.md`.
 """
 
+import inspect
 import math
 import runpy
 from pathlib import Path
@@ -14,13 +15,17 @@ import numpy as np
 import pytest
 from helpers import assert_close, coupling_of, normal
 
+import hopmix
 from hopmix import (
     GELU,
     AbstractLagrangian,
+    AbstractSynapse,
     AssociativeMemory,
     Coupling,
     Dense,
+    HopfieldMemory,
     LayerNorm,
+    LogSumReLU,
     Neurons,
     Quadratic,
     Softmax,
@@ -31,13 +36,22 @@ from hopmix import (
 )
 from hopmix._dynamics import velocity
 from hopmix.claims import c01_descent as claim
-from hopmix.claims._draws import chain, convolutional, draw_systems, mixer, pair, transformer
+from hopmix.claims._draws import (
+    CONVEX,
+    chain,
+    convolutional,
+    draw_systems,
+    mixer,
+    pair,
+    transformer,
+    with_random_taus,
+)
 
 THEORY = Path(__file__).parents[2] / "theory"
 
 
 NUMBER = 9
-"""Of memories of each structure in a claim of 50 examples: the tests share its compiled programs."""
+"""Of memories of each structure: the tests share their compiled programs."""
 
 
 def gaps_of(memories: AssociativeMemory, states):
@@ -52,6 +66,44 @@ def gaps_of(memories: AssociativeMemory, states):
 def test_the_claim(getkey):
     found = claim.CLAIM.measure(getkey(), 50)
     assert found.passed, found
+    assert found.examples == 56  # seven of each structure
+
+
+@pytest.fixture(scope="module")
+def memories() -> list[AssociativeMemory]:
+    return [eqx.filter_eval_shape(structure, jax.random.key(0)) for structure in CONVEX]
+
+
+def public(kind: type) -> set[type]:
+    """The classes of this kind that users can make."""
+    classes = {value for value in vars(hopmix).values() if inspect.isclass(value) and issubclass(value, kind)}
+    return {each for each in classes if not inspect.isabstract(each)}
+
+
+def test_the_examples_have_every_synapse(memories):
+    synapses = [synapse for memory in memories for synapse in memory.synapses.values()]
+    assert {type(synapse) for synapse in synapses} == public(AbstractSynapse)
+    stored = [synapse for synapse in synapses if isinstance(synapse, HopfieldMemory)]
+    assert {synapse.similarity for synapse in stored} == {"dot", "distance"}
+    assert len({type(synapse.separation) for synapse in stored}) >= 3
+
+
+def test_the_examples_have_every_convex_lagrangian(memories):
+    layers = [layer for memory in memories for layer in memory.neurons.values()]
+    found = {type(part) for layer in layers for part in (layer.lagrangian, *layer.lagrangian.parts)}
+    scaled = {type(term) for layer in layers for term in getattr(layer.lagrangian, "terms", ())}
+    assert found | scaled == public(AbstractLagrangian) - {GELU, LogSumReLU}
+    assert any(layer.affine is not None for layer in layers)
+    assert any(layer.input is not None for layer in layers)
+
+
+def test_the_examples_have_any_time_constants(getkey):
+    """Up to a decade to either side of 1, of each layer on its own."""
+    drawn = [eqx.filter_eval_shape(with_random_taus(chain, getkey()), getkey()) for _ in range(10)]
+    taus = np.asarray([layer.tau for memory in drawn for layer in memory.neurons.values()])
+    assert len(set(taus)) == 40
+    assert 0.1 <= taus.min() < 0.3
+    assert 3 < taus.max() <= 10
 
 
 @pytest.mark.parametrize("script", ["rate_identity", "layer_norm"])
@@ -184,13 +236,7 @@ def test_where_the_activations_rest_the_energy_does_though_states_move():
 @eqx.filter_jit
 def block_gaps(memories: AssociativeMemory, states):
     """The gaps of a residual and of a partly leaky block of each memory."""
-
-    def gap(memory, x, leak):
-        block = derive_block(memory, ["token", "channel"], leak=leak)
-        moving, neurons = velocity(block, x), block.potential.neurons
-        loss = neurons.tau * jnp.sum(moving * neurons.lagrangian.hessian_vector_product(x, moving))
-        return jnp.abs(jax.jvp(block.energy, (x,), (moving,))[1] / loss + 1)
-
+    gap = lambda memory, x, leak: claim.block_gap(derive_block(memory, ["token", "channel"], leak=leak), x)
     return eqx.filter_vmap(lambda m, x: jnp.stack([gap(m, x, leak) for leak in (0.0, 0.7)]))(memories, states)
 
 

@@ -42,13 +42,13 @@ def gaps():
 @pytest.mark.parametrize("field", Weights._fields)
 def test_every_weight_counts(field, gaps, examples):
     other = examples.weights._replace(**{field: 1.1 * getattr(examples.weights, field)})
-    x = examples.state["visible"]
+    x = examples.state["x"]
     assert jnp.max(gaps(examples.weights, examples.weights, x)[0]) < 1e-13
     assert jnp.min(gaps(examples.weights, other, x)[0]) > 1e-4
 
 
 def test_free_weights_are_a_layer_but_no_gradient(gaps, examples):
-    x, tied = examples.state["visible"], jax.vmap(claim.tied)(examples.weights)
+    x, tied = examples.state["x"], jax.vmap(claim.tied)(examples.weights)
     assert jnp.max(gaps(tied, tied, x)[1]) < 1e-13
     assert jnp.min(gaps(examples.weights, examples.weights, x)[1]) > 0.1
 
@@ -67,7 +67,7 @@ def test_every_setting_of_the_dial_is_the_layer_with_its_down_weights(examples):
         down = w._replace(v_s=tie * w.w_s.T + w.v_s, v_c=tie * w.w_c.T + w.v_c)
         return block(x), claim.written_out(JOINT, down, x)
 
-    assert_close(*both(jnp.linspace(-0.5, 1.5, 20), examples.weights, examples.state["visible"]))
+    assert_close(*both(jnp.linspace(-0.5, 1.5, 20), examples.weights, examples.state["x"]))
 
 
 # ---- Which restriction of the synapses it is ------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_hidden_units_that_sum_over_the_other_axis_are_another_model(examples):
     def three(e):
         w = claim.tied(e.weights)
         w = w._replace(**{name: jnp.zeros_like(getattr(w, name)) for name in ("b_s", "c_s", "b_c", "c_c")})
-        block, x = derive_block(summed_memory(JOINT, w), ["token", "channel"]), e.state["visible"]
+        block, x = derive_block(summed_memory(JOINT, w), ["token", "channel"]), e.state["x"]
         g = JOINT.norm(x)
         token = w.w_s.T @ JOINT.phi(w.w_s @ jnp.sum(g, 1, keepdims=True))
         channel = JOINT.phi(jnp.sum(g, 0, keepdims=True) @ w.w_c.T) @ w.w_c

@@ -27,6 +27,7 @@ from hopmix import (
 )
 from hopmix._dynamics import velocity
 from hopmix.claims import c07_conservative as claim
+from hopmix.claims._mixer import asymmetry
 from hopmix.claims._small_mixer import draw_weights, gain_potential, gained, small_mixer
 
 SCRIPT = Path(__file__).parents[2] / "theory" / "conservative_fields.py"
@@ -43,7 +44,7 @@ def dense(up, down, *, hidden: AbstractLagrangian | None = None, visible: Abstra
     return derive_block(AssociativeMemory(neurons, synapses, {"s": ("v", "h")}), ["h"], leak=1.0)
 
 
-indices = eqx.filter_jit(lambda block, states: jax.vmap(lambda x: claim.asymmetry(block, x))(states))
+indices = eqx.filter_jit(lambda block, states: jax.vmap(lambda x: asymmetry(block, x))(states))
 
 
 def worst(up, down, states, **kind) -> float:

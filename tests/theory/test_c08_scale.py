@@ -23,7 +23,8 @@ from hopmix import (
     field_asymmetry,
 )
 from hopmix.claims import c08_scale as claim
-from hopmix.claims.c08_scale import Example, asymmetry, potential_of
+from hopmix.claims._mixer import BRANCHES, asymmetry
+from hopmix.claims.c08_scale import Example, Variation, in_only, potential_of
 
 EACH_TOKEN = LayerNorm((-1,))
 
@@ -41,15 +42,14 @@ def examples() -> Example:
 class Placement(NamedTuple):
     """A scale on the way in only: how it varies, behind which norm, in front of which branches."""
 
-    scale: str
+    scale: Variation
     norm: LayerNorm | Quadratic = claim.NORM
-    branches: tuple[str, ...] = claim.BOTH
+    branches: tuple[str, ...] = BRANCHES
 
 
 def of(e: Example, p: Placement):
     """The potential of a placement."""
-    rows = {"entry": e.scale, "channel": e.scale[:1], "token": e.scale[:, :1]}[p.scale]
-    return potential_of(e, Affine(jnp.broadcast_to(rows, e.scale.shape), e.shift, False), p.norm, p.branches)
+    return potential_of(e, in_only(e, p.scale), p.norm, p.branches)
 
 
 NOT_CONSERVATIVE = {
@@ -73,7 +73,8 @@ def indices(examples) -> dict[str, jax.Array]:
     def measure(e):
         unscaled = {"none": potential_of(e, None)}
         scaled = {name: of(e, p) for name, p in NOT_CONSERVATIVE.items()}
-        return {n: asymmetry(p, e.x) for n, p in (unscaled | claim.conservative_placements(e) | scaled).items()}
+        potentials = unscaled | claim.conservative_placements(e) | scaled
+        return {name: asymmetry(Block(potential), e.x) for name, potential in potentials.items()}
 
     return measure(examples)
 
@@ -106,6 +107,14 @@ def test_each_part_of_the_measure_can_fail(examples):
 
     for gap in gaps(examples, other):
         assert jnp.min(gap) > 1e-2
+
+
+def test_the_measurement_fails_where_a_scale_on_the_way_in_only_does_no_harm(examples):
+    """Scales that are constant, so that each of the placements that should fail has an energy."""
+    constant = examples._replace(scale=jnp.broadcast_to(examples.scale[:, :1, :1], examples.scale.shape))
+    worst = jax.jit(jax.vmap(claim.worst_gap))
+    assert jnp.max(worst(examples)) < 1e-12
+    assert jnp.all(worst(constant) == 1)
 
 
 # ---- The criterion --------------------------------------------------------------------------------------------------

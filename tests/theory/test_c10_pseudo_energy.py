@@ -26,7 +26,7 @@ from hopmix._pseudo_energy import (
 from hopmix.claims import c10_pseudo_energy as claim
 from hopmix.claims._small_mixer import CHANNELS, TOKENS, draw_weights, free, gained, small_mixer
 
-SCRIPT = Path(__file__).parents[2] / "theory" / "pseudo_energy.py"
+THEORY = Path(__file__).parents[2] / "theory"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_claim(getkey):
 
 
 def test_the_sign_by_computer_algebra():
-    script = runpy.run_path(str(SCRIPT))
+    script = runpy.run_path(str(THEORY / "pseudo_energy.py"))
     script["main"]()
     assert script["sign_of_the_correction"]() < 0
 
@@ -214,6 +214,33 @@ def test_the_margin_is_about_the_angle_of_two_forces(examples):
     ratio, margin = each(measure, examples.gelu, examples.x)
     assert_close(jnp.where(ratio < 1, 1 / margin, 0), jnp.where(ratio < 1, 1 - ratio, 0), 1e-9)
     assert jnp.all(jnp.isinf(margin) == (ratio >= 1))
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    return runpy.run_path(str(THEORY / "descent_margins.py"))
+
+
+def test_the_opposite_down_weights_have_the_opposite_angle(script):
+    """-V in place of V changes the sign of f_s.H f / f_s.H f_s = 1 - 1/t*: one of the two margins is below 1. Not so
+    with a bias into the visible units, which is a part of both forces."""
+    reversed_down = lambda up, noise: Coupling(up, -noise, 0.0)
+    drawn = each(lambda key: draw_weights(key, 1), jr.split(jr.key(7), 60))
+    margins = lambda couple, bias: each(lambda *drawn: script["margin"](drawn, bias, couple), *drawn)
+    for bias in (False, True):
+        here, there = (margins(couple, bias) for couple in (free, reversed_down))
+        both = jnp.isfinite(here) & jnp.isfinite(there)
+        assert jnp.sum(both) > 30
+        gaps = jnp.abs(jnp.where(both, 1 / here + 1 / there - 2, 0.0))
+        assert bool(jnp.max(gaps) < 1e-10) is (not bias)
+        assert bool(jnp.all((here < 1) != (there < 1))) is (not bias)
+
+
+@pytest.mark.parametrize("bias, share", [(False, 0.5), (True, 0.449)])
+def test_how_often_the_tied_energy_falls_for_independent_weights(bias, share, script):
+    """The shares of the page: exactly a half without biases, and less with them."""
+    margins = script["measure"](jr.key(11), 4000, bias)
+    assert abs(np.mean(margins < 1) - share) < 4.5 * script["standard_error"](share, 4000)
 
 
 def test_tied_weights_tolerate_everything(examples):

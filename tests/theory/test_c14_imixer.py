@@ -19,7 +19,7 @@ from hopmix.claims import c14_imixer as c14
 
 STEEPEST = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
 ROOT = math.sqrt(2)
-PUBLISHED = 0.9
+PUBLISHED = c14.PUBLISHED
 
 
 def gelu(x):

@@ -41,7 +41,7 @@ def rows(document: str) -> dict[str, list[str]]:
 @by_claim
 def test_the_claim_holds_on_the_examples_of_the_table(claim, measured):
     assert measured[claim.id].passed, f"{claim.what}: {measured[claim.id]}"
-    assert measured[claim.id].examples == EXAMPLES
+    assert EXAMPLES <= measured[claim.id].examples < 1.1 * EXAMPLES  # kinds of systems have equal shares
 
 
 @by_claim
