@@ -212,7 +212,16 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
 def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
     r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of $WV$ if $h < n$."""
     w, v = coupling.up, coupling.down
-    return jnp.linalg.eigvals(v @ w if v.shape[0] <= w.shape[0] else w @ v)
+    return _one_by_one(jnp.linalg.eigvals)(v @ w if v.shape[0] <= w.shape[0] else w @ v)
+
+
+def _one_by_one(decompose: Callable) -> Callable:
+    """The same for matrices in a batch, one after another.
+
+    On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for them in one of
+    these threads: a few such calls at a time, of other layers or other programs, wait for each other for ever.
+    """
+    return jax.custom_batching.sequential_vmap(lambda matrix: decompose(matrix))
 
 
 def null_departure(visible: int, hidden: int) -> float:
@@ -341,10 +350,20 @@ def _unit_rows(a: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
 def _singular_vectors(coupling: Coupling, leading: int) -> tuple[Down, Down]:
     """The leading left and right singular vectors of M, as columns."""
     w, v = coupling.up, coupling.down
-    k = min(leading, *v.shape)
+    k, svd, qr = min(leading, *v.shape), _one_by_one(_thin_svd), _one_by_one(_thin_qr)
     if v.shape[0] <= w.shape[0]:
-        left, _, right = jnp.linalg.svd(v @ w, full_matrices=False)
-        return left[:, :k], right[:k].T
-    (frame_v, small_v), (frame_w, small_w) = jnp.linalg.qr(v), jnp.linalg.qr(w.T)
-    left, _, right = jnp.linalg.svd(small_v @ small_w.T, full_matrices=False)
-    return frame_v @ left[:, :k], frame_w @ right[:k].T
+        left, right = svd(v @ w)
+        return left[:, :k], right[:, :k]
+    (frame_v, small_v), (frame_w, small_w) = qr(v), qr(w.T)
+    left, right = svd(small_v @ small_w.T)
+    return frame_v @ left[:, :k], frame_w @ right[:, :k]
+
+
+def _thin_svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    left, _, right = jnp.linalg.svd(matrix, full_matrices=False)
+    return left, right.T
+
+
+def _thin_qr(matrix: Float[Array, "n h"]) -> tuple[Float[Array, "n h"], Float[Array, "h h"]]:
+    frame, small = jnp.linalg.qr(matrix)
+    return frame, small

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -19,6 +21,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 11):  # XLA's older code generator is a third faster; later versions do not have it
     FASTER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}"
+
+# What takes a second to compile is kept for the tests and commands that compile it again, and nothing of it afterwards.
+CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hopmix-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -38,6 +45,11 @@ SEED = int(os.environ.setdefault("HOPMIX_TEST_SEED", "0" if IN_CI else str(secre
 
 def pytest_report_header() -> str:
     return f"hopmix: HOPMIX_TEST_SEED={SEED}"
+
+
+def pytest_unconfigure():
+    if CACHE is not None:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 class GetKey:

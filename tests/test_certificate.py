@@ -484,7 +484,8 @@ def test_a_small_rise_is_not_hidden_by_a_large_energy(getkey):
     states = [size * normal(key, (1, *VISIBLE_SHAPE)) for size in (1e-2, 1e6)]
     alone = certificate.check_from(states[0], steps=1).worst_rise
     together = certificate.check_from(jnp.concatenate(states), steps=1).worst_rise
-    assert_close(together, max(alone, certificate.check_from(states[1], steps=1).worst_rise))
+    # A rise is a share of an energy: its rounding is that of numbers near 1, however small it is itself.
+    assert abs(together - max(alone, certificate.check_from(states[1], steps=1).worst_rise)) < 1e-14
 
 
 @pytest.mark.parametrize("size, claim", [(0.05, "C05"), (3.0, None)])

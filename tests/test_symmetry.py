@@ -4,6 +4,7 @@ import math
 
 import hypothesis.strategies as st
 import jax
+import jax.extend
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -316,6 +317,27 @@ def test_an_antisymmetric_product_turns_without_departing_from_normality(getkey)
     a = normal(getkey(), (6, 6))
     found = measure_spectrum(of_product(a - a.T, 9, getkey()), leading=4)
     np.testing.assert_allclose(found, (1, 1, 0, 1), atol=1e-6)
+
+
+def decompositions(jaxpr: jax.extend.core.Jaxpr):
+    """The names and the numbers of axes of all matrix decompositions in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("eig", "svd", "geqrf", "qr"):
+            yield equation.primitive.name, len(equation.invars[0].aval.shape)  # pyright: ignore
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from decompositions(inner)
+
+
+@pytest.mark.parametrize("visible, hidden", [(4, 6), (6, 4)])
+def test_batches_are_decomposed_one_matrix_after_another(visible, hidden):
+    """Several batches at once wait for each other for ever: jaxlib computes them in the program's own threads."""
+    measure = lambda up, down: measure_spectrum(Coupling(up, down, 0.0))
+    program = jax.make_jaxpr(jax.vmap(jax.vmap(measure)))(
+        jnp.ones((2, 3, hidden, visible)), jnp.ones((2, 3, visible, hidden))
+    )
+    found = set(decompositions(program.jaxpr))
+    assert {name for name, _ in found} >= {"eig", "svd"}
+    assert {axes for _, axes in found} == {2}
 
 
 def test_the_eigenvalues_of_a_rotation_are_known():

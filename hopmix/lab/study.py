@@ -257,7 +257,7 @@ def evaluate(study: Study, states: list[Member], history: store.History) -> dict
     split = on_device(study.data.test())
     accuracies, diverged = {}, {}
     for program, state in zip(study.programs, states, strict=True):
-        _, hits = jax.jit(program.scores)(state.arrays, split, study.dataset)
+        _, hits = program.score(state.arrays, split, study.dataset)
         survived = np.asarray(state.diverged) < 0
         finite = np.where(survived, np.asarray(hits, np.float64), np.nan).reshape(len(program.arms), -1)
         accuracies |= {arm.name: finite[i] for i, arm in enumerate(program.arms)}

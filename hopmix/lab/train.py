@@ -155,6 +155,9 @@ class Program:
         shapes, self._static = eqx.partition(skeleton, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
         self._shapes, self._trainable = shapes, trainable(shapes)
         self.traces = 0
+        # Kept, so that what has been compiled once is found again.
+        self._advance = jax.jit(self.advance, donate_argnums=0)
+        self.score = jax.jit(self._scores)
 
     @property
     def members(self) -> list[tuple[Arm, int]]:
@@ -213,7 +216,7 @@ class Program:
         """Measure all members as they are after so many steps."""
         return self._over_members(partial(self._measure, step=step, deep=deep, dataset=dataset), members)
 
-    def scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
+    def _scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
         """Mean cross-entropy and accuracy of all members on a split."""
         return self._over_members(partial(self.evaluate, split=split, dataset=dataset), arrays)
 
@@ -225,7 +228,7 @@ class Program:
     def compiled(self, members: Member, dataset: Dataset):
         """The compiled program of `advance`, whose first argument is donated."""
         step, deep = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), bool)
-        return jax.jit(self.advance, donate_argnums=0).lower(members, step, deep, dataset).compile()
+        return self._advance.lower(members, step, deep, dataset).compile()
 
     def _interval(
         self, member: Member, first_step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset

@@ -14,6 +14,7 @@ from hopmix.lab import data as lab_data
 from hopmix.lab import store, study
 from hopmix.lab.config import UsageError
 from hopmix.lab.dry_run import estimate
+from hopmix.lab.metrics import EIGENVALUES
 from hopmix.lab.report import write_report
 
 
@@ -67,7 +68,8 @@ def test_a_finished_study_holds_all_it_promises(finished, prepared):
     assert described["config"] == CONFIG.to_json()
     assert {"hopmix", "jax", "python", "device", "commit"} <= set(described["environment"])
     metrics = store.read_metrics(out)
-    assert dict(metrics.sizes) == {"arm": 3, "seed": 2, "step": 5, "block": 1, "branch": 2}
+    sizes = {"arm": 3, "seed": 2, "step": 5, "block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
+    assert dict(metrics.sizes) == sizes
     assert list(metrics.step.values) == [0, 6, 12, 18, 24]
     assert [arm["name"] for arm in results["arms"]] == ["free", "broken λ=0.01", "symmetric"]
     assert results["arms"][0]["paired"] is None
