@@ -39,6 +39,7 @@ ORDER = (
     "claims",
     "hopmix",
     "lab",
+    "plot",
 )
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -9,6 +9,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from hopmix.lab import store
+from hopmix.lab.arms import make_arms
+from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.statistics import PairedTest, Summary, paired_test, summarise
 
 REFERENCE = "free"
@@ -97,6 +99,48 @@ def weight_pairs(run: Run) -> dict[tuple[int, str], dict[str, xr.DataArray]]:
         if side == "up" and name in run.arms:
             pairs.setdefault((int(block), branch), {})[name] = _weight_pair(run, f"{name}|{block}|{branch}")
     return dict(sorted(pairs.items(), key=lambda item: (item[0][0], item[0][1] == "channel")))
+
+
+def last_measured(values: xr.DataArray) -> xr.DataArray:
+    """An array as it was when it was last measured: spectra and fields are not at every step."""
+    kept = values.dropna("step", how="all")
+    return (kept if kept.step.size else values).isel(step=-1)
+
+
+def coupling_sizes(run: Run) -> xr.Dataset | None:
+    """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or the configuration.
+
+    `None` where neither tells, as in runs of another version that have not ended.
+    """
+    found = _sizes_of_weights(run) or _sizes_of_config(run)
+    branches = [str(branch) for branch in run.metrics.branch.values]
+    if any((arm, branch) not in found for arm in run.arms for branch in branches):
+        return None
+    sizes = np.array([[found[arm, branch] for branch in branches] for arm in run.arms])
+    parts = {name: (("arm", "branch"), sizes[..., i]) for i, name in enumerate(("visible", "hidden"))}
+    return xr.Dataset(parts, {"arm": run.metrics.arm, "branch": run.metrics.branch})
+
+
+def _sizes_of_weights(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
+    named = ((key.rsplit("|", 3), weights.shape) for key, weights in (run.weights or {}).items())
+    return {(name, branch): shape for (name, _, branch, side), shape in named if side == "down"}
+
+
+def _sizes_of_config(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
+    try:
+        data = run.study["data"]
+        height, width, colours = data["image"]
+        arms = make_arms(StudyConfig.from_json(run.study["config"]), (height, width, colours), int(data["classes"]))
+    except (UsageError, KeyError, TypeError, ValueError):  # of another version
+        return {}
+    models = {arm.name: arm.model for arm in arms}
+    visible = {name: (model.tokens, model.dim) for name, model in models.items()}
+    branches = [str(branch) for branch in run.metrics.branch.values]
+    return {
+        (name, branch): (visible[name][i], model.hidden[i])
+        for name, model in models.items()
+        for i, branch in enumerate(branches)
+    }
 
 
 def _weight_pair(run: Run, key: str) -> xr.DataArray:

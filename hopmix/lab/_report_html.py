@@ -9,7 +9,7 @@ import xarray as xr
 
 from hopmix.lab import _report_text as text
 from hopmix.lab._report_data import REFERENCE, ArmResult, Run
-from hopmix.lab._report_metrics import ASYMMETRY, CURVES, ENERGY, Metric
+from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, FIELDS, Metric
 from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab.statistics import Summary
@@ -30,7 +30,7 @@ def accuracy_table(run: Run, results: Sequence[ArmResult]) -> str:
         '<th scope="col">p</th><th scope="col">p, Holm</th>'
     )
     table = f'<table class="results">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
-    return _scroll("Accuracy of each arm", table) + _table_note(run, results, split)
+    return scroll("Accuracy of each arm", table) + _table_note(run, results, split)
 
 
 def band_note(run: Run) -> str:
@@ -70,6 +70,13 @@ def still(source: str, alt: str, key: str = "") -> str:
     """A static figure that stands in for the charts on paper and where scripts do not run."""
     data = f' data-still="{key}"' if key else ""
     return f'<div class="still"{data}><img src="{source}" alt="{escape(alt)}"></div>'
+
+
+def picture(source: str, alt: str, *, group: str = "", key: str = "") -> str:
+    """A static figure as part of the page; of a group the reader sees the chosen one."""
+    data = f' data-group="{group}" data-key="{key}"' if group else ""
+    image = f'<img src="{source}" alt="{escape(alt)}">'
+    return f'<figure class="picture"{data}>{scroll(escape(alt), image)}</figure>'
 
 
 def missing(words: str) -> str:
@@ -117,7 +124,7 @@ def configuration(run: Run) -> str:
         "Time in seconds": (run.results or {}).get("timing", {}),
     }
     command = f"<p><code>{escape(str(study.get('command', '')))}</code></p>"
-    return command + "\n".join(_fold(title, _pairs(values)) for title, values in parts.items() if values)
+    return command + "\n".join(fold(title, _pairs(values)) for title, values in parts.items() if values)
 
 
 def metric_table() -> str:
@@ -128,14 +135,14 @@ def metric_table() -> str:
     rows = "\n".join(
         f'<tr><th scope="row" class="words">{metric.label}</th><td class="words formula">{metric.formula}</td>'
         f'<td class="words">{metric.range}</td><td class="words wrap">{metric.reading}</td></tr>'
-        for metric in (*ASYMMETRY, *ENERGY)
+        for metric in (*COUPLINGS, *FIELDS, *ENERGY)
     )
     notation = (
         '<p class="note"><i>W</i>: up-weights (hidden × visible), <i>V</i>: down-weights (visible × hidden), '
         "<i>w</i><sub>α</sub> and <i>v</i><sub>α</sub> those of hidden unit α. Norms are Frobenius norms.</p>"
     )
     table = f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>'
-    return _scroll("Metrics", table) + notation
+    return scroll("Metrics", table) + notation
 
 
 def arm_definitions() -> str:
@@ -225,7 +232,7 @@ def _weight_group(block: int, branch: str, arms: Mapping[str, xr.DataArray], ope
     # A picture is at most 7rem high, whatever its shape.
     grid = f'<div class="weights" style="--picture: {7 * shown:.3g}rem">{heads}\n{rows}</div>'
     body = scale + grid + _crop_note(arms)
-    return _fold(f"Block {block}, {branch} mixing", body, opened=opened)
+    return fold(f"Block {block}, {branch} mixing", body, opened=opened)
 
 
 def _weight_row(name: str, picture: xr.DataArray, place: str, limit: float) -> str:
@@ -244,11 +251,13 @@ def _crop_note(arms: Mapping[str, xr.DataArray]) -> str:
     return f'<p class="note">Of larger matrices the first {VISIBLE} visible and {HIDDEN} hidden units are shown.</p>'
 
 
-def _scroll(label: str, table: str) -> str:
+def scroll(label: str, table: str) -> str:
+    """A frame in which what is too wide for the screen can be moved."""
     return f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">{table}</div>'
 
 
-def _fold(title: str, body: str, *, opened: bool = False) -> str:
+def fold(title: str, body: str, *, opened: bool = False) -> str:
+    """A part of the page that the reader opens."""
     return f"<details{' open' * opened}><summary>{escape(title)}</summary><div>{body}</div></details>"
 
 

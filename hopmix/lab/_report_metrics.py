@@ -5,7 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A quantity of the store; `formula` is HTML, `logarithmic` says whether a log axis can help."""
+    """A quantity of the store; `formula` is HTML.
+
+    `logarithmic` says whether a log axis can help, `signed` whether 0 is the middle of its colour scale.
+    """
 
     key: str
     label: str
@@ -13,7 +16,10 @@ class Metric:
     range: str
     reading: str
     logarithmic: bool = False
+    signed: bool = False
 
+
+_COSINE = "⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ ‖<i>w</i><sub>α</sub>‖)"
 
 ASYMMETRY = (
     Metric(
@@ -57,7 +63,140 @@ ASYMMETRY = (
         "breaking that λ penalises.",
         logarithmic=True,
     ),
+    Metric(
+        "mean_unit_cosine",
+        "mean unit cosine",
+        f"mean of {_COSINE}",
+        "−1 to 1",
+        "As the unit cosine, but all hidden units count alike, however large their weights; neither a gauge nor gains "
+        "change it.",
+    ),
+    Metric(
+        "low_unit_cosine",
+        "unit cosine, 10 %",
+        f"10 % quantile of {_COSINE}",
+        "−1 to 1",
+        "A tenth of the hidden units is aligned less than this.",
+    ),
+    Metric(
+        "median_unit_cosine",
+        "unit cosine, median",
+        f"median of {_COSINE}",
+        "−1 to 1",
+        "The alignment of the typical hidden unit; 1 or −1 in all of them is what a conservative block needs.",
+    ),
+    Metric(
+        "high_unit_cosine",
+        "unit cosine, 90 %",
+        f"90 % quantile of {_COSINE}",
+        "−1 to 1",
+        "A tenth of the hidden units is aligned more than this.",
+    ),
+    Metric(
+        "conservative_distance",
+        "conservative distance",
+        "min<sub><i>D</i> diagonal</sub> ‖<i>V</i> − <i>W</i>ᵀ<i>D</i>‖ / ‖<i>V</i>‖",
+        "0 to 1",
+        "0 where each hidden unit answers along its own weights, with any gain, which is enough for an energy; "
+        "unrelated weights are near 1.",
+    ),
+    Metric(
+        "directionality",
+        "directionality of VW",
+        "(<i>c</i> − <i>r</i>) / (<i>c</i> + <i>r</i>), excess norms of columns and rows of <i>M</i>",
+        "−1 to 1",
+        "Excess is what norms have above their mean plus two standard deviations. Above 0 a few columns of <i>VW</i> "
+        "stand out (inputs that reach everywhere), below 0 a few rows; 0 if tied. Unrelated weights scatter widely "
+        "around 0.",
+        signed=True,
+    ),
+    Metric(
+        "balance",
+        "balance of W and V",
+        "(‖<i>W</i>‖² − ‖<i>V</i>‖²) / (‖<i>W</i>‖² + ‖<i>V</i>‖²)",
+        "−1 to 1",
+        "Above 0 the way up is the larger one, below 0 the way down. It says nothing about direction.",
+        signed=True,
+    ),
 )
+
+SPECTRUM = (
+    Metric(
+        "complex_fraction",
+        "share of complex eigenvalues",
+        "share of the eigenvalues of <i>VW</i> that are not real",
+        "0 to 1",
+        "0 for a symmetric product; a complex pair is a rotation.",
+    ),
+    Metric(
+        "largest_imaginary",
+        "largest imaginary part",
+        "max |Im λ<sub>k</sub>| / max |λ<sub>k</sub>|",
+        "0 to 1",
+        "How strong the fastest rotation is beside the largest eigenvalue.",
+    ),
+    Metric(
+        "departure",
+        "departure from normality",
+        "√(1 − Σ<sub>k</sub> |λ<sub>k</sub>|² / ‖<i>M</i>‖²)",
+        "0 to 1",
+        "0 for a normal product, symmetric and antisymmetric ones among them; above it, transients can grow that the "
+        "eigenvalues do not show.",
+    ),
+    Metric(
+        "overlap",
+        "overlap of singular vectors",
+        "share of 8 right singular vectors of <i>VW</i> in the span of the left",
+        "0 to 1",
+        "1 where the leading directions that a coupling reads are those that it writes.",
+    ),
+)
+
+ONSET = Metric(
+    "breaking_rate",
+    "predicted rate of breaking",
+    "growth of ‖<i>V</i> − <i>W</i>ᵀ‖ / ‖<i>W</i>‖ by the next update",
+    "any number",
+    "What the optimiser's next update adds to the breaking ratio, from the update alone (claim C11).",
+    signed=True,
+)
+
+COUPLINGS = (*ASYMMETRY, *SPECTRUM, ONSET)
+"""All that is measured of each block and branch."""
+
+FIELDS = (
+    Metric(
+        "field_asymmetry",
+        "field asymmetry",
+        "‖<i>HJ</i> − (<i>HJ</i>)ᵀ‖ / 2‖<i>HJ</i>‖",
+        "0 to 1",
+        "With the Jacobian <i>J</i> of a block's force at the states it meets and the Hessian <i>H</i> of its norm: 0 "
+        "for the gradient of an energy, 1 for a pure rotation, 0.71 for independent entries.",
+    ),
+    Metric(
+        "dissipation",
+        "dissipation",
+        "<i>ẋ</i>ᵀ<i>Hẋ</i>",
+        "0 and up",
+        "The rate at which motion spends the (pseudo-)energy of a block.",
+    ),
+    Metric(
+        "work",
+        "work",
+        "<i>ẋ</i>ᵀ<i>H</i>(<i>F</i> − ∇<i>U</i>)",
+        "any number",
+        "The rate at which the part of the force that has no potential puts energy in; 0 if tied, and above the "
+        "dissipation the energy rises.",
+    ),
+    Metric(
+        "margin_used",
+        "descent margin used",
+        "1 / <i>t</i>*",
+        "0 and up",
+        "How much of the breaking that the energy of the tied block tolerates is there; above 1 that energy rises.",
+    ),
+)
+"""What is measured of each block as a vector field, at the states that reach it."""
 
 CURVES = (
     Metric("validation_accuracy", "validation accuracy", "", "", ""),

@@ -7,11 +7,11 @@ import xarray as xr
 
 from hopmix.lab._report_axis import penalty_axis
 from hopmix.lab._report_data import Run, accuracy_by_seed
-from hopmix.lab._report_metrics import ASYMMETRY, CURVES, ENERGY, Metric
+from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab.statistics import spread, summarise
 
-_MOST_STEPS = 120  # more points than a chart has pixels to spare only make the page heavier
+_MOST_STEPS, _MOST_DEEP = 80, 40  # more points than a chart has pixels to spare only make the page heavier
 
 
 def payload(run: Run) -> str:
@@ -23,7 +23,7 @@ def payload(run: Run) -> str:
         "blocks": metrics.block.values.tolist(),
         "branches": [str(branch) for branch in metrics.branch.values],
         "curves": _quantities(metrics, CURVES),
-        "asymmetry": _quantities(metrics, ASYMMETRY),
+        "asymmetry": _quantities(metrics, COUPLINGS),
         "energy": _energy(metrics),
         "penalty": _penalty(accuracy_by_seed(run)),
     }
@@ -31,10 +31,16 @@ def payload(run: Run) -> str:
 
 
 def thin_steps(metrics: xr.Dataset) -> xr.Dataset:
-    """At most 120 evenly chosen measured steps, the first and the last among them."""
-    count = metrics.step.size
-    kept = np.unique(np.linspace(0, count - 1, min(count, _MOST_STEPS)).round().astype(int))
-    return metrics.isel(step=kept)
+    """At most 120 measured steps: 80 evenly chosen, the first and the last among them, and 40 that have spectra too."""
+    every = np.arange(metrics.step.size)
+    deep = metrics.departure.dropna("step", how="all").step if "departure" in metrics else []
+    with_spectra = every[np.isin(metrics.step, deep)]
+    return metrics.isel(step=np.union1d(_evenly(every, _MOST_STEPS), _evenly(with_spectra, _MOST_DEEP)))
+
+
+def _evenly(values: np.ndarray, most: int) -> np.ndarray:
+    chosen = np.linspace(0, values.size - 1, min(values.size, most)).round().astype(int)
+    return values[np.unique(chosen)]
 
 
 def has_values(metrics: xr.Dataset, metric: Metric) -> bool:
@@ -65,8 +71,8 @@ def _quantity(values: xr.DataArray, metric: Metric) -> dict:
     parts = ("mean", "low", "high") if values.seed.size > 1 else ("mean",)
     numbers = {part: _plain(over_seeds[part].values) for part in parts}
     logarithmic = metric.logarithmic and bool((over_seeds["mean"] > 0).any())
-    share = metric.key.endswith(("accuracy", "fraction"))
-    return {"label": metric.label, "logarithmic": logarithmic, "percent": share, **numbers}
+    share = metric.key.endswith(("accuracy", "rise_fraction"))
+    return {"label": metric.label, "logarithmic": logarithmic, "percent": share, "signed": metric.signed, **numbers}
 
 
 def _penalty(accuracy: xr.DataArray) -> dict:

@@ -20,7 +20,7 @@ class ArmStyle:
 
 # Okabe and Ito's colour-blind-safe hues; the two graded families run light to dark, which every eye can order.
 _FIXED = {
-    "serial": ("#8c8c8c", "dot", "diamond"),
+    "serial": ("#545454", "dot", "diamond"),
     "free": ("#d55e00", "solid", "square"),
     "symmetric": ("#0072b2", "solid", "circle"),
     "symmetric-wide": ("#56b4e9", "dash", "circle"),
@@ -29,16 +29,32 @@ _GRADED = {
     "broken": (("#a6d854", "#1b9e77", "#08402c"), "solid", "triangle-up"),
     "broken-xavier": (("#e9a6c9", "#b5307f", "#4a0d43"), "dashdot", "triangle-down"),
 }
+_OTHERS = (
+    ("#e69f00", "solid", "triangle-up"),
+    ("#009e73", "dash", "triangle-down"),
+    ("#cc79a7", "dashdot", "diamond"),
+    ("#000000", "dot", "square"),
+)
+BRANCHES: tuple[tuple[str, str, LineStyleType], ...] = (("#333333", "o", "-"), ("#e69f00", "s", "--"))
+"""Colour, Matplotlib's marker and line of the first and the second branch, where colours do not stand for arms."""
 _MATPLOTLIB_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
 _MATPLOTLIB_DASHES: dict[str, LineStyleType] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
 def arm_styles(metrics: xr.Dataset | xr.DataArray) -> dict[str, ArmStyle]:
-    """Style of every arm by name; broken arms are graded by their rank in lambda, light (weak) to dark (strong)."""
-    kinds = [str(kind) for kind in metrics.kind.values]
-    penalties = metrics.penalty.values.astype(float)
+    """Style of every arm by name; broken arms are graded by their rank in lambda, light (weak) to dark (strong).
+
+    Arms of other kinds than those of a study, or without `kind` and `penalty`, take the remaining hues in turn.
+    """
     names = [str(name) for name in metrics.arm.values]
-    return {name: _style(name, kind, _rank(kinds, penalties, i)) for i, (name, kind) in enumerate(zip(names, kinds))}
+    kinds = [str(kind) for kind in metrics.coords.get("kind", metrics.arm).values]
+    penalties = metrics.coords["penalty"].values.astype(float) if "penalty" in metrics.coords else np.zeros(len(names))
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in _FIXED | _GRADED]
+    fixed = _FIXED | {kind: _OTHERS[i % len(_OTHERS)] for i, kind in enumerate(others)}
+    return {
+        name: ArmStyle(name, *fixed[kind]) if kind in fixed else _graded(name, kind, _rank(kinds, penalties, i))
+        for i, (name, kind) in enumerate(zip(names, kinds))
+    }
 
 
 def line_style(style: ArmStyle) -> LineStyleType:
@@ -51,9 +67,7 @@ def marker_style(style: ArmStyle) -> str:
     return _MATPLOTLIB_MARKERS[style.marker]
 
 
-def _style(name: str, kind: str, rank: float) -> ArmStyle:
-    if kind in _FIXED:
-        return ArmStyle(name, *_FIXED[kind])
+def _graded(name: str, kind: str, rank: float) -> ArmStyle:
     ramp, dash, marker = _GRADED[kind]
     return ArmStyle(name, _blend(ramp, rank), dash, marker)
 

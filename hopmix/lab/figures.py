@@ -1,6 +1,6 @@
 """The figures of a study for papers and slides, one function each: labelled arrays in, a Matplotlib figure out.
 
-Nothing here touches Matplotlib's global state: figures are made by the object interface on the Agg canvas.
+Each takes its `width` in inches: a text width by default, 3.4 for a column of two. Fonts keep their size.
 """
 
 from collections.abc import Mapping
@@ -8,211 +8,218 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hopmix.lab._report_axis import PenaltyAxis, penalty_axis
-from hopmix.lab._report_metrics import ASYMMETRY
+from hopmix.lab._report_panels import (
+    INK,
+    PAGE,
+    SOFT,
+    WIDTH,
+    across,
+    curves,
+    described,
+    figure_width,
+    fitting,
+    grid_lines,
+    handles,
+    head,
+    heading,
+    limits,
+    mesh,
+    names_of,
+    null_band,
+    null_handles,
+    panels,
+    title,
+    with_legend,
+)
 from hopmix.lab._report_style import ArmStyle, arm_styles, line_style, marker_style
 from hopmix.lab.statistics import spread, summarise
 
-_WIDTH = 7.1  # inches: the text width of an A4 page
-_PAGE = 9.2  # inches: what an A4 page leaves below a heading
-_INK = "#333333"
-_LABELS = {metric.key: metric.label for metric in ASYMMETRY}
-_SHOWN_BLOCKS = 4
-_LEGEND_COLUMNS = 4
-_PENALTY_KINDS = ("broken", "broken-xavier")
+PENALTY_KINDS = ("broken", "broken-xavier")
 
 
-def accuracy_against_penalty(accuracy: xr.DataArray) -> Figure:
+def accuracy_against_penalty(accuracy: xr.DataArray, *, width: float = WIDTH) -> Figure:
     r"""Mean accuracy and standard error of the broken arms against $\lambda$; the other arms as bands.
 
     **Arguments:**
 
     - `accuracy`: (arm, seed), a fraction in [0, 1], with `kind` and `penalty` along `arm`.
+    - `width`: of the figure, in inches.
     """
     styles, axis = arm_styles(accuracy), penalty_axis(accuracy)
-    figure, panels = _panels(3.4, 1, 1, legend=len(styles))
-    axes = panels[0, 0]
+    figure, grid = panels(width, 3.4, 1, 1, legend=list(styles))
+    axes = grid[0, 0]
     for name, style in styles.items():
         one = accuracy.sel(arm=name)
-        if str(one.kind.item()) not in _PENALTY_KINDS:
+        if str(one.kind.item()) not in PENALTY_KINDS:
             _band(axes, one, style)
-    for kind in _PENALTY_KINDS:
+    for kind in PENALTY_KINDS:
         _penalty_series(axes, accuracy.isel(arm=np.flatnonzero(accuracy.kind.values == kind)), styles, axis)
     _finish_penalty_axis(axes, axis)
-    _title(axes, "test accuracy" if accuracy.name == "test_accuracy" else "validation accuracy")
+    title(axes, accuracy_label(accuracy))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    return _with_legend(figure, styles, marked=True)
+    return with_legend(figure, handles(styles, marked=True))
 
 
-def learning_curves(metrics: xr.Dataset) -> Figure:
+def accuracy_label(accuracy: xr.DataArray) -> str:
+    """Of which split an accuracy is."""
+    return "test accuracy" if accuracy.name == "test_accuracy" else "validation accuracy"
+
+
+def learning_curves(metrics: xr.Dataset, *, width: float = WIDTH) -> Figure:
     """Validation accuracy and validation loss against the training step, one curve per arm.
 
     **Arguments:**
 
     - `metrics`: `validation_accuracy` and `validation_loss` with dimensions (arm, seed, step).
+    - `width`: of the figure, in inches.
     """
-    styles = arm_styles(metrics)
-    figure, panels = _panels(3.2, 1, 2, legend=len(styles))
-    left, right = panels[0]
-    _curves(left, metrics.validation_accuracy, styles)
-    _curves(right, metrics.validation_loss, styles)
+    styles, columns = arm_styles(metrics), across(width, 2, 3.0)
+    figure, grid = panels(width, 3.2 if columns == 2 else 4.6, 2 // columns, columns, legend=list(styles))
+    left, right = grid.flat
+    curves(left, metrics.validation_accuracy, styles)
+    curves(right, metrics.validation_loss, styles)
     left.yaxis.set_major_formatter(PercentFormatter(1))
-    _title(left, "validation accuracy")
-    _title(right, "validation loss")
+    title(left, "validation accuracy")
+    title(right, "validation loss")
     if bool((metrics.validation_loss > 0).any()):
         right.set_yscale("log")
-    for axes in (left, right):
+    for axes in grid[-1]:
         axes.set_xlabel("training step")
-    return _with_legend(figure, styles)
+    return with_legend(figure, handles(styles))
 
 
-def asymmetry_curves(metric: xr.DataArray) -> Figure:
-    """One index of asymmetry against the training step: a row per branch, a column per block (at most four).
+def asymmetry_curves(metric: xr.DataArray, *, null: xr.Dataset | None = None, width: float = WIDTH) -> Figure:
+    """One index of asymmetry against the training step: a row per branch, a column per block.
+
+    Blocks that span the depth are shown, at most four in a text width and two in a column. Steps that were not
+    measured are left out.
 
     **Arguments:**
 
-    - `metric`: (arm, seed, step, block, branch), named after the index.
+    - `metric`: (arm, seed, step, block) or (arm, seed, step, block, branch), named after the index.
+    - `null`: `mean` and `std` of independent weights, such as (arm, branch), drawn as a line and a band.
+    - `width`: of the figure, in inches.
     """
-    shown, styles = _spread_blocks(metric.block.values), arm_styles(metric)
-    figure, panels = _panels(4.4, metric.branch.size, len(shown), legend=len(styles), gap=(0.35, 0.15), shared=True)
-    for (row, column), axes in np.ndenumerate(panels):
-        one = metric.isel(branch=row).sel(block=shown[column])
-        _curves(axes, one, styles)
-        _title(axes, f"block {shown[column]}, {one.branch.item()}")
-        if row == metric.branch.size - 1:
-            axes.set_xlabel("training step")
-    figure.supylabel(_LABELS.get(str(metric.name), str(metric.name)), fontsize=8, x=0.01)
-    return _with_legend(figure, styles)
+    metric, styles = _by_branch(metric), arm_styles(metric)
+    shown, rows = spread_blocks(metric.block.values, width), metric.branch.size
+    entries = [*handles(styles), *null_handles(null)]
+    figure, grid = panels(
+        *(width, 1.0 + 1.7 * rows, rows, len(shown)),
+        legend=names_of(entries),
+        gap=(0.35, 0.15),
+        share=("all", "all"),
+    )
+    for (row, column), axes in np.ndenumerate(grid):
+        branch = str(metric.branch.values[row])
+        if null is not None:
+            null_band(axes, null.sel(branch=branch) if "branch" in null.dims else null)
+        curves(axes, metric.isel(branch=row).sel(block=shown[column]), styles)
+        title(axes, f"block {shown[column]}{', ' * bool(branch)}{branch}")
+    for axes in grid[-1]:
+        axes.set_xlabel("training step")
+    figure.supylabel(described(metric).label, fontsize=8, x=0.07 / width)
+    return with_legend(figure, entries)
 
 
-def asymmetry_map(metric: xr.DataArray) -> Figure:
-    """Heat map of one index of asymmetry, block against training step: a row per arm, a column per branch.
+def asymmetry_map(metric: xr.DataArray, *, width: float = WIDTH) -> Figure:
+    """Heat map of one index, block against training step: a row per arm, a column per branch.
+
+    Only steps at which something was measured are shown, each out to halfway to its neighbours. The colour scale of an
+    index that can have either sign has 0 in its middle.
 
     **Arguments:**
 
-    - `metric`: (arm, seed, step, block, branch), named after the index; the mean over seeds is shown.
+    - `metric`: (arm, seed, step, block) or (arm, seed, step, block, branch), named after the index; the mean over
+        seeds is shown.
+    - `width`: of the figure, in inches.
     """
-    mean = metric.mean("seed")
-    names = [str(name) for name in mean.arm.values]
-    height = min(_PAGE, 0.9 + len(names) * max(0.7, 0.25 + 0.06 * mean.block.size))
-    figure, panels = _panels(height, len(names), mean.branch.size, gap=(0.24, 0.2), edge=0.85, shared=True)
-    norm = _limits(mean.values)
-    for (row, column), axes in np.ndenumerate(panels):
-        mesh = _mesh(axes, mean.isel(arm=row, branch=column), norm)
-        _title(axes, f"{names[row]}: {mean.branch.values[column]}")
-    panels[0, 0].invert_yaxis()  # the first block on top, as in the page
-    for axes in panels[-1]:
-        axes.set_xlabel("training step")
-    for axes in panels[:, 0]:
+    mean = _by_branch(measured_steps(metric)).mean("seed")
+    names, what = [str(name) for name in mean.arm.values], described(metric)
+    height = min(PAGE, 1.1 + len(names) * max(0.7, 0.25 + 0.06 * mean.block.size))
+    heads = 1 + bool(mean.branch.values[0])
+    figure, grid = panels(
+        width, height, len(names), mean.branch.size, heads=heads, gap=(0.24, 0.2), edge=0.7, share=("all", "all")
+    )
+    norm = limits(mean.values, what.signed)
+    drawn = [mesh(axes, mean.isel(arm=i, branch=k), norm, what.signed) for (i, k), axes in np.ndenumerate(grid)]
+    grid[0, 0].invert_yaxis()  # the first block on top, as in the page
+    for name, axes in zip(names, grid[:, 0]):
+        title(axes, name)
         axes.set_ylabel("block")
-    bar = figure.colorbar(mesh, cax=figure.add_axes((1 - 0.7 / _WIDTH, 0.3, 0.12 / _WIDTH, 0.5)))
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(_LABELS.get(str(metric.name), str(metric.name)), fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("training step")
+    for branch, axes in zip(mean.branch.values, grid[0]):
+        head(axes, str(branch), lines=1)
+    heading(figure, what.label)
+    place = figure.add_axes((1 - 0.58 / width, 0.3, 0.1 / width, 0.45))
+    figure.colorbar(drawn[0], cax=place, ticks=MaxNLocator(4)).ax.tick_params(labelsize=7)
     return figure
 
 
-def energy_descent(metrics: xr.Dataset) -> Figure:
+def energy_descent(metrics: xr.Dataset, *, width: float = WIDTH) -> Figure:
     """Energy change of each block and the fraction of examples whose energy rises: per block at the end, and over time.
 
     **Arguments:**
 
     - `metrics`: `energy_change` and `energy_rise_fraction` with dimensions (arm, seed, step, block).
+    - `width`: of the figure, in inches.
     """
-    styles = arm_styles(metrics)
-    figure, panels = _panels(5.2, 2, 2, legend=len(styles))
+    styles, columns = arm_styles(metrics), across(width, 2, 3.0)
+    height, gap = (5.2, 0.4) if columns == 2 else (8.2, 0.55)
+    figure, grid = panels(width, height, 4 // columns, columns, legend=list(styles), gap=(gap, 0.5))
+    rows = grid.reshape(2, 2)
     for row, (name, label) in enumerate((("energy_change", "energy change"), ("energy_rise_fraction", "share rising"))):
-        _per_block(panels[row, 0], metrics[name].isel(step=-1), styles)
-        _curves(panels[row, 1], metrics[name].mean("block"), styles)
-        _title(panels[row, 0], f"{label}, per block at the last step")
-        _title(panels[row, 1], f"{label}, mean over blocks")
-    for axes in panels[1]:
+        _per_block(rows[row, 0], metrics[name].isel(step=-1), styles)
+        curves(rows[row, 1], metrics[name].mean("block"), styles)
+        title(rows[row, 0], f"{label} per block, last step")
+        title(rows[row, 1], f"{label}, mean over blocks")
+    for axes in rows[1]:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(0, max(axes.get_ylim()[1], 0.01))
-    for axes in panels[0]:
-        axes.axhline(0, color=_INK, linewidth=0.8, zorder=0)
-    for axes, label in zip(panels[1], ("block", "training step")):
+    for axes in rows[0]:
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=0)
+    for axes, label in zip(rows[1], ("block", "training step")):
         axes.set_xlabel(label)
-    return _with_legend(figure, styles)
+    return with_legend(figure, handles(styles))
 
 
-def weight_pictures(pictures: Mapping[str, xr.DataArray], limits: Mapping[str, float]) -> Figure:
+def weight_pictures(
+    pictures: Mapping[str, xr.DataArray], limits: Mapping[str, float], *, width: float = WIDTH
+) -> Figure:
     """W^T, V and V - W^T side by side, one row per entry, on a diverging scale centred at 0.
 
     **Arguments:**
 
     - `pictures`: (part, visible, hidden) by row title, with the names of the parts along `part`.
     - `limits`: for each row the weight at the end of the colour scale, so that several figures can share it.
+    - `width`: of the figure, in inches.
     """
     columns = next(iter(pictures.values())).part.size
-    figure, panels = _panels(0.7 + len(pictures), len(pictures), columns, gap=(0.25, 0.12))
-    for row, (title, picture) in enumerate(pictures.items()):
-        _picture_row(panels[row], picture, title, limits[title])
+    figure, grid = panels(width, 0.7 + len(pictures), len(pictures), columns, gap=(0.25, 0.12))
+    for row, (name, picture) in enumerate(pictures.items()):
+        _picture_row(grid[row], picture, name, limits[name])
     return figure
 
 
-def _spread_blocks(blocks: np.ndarray) -> list[int]:
-    """At most four blocks that span the depth, the first and the last among them."""
-    chosen = np.unique(np.linspace(0, blocks.size - 1, min(_SHOWN_BLOCKS, blocks.size)).round().astype(int))
+def measured_steps(values: xr.DataArray) -> xr.DataArray:
+    """The array without the steps at which nothing was measured; as it is where nothing was at any."""
+    kept = values.dropna("step", how="all")
+    return kept if kept.step.size else values
+
+
+def spread_blocks(blocks: np.ndarray, width: float) -> list[int]:
+    """Blocks that span the depth, the first and the last among them: as many as stand side by side, at most four."""
+    chosen = np.unique(np.linspace(0, blocks.size - 1, across(width, min(4, blocks.size), 1.8)).round().astype(int))
     return [int(blocks[index]) for index in chosen]
 
 
-def _panels(
-    height: float,
-    rows: int,
-    columns: int,
-    *,
-    legend: int = 0,
-    gap: tuple[float, float] = (0.4, 0.5),
-    edge: float = 0.12,
-    shared: bool = False,
-) -> tuple[Figure, np.ndarray]:
-    """A figure and its grid of axes, with fixed margins in inches: a layout engine would take longer than the drawing.
-
-    `legend` counts its entries, four to a line above the panels; `gap` is between rows and between columns; `edge`
-    is the right margin.
-    """
-    figure = Figure(figsize=(_WIDTH, height))
-    FigureCanvasAgg(figure)
-    left, right, bottom, top = 0.62, _WIDTH - edge, 0.42, height - 0.26 - 0.2 * -(-legend // _LEGEND_COLUMNS)
-    room = (right - left - gap[1] * (columns - 1)) / columns, (top - bottom - gap[0] * (rows - 1)) / rows
-    figure.subplots_adjust(
-        left / _WIDTH, bottom / height, right / _WIDTH, top / height, wspace=gap[1] / room[0], hspace=gap[0] / room[1]
-    )
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
-    for axes in panels.flat:
-        _quiet(axes)
-    return figure, panels
-
-
-def _quiet(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7, color="#999999")
-    axes.xaxis.label.set_fontsize(8)
-    axes.yaxis.label.set_fontsize(8)
-
-
-def _title(axes: Axes, text: str) -> None:
-    # An explicit y spares Matplotlib from measuring every tick label to find out whether one is in the way.
-    axes.set_title(text, loc="left", pad=3, fontsize=8, y=1.0)
-
-
-def _curves(axes: Axes, values: xr.DataArray, styles: Mapping[str, ArmStyle]) -> None:
-    """Mean over seeds per arm, and the range over seeds as a band where there is more than one."""
-    steps, over_seeds = values.step.values, spread(values)
-    for name, style in styles.items():
-        mean, low, high = (over_seeds[part].sel(arm=name).values for part in ("mean", "low", "high"))
-        if values.seed.size > 1:
-            axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
-        axes.plot(steps, mean, linewidth=1.3, color=style.colour, linestyle=line_style(style))
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+def _by_branch(metric: xr.DataArray) -> xr.DataArray:
+    """What is measured of whole blocks as one branch without a name."""
+    return metric if "branch" in metric.dims else metric.expand_dims(branch=[""], axis=-1)
 
 
 def _per_block(axes: Axes, values: xr.DataArray, styles: Mapping[str, ArmStyle]) -> None:
@@ -224,7 +231,7 @@ def _per_block(axes: Axes, values: xr.DataArray, styles: Mapping[str, ArmStyle])
         axes.errorbar(values.block.values + shift, mean, bars, color=style.colour, linestyle="none", linewidth=1)
         axes.plot(values.block.values + shift, mean, marker_style(style), color=style.colour, markersize=4)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    grid_lines(axes)
 
 
 def _band(axes: Axes, values: xr.DataArray, style: ArmStyle) -> None:
@@ -242,79 +249,64 @@ def _penalty_series(axes: Axes, accuracy: xr.DataArray, styles: Mapping[str, Arm
     places = [axis.place(float(penalty)) for penalty in accuracy.penalty.values]
     axes.plot(places, accuracy.mean("seed").values, color="#999999", linewidth=1)
     for place, name in zip(places, accuracy.arm.values):
-        style, values = styles[name], accuracy.sel(arm=name).values.astype(float)
-        summary = summarise(values)
-        axes.plot(np.full(values.size, place), values, ".", color=style.colour, alpha=0.35, markersize=5, mew=0)
-        bar = summary.stderr if summary.n > 1 else None
-        axes.errorbar(place, summary.mean, bar, fmt=marker_style(style), color=style.colour, capsize=3, markersize=6)
+        values = accuracy.sel(arm=name).values.astype(float)
+        point(axes, np.full(values.size, place), values, styles[name])
+
+
+def point(axes: Axes, x: np.ndarray, y: np.ndarray, style: ArmStyle) -> None:
+    """The seeds of an arm as dots, their mean as a mark with one standard error in each direction that has a spread."""
+    across, up = summarise(x), summarise(y)
+    axes.plot(x, y, ".", color=style.colour, alpha=0.35, markersize=5, mew=0)
+    bars = up.stderr if up.n > 1 else None, across.stderr if across.stderr > 0 else None
+    mark, colour = marker_style(style), style.colour
+    axes.errorbar(across.mean, up.mean, *bars, fmt=mark, color=colour, capsize=2, elinewidth=1, markersize=6)
 
 
 def _finish_penalty_axis(axes: Axes, axis: PenaltyAxis) -> None:
     axes.set_xlim(*axis.span)
-    axes.set_xticks(axis.ticks, axis.labels)
+    axes.set_xticks(axis.ticks, _apart(axis, axes.get_position().width * figure_width(axes)))
     axes.set_xlabel("penalty λ on the breaking" if axis.ticks else "no broken arm in this study")
     if axis.zero is not None and len(axis.ticks) > 1:
         middle = (axis.ticks[0] + axis.ticks[1]) / 2
         axes.plot(
-            middle, 0, marker="$//$", color=_INK, markersize=8, clip_on=False, transform=axes.get_xaxis_transform()
+            middle, 0, marker="$//$", color=INK, markersize=8, clip_on=False, transform=axes.get_xaxis_transform()
         )
 
 
-def _mesh(axes: Axes, values: xr.DataArray, norm: Normalize) -> QuadMesh:
-    steps, blocks = values.step.values.astype(float), values.block.values.astype(float)
-    mesh = axes.pcolormesh(
-        _edges(steps),
-        _edges(blocks),
-        values.transpose("block", "step").values,
-        norm=norm,
-        cmap="viridis",
-        rasterized=True,
-    )
-    axes.set_facecolor("#eeeeee")  # what is not measured, or diverged, is grey
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return mesh
+def _apart(axis: PenaltyAxis, room: float) -> list[str]:
+    """The labels of ticks, left out where they would touch the one before."""
+    labels, last, inch = [], -np.inf, (axis.span[1] - axis.span[0]) / room
+    for tick, label in zip(axis.ticks, axis.labels):
+        kept = tick - last > 0.42 * inch
+        last = tick if kept else last
+        labels.append(label if kept else "")
+    return labels
 
 
-def _edges(centres: np.ndarray) -> np.ndarray:
-    """Cell borders halfway between neighbours; one cell of width one around a single centre."""
-    if centres.size == 1:
-        return centres[0] + np.array([-0.5, 0.5])
-    middles = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])
-
-
-def _limits(values: np.ndarray) -> Normalize:
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    return Normalize(low, high if high > low else low + 1)
-
-
-def _picture_row(panels: np.ndarray, picture: xr.DataArray, title: str, limit: float) -> None:
-    shape = f"{picture.sizes['visible']} visible × {picture.sizes['hidden']} hidden"
-    for axes, part, note in zip(panels, picture.part.values, (shape, f"scale ±{limit:.2g}", "")):
-        axes.imshow(picture.sel(part=part).values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        _title(axes, str(part))
-        axes.set_title(note, loc="right", pad=3, fontsize=6, color="#666666", y=1.0)
+def _picture_row(row: np.ndarray, picture: xr.DataArray, name: str, limit: float) -> None:
+    visible, hidden = picture.sizes["visible"], picture.sizes["hidden"]
+    shape = f"{visible} visible × {hidden} hidden" if figure_width(row[0]) > 5 else f"{visible} × {hidden}"
+    for axes, part, note in zip(row, picture.part.values, (shape, f"scale ±{limit:.2g}", "")):
+        axes.imshow(
+            picture.sel(part=part).values,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        title(axes, str(part))
+        axes.set_title(note, loc="right", pad=3, fontsize=6, color=SOFT, y=1.0)
         axes.set_axis_off()
-    left = panels[0]
-    left.text(-0.03, 0.5, title, rotation=90, ha="right", va="center", fontsize=8, transform=left.transAxes)
-
-
-def _with_legend(figure: Figure, styles: Mapping[str, ArmStyle], *, marked: bool = False) -> Figure:
-    handles = [
-        Line2D(
-            [],
-            [],
-            label=name,
-            marker=marker_style(style) if marked else None,
-            markersize=4,
-            color=style.colour,
-            linestyle=line_style(style),
-        )
-        for name, style in styles.items()
-    ]
-    figure.legend(
-        handles=handles, loc="upper center", ncols=min(_LEGEND_COLUMNS, len(handles)), fontsize=8, frameon=False
+    left = row[0]
+    height = left.get_position().height * left.get_figure().get_figheight()
+    left.text(
+        -0.03,
+        0.5,
+        fitting(name, height + 0.2),
+        rotation=90,
+        ha="right",
+        va="center",
+        fontsize=7,
+        transform=left.transAxes,
     )
-    return figure

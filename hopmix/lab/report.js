@@ -41,8 +41,10 @@ function line(arm, steps, mean, low, high, log, percent) {
   return {
     x: steps, y: mean.map((value) => usable(value, log)), name: arm.name,
     customdata: low ? steps.map((_, i) => [low[i], high[i]]) : undefined,
-    mode: steps.length > 1 ? "lines" : "markers", line: { color: arm.colour, width: 2, dash: arm.dash },
-    marker: { color: arm.colour, symbol: arm.marker, size: 8 },
+    // What is measured at some steps only is marked there and joined across the others.
+    mode: steps.length === 1 ? "markers" : mean.includes(null) ? "lines+markers" : "lines", connectgaps: true,
+    line: { color: arm.colour, width: 2, dash: arm.dash },
+    marker: { color: arm.colour, symbol: arm.marker, size: steps.length === 1 ? 8 : 5 },
     hovertemplate: `<b>${arm.name}</b><br>step %{x:,}: %{y:${format}}${range}<extra></extra>`,
   };
 }
@@ -94,6 +96,7 @@ function decimal(value) {
   return (digit === "1" ? "" : `${digit}·`) + `10${raised}`;
 }
 
+const RDBU = ["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"].map((colour, i) => [i / 4, colour]);
 const deepValues = (nested) => (Array.isArray(nested) ? nested.flatMap(deepValues) : [nested]).filter(finite);
 
 // --- charts -------------------------------------------------------------------------------------------------------
@@ -169,12 +172,15 @@ function sharedRange(quantity, log) {
 function drawMap(div) {
   const quantity = numbers.asymmetry[byId("map-metric").value];
   const all = deepValues(quantity.mean);
-  const low = all.reduce((a, b) => Math.min(a, b), Infinity);
-  const high = all.reduce((a, b) => Math.max(a, b), -Infinity);
+  let [low, high] = all.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
+  if (quantity.signed) [low, high] = [-Math.max(-low, high), Math.max(-low, high)];
+  const measured = numbers.steps.map((_, i) => i).filter((i) => quantity.mean.some((arm) => arm.some((block) => block.some((row) => finite(row[i])))));
+  const pick = (row) => measured.map((i) => row[i]);
   const cells = quantity.mean[Number(div.dataset.arm)];
   const rows = numbers.branches.flatMap((branch, k) => numbers.blocks.map((block, b) => ({ branch, block, values: cells[b][k] })));
   div.closest("figure").hidden = !deepValues(cells).length;
   if (div.closest("figure").hidden) return;
+  byId("map-scale").className = quantity.signed ? "rdbu" : "viridis";
   byId("map-low").textContent = low.toPrecision(2).replace("-", "−");
   byId("map-high").textContent = high.toPrecision(2).replace("-", "−");
   const count = numbers.blocks.length;
@@ -187,9 +193,9 @@ function drawMap(div) {
   layout.plot_bgcolor = "#e9ecef";
   layout.yaxis = { autorange: "reversed", tickvals: ticked.map(place), ticktext: ticked.map((i) => `${rows[i].branch} ${rows[i].block}`), zeroline: false, showgrid: false, ticks: "" };
   const maps = numbers.branches.map((branch, k) => ({
-    type: "heatmap", x: numbers.steps, y: numbers.blocks.map((_, b) => place(k * count + b)), z: numbers.blocks.map((_, b) => cells[b][k]),
-    text: numbers.blocks.map((block) => numbers.steps.map(() => `${branch} mixing, block ${block}`)),
-    zmin: low, zmax: high > low ? high : low + 1, colorscale: "Viridis", showscale: false,
+    type: "heatmap", x: pick(numbers.steps), y: numbers.blocks.map((_, b) => place(k * count + b)), z: numbers.blocks.map((_, b) => pick(cells[b][k])),
+    text: numbers.blocks.map((block) => measured.map(() => `${branch} mixing, block ${block}`)),
+    zmin: low, zmax: high > low ? high : low + 1, colorscale: quantity.signed ? RDBU : "Viridis", showscale: false,
     hovertemplate: "%{text}<br>step %{x:,}: %{z:.4~g}<extra></extra>",
   }));
   show(div, maps, layout);
@@ -258,8 +264,10 @@ function toggle(index) {
 }
 
 function selectStill() {
-  const key = byId("metric")?.value;
-  for (const still of document.querySelectorAll("[data-still]")) still.classList.toggle("unselected", still.dataset.still !== key);
+  const stills = [...document.querySelectorAll("[data-still]")];
+  const chosen = stills.find((still) => still.dataset.still === byId("metric")?.value) || stills[0];
+  const key = chosen?.dataset.still;
+  for (const still of stills) still.classList.toggle("unselected", still.dataset.still !== key);
 }
 
 function listen() {

@@ -1,4 +1,4 @@
-"""The report of a study: one self-contained page, and the figures beside it."""
+"""The report of a study: two self-contained pages, and the figures beside them."""
 
 import base64
 import gzip
@@ -17,18 +17,20 @@ from plotly.offline import get_plotlyjs
 
 from hopmix.lab import _report_html as html
 from hopmix.lab import _report_text as text
+from hopmix.lab import _symmetry_page as symmetry
 from hopmix.lab import figures
 from hopmix.lab._report_data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
-from hopmix.lab._report_metrics import ASYMMETRY, CURVES, ENERGY, Metric
+from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_payload import has_values, payload
 from hopmix.lab._report_pictures import corner, weight_limit
 from hopmix.lab.store import replacing
 
 _DPI = 160
+_STILLS = 5  # figures that stand in for one chart; more are on the symmetry page
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` and `figures/` of a study, finished or still running, and return the page.
+    """Write `report.html`, `symmetry.html` and `figures/` of a study, finished or still running; return the first.
 
     Only the run directory is read: `study.json` and `metrics.zarr`, and `results.json` and `weights.npz` where the run
     has ended. Each file takes the place of its predecessor in one move.
@@ -40,11 +42,19 @@ def write_report(run: Path) -> Path:
     **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet.
     """
     contents = read_run(run)
-    stills = {name: _save(figure, run / "figures", name) for name, figure in _figures(contents)}
-    page = run / "report.html"
-    with replacing(page) as temporary:
-        temporary.write_text(_page(contents, stills), encoding="utf-8")
-    return page
+    stills = _draw(contents)
+    pages = {
+        "symmetry.html": symmetry.page(contents, stills, _resource("symmetry.html.tmpl"), _resource("report.css")),
+        "report.html": _page(contents, stills),
+    }
+    for name, contained in pages.items():
+        with replacing(run / name) as temporary:
+            temporary.write_text(contained, encoding="utf-8")
+    return run / "report.html"
+
+
+def _draw(run: Run) -> dict[str, str]:
+    return {name: _save(figure, run.path / "figures", name) for name, figure in _figures(run)}
 
 
 def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -52,10 +62,7 @@ def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
     if _broken(run):
         yield "accuracy_against_lambda", figures.accuracy_against_penalty(accuracy_by_seed(run))
     yield "learning_curves", figures.learning_curves(metrics)
-    for metric in _measured(metrics, ASYMMETRY):
-        yield f"asymmetry_{metric.key}", figures.asymmetry_curves(metrics[metric.key])
-    for metric in _measured(metrics, ASYMMETRY)[:1]:
-        yield f"asymmetry_map_{metric.key}", figures.asymmetry_map(metrics[metric.key])
+    yield from symmetry.symmetry_figures_of(run)
     if len(_measured(metrics, ENERGY)) == len(ENERGY):
         yield "energy_descent", figures.energy_descent(metrics)
     yield from _weight_figures(run)
@@ -123,7 +130,7 @@ def _learning(run: Run, stills: dict[str, str]) -> str:
 
 
 def _asymmetry(run: Run, stills: dict[str, str]) -> str:
-    measured = _measured(run.metrics, ASYMMETRY)
+    measured = _measured(run.metrics, COUPLINGS)
     if not measured:
         return html.missing("No index of asymmetry has a finite value in this run.")
     blocks, branches = run.metrics.block.values, run.metrics.branch.values
@@ -146,13 +153,13 @@ def _asymmetry(run: Run, stills: dict[str, str]) -> str:
     ]
     shown = [
         html.still(stills[f"asymmetry_{m.key}"], f"{m.label} against training step per block and branch.", key=m.key)
-        for m in measured
+        for m in [m for m in measured if m.key in symmetry.CURVES][:_STILLS]
     ]
     return html.band_note(run) + html.LEGEND + html.controls(*chosen) + html.charts(frames, slots) + "".join(shown)
 
 
 def _map(run: Run, stills: dict[str, str]) -> str:
-    measured = _measured(run.metrics, ASYMMETRY)
+    measured = _measured(run.metrics, COUPLINGS)
     if not measured:
         return html.missing("No index of asymmetry has a finite value in this run.")
     rows = 2 * run.metrics.block.size
@@ -162,12 +169,12 @@ def _map(run: Run, stills: dict[str, str]) -> str:
         )
         for index, name in enumerate(run.arms)
     ]
-    scale = '<div class="scale live"><span id="map-low"></span><i class="viridis"></i><span id="map-high"></span></div>'
+    ends = '<span id="map-low"></span><i class="viridis" id="map-scale"></i><span id="map-high"></span>'
+    scale = f'<div class="scale live">{ends}</div>'
     grid = html.charts(frames, 2).replace("--columns: 2", f"--columns: 2; --height: {max(10, 4 + 0.55 * rows):g}rem")
-    first = measured[0]
-    still = html.still(
-        stills[f"asymmetry_map_{first.key}"], f"{first.label}, block against training step, per arm and branch."
-    )
+    drawn = [metric for metric in measured if metric.key in symmetry.MAPS][:1]
+    words = "block against training step, per arm and branch."
+    still = "".join(html.still(stills[f"asymmetry_map_{m.key}"], f"{m.label}, {words}") for m in drawn)
     return html.controls(html.select("map-metric", "Metric", html.options(measured))) + scale + grid + still
 
 

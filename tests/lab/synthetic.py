@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from hopmix.lab.metrics import DEEP
 from hopmix.lab.statistics import paired_test, summarise
 
 
@@ -45,6 +46,14 @@ def broken(penalty: float, kind: str = "broken") -> Arm:
 DEFAULT = (SERIAL, FREE, broken(1e-5), broken(1e-3), broken(1e-1), SYMMETRIC, WIDE)
 
 
+STEP = 50
+NEWER = (
+    *("mean_unit_cosine", "low_unit_cosine", "median_unit_cosine", "high_unit_cosine"),
+    *("conservative_distance", "directionality", "balance"),
+    *DEEP,
+)
+"""What the store holds since the symmetry page."""
+
 LOST_MEMBER = ("broken λ=1e-05", 3, 9)  # arm, seed, and the measured step, 9 intervals of 50, at which it fails
 SMALL: dict[str, Any] = {"seeds": 2, "steps": 3, "blocks": 2, "shape": (4, 8)}
 
@@ -59,10 +68,15 @@ def write_synthetic_run(
     diverged: tuple[tuple[str, int, int], ...] = (),
     finished: bool = True,
     shape: tuple[int, int] = (16, 64),
+    old: bool = False,
 ) -> Path:
-    """Write a run of `arms`; `diverged` holds (arm, seed, index of the measured step it fails at)."""
+    """Write a run of `arms`; `diverged` holds (arm, seed, index of the measured step it fails at).
+
+    An `old` run is one of a version that did not measure spectra, fields and all indices of weights.
+    """
     path.mkdir(parents=True)
-    metrics = _spoil(_metrics(arms, seeds, steps, blocks), diverged)
+    metrics = _metrics(arms, seeds, steps, blocks)
+    metrics = _spoil(metrics.drop_vars(NEWER) if old else metrics, diverged)
     study = _study(arms, seeds, metrics.step.values[-1], blocks, finished)
     (path / "study.json").write_text(json.dumps(study, ensure_ascii=False))
     metrics.to_zarr(path / "metrics.zarr", consolidated=False, zarr_format=3)
@@ -85,7 +99,7 @@ def _metrics(arms: tuple[Arm, ...], seeds: int, steps: int, blocks: int) -> xr.D
         coords={
             "arm": _text([arm.name for arm in arms]),
             "seed": np.arange(seeds),
-            "step": 50 * np.arange(steps),
+            "step": STEP * np.arange(steps),
             "block": np.arange(blocks),
             "branch": _text(["token", "channel"]),
             "paper_name": ("arm", _text([arm.paper_name for arm in arms])),
@@ -123,6 +137,11 @@ def _arm_metrics(arm: Arm, seeds: int, steps: int, blocks: int, rng: np.random.G
     return made | {"diverged_step": (("seed",), np.full(seeds, -1))}
 
 
+def deep_steps(steps: int) -> list[int]:
+    """At which measured steps spectra and fields are measured too: every fourth, and the last."""
+    return [index for index in range(steps) if index % 4 == 0 or index == steps - 1]
+
+
 def _blank_start(values: np.ndarray) -> np.ndarray:
     values = values.copy()
     values[:, 0] = np.nan
@@ -158,8 +177,61 @@ def _asymmetries(arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndar
         "unit_cosine": 1 - 0.9 * relative,
         "symmetry_score": score,
         "breaking_ratio": ratio,
+        "mean_unit_cosine": 1 - 0.9 * relative,
+        "low_unit_cosine": 1 - 1.2 * relative,
+        "median_unit_cosine": 1 - 0.85 * relative,
+        "high_unit_cosine": 1 - 0.6 * relative,
+        "conservative_distance": np.sqrt(1 - (1 - relative) ** 2),
+        "directionality": 0.4 * relative * np.sin(np.arange(blocks) + 1.0)[None, None, :, None],
+        "balance": -0.2 * relative,
     }
-    return {name: (dims, value) for name, value in values.items()}
+    spectra = {
+        "complex_fraction": 0.8 * relative,
+        "largest_imaginary": np.minimum(1.0, relative),
+        "departure": 0.8 * np.sqrt(relative),
+        "overlap": 1 - 0.6 * relative,
+        "breaking_rate": _growth(ratio),
+    }
+    made = {name: (dims, value) for name, value in values.items()}
+    made |= {name: (dims, _at_deep_steps(value)) for name, value in spectra.items()}
+    return made | _eigenvalues(relative, rng) | _fields(relative.mean(axis=-1), arm)
+
+
+def _growth(ratio: np.ndarray) -> np.ndarray:
+    """What an exact prediction would be, and zero where the learning rate is zero: at the last step."""
+    growth = np.diff(ratio, axis=1) / STEP
+    return np.concatenate([growth, np.zeros_like(ratio[:, :1])], axis=1)
+
+
+def _at_deep_steps(values: np.ndarray) -> np.ndarray:
+    """Axis 1 is the step."""
+    kept = np.full_like(values, np.nan)
+    kept[:, deep_steps(values.shape[1])] = values[:, deep_steps(values.shape[1])]
+    return kept
+
+
+def _eigenvalues(relative: np.ndarray, rng: np.random.Generator) -> dict:
+    """Conjugate pairs that leave the right half of the real axis as the asymmetry grows; some places stay empty."""
+    sizes = np.sort(rng.uniform(0.1, 2.0, (*relative.shape, 8)))[..., ::-1]
+    angles = np.pi * relative[..., None] * rng.uniform(0, 1, sizes.shape)
+    pairs = np.repeat(sizes, 2, axis=-1) * np.exp(
+        1j * np.stack([angles, -angles], axis=-1).reshape(*relative.shape, 16)
+    )
+    padded = np.concatenate([pairs, np.full((*relative.shape, 4), np.nan)], axis=-1)
+    dims = ("seed", "step", "block", "branch", "eigenvalue")
+    parts = {"eigenvalue_real": np.real(padded), "eigenvalue_imaginary": np.imag(padded)}
+    return {name: (dims, _at_deep_steps(values)) for name, values in parts.items()}
+
+
+def _fields(relative: np.ndarray, arm: Arm) -> dict:
+    values = {
+        "field_asymmetry": 0.7 * np.sqrt(relative),
+        "field_asymmetry_stderr": 0.01 + 0 * relative,
+        "dissipation": 400 * (1 + relative),
+        "work": 150 * relative,
+        "margin_used": np.full_like(relative, np.nan) if arm.kind == "serial" else 1.1 * relative,
+    }
+    return {name: (("seed", "step", "block"), _at_deep_steps(value)) for name, value in values.items()}
 
 
 def _spoil(metrics: xr.Dataset, diverged: tuple[tuple[str, int, int], ...]) -> xr.Dataset:

@@ -1,4 +1,5 @@
 import base64
+import collections
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from lab.synthetic import (
 )
 from PIL import Image
 
-from hopmix.lab import figures, report
+from hopmix.lab import _symmetry_page, figures, report
 from hopmix.lab._report_axis import penalty_axis, power_of_ten
 from hopmix.lab._report_data import arm_results, read_run
 from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
@@ -49,6 +50,12 @@ def page_text(run) -> str:
 
 def report_text(path: Path) -> str:
     return write_report(path).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures at all, where a test is about the words alone."""
+    monkeypatch.setattr(report, "_draw", lambda run: collections.defaultdict(lambda: "data:,"))
 
 
 @pytest.fixture
@@ -82,11 +89,16 @@ def test_diverged_member_is_named_with_its_step(page_text):
 
 
 def test_nothing_is_fetched_and_plotly_is_there_once(page_text):
-    addresses = re.findall(r'(?:src|href)="([^"]*)"', page_text)
-    assert {address[:5] for address in addresses if not address.startswith("#")} == {"data:"}
+    assert outside(page_text) == {"symmetry.html"}
     assert page_text.count('id="plotly"') == 1
     assert "@import" not in page_text
     assert "url(" not in page_text
+
+
+def outside(page: str) -> set[str]:
+    """The addresses in a page that are neither in it nor hold what they stand for."""
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    return {address for address in addresses if not address.startswith(("#", "data:"))}
 
 
 def test_every_picture_has_a_description(page_text):
@@ -98,21 +110,33 @@ def test_every_picture_has_a_description(page_text):
 def test_every_figure_is_there_as_png_and_svg(run):
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {path.name.removesuffix(".svg") for path in (run / "figures").glob("*.svg")}
-    metrics = ("cosine", "relative_breaking", "unit_cosine", "symmetry_score", "breaking_ratio")
-    expected = {"accuracy_against_lambda", "learning_curves", "energy_descent", "asymmetry_map_cosine"}
-    assert expected | {f"asymmetry_{name}" for name in metrics} <= names
-    assert {"weights_serial", "weights_broken-1e-05", "weights_symmetric-wide"} <= names
+    expected = {"accuracy_against_lambda", "learning_curves", "energy_descent", "onset", "fields"}
+    expected |= {f"asymmetry_{name}" for name in _symmetry_page.CURVES}
+    expected |= {f"asymmetry_map_{name}" for name in _symmetry_page.MAPS}
+    expected |= {f"accuracy_against_{name}" for name in _symmetry_page.SCATTERS}
+    ends = [f"{block}_{branch}" for block in (0, 2) for branch in ("token", "channel")]
+    expected |= {f"alignment_{end}" for end in ends} | {f"spectra_{end}" for end in ends[2:]}
+    assert expected | {"weights_serial", "weights_broken-1e-05", "weights_symmetric-wide"} <= names
     for path in (run / "figures").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_text_in_svg_is_text(run):
-    tree = ElementTree.parse(run / "figures" / "learning_curves.svg")
-    words = {"".join(node.itertext()) for node in tree.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"serial", "free", "training step", "validation loss"} <= words
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("learning_curves", {"serial", "free", "training step", "validation loss"}),
+        ("asymmetry_map_symmetry_score", {"symmetry score of VW", "symmetric-wide", "token", "block"}),
+        ("spectra_2_channel", {"broken λ=0.1", "1,200", "Re λ / max |λ|"}),
+        ("alignment_0_token", {"symmetric", "cos(v, w)", "Vᵀ"}),
+        ("onset", {"token, measured", "channel, predicted", "broken λ=0.001"}),
+    ],
+)
+def test_text_in_svg_is_text(run, name, expected):
+    tree = ElementTree.parse(run / "figures" / f"{name}.svg")
+    assert expected <= {"".join(node.itertext()) for node in tree.iter("{http://www.w3.org/2000/svg}text")}
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("undrawn")
 def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     path = small_run(tmp_path, FREE)
     before = report_text(path)
@@ -120,13 +144,14 @@ def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_report(path)
     assert (path / "report.html").read_text(encoding="utf-8") == before
-    assert not [name for name in os.listdir(path) if name.startswith(".report")]
+    assert not [name for name in os.listdir(path) if name.startswith((".report", ".symmetry"))]
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("undrawn")
 def test_equal_runs_give_equal_pages(tmp_path):
     path = small_run(tmp_path, broken(0.1))
-    assert report_text(path) == report_text(path)
+    first, second = [(report_text(path), (path / "symmetry.html").read_text()) for _ in range(2)]
+    assert first == second
 
 
 def test_equal_figures_are_equal_files(run):
@@ -172,7 +197,7 @@ def test_without_a_free_arm_there_is_no_test(tmp_path):
     assert "Without a free arm there is nothing to pair with." in text
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("undrawn")
 def test_one_arm_alone(tmp_path):
     path = small_run(tmp_path, FREE)
     assert "free reached a mean test accuracy of" in report_text(path)
@@ -199,7 +224,7 @@ def test_ten_arms_of_24_blocks(tmp_path):
     assert text.count('data-chart="asymmetry"') == 8
 
 
-@pytest.mark.usefixtures("unpainted")
+@pytest.mark.usefixtures("undrawn")
 def test_names_are_escaped(tmp_path):
     arm = Arm("free", "<b>Para & Mixer</b>", "free", 0.0, 10, 0.9, (1.0, 1.0))
     text = report_text(small_run(tmp_path, arm))

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab.synthetic import DEFAULT, FREE, LOST_MEMBER, broken, small_run, write_synthetic_run
+from lab.synthetic import DEFAULT, FREE, LOST_MEMBER, STEP, broken, deep_steps, small_run, write_synthetic_run
 from playwright import sync_api
 
+from hopmix.lab._symmetry_page import CURVES, MAPS, SCATTERS
 from hopmix.lab.report import write_report
 
+ARMS = tuple(arm for arm in DEFAULT if arm.penalty != 1e-3)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",
@@ -23,8 +25,8 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """The default study, with one member that diverged, and its report."""
-    path = write_synthetic_run(tmp_path_factory.mktemp("runs") / "digits", diverged=(LOST_MEMBER,))
+    """A study of all kinds of arms, with one member that diverged, and its report."""
+    path = write_synthetic_run(tmp_path_factory.mktemp("runs") / "digits", ARMS, seeds=4, diverged=(LOST_MEMBER,))
     write_report(path)
     return path
 
@@ -43,13 +45,13 @@ def browser():
 class Opened:
     """A page in the browser, with everything it complained about and asked for."""
 
-    def __init__(self, browser, run: Path, width: int, **options):
+    def __init__(self, browser, run: Path, width: int, page: str = "report.html", **options):
         self.complaints, self.requests = [], []
         self.page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto((run / "report.html").as_uri())
+        self.page.goto((run / page).as_uri())
         if options.get("java_script_enabled", True):
             self.page.wait_for_selector("html[data-drawn]", state="attached")
 
@@ -78,7 +80,7 @@ def test_every_chart_and_picture_is_drawn(browser, run, width):
         marks = opened.page.eval_on_selector_all(".plot", MARKS)
         pictures = opened.page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
         opened.check()
-    assert len(marks) == 1 + 2 + 3 * 2 + len(DEFAULT) + 4  # lambda, curves, panels, maps, energy
+    assert len(marks) == 1 + 2 + 3 * 2 + len(ARMS) + 4  # lambda, curves, panels, maps, energy
     assert min(marks) > 0
     assert min(pictures) > 0
 
@@ -101,6 +103,11 @@ def test_choices_redraw_the_charts(browser, run):
         page.select_option("#metric", "relative_breaking")
         page.locator("#log").check()
         assert page.evaluate("document.querySelector('[data-chart=asymmetry]').layout.yaxis.type") == "log"
+        page.select_option("#map-metric", "balance")
+        assert page.locator("#map-scale.rdbu").count() == 1
+        page.select_option("#map-metric", "complex_fraction")
+        drawn = page.evaluate("document.querySelector('[data-chart=map]').data[0].x")
+        assert drawn == [STEP * index for index in deep_steps(25)]
         for name in ("#metric", "#map-metric", "#curve", "#energy-block"):
             for value in page.eval_on_selector_all(f"{name} option", "options => options.map(option => option.value)"):
                 page.select_option(name, value)
@@ -130,6 +137,45 @@ def test_without_scripts_the_static_figures_are_shown(browser, run):
         opened.check()
 
 
+# --- the symmetry page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_symmetry_page_shows_the_chosen_figures(browser, run, width):
+    with Opened(browser, run, width, "symmetry.html") as opened:
+        page = opened.page
+        for group in ("map", "curves", "scatter"):
+            keys = page.eval_on_selector_all(f"#{group} option", "options => options.map(option => option.value)")
+            assert len(keys) > 1
+            for key in keys:
+                page.select_option(f"#{group}", key)
+                shown = page.locator(f"[data-group={group}]:visible")
+                assert shown.evaluate_all("all => all.map(one => one.dataset.key)") == [key]
+        page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+        assert min(page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")) > 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        opened.check()
+
+
+def test_the_pages_lead_to_each_other(browser, run):
+    with Opened(browser, run, 1280) as opened:
+        opened.page.locator("nav a[href='symmetry.html']").click()
+        opened.page.wait_for_url("**/symmetry.html")
+        opened.page.locator("nav a[href='report.html']").click()
+        opened.page.wait_for_url("**/report.html")
+        opened.check()
+
+
+def test_without_scripts_the_symmetry_page_shows_everything(browser, run):
+    with Opened(browser, run, 1280, "symmetry.html", java_script_enabled=False) as opened:
+        assert opened.page.locator(".picture[data-group]:visible").count() == len([*MAPS, *CURVES, *SCATTERS])
+        assert opened.page.locator("select:visible").count() == 0
+        opened.check()
+
+
+# --- unusual runs
+
+
 @pytest.mark.parametrize("case", ["first measurement", "one arm", "deep"])
 def test_unusual_runs_open_without_complaint(browser, tmp_path, case):
     path = {
@@ -142,5 +188,8 @@ def test_unusual_runs_open_without_complaint(browser, tmp_path, case):
         if case == "deep":
             opened.page.select_option("#group", "5")
         assert min(opened.page.eval_on_selector_all(".plot", MARKS)) > 0
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+        opened.check()
+    with Opened(browser, path, 390, "symmetry.html") as opened:
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
         opened.check()

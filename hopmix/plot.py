@@ -1,0 +1,22 @@
+"""Figures for papers: labelled arrays in, Matplotlib figures out, at any width, safe for colour-blind readers.
+
+    metrics = xarray.open_zarr("runs/digits/metrics.zarr", consolidated=False).load()
+    figure = hopmix.plot.asymmetry_map(metrics.symmetry_score, width=3.4)
+    figure.savefig("map.pdf")
+
+Needs the extra `hopmix[lab]`, and is imported by name: `import hopmix.plot`.
+"""
+
+from hopmix.lab._report_null import null as null
+from hopmix.lab.figures import accuracy_against_penalty as accuracy_against_penalty
+from hopmix.lab.figures import asymmetry_curves as asymmetry_curves
+from hopmix.lab.figures import asymmetry_map as asymmetry_map
+from hopmix.lab.figures import energy_descent as energy_descent
+from hopmix.lab.figures import learning_curves as learning_curves
+from hopmix.lab.figures import weight_pictures as weight_pictures
+from hopmix.lab.symmetry_figures import accuracy_against_symmetry as accuracy_against_symmetry
+from hopmix.lab.symmetry_figures import alignment as alignment
+from hopmix.lab.symmetry_figures import fields as fields
+from hopmix.lab.symmetry_figures import onset as onset
+from hopmix.lab.symmetry_figures import rates_of_breaking as rates_of_breaking
+from hopmix.lab.symmetry_figures import spectra as spectra
