@@ -1,8 +1,9 @@
-"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix verify`."""
+"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`."""
 
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab.config import Ablate, Report, Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.config import Ablate, Measure, Report, Resume, StudyConfig, UsageError, Verify
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -23,6 +25,7 @@ Command = (
     Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
@@ -30,6 +33,7 @@ DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
 Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
 `hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
+`hopmix measure` tells how symmetric the weights of a run are, or those of anybody's checkpoint.
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run."""
 
 
@@ -52,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
         return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
-        errors.print(f"hopmix: {error}", markup=False)
+        errors.print(Text(f"hopmix: {error}"))
         return BAD_INPUT
     except KeyboardInterrupt:
         saved = "; finished intervals are saved, go on with: hopmix resume FOLDER"
@@ -68,7 +72,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _execute(command: Ablate | Resume | Report | Verify, line: str) -> int:
+def _execute(command: Ablate | Resume | Report | Measure | Verify, line: str) -> int:
+    from hopmix.lab._compilation_cache import use_compilation_cache
+
+    use_compilation_cache()
     # Libraries that log every file they write drown what matters here.
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console(highlight=False)
@@ -80,6 +87,8 @@ def _execute(command: Ablate | Resume | Report | Verify, line: str) -> int:
             return _study(store.read_config(out), out, True, line, console)
         case Report(run=out):
             return _report(out, console)
+        case Measure():
+            return _measure(command, console)
         case Verify(run=run):
             return _verify_claims(command, console) if run is None else _verify_run(run, command, console)
 
@@ -111,19 +120,19 @@ def _study(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
 
     study = lab_study.prepare(config)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
-    console.print(
-        f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, "
-        f"{study.schedule.total} steps each; results go to {out}"
-    )
+    size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
+    console.print(Text(f"{size}; results go to {out}"))
     try:
         with _bar(console, study.schedule.total) as watch:
             results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=console.print)
     except lab_study.Interrupted:
-        console.print(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
+        console.print(
+            Text(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
+        )
         return FAILED
     page = write_report(out)
     console.print(_table(results))
-    console.print(f"Report: {page}")
+    console.print(Text(f"Report: {page}"))
     return DONE
 
 
@@ -132,8 +141,41 @@ def _report(out: Path, console: Console) -> int:
 
     store.read_json(out / "study.json")
     store.read_metrics(out)
-    console.print(f"Report: {write_report(out)}")
+    console.print(Text(f"Report: {write_report(out)}"))
     return DONE
+
+
+def _measure(options: Measure, console: Console) -> int:
+    from hopmix.lab import _measure_page, _measure_tables, measure
+    from hopmix.lab._measure_open import open_layers
+
+    for folder in [options.out, options.json and options.json.parent]:
+        _require_writable(folder)
+    found = open_layers(options)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=len(found.layers))
+        told = lambda done, layer: progress.update(
+            task, completed=done, description=escape(f"{layer.place} {layer.part}")
+        )
+        report = measure.measure_found(found, pairings=options.pairings, full=options.full, watch=told)
+    for sheet in _measure_tables.sheets(report):
+        console.print(_measure_tables.rich_table(sheet))
+    for sentence in _measure_tables.sentences(report, options.pairings):
+        console.print(Text(sentence))
+    if options.json is not None:
+        store.write_json(options.json, measure.report_record(report, options.path, options.pairings))
+    if options.out is not None:
+        console.print(Text(f"Page: {_measure_page.write_page(options.out, report, options)}"))
+    return DONE
+
+
+def _require_writable(folder: Path | None):
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"out, json: {folder} can't be written ({error.strerror}); name another folder.") from None
 
 
 def _verify_claims(options: Verify, console: Console) -> int:

@@ -201,3 +201,34 @@ class Verify:
             )
         if self.claim and self.write:
             raise UsageError("write: the table is of all claims; leave out claim.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Measure how symmetric the weights of a network are: of a run of hopmix, or of anybody's checkpoint."""
+
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
+    """The folder of a study or one of its checkpoints; a safetensors file or a folder with it; a PyTorch state dict; a
+    file of Equinox; or hub:OWNER/NAME."""
+    pairs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Measure only these weights: "UP:DOWN", as in "blocks.*.up.weight:blocks.*.down.weight", where * is the layer; UP
+    is W, of shape hidden x visible, DOWN is V. One name is that of a square matrix; .T behind a name for a weight that
+    is stored as its transpose. Repeat it for several."""
+    breaking: bool = False
+    """The second weight of each pair is the breaking V - W^T, as in the reference implementation's AsymMixer."""
+    heads: int | None = None
+    """Measure the queries and keys of each of so many attention heads as well."""
+    pairings: int = 199
+    """Random pairings of hidden units that each layer is compared with; 0 for none."""
+    full: bool = False
+    """Compute also what is left out of large layers to save time and memory."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write all numbers to this file as well."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Write a page with all numbers and a heat map, and the heat map as PNG and SVG, into this folder."""
+
+    def __post_init__(self):
+        _need(self.pairings == 0 or self.pairings >= 2, "pairings", self.pairings, "0 or at least 2")
+        _need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
+        _need(self.json is None or not self.json.is_dir(), "json", self.json, "the name of a file, not a folder")
+        _need(self.out is None or not self.out.is_file(), "out", self.out, "the name of a folder, not a file")

@@ -23,6 +23,7 @@ from hopmix._types import Image, Layer
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.lab import store
+from hopmix.lab._trained import locate, members_of, read_checkpoint, require_checkpoint
 from hopmix.lab.augment import normalise
 from hopmix.lab.config import UsageError
 from hopmix.lab.study import Study, prepare
@@ -180,47 +181,20 @@ def load_run(path: Path) -> Trained:
 
     Nothing in the folder is changed. Raises `UsageError` where there is no such thing, before any long work.
     """
-    out, step = _locate(path)
+    out, step = locate(path)
     config = store.read_config(out)
-    _require_checkpoint(out, step)
+    require_checkpoint(out, step)
     study = prepare(config)
     if store.read_json(out / "study.json").get("data", {}).get("digest") != study.data.digest:
         raise UsageError(f"data: {study.data.name} has changed since {out} was begun; restore it.")
-    return Trained(study, *_read_checkpoint(study, out, step))
-
-
-def _locate(path: Path) -> tuple[Path, int | None]:
-    """The folder of the study, and the step of the checkpoint if the path is that of one."""
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        return path.parent.parent, int(path.name)
-    return (path.parent if path.name == "checkpoints" else path), None
-
-
-def _require_checkpoint(out: Path, step: int | None):
-    # Orbax would make the folder, and here nothing is to be changed.
-    found = sorted(int(p.name) for p in out.glob("checkpoints/*") if p.name.isdigit())
-    if not found:
-        raise UsageError(f"{out}: there is no checkpoint yet; go on with `hopmix resume {out}`.")
-    if step is not None and step not in found:
-        raise UsageError(f"{out}: no checkpoint of step {step}; there are {', '.join(map(str, found))}.")
-
-
-def _read_checkpoint(study: Study, out: Path, step: int | None) -> tuple[int, list[Member]]:
-    like = [program.shapes() for program in study.programs]
-    with store.Checkpoints(out) as checkpoints:
-        for candidate in reversed(checkpoints.steps) if step is None else (step,):
-            try:
-                return candidate, checkpoints._read(candidate, like)
-            except Exception:  # Orbax raises many kinds for damaged files; all mean the same here.
-                continue
-    raise UsageError(f"{out}: no checkpoint is readable; train the study anew under another name.")
+    return Trained(study, *read_checkpoint(study.programs, out, step))
 
 
 def check_run(trained: Trained, *, examples: int, watch: Callable[[str], None] = lambda member: None) -> RunCheck:
     """Check each block of each member, from the states of so many validation images; `watch` is told of each member."""
     images = _validation_images(trained.study, examples)
     diverged, blocks = [], []
-    for member, arm, seed, model in _members(trained):
+    for member, arm, seed, model in members_of(trained.study.programs, trained.states):
         name = f"{arm}, seed {seed}"
         watch(name)
         if member.diverged < 0:
@@ -228,13 +202,6 @@ def check_run(trained: Trained, *, examples: int, watch: Callable[[str], None] =
         else:
             diverged.append(name)
     return RunCheck(trained.step, len(images), tuple(diverged), blocks)
-
-
-def _members(trained: Trained) -> Iterator[tuple[Member, str, int, Mixer]]:
-    for program, state in zip(trained.study.programs, trained.states, strict=True):
-        for i, (arm, seed) in enumerate(program.members):
-            member = jax.tree.map(lambda a, i=i: a[i], state)
-            yield member, arm.name, seed, program.model(member.arrays)
 
 
 def _validation_images(study: Study, examples: int) -> np.ndarray:
