@@ -8,16 +8,16 @@ from string import Template
 import hopmix
 from hopmix.lab._measure_map import map_values, symmetry_map
 from hopmix.lab._measure_tables import Sheet, labels, legend, medians, number, omissions, sheets, z_score
+from hopmix.lab._report_files import resource, save_figure
 from hopmix.lab._report_metrics import ASYMMETRY, Metric
 from hopmix.lab.config import Measure
 from hopmix.lab.measure import Index, Measured, Report
-from hopmix.lab.report import _resource, _save
 from hopmix.lab.store import replacing
 
 
 def write_page(folder: Path, report: Report, options: Measure) -> Path:
     """Write `symmetry.png`, `symmetry.svg` and `measure.html`, which holds the picture itself, and return the page."""
-    picture = _save(symmetry_map(map_values(report)), folder, "symmetry")
+    picture = save_figure(symmetry_map(map_values(report)), folder, "symmetry")
     page = folder / "measure.html"
     with replacing(page) as temporary:
         temporary.write_text(_page(report, options, picture), encoding="utf-8")
@@ -26,7 +26,7 @@ def write_page(folder: Path, report: Report, options: Measure) -> Path:
 
 def _page(report: Report, options: Measure, picture: str) -> str:
     name = escape(Path(options.path).name or options.path)
-    return Template(_resource("measure.html.tmpl")).substitute(
+    return Template(resource("measure.html.tmpl")).substitute(
         title=f"Symmetry of the weights of {name}",
         facts=escape(
             f"{len(report.measured)} layers of {report.source} · {options.path} · hopmix {hopmix.__version__}"
@@ -38,7 +38,7 @@ def _page(report: Report, options: Measure, picture: str) -> str:
         left_out="\n".join(f"<p>{escape(line)}</p>" for line in omissions(report)) or "<p>Nothing was left out.</p>",
         numbers=_all_numbers(report.measured),
         indices="\n".join(map(_definition, ASYMMETRY)),
-        style=_resource("report.css"),
+        style=resource("report.css"),
     )
 
 

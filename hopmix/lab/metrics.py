@@ -81,6 +81,12 @@ def spectra(model: Mixer) -> Metrics:
     return _of_couplings(model, measure)
 
 
+def unmeasured(blocks: int) -> Metrics:
+    """NaN for everything of `DEEP`."""
+    sizes = {"block": blocks, "branch": len(BRANCHES), "eigenvalue": EIGENVALUES}
+    return {name: jnp.full([sizes[d] for d in dims], jnp.nan, jnp.float32) for name, dims in DEEP.items()}
+
+
 def breaking_rates(model: Mixer, updates: Mixer) -> Metrics:
     r"""How fast the breaking ratio of each coupling grows by the next update, per step, from the update alone (C11).
 

@@ -2,15 +2,12 @@
 
 import base64
 import gzip
-import io
 import re
 from collections.abc import Iterator
 from html import escape
-from importlib import resources
 from pathlib import Path
 from string import Template
 
-import matplotlib
 import xarray as xr
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
@@ -20,12 +17,12 @@ from hopmix.lab import _report_text as text
 from hopmix.lab import _symmetry_page as symmetry
 from hopmix.lab import figures
 from hopmix.lab._report_data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
+from hopmix.lab._report_files import resource, save_figure
 from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_payload import has_values, payload
 from hopmix.lab._report_pictures import corner, weight_limit
 from hopmix.lab.store import replacing
 
-_DPI = 160
 _STILLS = 5  # figures that stand in for one chart; more are on the symmetry page
 
 
@@ -44,7 +41,7 @@ def write_report(run: Path) -> Path:
     contents = read_run(run)
     stills = _draw(contents)
     pages = {
-        "symmetry.html": symmetry.page(contents, stills, _resource("symmetry.html.tmpl"), _resource("report.css")),
+        "symmetry.html": symmetry.page(contents, stills, resource("symmetry.html.tmpl"), resource("report.css")),
         "report.html": _page(contents, stills),
     }
     for name, contained in pages.items():
@@ -54,7 +51,7 @@ def write_report(run: Path) -> Path:
 
 
 def _draw(run: Run) -> dict[str, str]:
-    return {name: _save(figure, run.path / "figures", name) for name, figure in _figures(run)}
+    return {name: save_figure(figure, run.path / "figures", name) for name, figure in _figures(run)}
 
 
 def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -83,7 +80,7 @@ def _weight_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 def _page(run: Run, stills: dict[str, str]) -> str:
     results = arm_results(run)
-    template = Template(_resource("report.html.tmpl"))
+    template = Template(resource("report.html.tmpl"))
     return template.substitute(
         title=escape(text.title(run)),
         facts=html.facts(run),
@@ -98,8 +95,8 @@ def _page(run: Run, stills: dict[str, str]) -> str:
         configuration=html.configuration(run),
         metrics=html.metric_table(),
         arms=html.arm_definitions(),
-        style=_resource("report.css"),
-        script=_resource("report.js"),
+        style=resource("report.css"),
+        script=resource("report.js"),
         payload=payload(run),
         plotly=_packed_plotly(),
     )
@@ -210,29 +207,6 @@ def _file_name(arm: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", arm.replace("λ=", "")).strip("-")
 
 
-def _save(figure: Figure, folder: Path, name: str) -> str:
-    """Write PNG and SVG; return the SVG as an address for the page."""
-    with replacing(folder / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
-    svg = _svg(figure)
-    with replacing(folder / f"{name}.svg") as temporary:
-        temporary.write_text(svg, encoding="utf-8")
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # Text stays text, and equal figures are equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hopmix"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # A hundredth of a point is finer than any printer; the digits beyond it are half of the file.
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), buffer.getvalue())
-
-
 def _packed_plotly() -> str:
     """Plotly.js, compressed to a third: the page unpacks it when it opens."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 6, mtime=0)).decode()
-
-
-def _resource(name: str) -> str:
-    return resources.files("hopmix.lab").joinpath(name).read_text(encoding="utf-8")

@@ -306,7 +306,6 @@ class Program:
         model = self.model(member.arrays)
         loss, accuracy = self.evaluate(member.arrays, dataset.validation, dataset)
         fixed = self._fixed_images(dataset)
-        skipped = jax.eval_shape(self._deep, member, step, fixed, dataset)
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
@@ -317,7 +316,7 @@ class Program:
             **jax.lax.cond(
                 deep,
                 lambda: self._deep(member, step, fixed, dataset),
-                lambda: jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), skipped),
+                lambda: metrics.unmeasured(len(model.blocks)),
             ),
         }
 

@@ -28,6 +28,7 @@ from PIL import Image
 from hopmix.lab import _symmetry_page, figures, report
 from hopmix.lab._report_axis import penalty_axis, power_of_ten
 from hopmix.lab._report_data import arm_results, read_run
+from hopmix.lab._report_files import svg
 from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab._report_text import enumerate_words, signed, summary
@@ -61,7 +62,7 @@ def undrawn(monkeypatch):
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures are made but not painted, which takes most of a report's time, where a test is about the words."""
-    monkeypatch.setattr(report, "_save", lambda figure, folder, name: "data:,")
+    monkeypatch.setattr(report, "save_figure", lambda figure, folder, name: "data:,")
 
 
 def summary_of(path: Path) -> str:
@@ -156,7 +157,7 @@ def test_equal_runs_give_equal_pages(tmp_path):
 
 def test_equal_figures_are_equal_files(run):
     metrics = read_run(run).metrics
-    first, second = (report._svg(figures.learning_curves(metrics)) for _ in range(2))
+    first, second = (svg(figures.learning_curves(metrics)) for _ in range(2))
     assert first == second
 
 

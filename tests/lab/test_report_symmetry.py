@@ -25,7 +25,7 @@ from hopmix.lab.report import write_report
 @pytest.fixture
 def unpainted(monkeypatch):
     """Figures are made but not painted."""
-    monkeypatch.setattr(report, "_save", lambda figure, folder, name: "data:,")
+    monkeypatch.setattr(report, "save_figure", lambda figure, folder, name: "data:,")
 
 
 def page_of(path: Path) -> str:
