@@ -21,6 +21,7 @@ import jax.random as jr
 from jaxtyping import Array, Complex, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
+from hopmix._magnitude import largest, root
 from hopmix._types import PRNGKey, Scalar
 
 Up = Float[Array, "hidden visible"]
@@ -40,14 +41,16 @@ class Asymmetry(NamedTuple):
     | `unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ weighted by $\|v_\alpha\|\|w_\alpha\|$ | [-1, 1] | 1 |
       0 ($1/\sqrt{nh}$) | yes | where it is $\pm 1$ |
     | `symmetry_score` | $\langle M, M^\top\rangle/\|M\|^2$ | [-1, 1] | 1 | $1/n$ ($\sqrt2/n$) | yes | no |
-    | `breaking_ratio` | $\|V - W^\top\|/\|W\|$ | [0, ∞) | 0 | $\sqrt{1 + \|V\|^2/\|W\|^2}$ | no | no |
+    | `breaking_ratio` | $\|V - W^\top\|/\|W\|$ | [0, ∞) | 0 | $r = \sqrt{1 + \|V\|^2/\|W\|^2}$
+      ($\|V\|/(r\|W\|\sqrt{nh})$) | no | no |
     | `mean_unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | yes | yes |
     | `low_`, `median_`, `high_unit_cosine` | 10, 50 and 90 % of the $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 |
-      $-1.28/\sqrt n$, 0, $1.28/\sqrt n$ | yes | yes |
-    | `conservative_distance` | $\min_D \|V - W^\top D\|/\|V\|$, $D$ diagonal | [0, 1] | 0 | $\sqrt{1 - 1/n}$ | no |
+      $-1.28/\sqrt n$, 0, $1.28/\sqrt n$ ($1.71$, $1.25$ and $1.71/\sqrt{nh}$) | yes | yes |
+    | `conservative_distance` | $\min_D \|V - W^\top D\|/\|V\|$, $D$ diagonal | [0, 1] | 0 |
+      $\sqrt{1 - 1/n}$ ($1/(n\sqrt{2h})$) | no |
       where it is 0 |
     | `directionality` | excess norm of columns of $M$ less that of rows, over their sum | [-1, 1] | 0 | 0 | yes | no |
-    | `balance` | $(\|W\|^2 - \|V\|^2)/(\|W\|^2 + \|V\|^2)$ | [-1, 1] | 0 | that of the sizes | no | no |
+    | `balance` | $(\|W\|^2 - \|V\|^2)/(\|W\|^2 + \|V\|^2)$ | [-1, 1] | 0 | that of the variances | no | no |
 
     $c = 2\|V\|\|W\|/(\|V\|^2 + \|W\|^2)$. Norms are Frobenius norms. The *excess* of columns is the sum of what column
     norms have above their mean plus two standard deviations, and likewise for rows; where none stands out the
@@ -84,25 +87,32 @@ def measure_asymmetry(coupling: Coupling) -> Asymmetry:
     **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score and directionality;
     claim C07 for cosines of units and the distance to a conservative coupling.
     """
-    w, v = coupling.up, coupling.down
+    # Squares of squares leave float32 soon: each matrix in units of its largest entry, or both in the same.
+    size_w, size_v = largest(coupling.up), largest(coupling.down)
+    w, v = coupling.up / size_w, coupling.down / size_v
     inner, w2, v2 = (jnp.sum(a * b, axis=1) for a, b in ((w, v.T), (w, w), (v.T, v.T)))
-    gap2, all_w2, all_v2 = jnp.sum((v.T - w) ** 2), jnp.sum(w2), jnp.sum(v2)
+    both = jnp.maximum(size_w, size_v)
+    all_w2, all_v2 = jnp.sum(w2) * (size_w / both) ** 2, jnp.sum(v2) * (size_v / both) ** 2
+    gap = _norm(coupling.down.T / both - coupling.up / both)
     cosines = unit_cosines(coupling)
     low, median, high = jnp.nanquantile(cosines, jnp.asarray([0.1, 0.5, 0.9], cosines.dtype))
     product = _moments(v, w)
+    apart = _norm(v - nearest_conservative(Coupling(w, v, 0.0)).down)
+    # A weight that is not a number must not pass as a unit that is left out.
+    broken = jnp.where(jnp.isfinite(size_w + size_v), jnp.zeros_like(size_w), jnp.nan)
     return Asymmetry(
-        cosine=jnp.sum(inner) / jnp.sqrt(all_w2 * all_v2),
-        relative_breaking=gap2 / (all_w2 + all_v2),
+        cosine=jnp.sum(inner) / (_norm(w) * _norm(v)),
+        relative_breaking=gap**2 / (all_w2 + all_v2),
         # The weights |v||w| of the mean cancel the denominators of the cosines.
-        unit_cosine=jnp.sum(inner) / jnp.sum(jnp.sqrt(w2 * v2)),
+        unit_cosine=jnp.sum(inner) / jnp.sum(root(w2) * root(v2)),
         symmetry_score=product.inner / jnp.sum(product.rows),
-        breaking_ratio=jnp.sqrt(gap2 / all_w2),
-        mean_unit_cosine=jnp.nanmean(cosines),
-        low_unit_cosine=low,
-        median_unit_cosine=median,
-        high_unit_cosine=high,
-        conservative_distance=jnp.linalg.norm(v - nearest_conservative(coupling).down) / jnp.sqrt(all_v2),
-        directionality=_directionality(product),
+        breaking_ratio=gap / root(all_w2),
+        mean_unit_cosine=jnp.nanmean(cosines) + broken,
+        low_unit_cosine=low + broken,
+        median_unit_cosine=median + broken,
+        high_unit_cosine=high + broken,
+        conservative_distance=apart / _norm(v),
+        directionality=_directionality(product) + broken,
         balance=(all_w2 - all_v2) / (all_w2 + all_v2),
     )
 
@@ -120,7 +130,7 @@ def unit_cosines(coupling: Coupling) -> Float[Array, " hidden"]:
     """
     w, v = coupling.up, coupling.down.T
     # Each divided by its own length first: the product of two small squares would underflow in float32.
-    return jnp.sum(_unit_rows(w) * _unit_rows(v), axis=1)
+    return jnp.sum(_unit_rows(w / largest(w)) * _unit_rows(v / largest(v)), axis=1)
 
 
 def nearest_conservative(coupling: Coupling) -> Coupling:
@@ -157,16 +167,19 @@ class Spectrum(NamedTuple):
 
     | index | formula | range | symmetric $M$ | null |
     |---|---|---|---|---|
-    | `complex_fraction` | share of the nonzero eigenvalues that are not real | [0, 1] | 0 | with $s = \min(n, h)$,
-      $1 - \sqrt{4/\pi s}$ for $h = n$, up to $1 - \sqrt{2/\pi s}$ for very unequal sizes |
+    | `complex_fraction` | share of the $s = \min(n, h)$ eigenvalues that are not real; a zero is real | [0, 1] | 0 |
+      $c = 1 - \sqrt{4/\pi s}$ for $h = n$, up to $1 - \sqrt{2/\pi s}$ for very unequal sizes
+      ($\sqrt{(2 - \sqrt2)(1 - c)/s}$) |
     | `largest_imaginary` | $\max_k |\mathrm{Im}\,\lambda_k| / \max_k |\lambda_k|$ | [0, 1] | 0 | about 0.85 (0.1)
       at sizes of 32 to 160 |
-    | `departure` | $\sqrt{1 - \sum_k |\lambda_k|^2/|M|^2}$, from normality | [0, 1] | 0 | `null_departure` |
-    | `overlap` | share of the $k$ leading right singular vectors in the span of the left ones | [0, 1] | 1 | $k/n$ |
+    | `departure` | $\sqrt{1 - \sum_k |\lambda_k|^2/|M|^2}$, from normality | [0, 1] | 0 | `null_departure` ($0.5/n$) |
+    | `overlap` | share of the $k$ leading right singular vectors in the span of the left ones | [0, 1] | 1 |
+      $k/n$ ($\sqrt2\,(n - k)/n^2$) |
 
     All keep their value under the gauge of hidden units, orthogonal changes of the visible basis, and scales of $V$ and
     $W$. A normal $M$, an antisymmetric one for instance, has departure 0 and (for simple pairs of singular values and
-    even $k$) overlap 1 too: these two tell normality from symmetry only together with the others.
+    even $k$) overlap 1 too: these two tell normality from symmetry only together with the others. Where singular values
+    are equal, the leading vectors and their overlap are arbitrary.
     """
 
     complex_fraction: Scalar
@@ -197,15 +210,15 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
         raise ValueError(f"`measure_spectrum` needs leading >= 1, got {leading}.")
     values = eigenvalues(coupling)
     sizes, imaginary = jnp.abs(values), jnp.abs(values.imag)
-    largest = jnp.max(sizes)
+    radius = jnp.max(sizes)
     square = jnp.sum(_moments(coupling.down, coupling.up).rows)
-    real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * largest
+    real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * radius
     left, right = _singular_vectors(coupling, leading)
     return Spectrum(
-        complex_fraction=jnp.where(largest > 0, jnp.mean(1 - real.astype(imaginary.dtype)), jnp.nan),
-        largest_imaginary=jnp.max(imaginary) / largest,
+        complex_fraction=jnp.where(radius > 0, jnp.mean(1 - real.astype(imaginary.dtype)), jnp.nan),
+        largest_imaginary=jnp.max(imaginary) / radius,
         departure=jnp.sqrt(jnp.maximum(1 - jnp.sum(sizes**2) / square, 0)),
-        overlap=jnp.where(largest > 0, jnp.sum((left.T @ right) ** 2) / left.shape[1], jnp.nan),
+        overlap=jnp.where(radius > 0, jnp.sum((left.T @ right) ** 2) / left.shape[1], jnp.nan),
     )
 
 
@@ -221,7 +234,14 @@ def _one_by_one(decompose: Callable) -> Callable:
     On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for them in one of
     these threads: a few such calls at a time, of other layers or other programs, wait for each other for ever.
     """
-    return jax.custom_batching.sequential_vmap(lambda matrix: decompose(matrix))
+
+    @jax.custom_jvp
+    def one_by_one(matrix: Array) -> PyTree[Array]:
+        return jax.custom_batching.sequential_vmap(lambda matrix: decompose(matrix))(matrix)
+
+    # The rule of batches has no transpose.
+    one_by_one.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
+    return one_by_one
 
 
 def null_departure(visible: int, hidden: int) -> float:
@@ -335,11 +355,14 @@ def _directionality(product: _Moments) -> Scalar:
 
 def _excess(squares: Float[Array, " visible"]) -> Scalar:
     """What norms have in sum above their mean plus two standard deviations."""
-    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    norms = root(jnp.maximum(squares, 0))
     deviation = norms - jnp.mean(norms)
-    variance = jnp.sum(deviation**2) / max(norms.size - 1, 1)
-    spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+    spread = root(jnp.sum(deviation**2) / max(norms.size - 1, 1))
     return jnp.sum(jnp.maximum(deviation - STANDS_OUT * spread, 0))
+
+
+def _norm(a: Float[Array, "rows columns"]) -> Scalar:
+    return root(jnp.sum(a**2))
 
 
 def _unit_rows(a: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:

@@ -16,6 +16,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from hopmix._lagrangian import AbstractLagrangian
+from hopmix._magnitude import largest, root
 from hopmix._types import Layer, PRNGKey, Scalar
 
 Field: TypeAlias = Callable[[Layer], Layer]
@@ -33,8 +34,8 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
     In [0, 1]: 0 where $f$ is the gradient of a scalar with respect to $g = L'(x)$, 1 where it only rotates
     ($M^\top = -M$), $\sqrt{1/2}$ for independent entries. $a^2$ is the share of $|M|^2$ in the antisymmetric part, and
     $1 - 2a^2$ the symmetry score of $M$. The raw Jacobian ($H = 1$) of a layer of an energy model is in general not
-    symmetric. Exact: the whole Jacobian is formed. Invariant under scales of $f$ and $L$ and orthogonal changes of
-    basis.
+    symmetric. NaN where $M = 0$. Exact: the whole Jacobian is formed. Invariant under scales of $f$ and $L$ and
+    orthogonal changes of basis.
 
     **Arguments:**
 
@@ -55,7 +56,8 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
     jacobian = jax.jacfwd(f)(x).reshape(x.size, x.size)
     if lagrangian is not None:
         jacobian = jax.jacfwd(lagrangian.activation)(x).reshape(x.size, x.size) @ jacobian
-    return jnp.linalg.norm(jacobian - jacobian.T) / (2 * jnp.linalg.norm(jacobian))
+    jacobian = jacobian / largest(jacobian)
+    return root(jnp.sum((jacobian - jacobian.T) ** 2)) / (2 * root(jnp.sum(jacobian**2)))
 
 
 class Estimate(NamedTuple):
@@ -94,15 +96,18 @@ def estimate_field_asymmetry(
     if probes < 2:
         raise ValueError(f"A standard error needs probes >= 2, got {probes}.")
 
+    first = _products(f, x, lagrangian, jr.rademacher(key, x.shape, x.dtype))
+    size = largest(jnp.stack(first))  # in units of this, squares stay in float32
+
     def probe(key: PRNGKey) -> Float[Array, " 2"]:
         direction = jr.rademacher(key, x.shape, x.dtype)
-        forwards, backwards = _products(f, x, lagrangian, direction)
+        forwards, backwards = (a / size for a in _products(f, x, lagrangian, direction))
         whole = 0.5 * (jnp.sum(forwards**2) + jnp.sum(backwards**2))
         return jnp.stack([jnp.sum((forwards - backwards) ** 2), whole])
 
     gaps, wholes = jax.lax.map(probe, jr.split(key, probes)).T
     gap, whole = jnp.mean(gaps), jnp.mean(wholes)
-    value = 0.5 * jnp.sqrt(gap / whole)
+    value = 0.5 * root(gap / whole)
     # The logarithm of a ratio has the variance of the difference of its parts, each in units of its mean.
     relative = gaps / jnp.where(gap > 0, gap, 1) - wholes / whole
     return Estimate(value, 0.5 * value * jnp.std(relative, ddof=1) / math.sqrt(probes))
@@ -194,11 +199,13 @@ def loop_integral(
 
     - `f`, `x`, `lagrangian`: as in `field_asymmetry`; `x` is the centre.
     - `first`, `second`: the half-axes $a$ and $b$, of the shape of `x`.
-    - `nodes`: how many points.
+    - `nodes`: how many points, at least 3.
 
-    **Raises:** `ValueError` if `f` changes the shape.
+    **Raises:** `ValueError` if `f` changes the shape, or for fewer than 3 nodes.
     """
     _check(f, x)
+    if nodes < 3:
+        raise ValueError(f"A loop needs nodes >= 3, got {nodes}; 64 is usual.")
 
     def power(angle: Scalar) -> Scalar:
         position = lambda angle: x + jnp.cos(angle) * first + jnp.sin(angle) * second

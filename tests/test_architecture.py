@@ -31,6 +31,7 @@ ORDER = (
     "_pseudo_energy",
     "_assumptions",
     "_certificate",
+    "_magnitude",
     "_symmetry",
     "_vector_field",
     "_breaking",

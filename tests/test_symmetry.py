@@ -319,6 +319,40 @@ def test_an_antisymmetric_product_turns_without_departing_from_normality(getkey)
     np.testing.assert_allclose(found, (1, 1, 0, 1), atol=1e-6)
 
 
+SCALE_FREE = ("cosine", "unit_cosine", "symmetry_score", "mean_unit_cosine", "median_unit_cosine", "directionality")
+
+
+@pytest.mark.parametrize("scales", [(1e-30, 1e-30), (1e25, 1e25), (1e-20, 1e20), (1e18, 1e-25)])
+def test_indices_survive_tiny_and_huge_weights_in_float32(scales, getkey):
+    w, v = normal(getkey(), (20, 9), jnp.float32), normal(getkey(), (9, 20), jnp.float32)
+    v = v.at[0].multiply(6)  # a row of M that stands out
+    plain = measure_asymmetry(Coupling(w, v, 0.0))
+    scaled = measure_asymmetry(Coupling(w * scales[0], v * scales[1], 0.0))
+    names = SCALE_FREE if scales[0] != scales[1] else plain._fields
+    assert plain.directionality < -0.1
+    for name in (*names, "conservative_distance"):
+        assert_close(getattr(scaled, name), getattr(plain, name), 1e-5)
+
+
+def test_a_weight_that_is_no_number_is_in_every_index(getkey):
+    w, v = normal(getkey(), (6, 4)), normal(getkey(), (4, 6))
+    for value in (jnp.nan, jnp.inf):
+        found = measure_asymmetry(Coupling(w.at[2, 1].set(value), v, 0.0))
+        assert all(not np.isfinite(index) for index in found), found
+
+
+def test_symmetry_can_be_a_regulariser(getkey):
+    """Gradients are finite at the optimum too, and those of the spectrum are those of finite differences."""
+    w, v = normal(getkey(), (6, 4)), normal(getkey(), (4, 6))
+    for name in ("breaking_ratio", "conservative_distance"):
+        slope = jax.grad(lambda v, name=name: getattr(measure_asymmetry(Coupling(w, v, 0.0)), name))(w.T)
+        assert bool(jnp.all(jnp.isfinite(slope))), name
+    overlap = lambda v: measure_spectrum(Coupling(w, v, 0.0), leading=2).overlap
+    direction = normal(getkey(), (4, 6))
+    ahead, behind = (overlap(v + sign * 1e-5 * direction) for sign in (1, -1))
+    assert_close(jnp.sum(jax.grad(overlap)(v) * direction), (ahead - behind) / 2e-5, 1e-6)
+
+
 def decompositions(jaxpr: jax.extend.core.Jaxpr):
     """The names and the numbers of axes of all matrix decompositions in a program."""
     for equation in jaxpr.eqns:

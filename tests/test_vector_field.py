@@ -173,6 +173,30 @@ def test_calibrated_values_of_small_mixers():
     assert broken[:, 1].min() > 0.05
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_fields_of_any_size_in_float32(size, getkey):
+    a, x = normal(getkey(), (6, 6), jnp.float32), normal(getkey(), (6,), jnp.float32)
+    expected = field_asymmetry(lambda x: a @ x, x)
+    assert_close(field_asymmetry(lambda x: size * (a @ x), x), expected, 1e-5)
+    plain, scaled = (
+        estimate_field_asymmetry(lambda x, s=s: s * (a @ x), x, key=jr.key(0)) for s in (jnp.float32(1), size)
+    )
+    assert_close(scaled.value, plain.value, 1e-5)
+
+
+def test_the_asymmetry_of_a_gradient_has_the_slope_zero(getkey):
+    x = normal(getkey(), (5,))
+    asymmetric = lambda a: field_asymmetry(lambda x: a @ x, x)
+    np.testing.assert_array_equal(jax.grad(asymmetric)(jnp.eye(5)), jnp.zeros((5, 5)))
+
+
+@pytest.mark.parametrize("nodes", [0, 2])
+def test_a_loop_needs_three_nodes(nodes):
+    x = jnp.zeros(2)
+    with pytest.raises(ValueError, match="nodes >= 3"):
+        loop_integral(lambda x: x, x, x + 1, x, nodes=nodes)
+
+
 @pytest.mark.parametrize("f", [field_asymmetry, estimate_field_asymmetry, helmholtz_split, loop_integral, work_along])
 def test_every_tool_names_a_field_that_changes_the_shape(f):
     x = jnp.ones((2, 4))

@@ -52,7 +52,10 @@ def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
         raise UsageError(_nothing(weights, left_out))
     if reading.heads is not None and not any(layer.kind == "query-key" for layer in layers):
         raise UsageError(f"heads: got {reading.heads}, but {weights.source} has no queries and keys; leave it out.")
-    return Found(weights.source, sorted(layers, key=lambda layer: _natural(layer.place)), left_out)
+    layers = sorted(layers, key=lambda layer: _natural(layer.place))
+    known = {name for layer in layers for name in layer.names} | {one.name for one in left_out}
+    matrices = [name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2]
+    return Found(weights.source, layers, left_out, tuple(name for name in matrices if name not in known))
 
 
 def matrix(weights: AbstractWeights, name: str, *, turned: bool = False) -> Matrix:
@@ -77,7 +80,7 @@ def _found(weights: AbstractWeights, name: str, layout: Layout, reading: Reading
     try:
         return layout.build(before.removesuffix("."), layout.part, [matrix(weights, n) for n in names], reading)
     except Mismatch as mismatch:
-        raise Unfit(f"{mismatch}; {fitting(weights.tensors, mismatch.name, mismatch.wanted)}") from None
+        raise Unfit(f"{mismatch}; {fitting(weights.tensors, mismatch.name, mismatch.wanted, mismatch.first)}") from None
 
 
 def _natural(place: str) -> list[tuple[int, str]]:
@@ -106,16 +109,28 @@ def _mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list
 
 
 def _gpt2_mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
-    """GPT-2 stores its matrices the other way round, others with its names don't: the longer side is the hidden one."""
+    """GPT-2 stores its matrices the other way round, others with its names don't.
+
+    The first bias has the length of the hidden side; without one, the longer side is taken for it.
+    """
     rows, columns = weights[0].shape
-    return _mlp(place, part, [_turned(w, rows < columns) for w in weights], reading)
+    bias = weights[0].weights.tensors.get(weights[0].name.removesuffix("weight") + "bias")
+    hidden = max(rows, columns) if bias is None else bias.shape[-1]
+    turned = columns == hidden and (rows != columns or _stored_by_columns(weights[0]))
+    return _mlp(place, part, [_turned(w, turned) for w in weights], reading)
+
+
+def _stored_by_columns(weight: Matrix) -> bool:
+    """Whether the attention beside a square weight of an MLP has its queries, keys and values beside each other."""
+    beside = weight.weights.tensors.get(weight.name.replace("mlp.c_fc.weight", "attn.c_attn.weight"))
+    return beside is not None and beside.shape[-1] == 3 * beside.shape[0]
 
 
 def _fused(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
     """Queries, keys and values below each other; in GPT-2 beside each other."""
     rows, columns = weights[0].shape
     qkv = _turned(weights[0], columns == 3 * rows)
-    if qkv.shape[0] % 3:
+    if qkv.shape[0] != 3 * qkv.shape[1]:  # fewer keys than queries, or heads of another size: where they are is unknown
         raise Mismatch("itself", qkv.name, qkv.shape, (3 * columns, columns), "no queries, keys and values")
     return _attention(place, part, [qkv.share(0, 3), qkv.share(1, 3)], reading)
 
@@ -169,6 +184,7 @@ LAYOUTS = (
     Layout("mlp", ("mlp.c_fc.weight", "mlp.c_proj.weight"), _gpt2_mlp),
     # PyTorch's nn.TransformerEncoderLayer
     Layout("qk", ("self_attn.in_proj_weight",), _fused),
+    Layout("qk", ("attn.in_proj_weight",), _fused),
     Layout("mlp", ("linear1.weight", "linear2.weight"), _mlp),
     # Llama and its kin
     Layout("mlp gate", ("mlp.gate_proj.weight", "mlp.down_proj.weight"), _mlp),

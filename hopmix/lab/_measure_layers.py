@@ -48,19 +48,21 @@ class Found(NamedTuple):
     """The layers of a network, and what in it looked like one but isn't.
 
     - `source`: what the numbers were read from, as in "a safetensors file".
+    - `others`: the matrices in it that belong to no layer.
     """
 
     source: str
     layers: list[Layer]
     left_out: list[LeftOut]
+    others: tuple[str, ...] = ()
 
 
 class Mismatch(ValueError):
-    """Weights whose shapes don't go together; `name` has another shape than `wanted`."""
+    """Weights whose shapes don't go together; `name` has another shape than `wanted` beside `first`."""
 
     def __init__(self, first: str, name: str, shape: tuple[int, ...], wanted: tuple[int, ...], rule: str):
         super().__init__(f"{rule}: {name} is {shape_text(shape)}, but beside {first} it must be {shape_text(wanted)}")
-        self.name, self.wanted = name, wanted
+        self.first, self.name, self.wanted = first, name, wanted
 
 
 @dataclasses.dataclass(frozen=True)

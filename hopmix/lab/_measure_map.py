@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from hopmix.lab._weights import printable, shortened
 from hopmix.lab.measure import Measured, Report, over_seeds
@@ -38,6 +39,8 @@ def symmetry_map(values: xr.DataArray) -> Figure:
     for axes, (name, panel) in zip(panels, shown.items()):
         _panel(axes, panel, INDICES[name])
     _label_places(panels[-1], [str(place) for place in values.place.values])
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names come from files
     return figure
 
 

@@ -68,7 +68,9 @@ def _layer(weights: AbstractWeights, sides: list[Pattern], names: list[str | Non
         raise UsageError(f"pairs: {unfit}.") from None
     except Mismatch as mismatch:
         wanted = mismatch.wanted[::-1] if sides[-1].turned else mismatch.wanted
-        raise UsageError(f"pairs: {mismatch}; {fitting(weights.tensors, mismatch.name, wanted)}.") from None
+        raise UsageError(
+            f"pairs: {mismatch}; {fitting(weights.tensors, mismatch.name, wanted, mismatch.first)}."
+        ) from None
 
 
 def _known(weights: AbstractWeights, names: list[str | None], index: int) -> str:

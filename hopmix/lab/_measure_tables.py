@@ -137,7 +137,7 @@ def z_score(value: float) -> str:
 def sentences(report: Report, pairings: int) -> list[str]:
     """What is printed below the tables."""
     return [
-        f"{len(report.measured)} layers of {report.source}.",
+        f"{len(report.measured)} layer{'s' * (len(report.measured) != 1)} of {report.source}.",
         medians(report),
         *legend(report, pairings),
         *omissions(report),
@@ -150,9 +150,10 @@ def medians(report: Report) -> str:
     for one in report.measured:
         if not one.layer.part.startswith("head "):  # it is a part of a product that is there too
             group = one.layer.arm or KINDS[one.layer.kind]
-            scores.setdefault(group, []).append(one.indices["symmetry_score"].value)
+            if math.isfinite(score := one.indices["symmetry_score"].value):
+                scores.setdefault(group, []).append(score)
     told = [f"{number(statistics.median(own))} of {len(own)} {group}" for group, own in scores.items()]
-    return f"Median symmetry score: {'; '.join(told)}."
+    return f"Median symmetry score: {'; '.join(told)}." if told else "No layer has a symmetry score."
 
 
 def legend(report: Report, pairings: int) -> list[str]:
@@ -171,7 +172,10 @@ def legend(report: Report, pairings: int) -> list[str]:
             "of M that are not real; depart.: departure from normality."
         )
     if any(one.layer.arm for one in report.measured):
-        lines.append("null and z are means over the seeds; each seed's own are in --json and on the page.")
+        lines.append(
+            "null is a mean over the seeds, z their sum over the root of their number; each seed's own z and p are in "
+            "--json and on the page."
+        )
     return [*lines, *_null_legend(kinds, pairings)]
 
 
@@ -191,7 +195,14 @@ def omissions(report: Report) -> list[str]:
     lines = [f"Left out of {n} of {len(report.measured)} layers: {what}." for what, n in counts.items()]
     if lines:
         lines.append("--full computes what was left out.")
-    return lines + [f"Not measured: {_told(one)}" for one in report.left_out[:SHOWN]] + _more(report.left_out)
+    lines += [f"Not measured: {_told(one)}" for one in report.left_out[:SHOWN]] + _more(report.left_out)
+    return lines + ([_others(report.others)] if report.others else [])
+
+
+def _others(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    count = "1 other matrix is" if len(names) == 1 else f"{len(names)} other matrices are"
+    return f"{count} in no layer of a known layout ({shown}); --pairs measures any two."
 
 
 def _told(one: LeftOut) -> str:

@@ -32,6 +32,7 @@ def symmetry_figures_of(run: Run) -> Iterator[tuple[str, Figure]]:
     """The figures of the page that the run has numbers for, each with its name."""
     metrics, sizes = run.metrics, coupling_sizes(run)
     nulls = {key: None if sizes is None else null(key, sizes) for key in (*CURVES, *SCATTERS)}
+    nulls["breaking_ratio"] = None  # it moves with the norms of V and W, which training changes
     for key in measured(run, CURVES):
         yield f"asymmetry_{key}", figures.asymmetry_curves(metrics[key], null=nulls[key])
     for key in measured(run, MAPS):

@@ -103,7 +103,7 @@ def _cell(values: xr.DataArray, z: xr.DataArray | None) -> str:
     summary = summarise(values.mean("block").values.astype(float))
     if not summary.n:
         return "<td>–</td>"
-    score = float("nan") if z is None else float(z.mean())
+    score = float("nan") if z is None else float(z.sum() / np.sqrt(z.notnull().sum()))
     below = f'<span class="sub">z = {_z(score)}</span>' if np.isfinite(score) else ""
     return f"<td>{_number(summary.mean, summary.stderr)}{below}</td>"
 

@@ -35,7 +35,7 @@ def read_checkpoint(programs: Sequence[Program], out: Path, step: int | None) ->
     with store.Checkpoints(out) as checkpoints:
         for candidate in reversed(checkpoints.steps) if step is None else (step,):
             try:
-                return candidate, checkpoints._read(candidate, like)
+                return candidate, checkpoints.read(candidate, like)
             except Exception:  # Orbax raises many kinds for damaged files; all mean the same here.
                 continue
     raise UsageError(f"{out}: no checkpoint is readable; train the study anew under another name.")

@@ -62,9 +62,9 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(names), n=3, cutoff=0.0)
 
 
-def fitting(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> str:
-    """Which weights have a shape, the most like a name first, for a message."""
-    names = nearest(name, (other for other, tensor in tensors.items() if tensor.shape == shape))
+def fitting(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], but: str = "") -> str:
+    """Which weights have a shape, but for one, the most like a name first, for a message."""
+    names = nearest(name, (other for other, tensor in tensors.items() if tensor.shape == shape and other != but))
     return f"nearest that fit: {listed(tensors, names)}" if names else f"no weight is {shape_text(shape)}"
 
 

@@ -5,6 +5,7 @@ containers; without torch the file is not read at all.
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,12 @@ def _is_zip(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    _, found, after = text.partition("Unsupported global: ")
-    return f"it asks for {after.split()[1]}" if found and len(after.split()) > 1 else first_line(error)
+    # The first line of torch's text explains how to load the file all the same.
+    asked = re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
+    other = re.search(r"unsupported [^\n]*", str(error), re.IGNORECASE)
+    if asked:
+        return f"it asks for {asked[1]}"
+    return other[0] if other else first_line(error)
 
 
 def _unwrapped(content: Any) -> Any:

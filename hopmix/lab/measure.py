@@ -71,11 +71,12 @@ class Measured:
 
 
 class Report(NamedTuple):
-    """All layers of a network, measured."""
+    """All layers of a network, measured; `others` are its matrices that belong to no layer."""
 
     source: str
     measured: list[Measured]
     left_out: list[LeftOut]
+    others: tuple[str, ...] = ()
 
 
 def measure_found(
@@ -95,18 +96,19 @@ def measure_found(
     for done, layer in enumerate(found.layers):
         watch(done, layer)
         coupling = layer.load()
-        if _is_finite(coupling):
+        if not (fault := _fault(coupling)):
             measured.append(_measure(layer, coupling, pairings, full))
         else:
-            left_out.append(
-                LeftOut(" ".join((layer.arm, layer.place, layer.part)).strip(), "it has weights that are not finite")
-            )
-    return Report(found.source, measured, left_out)
+            left_out.append(LeftOut(" ".join((layer.arm, layer.place, layer.part)).strip(), fault))
+    return Report(found.source, measured, left_out, found.others)
 
 
-def _is_finite(coupling: Coupling) -> bool:
-    # A sum is not finite if one of its terms is not, and takes no memory.
-    return bool(jnp.isfinite(jnp.sum(coupling.up)) & jnp.isfinite(jnp.sum(coupling.down)))
+def _fault(coupling: Coupling) -> str:
+    """Why weights can't be measured; empty where they can."""
+    sizes = [float(jnp.max(jnp.abs(weights))) for weights in (coupling.up, coupling.down)]
+    if not all(map(math.isfinite, sizes)):
+        return "it has weights that are not finite"
+    return "it has a matrix of zeros" if 0 in sizes else ""
 
 
 def _measure(layer: Layer, coupling: Coupling, pairings: int, full: bool) -> Measured:
@@ -234,7 +236,7 @@ class Spread(NamedTuple):
     """An index of one block and branch over the seeds of an arm.
 
     - `mean`, `std`: of its values (0 for one seed); `null`: mean of the means of the null distributions.
-    - `z`: mean; `p`: the largest.
+    - `z`: their sum over the root of their number (Stouffer); `p`: the largest.
     """
 
     mean: float
@@ -268,7 +270,16 @@ def over_seeds(measured: Sequence[Measured]) -> list[OverSeeds]:
 def _spread(indices: list[Index]) -> Spread:
     value, mean, _, z, p = np.array(indices).T
     return Spread(
-        *map(float, (value.mean(), value.std(ddof=1) if len(value) > 1 else 0, mean.mean(), z.mean(), p.max()))
+        *map(
+            float,
+            (
+                value.mean(),
+                value.std(ddof=1) if len(value) > 1 else 0,
+                mean.mean(),
+                z.sum() / math.sqrt(len(z)),
+                p.max(),
+            ),
+        )
     )
 
 
@@ -283,6 +294,7 @@ def report_record(report: Report, path: str, pairings: int) -> dict[str, Any]:
         "seed": SEED,
         "layers": [_layer_record(one) for one in report.measured],
         "not_measured": [one._asdict() for one in report.left_out],
+        "in_no_layer": [*report.others],
     }
     if any(one.layer.arm for one in report.measured):
         record["over_seeds"] = [_spread_record(one) for one in over_seeds(report.measured)]

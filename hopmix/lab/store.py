@@ -234,7 +234,7 @@ class Checkpoints:
         warnings, damaged = [], []
         for step in reversed(self.steps):
             try:
-                states = self._read(step, like)
+                states = self.read(step, like)
             except Exception as error:  # Orbax raises many kinds for damaged files; all mean the same here.
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
                 damaged.append(step)
@@ -249,7 +249,7 @@ class Checkpoints:
             else "checkpoints: there is none yet; start the study anew under another name."
         )
 
-    def _read(self, step: int, like: Sequence[PyTree]) -> list[PyTree]:
+    def read(self, step: int, like: Sequence[PyTree]) -> list[PyTree]:
         targets = {
             f"program_{i}": [np.zeros(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
             for i, state in enumerate(like)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -57,7 +58,7 @@ def read_hyperparameters(file: BinaryIO) -> dict[str, Any] | None:
     start, line = file.tell(), file.readline(LONGEST_LINE)
     try:
         values = json.loads(line) if line.startswith(b"{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         file.seek(start)
@@ -94,6 +95,8 @@ def stored_arrays(file: BinaryIO) -> Iterator[StoredArray]:
     size = os.fstat(file.fileno()).st_size
     while file.tell() < size:
         shape, fortran, dtype = _header(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"an array of the shape {shape}, which there is not")
         yield StoredArray(shape, dtype, fortran, file.tell())
         end = file.tell() + math.prod(shape) * dtype.itemsize
         if end > size:
@@ -106,7 +109,10 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f".npy records of version {version} are not known, only (1, 0) and (2, 0)")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy lets these of its parser through
+        raise ValueError(f"a header that can't be parsed ({error})") from None
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which only running code could read")
     # NumPy has no name for bfloat16 and stores it as two bytes.
@@ -114,6 +120,8 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _skeleton(path: str | Path, config: MixerConfig, stored: list[StoredArray]) -> Mixer:
+    if config.depth > len(stored):
+        raise ValueError(f"{path}: {len(stored)} arrays can't be {config.depth} blocks.")
     leaves, structure = jax.tree.flatten(eqx.filter_eval_shape(Mixer, config, key=jr.key(0)))
     shapes = [np.shape(leaf) for leaf in leaves]
     if shapes != [array.shape for array in stored]:

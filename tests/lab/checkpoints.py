@@ -67,6 +67,7 @@ def named(layout: str, w: Weights, place: str) -> dict[str, np.ndarray]:
         "nanoGPT's MLP": {"mlp.c_fc.weight": w.up, "mlp.c_proj.weight": w.down},
         "nn.TransformerEncoderLayer": {"self_attn.in_proj_weight": fused(w.query, w.key, other.key)},
         "nn.TransformerEncoderLayer's MLP": {"linear1.weight": w.up, "linear2.weight": w.down},
+        "open_clip": {"attn.in_proj_weight": fused(w.query, w.key, other.key)},
         "Llama": {"self_attn.q_proj.weight": w.query, "self_attn.k_proj.weight": w.key},
         "Llama's MLP": {
             "mlp.gate_proj.weight": w.up,
@@ -95,6 +96,7 @@ PARTS = {
     "nanoGPT's MLP": ["mlp"],
     "nn.TransformerEncoderLayer": ["qk"],
     "nn.TransformerEncoderLayer's MLP": ["mlp"],
+    "open_clip": ["qk"],
     "Llama": ["qk"],
     "Llama's MLP": ["mlp gate", "mlp up"],
 }

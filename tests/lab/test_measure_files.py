@@ -252,6 +252,20 @@ def test_a_damaged_file_of_equinox(tmp_path):
     assert "is no whole mixer of hopmix" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (-32,)}".ljust(117) + b"\n",
+        b"\x93NUMPY\x01\x00\x36\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (".ljust(53) + b"\n",
+        b'{"image": [8, 8, 1], "patch": 4, "dim": 6, "depth": 300000000, "classes": 3}\n',
+        b'{"a": ' + b"[" * 100_000 + b"\n",
+    ],
+)
+def test_a_file_of_equinox_that_never_ends(tmp_path, content):
+    (tmp_path / "a.eqx").write_bytes(content)
+    assert refusal(tmp_path / "a.eqx").startswith("path: ")
+
+
 # ---- Files that would do harm, and files that lie ---------------------------------------------------------------
 
 
@@ -410,3 +424,9 @@ def test_names_of_a_state_dict_stay_as_they_are(torch, tmp_path):
         "module.blocks.0.mlp.fc1.weight",
         "module.blocks.0.mlp.fc2.weight",
     )
+
+
+def test_the_danger_in_a_file_of_torch_is_named(torch, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": Bomb(tmp_path / "executed")}, path)
+    assert "it asks for posix.mkdir" in refusal(path)

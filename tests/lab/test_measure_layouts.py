@@ -169,6 +169,44 @@ def test_what_only_looks_like_a_layer_is_told(change, why):
     assert "layer.1" in {layer.place for layer in found.layers}
 
 
+def test_queries_and_keys_of_another_split_are_not_guessed():
+    """Fewer keys than queries: a third of the rows is neither."""
+    fused = {"h.0.attn.c_attn.weight": np.ones((48 + 2 * 12, 48), np.float32)}
+    found = find(fused | named("GPT-2's MLP", make_weights("tied"), "h.0."))
+    assert [layer.part for layer in found.layers] == ["mlp"]
+    assert "no queries, keys and values" in found.left_out[0].why
+
+
+@pytest.mark.parametrize("hidden", [VISIBLE - 4, VISIBLE])
+@pytest.mark.parametrize("told_by", ["bias", "attention"])
+def test_how_an_mlp_of_gpt2_is_stored_is_told_by_what_stands_beside_it(hidden, told_by):
+    """Conservative weights, V = W^T D: the other way round they are not."""
+    rng = np.random.default_rng(0)
+    up, gains = rng.normal(size=(hidden, VISIBLE)), rng.uniform(0.2, 2, hidden)
+    arrays = {"h.0.mlp.c_fc.weight": up.T, "h.0.mlp.c_proj.weight": (up.T * gains).T}
+    if told_by == "bias" and hidden < VISIBLE:
+        arrays |= {"h.0.mlp.c_fc.bias": np.zeros(hidden)}
+    elif hidden == VISIBLE:
+        arrays |= {"h.0.attn.c_attn.weight": np.ones((VISIBLE, 3 * VISIBLE))}
+    else:
+        pytest.skip("a narrow MLP without its bias: the longer side is taken for the hidden one")
+    (layer,) = (one for one in find({n: a.astype(np.float32) for n, a in arrays.items()}).layers if one.part == "mlp")
+    assert (layer.visible, layer.hidden) == (VISIBLE, hidden)
+    np.testing.assert_allclose(layer.load().up, up, rtol=1e-6)
+
+
+def test_a_key_is_not_offered_as_its_own_query():
+    arrays = {"q_proj.weight": np.ones((8, 8), np.float32), "k_proj.weight": np.ones((4, 8), np.float32)}
+    arrays = {f"layers.0.self_attn.{name}": array for name, array in arrays.items()}
+    found = find(arrays | named("BERT", make_weights("tied"), "layer.1."))
+    assert found.left_out[0].why.endswith("no weight is 8 x 8")
+
+
+def test_matrices_of_no_layer_are_counted():
+    arrays = named("Llama", make_weights("tied"), "layers.0.") | {"layers.0.fc1.weight": np.ones((3, 4), np.float32)}
+    assert find(arrays).others == ("layers.0.fc1.weight",)
+
+
 def test_a_network_of_no_known_layout_is_told_what_it_has():
     arrays = {"enc.0.a": np.zeros((4, 3), np.float32), "enc.0.b": np.zeros((3, 4), np.float32), "scale": np.zeros(3)}
     with pytest.raises(UsageError, match=r"--pairs 'UP:DOWN'\. It has 2 matrices: enc\.0\.a \(4 x 3\), enc\.0\.b"):
