@@ -1,4 +1,4 @@
-"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`."""
+"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
 
 import logging
 import shlex
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab.config import Ablate, Measure, Report, Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -27,6 +27,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
@@ -34,7 +35,8 @@ DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
 `hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
 `hopmix measure` tells how symmetric the weights of a run are, or those of anybody's checkpoint.
-`hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run."""
+`hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
+`hopmix bench` measures how fast all this is on your machine."""
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -72,7 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _execute(command: Ablate | Resume | Report | Measure | Verify, line: str) -> int:
+def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
     from hopmix.lab._compilation_cache import use_compilation_cache
 
     use_compilation_cache()
@@ -91,6 +93,8 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify, line: str) ->
             return _measure(command, console)
         case Verify(run=run):
             return _verify_claims(command, console) if run is None else _verify_run(run, command, console)
+        case Bench():
+            return _bench(command, line, console)
 
 
 def _dry_run(config: StudyConfig, console: Console) -> int:
@@ -213,6 +217,21 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
     if options.json is not None:
         store.write_json(options.json, verify.run_record(checked))
     return DONE if checked.passed else FAILED
+
+
+def _bench(options: Bench, line: str, console: Console) -> int:
+    from hopmix.lab import _bench_tables, bench
+
+    _require_writable(options.json and options.json.parent)
+    with console.status("measuring") as status:
+        told = lambda name: status.update(Text(f"measuring {name}"))
+        show = lambda rows, limits: console.print(_bench_tables.rich_table(rows, limits))
+        benched = bench.run_bench(options, told, show)
+    for sentence in _bench_tables.sentences(benched):
+        console.print(Text(sentence))
+    if options.json is not None:
+        store.write_json(options.json, benched.record(options, line))
+    return DONE
 
 
 class _bar:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,3 +234,60 @@ class Measure:
         _need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
         _need(self.json is None or not self.json.is_dir(), "json", self.json, "the name of a file, not a folder")
         _need(self.out is None or not self.out.is_file(), "out", self.out, "the name of a folder, not a file")
+
+
+BENCHMARKS = ("step", "inference", "ablation", "descent", "measuring", "data", "start", "memory", "growth")
+BENCH_SIZES = ("small", "medium", "large", "s16", "b16")
+BENCH_ARMS = ("serial", "free", "broken", "symmetric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure how fast hopmix is, in turn with a peer and beside the limits of this machine.
+
+    Let the machine do nothing else meanwhile. The last line names every race that hopmix loses.
+    """
+
+    only: tuple[str, ...] = BENCHMARKS
+    """Any of step, inference, ablation, descent, measuring, data, start, memory, growth."""
+    sizes: tuple[str, ...] = BENCH_SIZES[:4]
+    """The mixers of step, inference and memory: any of small, medium, large (64 tokens), s16, b16 (224 pixels)."""
+    arms: tuple[str, ...] = BENCH_ARMS
+    """Their arms: any of serial, free, broken, symmetric."""
+    batch: int | None = None
+    """Images per step in place of each size's own."""
+    repetitions: int = 3
+    """How often each pair is timed, in turn."""
+    peer: Annotated[str | None, tyro.conf.arg(metavar="COMMAND")] = None
+    """The program to race against, as in "/venv/bin/python torch_peer.py"; without it hopmix runs alone."""
+    peer_compile: bool = False
+    """Race the peer with --compile too."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of activations and products."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write all numbers to this file as well."""
+    quick: bool = False
+    """Tiny mixers and studies, to see that everything runs: the numbers mean nothing."""
+
+    def __post_init__(self):
+        for name, known in (("only", BENCHMARKS), ("sizes", BENCH_SIZES), ("arms", BENCH_ARMS)):
+            values, wanted = getattr(self, name), f"one or more of {', '.join(known)}, without repetition"
+            told = " ".join(values) or "nothing"
+            _need(0 < len(set(values)) == len(values) and set(values) <= set(known), name, told, wanted)
+        _need(self.repetitions >= 1, "repetitions", self.repetitions, "at least 1")
+        _need(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
+        _need(self.json is None or not self.json.is_dir(), "json", self.json, "the name of a file, not a folder")
+        if self.peer_compile and self.peer is None:
+            raise UsageError("peer_compile: there is no peer; name its command with --peer.")
+        self._check_peer()
+
+    def _check_peer(self):
+        try:
+            words = None if self.peer is None else shlex.split(self.peer)
+        except ValueError as error:
+            raise UsageError(f"peer: got {self.peer}, which is not a command ({error}); mend its quotes.") from None
+        if words is None:
+            return
+        _need(len(words) > 0 and shutil.which(words[0]) is not None, "peer", repr(self.peer), "a program that exists")
+        for word in words[1:]:
+            _need(not word.endswith(".py") or Path(word).is_file(), "peer", word, "a file that exists")

@@ -1,0 +1,97 @@
+"""Energy, force and descent of memories, against automatic differentiation and against a loop in Python."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from hopmix._coupling import Coupling
+from hopmix._derive import Block, derive_block, gradient_force
+from hopmix._dynamics import descend
+from hopmix._lagrangian import GELU
+from hopmix._lagrangian_groups import LayerNorm
+from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._synapse import ChannelMixing, TokenMixing
+from hopmix._types import Layer
+from hopmix.lab._bench_mixer import in_float32
+from hopmix.lab._bench_race import Row, in_turn, timed
+
+SHAPES = {"small": (16, 32), "large": (196, 512)}
+"""Tokens and channels of the visible layer."""
+
+CALLS = {"small": 200, "large": 10}
+"""Calls that are timed at once."""
+
+STEPS = 100
+
+
+def make_memory(tokens: int, channels: int) -> AssociativeMemory:
+    """The memory of a symmetric mixer block."""
+    one, other = jr.split(jr.key(0))
+    hidden = channels // 2, 4 * channels
+    layers = {
+        "x": Neurons(LayerNorm(axes=(0, -1)), (tokens, channels)),
+        "token": Neurons(GELU(), (hidden[0], channels)),
+        "channel": Neurons(GELU(), (tokens, hidden[1])),
+    }
+    synapses = {
+        "token": TokenMixing(Coupling.symmetric(tokens, hidden[0], key=one)),
+        "channel": ChannelMixing(Coupling.symmetric(channels, hidden[1], key=other)),
+    }
+    return in_float32(AssociativeMemory(layers, synapses, {name: ("x", name) for name in synapses}))
+
+
+def make_block(tokens: int, channels: int) -> Block:
+    """The leaky block of `make_memory`, whose steps are short enough to descend."""
+    return derive_block(make_memory(tokens, channels), ["token", "channel"], leak=1.0, step=0.1)
+
+
+def race_descent(quick: bool, repetitions: int) -> Iterator[Row]:
+    """Rows of one memory of each size."""
+    for size, (tokens, channels) in ({"tiny": (4, 6)} if quick else SHAPES).items():
+        calls = 2 if quick else CALLS[size]
+        yield _memory_row(size, make_memory(tokens, channels), calls, repetitions)
+        block, x = make_block(tokens, channels), jr.normal(jr.key(1), (tokens, channels), jnp.float32)
+        yield _force_row(size, block, x, calls, repetitions)
+        yield _descent_row(size, block, x, repetitions)
+
+
+def _memory_row(size: str, memory: AssociativeMemory, calls: int, repetitions: int) -> Row:
+    state = {name: jr.normal(jr.key(2), layer.shape, jnp.float32) for name, layer in memory.neurons.items()}
+    ours = jax.jit(lambda state: (memory.energy(state), memory.force(state)))
+    plain = jax.jit(jax.value_and_grad(memory.energy))
+    contenders = [timed(ours, state, times=calls), timed(plain, state, times=calls)]
+    return Row("descent", f"{size} memory: energy and force", *_pair(contenders, "jax.grad(energy)", repetitions))
+
+
+def _force_row(size: str, block: Block, x: Layer, calls: int, repetitions: int) -> Row:
+    forces = [jax.jit(lambda x: block.force(x)), jax.jit(lambda x: gradient_force(block, x))]
+    contenders = [timed(force, x, times=calls) for force in forces]
+    return Row("descent", f"{size} block: force", *_pair(contenders, "jax.grad(potential)", repetitions))
+
+
+def _descent_row(size: str, block: Block, x: Layer, repetitions: int) -> Row:
+    contenders = [timed(lambda x: descend(block, x, STEPS)[:2], x), timed(make_loop(block), x)]
+    return Row("descent", f"{size} block: descend, {STEPS} steps", *_pair(contenders, "jitted loop", repetitions))
+
+
+def make_loop(block: Block, steps: int = STEPS) -> Callable[[Layer], Any]:
+    """What `descend` returns, by a loop in Python over a compiled step."""
+    step = jax.jit(lambda x: (block(x), block.energy(x)))
+
+    def loop(x: Layer) -> tuple[list[Layer], list[Any]]:
+        states, energies = [], []
+        for _ in range(steps + 1):
+            states.append(x)
+            x, energy = step(x)
+            energies.append(energy)
+        return states, energies
+
+    return loop
+
+
+def _pair(contenders: list, against: str, repetitions: int) -> tuple[tuple[float, ...], str, tuple[float, ...]]:
+    own, other = in_turn(contenders, repetitions)
+    return own, against, other

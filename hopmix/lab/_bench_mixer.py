@@ -1,0 +1,190 @@
+"""Training step and inference of mixers, in turn with a peer, beside the operations that they need."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from hopmix._coupling import trainable
+from hopmix.lab._bench_peer import KINDS, Peer
+from hopmix.lab._bench_race import Contender, Row, Work, in_turn, timed
+from hopmix.lab.train import objective
+from hopmix.models.mixer import Mixer, MixerConfig
+
+CLASSES, COLOURS = 10, 3
+BACKWARD = 2
+"""Operations of the backward pass in units of the forward pass: one product for each of two gradients."""
+
+LONG, MOST = 2e11, 20
+"""Operations and steps that are timed at once, at most."""
+
+
+class Size(NamedTuple):
+    """A mixer and its batch: pixels per side of image and patch, channels, blocks, images per step."""
+
+    name: str
+    image: int
+    patch: int
+    dim: int
+    depth: int
+    batch: int
+
+    def quick(self) -> "Size":
+        """The same with one block and few images, to see that everything runs."""
+        return self._replace(depth=1, batch=max(1, self.batch // 32))
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The options of the peer."""
+        return {k: getattr(self, k) for k in ("image", "patch", "dim", "depth", "batch")}
+
+
+SIZES = (
+    Size("small", 32, 4, 64, 4, 128),
+    Size("medium", 32, 4, 128, 4, 128),
+    Size("large", 32, 4, 256, 8, 64),
+    Size("s16", 224, 16, 512, 8, 16),
+    Size("b16", 224, 16, 768, 12, 16),
+)
+
+
+def configure(size: Size, kind: str) -> MixerConfig:
+    """The mixer whose mathematics is that of the peer: joint norm with an elementwise scale, no biases."""
+    block, coupling = ("serial", "free") if kind == "serial" else ("parallel", kind)
+    image = (size.image, size.image, COLOURS)
+    return MixerConfig(
+        image,
+        size.patch,
+        size.dim,
+        size.depth,
+        CLASSES,
+        block,  # pyright: ignore[reportArgumentType]
+        coupling,  # pyright: ignore[reportArgumentType]
+        norm_scale="elementwise",
+    )
+
+
+def count_work(config: MixerConfig, batch: int, training: bool, precision: str = "float32") -> Work:
+    """Operations 2mnk of all matrix products (m, n, k), and the bytes of their three matrices, each touched once."""
+    tokens, (token, channel) = config.tokens, config.hidden
+    pixels = config.patch_size[0] * config.patch_size[1] * config.image[2]
+    mixings = [(token, batch * config.dim, tokens), (batch * tokens, channel, config.dim)]
+    products = [(batch * tokens, config.dim, pixels), (batch, config.classes, config.dim)]
+    products += 2 * config.depth * mixings  # up, and as much down
+    passes = 1 + BACKWARD if training else 1
+    flops = sum(2 * m * n * k for m, n, k in products)
+    elements = sum(m * n + n * k + k * m for m, n, k in products)
+    return Work(passes * flops, passes * elements * jnp.dtype(precision).itemsize)
+
+
+def steps_at_once(work: Work) -> int:
+    """How many steps are timed together: enough to tell, few where each is long."""
+    return MOST if jax.default_backend() == "gpu" else int(min(MOST, max(2, LONG // work.flops)))
+
+
+class Interval:
+    """A compiled scan of training steps: a contender that goes on from where it stopped.
+
+    **Arguments:**
+
+    - `size`, `kind`: of the mixer.
+    - `steps`: in the scan.
+    - `precision`: of activations and products.
+    - `members`: trained side by side.
+    """
+
+    def __init__(self, size: Size, kind: str, steps: int, precision: str = "float32", members: int = 1):
+        self.steps = steps
+        make = lambda key: in_float32(Mixer(configure(size, kind), key=key))
+        models = eqx.filter_vmap(make)(jr.split(jr.key(0), members))
+        arrays, static = eqx.partition(models, eqx.is_array)
+        parameters, frozen = eqx.partition(arrays, trainable(arrays))
+        start, train = make_training(static, size.batch, steps, precision)
+        self._carry = parameters, jax.vmap(start)(parameters)
+        self.losses: Any = None
+        each = jax.vmap(train) if members > 1 else _alone(train)
+        run = jax.jit(lambda carry: each(*carry, frozen), donate_argnums=0)
+        self.compiled = run.lower(self._carry).compile()
+        self()  # the first run allocates
+
+    def __call__(self) -> float:
+        """Milliseconds per step of one run of the scan."""
+        begin = time.perf_counter()
+        self._carry, self.losses = jax.block_until_ready(self.compiled(self._carry))
+        return 1e3 * (time.perf_counter() - begin) / self.steps
+
+
+def _alone(train: Callable) -> Callable:
+    """A single member, without the axis of members: what is fast for one is not always what is fast for many."""
+
+    def run(*member):
+        trained = train(*jax.tree.map(lambda leaf: leaf[0], member))
+        return jax.tree.map(lambda leaf: leaf[None], trained)
+
+    return run
+
+
+def make_training(static: Any, batch: int, steps: int, precision: str) -> tuple[Callable, Callable]:
+    """The optimiser's start, and the training of one member for so many steps on one batch."""
+    optimiser = optax.adamw(1e-3, weight_decay=0.05)
+    images, targets = make_batch(static.config, batch)
+    other = None if precision == "float32" else precision
+
+    def train(parameters, state, frozen):
+        def loss(parameters):
+            model = eqx.combine(parameters, frozen, static)
+            return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
+
+        def step(carry, _):
+            parameters, state = carry
+            value, gradients = jax.value_and_grad(loss)(parameters)
+            updates, state = optimiser.update(gradients, state, parameters)
+            return (optax.apply_updates(parameters, updates), state), value
+
+        return jax.lax.scan(step, (parameters, state), None, length=steps)
+
+    return optimiser.init, train
+
+
+def make_batch(config: MixerConfig, batch: int):
+    """Images and targets, at random."""
+    images = jr.normal(jr.key(1), (batch, *config.image), jnp.float32)
+    return images, jax.nn.one_hot(jr.randint(jr.key(2), (batch,), 0, config.classes), config.classes, dtype=jnp.float32)
+
+
+def in_float32(tree: Any) -> Any:
+    """A model with float32 weights, whatever JAX is set to."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def make_inference(size: Size, kind: str, steps: int, precision: str = "float32") -> Contender:
+    """A contender: the logits of a batch."""
+    config = configure(size, kind)
+    cast = lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
+    model, images = jax.tree.map(cast, (Mixer(config, key=jr.key(0)), make_batch(config, size.batch)[0]))
+    arrays, static = eqx.partition(model, eqx.is_array)
+    forward = jax.jit(lambda arrays, images: eqx.combine(arrays, static).batch(images))
+    return timed(forward, arrays, images, times=steps)
+
+
+def race_mixers(
+    what: str, sizes: Sequence[Size], kinds: Sequence[str], peers: Sequence[Peer], repetitions: int, precision: str
+) -> Iterator[Row]:
+    """The rows of "step" or "inference": each size and arm, against each peer or alone."""
+    make: Callable[..., Contender] = Interval if what == "step" else make_inference
+    for size in sizes:
+        for kind in kinds:
+            work = count_work(configure(size, kind), size.batch, what == "step", precision)
+            steps = steps_at_once(work)
+            ours = make(size, kind, steps, precision)
+            shape = size.shape | {"kind": KINDS[kind], "steps": steps, "forward": what == "inference"}
+            theirs = [partial(peer.milliseconds, **shape) for peer in peers]
+            own, *others = in_turn([ours, *theirs], repetitions)
+            row = partial(Row, what, f"{size.name} {kind}", own, work=work)
+            yield from (row(peer.name, other) for peer, other in zip(peers, others)) if peers else [row()]

@@ -1,0 +1,81 @@
+"""What `hopmix bench` prints: a table of 80 columns for each benchmark, and where hopmix loses."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hopmix.lab._bench_race import Limits, Row
+from hopmix.lab.bench import Benched
+
+TITLES = {
+    "step": "Training step, ms",
+    "inference": "Inference, ms per batch",
+    "ablation": "A whole ablation, ms",
+    "descent": "Energy, force and descent, ms",
+    "measuring": "Measuring, ms: ratio is the share of training",
+    "data": "Data pipeline, ms",
+    "start": "Start, ms",
+    "memory": "Peak memory of loss and gradient, MiB",
+    "growth": "Growth, ms per step",
+}
+
+
+def rich_table(rows: Sequence[Row], limits: Limits) -> Table:
+    """The table of one benchmark."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=TITLES[rows[0].benchmark], title_justify="left")
+    table.add_column("what", overflow="fold")
+    table.add_column("hopmix", justify="right", no_wrap=True)
+    table.add_column("against", overflow="fold")
+    measured = [row for row in rows if row.work is not None]
+    for heading in ("", "ratio", "spread", *(("peak", "band") if measured else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row), *(_shares(row, limits) if measured else ()))
+    return table
+
+
+def _cells(row: Row) -> tuple[str | Text, ...]:
+    words, own = Text(row.name), number(row.median)
+    if row.note:
+        words.append(f"\n{row.note}", "bold red" if "DIFFERENT" in row.note else "dim")
+    if row.ratio is None or row.other_median is None:
+        return words, own, "", "", "", ""
+    style = "" if not row.race else "bold red" if row.loses else "green"
+    spread = f"{min(row.ratios):.2f}..{max(row.ratios):.2f}"
+    return words, own, Text(row.against), number(row.other_median), Text(f"{row.ratio:.3f}", style), spread
+
+
+def _shares(row: Row, limits: Limits) -> tuple[str, ...]:
+    return tuple(f"{100 * share:.0f} %" for share in row.shares(limits) or ())
+
+
+def number(value: float) -> str:
+    """Three digits, or whole numbers where they are longer."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def sentences(benched: Benched) -> list[str]:
+    """What the columns mean, what the machine is, and where hopmix loses."""
+    about, limits = benched.machine, benched.limits
+    return [
+        "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and greatest ratio; peak: "
+        "share of the matrix-product peak that useful operations reach; band: share of the memory bandwidth that the "
+        "matrices take, each counted once.",
+        f"{about['cpu']}, {about['cores']} cores, {about['device']}; matrix products "
+        f"{limits.flops / 1e9:,.0f} GFLOP/s, memory {limits.bandwidth / 1e9:,.1f} GB/s, "
+        f"noise {100 * limits.noise:.0f} %.",
+        losses(benched.rows),
+    ]
+
+
+def losses(rows: Sequence[Row]) -> str:
+    """Every row in which hopmix is beaten, by name."""
+    races = [row for row in rows if row.race and row.other]
+    lost = [f"{r.benchmark} {r.name} against {r.against} ({r.ratio:.2f})" for r in races if r.loses]
+    if not races:
+        return "hopmix ran against nothing here; name a peer with --peer."
+    if not lost:
+        return f"hopmix wins all {len(races)} races." if len(races) > 1 else "hopmix wins its race."
+    return f"hopmix loses {len(lost)} of {len(races)} races: {'; '.join(lost)}."
