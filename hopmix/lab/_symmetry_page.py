@@ -135,7 +135,10 @@ def _empty_updates(run: Run) -> str:
     if not steps:
         return ""
     at = f"step{'s' * (len(steps) > 1)} {text.enumerate_words(steps)}"
-    return html.missing(f"At {at} the learning rate is zero: the next update is empty and predicts nothing.")
+    return html.missing(
+        f"At {at} the next update is empty and predicts nothing: the learning rate is zero at both ends of its "
+        "schedule, and the blocks have no gradient behind a head that starts at zero."
+    )
 
 
 def _alignment(run: Run, stills: dict[str, str]) -> str:

@@ -68,7 +68,7 @@ def benchmark(name: str, options: Bench, peers: Sequence[Peer] = ()) -> Iterator
         case "descent":
             yield from race_descent(quick, repetitions)
         case "measuring":
-            changes = {} if quick else {"measurements": 8}  # the default interval of 75 steps
+            changes = {} if quick else {"measurements": 6}  # the default interval of 100 steps
             yield from cost_measuring(bench_study(quick, precision, **changes), repetitions)
         case "data":
             yield from cost_data(bench_study(quick, precision), repetitions)

@@ -77,7 +77,7 @@ class StudyConfig:
     """none; light (padded crop, label smoothing); paper (the reference's whole recipe)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of activations and products; master weights are float32."""
-    measurements: int = 8
+    measurements: int = 6
     """How often, evenly over the training, everything is measured and saved."""
     deep: int = 4
     """At the first, the last, and every so many measurements spectra and fields are measured too; 0 for never."""

@@ -242,7 +242,7 @@ def rates_of_breaking(metrics: xr.Dataset) -> xr.Dataset:
     r"""The predicted and the measured rate of breaking, `predicted` and `measured` (arm, seed, step, block, branch).
 
     Measured from each step to the next measurement, $(r_{i+1} - r_i)/(t_{i+1} - t_i)$ with the breaking ratio $r$;
-    predicted at the step itself, and NaN where the next update is empty because the learning rate is zero. The two
+    predicted at the step itself, and NaN where the next update is empty. The two
     agree as far as the rate is steady between measurements.
 
     **Arguments:**

@@ -79,9 +79,7 @@ class Schedule:
 def make_optimiser(config: StudyConfig, steps: int) -> optax.GradientTransformation:
     """AdamW with warm-up and cosine, clipping by the norm of the whole gradient, decay of matrices only."""
     warmup = int(config.warmup * steps)
-    # From one step after the zero at which the schedule starts to one before that at which it ends: no update is empty.
-    whole = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps + 1)
-    rate = lambda count: whole(count + 1)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(rate, weight_decay=config.weight_decay, mask=decayed),
