@@ -58,7 +58,7 @@ DEEP = {
 EIGENVALUES = 32
 """How many of the largest eigenvalues of VW are kept."""
 
-PROBES = 8
+PROBES = 4
 """Random probes of the field asymmetry at each state."""
 
 
