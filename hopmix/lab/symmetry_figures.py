@@ -73,7 +73,8 @@ def align(picture: xr.DataArray) -> Aligned:
     """
     tied, down = (picture.isel(part=part).transpose("hidden", "visible").values for part in (0, 1))
     cosines = np.asarray(_unit_cosines(Coupling(jnp.asarray(tied), jnp.asarray(down.T), 0.0)))
-    order = np.argsort(-cosines, kind="stable")
+    aligned = np.where(cosines > 1 - 1e-5, 1, cosines)  # rounding must not shuffle units that are all aligned
+    order = np.argsort(-aligned, kind="stable")
     return Aligned(tied[order], down[order], cosines[order])
 
 

@@ -18,6 +18,7 @@ from hopmix.lab._bench_mixer import Interval, Size, configure, count_work, make_
 from hopmix.lab._bench_peer import Peer, find_peers
 from hopmix.lab._bench_race import Limits, Row, Work, in_turn
 from hopmix.lab.config import Bench, UsageError
+from hopmix.lab.metrics import unmeasured
 from hopmix.lab.train import Program
 from hopmix.models.mixer import Mixer, MixerConfig
 
@@ -176,7 +177,9 @@ def test_rows_of_an_ablation():
 
 
 def test_what_measuring_and_data_take_of_a_study(monkeypatch):
-    monkeypatch.setattr(Program, "_deep", lambda *_: {})  # compiling it takes long, and it is tested with metrics
+    monkeypatch.setattr(
+        Program, "_deep", lambda program, *_: unmeasured(program.structure.depth)
+    )  # compiling it takes long, and it is tested with metrics
     small = study.prepare(tiny_config(arms=("symmetric",), depth=1, seeds=1))
     shallow, deep, interval = _bench_ablation._measuring(small)
     assert min(shallow(), deep(), interval()) > 0
@@ -208,7 +211,7 @@ def test_devices_share_the_members_and_agree(monkeypatch):
 
 
 def test_a_start_is_timed(monkeypatch):
-    monkeypatch.setattr(Program, "_deep", lambda *_: {})
+    monkeypatch.setattr(Program, "_deep", lambda program, *_: unmeasured(program.structure.depth))
     times = _bench_start.start_study({"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0, "batch": 16})
     assert all(value > 0 for value in times.values())
     monkeypatch.setattr(_bench_start, "_start_twice", lambda config: [{"wall": 4.0, "compile": 2.0}] * 2)

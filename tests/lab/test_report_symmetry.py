@@ -52,21 +52,22 @@ def test_final_values_have_their_error_and_their_distance_from_unrelated_weights
     path = small_run(tmp_path, FREE, broken(1e-3), SYMMETRIC, seeds=3)
     final = read_run(path).metrics.cosine.sel(branch="token").isel(step=-1)
     unrelated, free, bent, tied = cells(page_of(path), "Token mixing", "cosine of V and Wᵀ")
-    n, h = 4, 4  # the shape of a small run
+    n, h, k = 4, 4, 2 * 3  # the shape of a small run; its blocks times the seeds, whose z add to one over sqrt k
     assert unrelated == f"0.000 ± {1 / np.sqrt(n * h):.3f}"
     for cell, arm in ((free, FREE), (bent, broken(1e-3))):
         seeds = final.sel(arm=arm.name).mean("block").values
         expected = f"{seeds.mean():.3f} ± {seeds.std(ddof=1) / np.sqrt(3):.3f}"
-        assert cell == f"{expected}z = {seeds.mean() * np.sqrt(n * h):+.1f}"
-    assert tied == "1.000 ± 0.000z = +4.0"
+        assert cell == f"{expected}z = {seeds.mean() * np.sqrt(n * h * k):+.1f}"
+    assert tied == f"1.000 ± 0.000z = +{np.sqrt(n * h * k):.1f}"
 
 
 @pytest.mark.usefixtures("unpainted")
 def test_each_arm_has_the_null_of_its_own_sizes(tmp_path):
     page = page_of(small_run(tmp_path, SYMMETRIC, WIDE))
     _, narrow, wide = cells(page, "Token mixing", "cosine of V and Wᵀ")
-    assert narrow.endswith("z = +4.0")
-    assert wide.endswith(f"z = +{np.sqrt(4 * 8):.1f}")
+    k = 2 * 2  # blocks and seeds
+    assert narrow.endswith(f"z = +{np.sqrt(4 * 4 * k):.1f}")
+    assert wide.endswith(f"z = +{np.sqrt(4 * 8 * k):.1f}")
 
 
 @pytest.mark.usefixtures("unpainted")
