@@ -298,12 +298,24 @@ def significance(
 
     **Raises:** `ValueError` for fewer than 2 pairings or hidden units.
     """
-    hidden = coupling.up.shape[0]
+    paired = lambda order: measure(Coupling(coupling.up, coupling.down[:, order], 0.0))
+    return compare_pairings(measure(coupling), paired, coupling.up.shape[0], key=key, pairings=pairings)
+
+
+def compare_pairings(
+    value: PyTree[Scalar],
+    measure: Callable[[Int[Array, " hidden"]], PyTree[Scalar]],
+    hidden: int,
+    *,
+    key: PRNGKey,
+    pairings: int,
+) -> Significance:
+    r"""`significance` of a value by a measure that takes, for each $w_\alpha$, the unit whose $v$ it is paired with."""
     if pairings < 2 or hidden < 2:
         raise ValueError(f"`significance` needs 2 pairings and 2 hidden units, got {pairings} and {hidden}.")
     orders = jax.vmap(lambda k: jr.permutation(k, hidden))(jr.split(key, pairings))
-    null = jax.lax.map(lambda order: measure(_paired(coupling, order)), orders, batch_size=min(pairings, 16))
-    compared = jax.tree.map(_compare, measure(coupling), null)
+    null = jax.lax.map(measure, orders, batch_size=min(pairings, 16))
+    compared = jax.tree.map(_compare, value, null)
     is_row = lambda node: isinstance(node, _Row)
     return Significance(*(jax.tree.map(lambda row, i=i: row[i], compared, is_leaf=is_row) for i in range(5)))
 
@@ -324,10 +336,6 @@ def _compare(value: Scalar, null: Float[Array, " pairings"]) -> _Row:
     beyond = jnp.sum(jnp.abs(null - mean) >= jnp.abs(value - mean)).astype(value.dtype)
     p = jnp.where(spread & jnp.isfinite(value), (1 + beyond) / (1 + null.size), jnp.nan)
     return _Row(value, mean, std, z, p)
-
-
-def _paired(coupling: Coupling, order: Int[Array, " hidden"]) -> Coupling:
-    return Coupling(coupling.up, coupling.down[:, order], 0.0)
 
 
 class _Moments(NamedTuple):

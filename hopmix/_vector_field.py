@@ -96,16 +96,16 @@ def estimate_field_asymmetry(
     if probes < 2:
         raise ValueError(f"A standard error needs probes >= 2, got {probes}.")
 
-    first = _products(f, x, lagrangian, jr.rademacher(key, x.shape, x.dtype))
-    size = largest(jnp.stack(first))  # in units of this, squares stay in float32
-
-    def probe(key: PRNGKey) -> Float[Array, " 2"]:
+    def probe(key: PRNGKey) -> Float[Array, " 3"]:
         direction = jr.rademacher(key, x.shape, x.dtype)
-        forwards, backwards = (a / size for a in _products(f, x, lagrangian, direction))
+        both = jnp.stack(_products(f, x, lagrangian, direction))
+        forwards, backwards = both / largest(both)  # in units of this, squares stay in float32
         whole = 0.5 * (jnp.sum(forwards**2) + jnp.sum(backwards**2))
-        return jnp.stack([jnp.sum((forwards - backwards) ** 2), whole])
+        return jnp.stack([jnp.sum((forwards - backwards) ** 2), whole, jax.lax.stop_gradient(jnp.max(jnp.abs(both)))])
 
-    gaps, wholes = jax.lax.map(probe, jr.split(key, probes)).T
+    gaps, wholes, sizes = jax.lax.map(probe, jr.split(key, probes)).T
+    units = (sizes / largest(sizes)) ** 2
+    gaps, wholes = gaps * units, wholes * units
     gap, whole = jnp.mean(gaps), jnp.mean(wholes)
     value = 0.5 * root(gap / whole)
     # The logarithm of a ratio has the variance of the difference of its parts, each in units of its mean.

@@ -1,12 +1,13 @@
 """Tables of named objects that every invariant runs on, and one table of tolerances."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -82,6 +83,14 @@ def normal(key: jax.Array, shape: tuple[int, ...] = (), dtype=jnp.float64) -> ja
 def cast(tree: Any, dtype) -> Any:
     """The tree with all floating arrays in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
+    """All operations of a program, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def perturb(tree: Any, key: jax.Array, amount: float = 0.3) -> Any:

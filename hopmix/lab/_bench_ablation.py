@@ -4,18 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-import optax
 
 from hopmix.lab._bench_peer import KINDS, Peer
 from hopmix.lab._bench_race import Contender, Row, in_turn, timed
-from hopmix.lab.augment import augment
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.study import Study, prepare
-from hopmix.lab.train import Dataset, Member, Program, objective
+from hopmix.lab.train import Dataset, Member, Program
 
 STEPS = 20
 """Steps of the interval of a race."""
@@ -122,33 +118,12 @@ def on_prepared(study: Study) -> Callable[[], list[tuple[Member, Logs]]]:
 
 def _prepare(program: Program, dataset: Dataset, member: Member):
     """The batches of an interval, as `Program` makes them step by step."""
-    interval = program.schedule.interval
     rows = program._batches(member.seed, jnp.zeros((), jnp.int32), dataset.train.labels.size)
-
-    def one(step, rows):
-        key = jr.fold_in(jr.fold_in(jr.fold_in(jr.key(member.seed), 2), step), 0)
-        pixels, labels = dataset.train.pixels[rows], dataset.train.labels[rows]
-        return augment(program.augment, key, pixels, labels, program.structure.classes, dataset.mean, dataset.std)
-
-    return jax.vmap(one)(jnp.arange(interval, dtype=jnp.int32), rows)
+    return jax.vmap(partial(program.batch, dataset, member.seed))(jnp.arange(len(rows), dtype=jnp.int32), rows)
 
 
 def _train_on(program: Program, member: Member, batches: Any) -> tuple[Member, Logs]:
     """The steps of `Program` on batches that are there already."""
-
-    def step(member: Member, batch: Any):
-        images, targets = batch
-        parameters, frozen = program._split(member.arrays)
-
-        def loss(parameters):
-            model = program.model(eqx.combine(parameters, frozen))
-            return objective(model, images, targets, member.penalty, None, program.config.precision)
-
-        (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
-        updates, optimiser = program.optimiser.update(gradients, member.optimiser, parameters)
-        arrays = eqx.combine(optax.apply_updates(parameters, updates), frozen)
-        trained = Member(arrays, optimiser, member.seed, member.penalty, member.diverged)
-        return trained, jnp.stack([value, accuracy, term, optax.tree.norm(gradients)])
-
-    member, logs = jax.lax.scan(step, member, batches)
+    steps = jnp.arange(program.schedule.interval, dtype=jnp.int32)
+    member, logs = jax.lax.scan(lambda m, at: program.learn(m, at[0], *at[1]), member, (steps, batches))
     return member, jnp.mean(logs, axis=0)

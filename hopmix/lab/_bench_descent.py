@@ -15,8 +15,8 @@ from hopmix._lagrangian_groups import LayerNorm
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import ChannelMixing, TokenMixing
 from hopmix._types import Layer
-from hopmix.lab._bench_mixer import in_float32
 from hopmix.lab._bench_race import Row, in_turn, timed
+from hopmix.lab.train import cast
 
 SHAPES = {"small": (16, 32), "large": (196, 512)}
 """Tokens and channels of the visible layer."""
@@ -40,7 +40,7 @@ def make_memory(tokens: int, channels: int) -> AssociativeMemory:
         "token": TokenMixing(Coupling.symmetric(tokens, hidden[0], key=one)),
         "channel": ChannelMixing(Coupling.symmetric(channels, hidden[1], key=other)),
     }
-    return in_float32(AssociativeMemory(layers, synapses, {name: ("x", name) for name in synapses}))
+    return cast(AssociativeMemory(layers, synapses, {name: ("x", name) for name in synapses}), "float32")
 
 
 def make_block(tokens: int, channels: int) -> Block:

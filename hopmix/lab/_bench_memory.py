@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from hopmix._coupling import trainable
-from hopmix.lab._bench_mixer import Size, configure, in_float32, make_batch
+from hopmix.lab._bench_mixer import Size, configure, make_batch
 from hopmix.lab._bench_race import Row
-from hopmix.lab.train import objective
+from hopmix.lab.train import cast, objective
 from hopmix.models.mixer import Mixer
 
 
@@ -39,7 +39,7 @@ def cost_memory(sizes: Sequence[Size], kinds: Sequence[str], precision: str) -> 
 
 def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> int:
     """Arguments, results and intermediate arrays of the loss and its gradient."""
-    model = in_float32(Mixer(configure(size, kind), key=jr.key(0)))
+    model = cast(Mixer(configure(size, kind), key=jr.key(0)), "float32")
     if rematerialise:
         model = eqx.tree_at(lambda m: m.blocks, model, (Rematerialised(model.blocks),))
     parameters, rest = eqx.partition(model, trainable(model))

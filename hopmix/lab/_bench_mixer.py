@@ -14,7 +14,7 @@ import optax
 from hopmix._coupling import trainable
 from hopmix.lab._bench_peer import KINDS, Peer
 from hopmix.lab._bench_race import Contender, Row, Work, in_turn, timed
-from hopmix.lab.train import objective
+from hopmix.lab.train import cast, objective
 from hopmix.models.mixer import Mixer, MixerConfig
 
 CLASSES, COLOURS = 10, 3
@@ -101,7 +101,7 @@ class Interval:
 
     def __init__(self, size: Size, kind: str, steps: int, precision: str = "float32", members: int = 1):
         self.steps = steps
-        make = lambda key: in_float32(Mixer(configure(size, kind), key=key))
+        make = lambda key: cast(Mixer(configure(size, kind), key=key), "float32")
         models = eqx.filter_vmap(make)(jr.split(jr.key(0), members))
         arrays, static = eqx.partition(models, eqx.is_array)
         parameters, frozen = eqx.partition(arrays, trainable(arrays))
@@ -158,16 +158,10 @@ def make_batch(config: MixerConfig, batch: int):
     return images, jax.nn.one_hot(jr.randint(jr.key(2), (batch,), 0, config.classes), config.classes, dtype=jnp.float32)
 
 
-def in_float32(tree: Any) -> Any:
-    """A model with float32 weights, whatever JAX is set to."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, tree)
-
-
 def make_inference(size: Size, kind: str, steps: int, precision: str = "float32") -> Contender:
     """A contender: the logits of a batch."""
     config = configure(size, kind)
-    cast = lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf
-    model, images = jax.tree.map(cast, (Mixer(config, key=jr.key(0)), make_batch(config, size.batch)[0]))
+    model, images = cast((Mixer(config, key=jr.key(0)), make_batch(config, size.batch)[0]), precision)
     arrays, static = eqx.partition(model, eqx.is_array)
     forward = jax.jit(lambda arrays, images: eqx.combine(arrays, static).batch(images))
     return timed(forward, arrays, images, times=steps)

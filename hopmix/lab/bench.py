@@ -13,7 +13,7 @@ from hopmix.lab._bench_mixer import SIZES, Size, race_mixers
 from hopmix.lab._bench_peer import Peer, find_peers
 from hopmix.lab._bench_race import Limits, Row
 from hopmix.lab._bench_start import cost_starting
-from hopmix.lab.config import Bench
+from hopmix.lab.config import Bench, StudyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def benchmark(name: str, options: Bench, peers: Sequence[Peer] = ()) -> Iterator
         case "descent":
             yield from race_descent(quick, repetitions)
         case "measuring":
-            changes = {} if quick else {"measurements": 6}  # the default interval of 100 steps
+            changes = {} if quick else {"measurements": StudyConfig.measurements}
             yield from cost_measuring(bench_study(quick, precision, **changes), repetitions)
         case "data":
             yield from cost_data(bench_study(quick, precision), repetitions)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 import hopmix
 from hopmix._coupling import Coupling
-from hopmix._symmetry import Asymmetry, Significance, measure_asymmetry, measure_spectrum, significance
+from hopmix._symmetry import Asymmetry, Significance, compare_pairings, measure_asymmetry, measure_spectrum
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab._measure_layers import Found, Layer, LeftOut
 
@@ -205,13 +205,9 @@ def _units_against_pairings(coupling: Coupling, key: PRNGKey, pairings: int) -> 
 
 
 def _against_pairings(measure: Callable, coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    """`significance` of a measure that takes the unit whose W each unit's V is paired with.
-
-    What is paired at random are the numbers of the units, in the place of their weights.
-    """
-    w = coupling.up
-    numbers = Coupling(jnp.zeros((len(w), 1), w.dtype), jnp.arange(len(w), dtype=w.dtype)[None], 0.0)
-    return significance(numbers, lambda c: measure(c.down[0].astype(jnp.int32)), key=key, pairings=pairings)
+    """`significance` of a measure that takes the unit whose W each unit's V is paired with."""
+    hidden = coupling.up.shape[0]
+    return compare_pairings(measure(jnp.arange(hidden)), measure, hidden, key=key, pairings=pairings)
 
 
 def of_units(

@@ -129,10 +129,13 @@ def logits_in(
 ) -> Float[Array, "batch classes"]:
     """The logits of a batch, computed in another precision than that of the weights."""
     if precision is not None:
-        model, images = jax.tree.map(
-            lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf, (model, images)
-        )
+        model, images = cast((model, images), precision)
     return model.batch(images, key)
+
+
+def cast(tree: PyTree, precision: str) -> PyTree:
+    """A tree with all its arrays of real numbers in another precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 class Program:
@@ -262,7 +265,31 @@ class Program:
 
     def _step(self, dataset: Dataset, member: Member, at) -> tuple[Member, Float[Array, " 4"]]:
         step, rows = at
-        updates, optimiser, logs = self._update(dataset, member, step, rows)
+        return self.learn(member, step, *self.batch(dataset, member.seed, step, rows))
+
+    def batch(
+        self, dataset: Dataset, seed: Int[Array, ""], step: Int[Array, ""], rows: Int[Array, " batch"]
+    ) -> tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]:
+        """The augmented images and the targets of a step."""
+        return augment(
+            self.augment,
+            jr.fold_in(_step_key(seed, step), 0),
+            dataset.train.pixels[rows],
+            dataset.train.labels[rows],
+            self.structure.classes,
+            dataset.mean,
+            dataset.std,
+        )
+
+    def learn(
+        self,
+        member: Member,
+        step: Int[Array, ""],
+        images: Float[Array, "batch height width colours"],
+        targets: Float[Array, "batch classes"],
+    ) -> tuple[Member, Float[Array, " 4"]]:
+        """A member after a step on a batch, and the loss, accuracy, penalty and gradient norm of the step."""
+        updates, optimiser, logs = self._update(member, step, images, targets)
         value, _, _, norm = logs
         parameters, frozen = self._split(member.arrays)
         bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
@@ -276,24 +303,18 @@ class Program:
         return member, logs
 
     def _update(
-        self, dataset: Dataset, member: Member, step: Int[Array, ""], rows: Int[Array, " batch"]
+        self,
+        member: Member,
+        step: Int[Array, ""],
+        images: Float[Array, "batch height width colours"],
+        targets: Float[Array, "batch classes"],
     ) -> tuple[PyTree, PyTree, Float[Array, " 4"]]:
         """What the optimiser adds to the parameters in a step, its next state, and loss, accuracy, penalty and norm."""
-        key = jr.fold_in(jr.fold_in(jr.key(member.seed), 2), step)
-        images, targets = augment(
-            self.augment,
-            jr.fold_in(key, 0),
-            dataset.train.pixels[rows],
-            dataset.train.labels[rows],
-            self.structure.classes,
-            dataset.mean,
-            dataset.std,
-        )
         parameters, frozen = self._split(member.arrays)
 
         def loss(parameters):
             model = self.model(eqx.combine(parameters, frozen))
-            drop = jr.fold_in(key, 1) if self.config.drop_path else None
+            drop = jr.fold_in(_step_key(member.seed, step), 1) if self.config.drop_path else None
             return objective(model, images, targets, member.penalty, drop, self.config.precision)
 
         (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
@@ -326,7 +347,7 @@ class Program:
         """Spectra and fields, and how fast the next step will break the symmetry."""
         model = self.model(member.arrays)
         rows = self._batches(member.seed, step, dataset.train.labels.size)[0]
-        updates, _, _ = self._update(dataset, member, step, rows)
+        updates, _, _ = self._update(member, step, *self.batch(dataset, member.seed, step, rows))
         key = jr.fold_in(jr.fold_in(jr.key(member.seed), 3), step)
         return (
             metrics.spectra(model)
@@ -358,6 +379,10 @@ class Program:
             totals.append(jax.tree.map(jnp.sum, jax.lax.map(one_batch, folded)))
         loss, hits = jax.tree.map(lambda *parts: sum(parts) / n, *totals)
         return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
+
+
+def _step_key(seed: Int[Array, ""], step: Int[Array, ""]) -> PRNGKey:
+    return jr.fold_in(jr.fold_in(jr.key(seed), 2), step)
 
 
 def make_augment(config: StudyConfig, model: MixerConfig) -> Augment:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from helpers import equations
 
 from hopmix.lab.augment import Augment, augment, mix, normalise, random_crop, random_erase, random_flip
 from hopmix.lab.randaugment import RandAugment
@@ -26,14 +27,8 @@ def apply(config, key, images, labels=None, classes=4):
 
 def primitives(config, images):
     """The names of all operations in the program, inner programs included."""
-
-    def names(jaxpr):
-        for equation in jaxpr.eqns:
-            yield equation.primitive.name
-            for inner in jax.extend.core.jaxprs_in_params(equation.params):
-                yield from names(inner)
-
-    return set(names(jax.make_jaxpr(lambda key: apply(config, key, images))(jr.key(0)).jaxpr))
+    program = jax.make_jaxpr(lambda key: apply(config, key, images))(jr.key(0))
+    return {equation.primitive.name for equation in equations(program.jaxpr)}
 
 
 class TestConfiguration:

@@ -1,6 +1,5 @@
 """`hopmix measure`: the numbers of each layer, what is left out of large ones, the command, its JSON and its page."""
 
-import dataclasses
 import json
 import math
 import re
@@ -13,11 +12,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from lab.checkpoints import HIDDEN, VISIBLE, bert, make_weights, save
-from lab.tiny import tiny_config, tiny_data
+from lab.tiny import make_run, tiny_data
 
 import hopmix as hm
-from hopmix._coupling import trainable
-from hopmix.lab import _measure_map, _measure_tables, cli, measure, store, study
+from hopmix.lab import _measure_map, _measure_tables, cli, measure, store
 from hopmix.lab import data as lab_data
 from hopmix.lab._measure_layers import Found, Kind, Layer
 from hopmix.lab._measure_open import open_layers
@@ -348,24 +346,10 @@ def _fc(seed: int) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def a_run(as_in_a_study, tmp_path_factory) -> Path:
     """Two checkpoints of members that moved at random, as training would move them; one of them diverged."""
-    out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab_data, "load", tiny_data)
-        prepared = study.prepare(tiny_config(depth=1, arms=("free", "broken", "symmetric"), seeds=3))
-    store.write_json(out / "study.json", study._description(prepared, "hopmix ablate"))
-    states = [program.initial() for program in prepared.programs]
-    moved = [dataclasses.replace(state, arrays=_moved(state.arrays)) for state in states]
-    moved[0] = dataclasses.replace(moved[0], diverged=moved[0].diverged.at[1].set(3))
-    with store.Checkpoints(out) as checkpoints:
-        for step, members in ((0, states), (6, moved)):
-            checkpoints.save(step, members)
-    return out
-
-
-def _moved(arrays):
-    rng = np.random.default_rng(0)
-    move = lambda a, free: a + jnp.asarray(0.2 * rng.normal(size=a.shape), a.dtype) if free else a
-    return jax.tree.map(move, arrays, trainable(arrays))
+        out = tmp_path_factory.mktemp("runs") / "run"
+        return make_run(out, diverged=1, arms=("free", "broken", "symmetric"), seeds=3)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from lab.tiny import tiny_config, tiny_data
+from lab.tiny import make_run, tiny_data
 
 import hopmix as hm
 from hopmix import _certificate
@@ -18,7 +18,7 @@ from hopmix._assumptions import Assumption
 from hopmix._coupling import trainable
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement
-from hopmix.lab import cli, store, study, verify
+from hopmix.lab import cli, store, verify
 from hopmix.lab import data as lab_data
 from hopmix.lab.config import UsageError
 
@@ -165,26 +165,6 @@ def test_help_and_an_interrupt(capsys, monkeypatch):
 
 
 # ---- Runs -------------------------------------------------------------------------------------------------------
-
-
-def make_run(out: Path, diverged: int | None = None, **changes) -> Path:
-    """A run whose members have moved at random, as training would move them: two checkpoints, nothing compiled."""
-    prepared = study.prepare(tiny_config(depth=1, **changes))
-    store.write_json(out / "study.json", study._description(prepared, "hopmix ablate"))
-    states = [program.initial() for program in prepared.programs]
-    moved = [dataclasses.replace(state, arrays=_moved(state.arrays)) for state in states]
-    if diverged is not None:
-        moved[0] = dataclasses.replace(moved[0], diverged=moved[0].diverged.at[diverged].set(3))
-    with store.Checkpoints(out) as checkpoints:
-        for step, members in ((0, states), (6, moved)):
-            checkpoints.save(step, members)
-    return out
-
-
-def _moved(arrays):
-    rng = np.random.default_rng(0)
-    move = lambda a, free: a + jnp.asarray(0.2 * rng.normal(size=a.shape), a.dtype) if free else a
-    return jax.tree.map(move, arrays, trainable(arrays))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,14 @@
 """A study small enough to train in a test: striped 8 x 8 images of three classes."""
 
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from hopmix._coupling import trainable
+from hopmix.lab import store, study
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import Data, Split
 
@@ -45,3 +52,23 @@ def tiny_config(**changes) -> StudyConfig:
         "augment": "none",
     }
     return StudyConfig(**(options | changes))
+
+
+def make_run(out: Path, diverged: int | None = None, **changes) -> Path:
+    """A run whose members have moved at random, as training would move them: two checkpoints, nothing compiled."""
+    prepared = study.prepare(tiny_config(depth=1, **changes))
+    store.write_json(out / "study.json", study._description(prepared, "hopmix ablate"))
+    states = [program.initial() for program in prepared.programs]
+    moved = [dataclasses.replace(state, arrays=_moved(state.arrays)) for state in states]
+    if diverged is not None:
+        moved[0] = dataclasses.replace(moved[0], diverged=moved[0].diverged.at[diverged].set(3))
+    with store.Checkpoints(out) as checkpoints:
+        for step, members in ((0, states), (6, moved)):
+            checkpoints.save(step, members)
+    return out
+
+
+def _moved(arrays):
+    rng = np.random.default_rng(0)
+    move = lambda a, free: a + jnp.asarray(0.2 * rng.normal(size=a.shape), a.dtype) if free else a
+    return jax.tree.map(move, arrays, trainable(arrays))
