@@ -5,6 +5,7 @@ whole layer one group.
 """
 
 import math
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -253,13 +254,7 @@ class LayerNorm(AbstractLagrangian):
         return value if self.shift is None else value + jnp.sum(spread(self.shift, x.ndim) * x)
 
     def activation(self, x: Layer) -> Layer:
-        # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
-        wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-        centred = wide - jnp.mean(wide, axis=self.axes, keepdims=True)
-        # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
-        centred = centred - jax.lax.stop_gradient(jnp.mean(centred, axis=self.axes, keepdims=True))
-        g = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=self.axes, keepdims=True) + self.eps)
-        g = self.scale * g.astype(x.dtype)
+        g = self.scale * _normalise(x, self.axes, self.eps)
         return g if self.shift is None else g + spread(self.shift, g.ndim)
 
     def conjugate(self, g: Layer) -> Scalar:
@@ -269,6 +264,17 @@ class LayerNorm(AbstractLagrangian):
         inside = (jnp.abs(mean) <= slack) & (square <= self.scale**2 + slack * self.scale)
         room = jnp.sqrt(self.eps * jnp.maximum(self.scale**2 - square, 0))
         return if_convex(self.scale, jnp.sum(jnp.where(inside, -(u.size // square.size) * room, jnp.inf)))
+
+
+@partial(jax.checkpoint, static_argnums=(1, 2))
+def _normalise(x: Layer, axes: Axes, eps: float) -> Layer:
+    """Groups with mean 0 and variance 1; the way back computes the statistics again, as that of GELU does."""
+    # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
+    wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    centred = wide - jnp.mean(wide, axis=axes, keepdims=True)
+    # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
+    centred = centred - jax.lax.stop_gradient(jnp.mean(centred, axis=axes, keepdims=True))
+    return (centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=axes, keepdims=True) + eps)).astype(x.dtype)
 
 
 class SphericalNorm(AbstractLagrangian):

@@ -1,8 +1,10 @@
 """Energy, force and descent of memories, against automatic differentiation and against a loop in Python."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -55,7 +57,7 @@ def race_descent(quick: bool, repetitions: int) -> Iterator[Row]:
         yield _memory_row(size, make_memory(tokens, channels), calls, repetitions)
         block, x = make_block(tokens, channels), jr.normal(jr.key(1), (tokens, channels), jnp.float32)
         yield _force_row(size, block, x, calls, repetitions)
-        yield _descent_row(size, block, x, repetitions)
+        yield from _descent_rows(size, block, x, calls, repetitions)
 
 
 def _memory_row(size: str, memory: AssociativeMemory, calls: int, repetitions: int) -> Row:
@@ -72,14 +74,22 @@ def _force_row(size: str, block: Block, x: Layer, calls: int, repetitions: int) 
     return Row("descent", f"{size} block: force", *_pair(contenders, "jax.grad(potential)", repetitions))
 
 
-def _descent_row(size: str, block: Block, x: Layer, repetitions: int) -> Row:
-    contenders = [timed(lambda x: descend(block, x, STEPS)[:2], x), timed(make_loop(block), x)]
-    return Row("descent", f"{size} block: descend, {STEPS} steps", *_pair(contenders, "jitted loop", repetitions))
+def _descent_rows(size: str, block: Block, x: Layer, calls: int, repetitions: int) -> Iterator[Row]:
+    loops = {"loop over filter_jit(step)": True, "loop, weights compiled in": False}
+    runs = [lambda x: descend(block, x, STEPS)[:2], *(make_loop(block, arguments=a) for a in loops.values())]
+    own, *others = in_turn([timed(run, x, times=max(1, calls // 10)) for run in runs], repetitions)
+    for against, other in zip(loops, others, strict=True):
+        yield Row("descent", f"{size} block: descend, {STEPS} steps", own, against, other)
 
 
-def make_loop(block: Block, steps: int = STEPS) -> Callable[[Layer], Any]:
-    """What `descend` returns, by a loop in Python over a compiled step."""
-    step = jax.jit(lambda x: (block(x), block.energy(x)))
+def make_loop(block: Block, steps: int = STEPS, arguments: bool = False) -> Callable[[Layer], Any]:
+    """What `descend` returns, by a loop in Python over a compiled step.
+
+    With `arguments` the step takes the block, as `descend` does; else the weights are constants of the program, which
+    must be compiled again for others.
+    """
+    both = lambda block, x: (block(x), block.energy(x))
+    step = partial(eqx.filter_jit(both), block) if arguments else jax.jit(partial(both, block))
 
     def loop(x: Layer) -> tuple[list[Layer], list[Any]]:
         states, energies = [], []

@@ -49,7 +49,6 @@ def _mover(length: int) -> Contender:
 def describe(torch: str | None) -> dict[str, Any]:
     """Machine, versions and commit, for the record."""
     about = environment() | {"jaxlib": version("jaxlib"), "cpu": cpu_model(), "cores": cores()}
-    about |= {"xla_flags": os.environ.get("XLA_FLAGS", "")}
     return about | ({} if torch is None else {"torch": torch})
 
 

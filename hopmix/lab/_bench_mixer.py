@@ -13,6 +13,7 @@ import optax
 
 from hopmix._coupling import trainable
 from hopmix.lab._bench_peer import KINDS, Peer
+from hopmix.lab._compiler_options import forward_options
 from hopmix.lab._bench_race import Contender, Row, Work, in_turn, timed
 from hopmix.lab.train import cast, objective
 from hopmix.models.mixer import Mixer, MixerConfig
@@ -21,7 +22,7 @@ CLASSES, COLOURS = 10, 3
 BACKWARD = 2
 """Operations of the backward pass in units of the forward pass: one product for each of two gradients."""
 
-LONG, MOST = 2e11, 20
+LONG, MOST = 6e11, 20
 """Operations and steps that are timed at once, at most."""
 
 
@@ -163,7 +164,8 @@ def make_inference(size: Size, kind: str, steps: int, precision: str = "float32"
     config = configure(size, kind)
     model, images = cast((Mixer(config, key=jr.key(0)), make_batch(config, size.batch)[0]), precision)
     arrays, static = eqx.partition(model, eqx.is_array)
-    forward = jax.jit(lambda arrays, images: eqx.combine(arrays, static).batch(images))
+    forward = lambda arrays, images: eqx.combine(arrays, static).batch(images)
+    forward = jax.jit(forward, compiler_options=forward_options())
     return timed(forward, arrays, images, times=steps)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import os
 import platform
 import shutil
 import signal
@@ -21,6 +22,7 @@ import hopmix
 from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
 from hopmix.lab import statistics, store
+from hopmix.lab._compiler_options import forward_options
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.metrics import BRANCHES, branch_coupling
@@ -348,6 +350,8 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{device.device_kind} ({device.platform}, {len(jax.devices())})",
         "platform": platform.platform(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compiler_options": " ".join(f"{name}={value}" for name, value in forward_options().items()),
         "commit": _commit(),
     }
 

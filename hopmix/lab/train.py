@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 from hopmix._coupling import Coupling, trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab import metrics
+from hopmix.lab._compiler_options import forward_options
 from hopmix.lab.arms import Arm
 from hopmix.lab.augment import Augment, augment, normalise
 from hopmix.lab.config import StudyConfig
@@ -160,7 +161,7 @@ class Program:
         self.traces = 0
         # Kept, so that what has been compiled once is found again.
         self._advance = jax.jit(self.advance, donate_argnums=0)
-        self.score = jax.jit(self._scores)
+        self.score = jax.jit(self._scores, compiler_options=forward_options())
 
     @property
     def members(self) -> list[tuple[Arm, int]]:

@@ -19,7 +19,7 @@ from hopmix._derive import Block, SerialBlock, derive_block
 from hopmix._lagrangian import GELU
 from hopmix._lagrangian_groups import LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing
+from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
 from hopmix._types import Image, Layer, PRNGKey, Tokens
 
 SIZES = {"S": (8, 512), "B": (12, 768), "L": (24, 1024)}
@@ -212,7 +212,7 @@ def _linear(initializer, inputs: int, outputs: int, key: PRNGKey) -> eqx.nn.Line
 def _apply(linear: eqx.nn.Linear, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
     # Not `jax.vmap(linear)`: that would compute the transpose and turn it round.
     assert linear.bias is not None
-    return x @ linear.weight.T + jnp.expand_dims(linear.bias, range(x.ndim - 1))
+    return mix_last(linear.weight, x) + jnp.expand_dims(linear.bias, range(x.ndim - 1))
 
 
 def _affine(shape: tuple[int, ...], conservative: bool) -> Affine:

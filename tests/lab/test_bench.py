@@ -133,9 +133,10 @@ def test_prepared_batches_train_to_the_same_losses():
     np.testing.assert_allclose(real[1], ready[1], rtol=1e-4)
 
 
-def test_the_loop_takes_the_steps_of_descend(getkey):
+@pytest.mark.parametrize("arguments", [False, True])
+def test_the_loop_takes_the_steps_of_descend(getkey, arguments):
     block, x = make_block(4, 6), jax.random.normal(getkey(), (4, 6), np.float32)
-    states, energies = make_loop(block, 5)(x)
+    states, energies = make_loop(block, 5, arguments)(x)
     descent = descend(block, x, 5)
     np.testing.assert_allclose(np.stack(states), descent.states, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.stack(energies), descent.energies, rtol=1e-4, atol=1e-5)
