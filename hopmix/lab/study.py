@@ -149,7 +149,7 @@ def _check_data(study: Study, out: Path):
 def _start(study, out, history, checkpoints, say) -> tuple[int, list[Member]]:
     """The step and the members from which to go on; the step is -1 before the first checkpoint."""
     if not checkpoints.steps:
-        return -1, _in_parallel(Program.initial, study.programs)
+        return -1, [program.initial() for program in study.programs]
     like = [program.shapes() for program in study.programs]
     step, states, warnings = checkpoints.restore(like)
     for warning in warnings:
@@ -197,13 +197,8 @@ def _save(out: Path, history: store.History, checkpoints: store.Checkpoints, ste
 
 def compile_all(study: Study, states: list[Member], dataset: Dataset) -> list[jax.stages.Compiled]:
     """The compiled programs."""
-    return _in_parallel(lambda program, state: program.compiled(state, dataset), study.programs, states)
-
-
-def _in_parallel(function: Callable, *arguments: list) -> list:
-    # XLA compiles outside Python's lock, on one core; two at a time halve the wait.
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(function, *arguments))
+    # One after another: XLA compiles on all cores as it is, and two programs at a time take twice the memory.
+    return [program.compiled(state, dataset) for program, state in zip(study.programs, states, strict=True)]
 
 
 def _interval(study: Study, programs: list[Callable], states: list[Member], step: int) -> dict[str, np.ndarray]:
