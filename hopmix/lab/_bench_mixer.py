@@ -13,8 +13,8 @@ import optax
 
 from hopmix._coupling import trainable
 from hopmix.lab._bench_peer import KINDS, Peer
-from hopmix.lab._compiler_options import forward_options
 from hopmix.lab._bench_race import Contender, Row, Work, in_turn, timed
+from hopmix.lab._compiler_options import forward_options
 from hopmix.lab.train import cast, objective
 from hopmix.models.mixer import Mixer, MixerConfig
 

@@ -6,8 +6,8 @@ import os
 import jax
 
 FORWARD = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-"""For programs without gradients on CPUs: products are fused by themselves, not with sums over them. With these the last
-block, the norm and the readout become one slow loop, which takes as long as all blocks before it."""
+"""For programs without gradients on CPUs: products are fused by themselves, not with sums over them. With the sums, the
+last block, the norm and the readout become one slow loop, which takes about as long as all blocks before it."""
 
 
 @functools.cache
