@@ -33,6 +33,7 @@ from hopmix import (
     Tanh,
     TokenMixing,
 )
+from hopmix._synapse import mix_last
 
 # ---- Every invariant on every row ---------------------------------------------------------------------------------
 
@@ -222,6 +223,39 @@ def test_the_energy_is_the_symmetrised_interaction(name, kind, getkey):
     assert_close(synapse.energy(v, h), -0.5 * (jnp.sum(h * up) + jnp.sum(v * down)))
     if kind == "symmetric":
         assert_close(synapse.energy(v, h), -jnp.sum(h * up))
+
+
+@bilinear
+@pytest.mark.parametrize("tie", [-0.5, 0.0, 0.3])
+def test_a_share_of_a_tie_sends_that_share_back(name, tie, getkey):
+    """Without a breaking V is not formed; the currents and the energy are those of V written out, with W's gradient."""
+    synapse, (v, h) = make_synapse(name, "symmetric", getkey()), activations(name, getkey())
+    up = synapse.coupling.up
+    implicit = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling(up, None, tie))
+    written = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling(up, tie * up.T, 0.0))
+    both = lambda s: jnp.stack([s.energy(v, h), jnp.sum(jnp.sin(s.current(0, (None, h))))])
+    found, expected = (
+        jax.jit(lambda up, make=make: (both(make(up)), jax.jacrev(lambda up: both(make(up)))(up)))(up)
+        for make in (implicit, written)
+    )
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (4, 4), (1, 5), (5, 1)], ids=str)
+def test_products_and_their_derivatives_are_those_of_einsum(shape, getkey):
+    """`mix_last` turns its matrix round for speed; values, both modes, second derivatives and maps stay the same."""
+    matrix, x, step = normal(getkey(), shape), normal(getkey(), (2, 6, shape[1])), normal(getkey(), shape)
+
+    def evaluate(product):
+        loss = lambda matrix, x: jnp.sum(jnp.sin(product(matrix, x)))
+        gradient = jax.grad(loss, argnums=(0, 1))
+        forwards = jax.jvp(lambda matrix: loss(matrix, x), (matrix,), (step,))
+        mapped = jax.vmap(gradient, (0, None))(jnp.stack([matrix, step]), x)
+        return product(matrix, x), gradient(matrix, x), forwards, jax.hessian(loss)(matrix, x), mapped
+
+    plain = lambda matrix, x: jnp.einsum("oi,tbi->tbo", matrix, x)
+    found, expected = (jax.jit(lambda product=product: evaluate(product))() for product in (mix_last, plain))
+    assert_close(found, expected)
 
 
 @bilinear

@@ -59,6 +59,7 @@ def number(value: float) -> str:
 def sentences(benched: Benched) -> list[str]:
     """What the columns mean, what the machine is, and where hopmix loses."""
     about, limits = benched.machine, benched.limits
+    options = about["compiler_options"] or "no options of its own"
     return [
         "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and greatest ratio; peak: "
         "share of the matrix-product peak that useful operations reach; band: share of the memory bandwidth that the "
@@ -66,6 +67,7 @@ def sentences(benched: Benched) -> list[str]:
         f"{about['cpu']}, {about['cores']} cores, {about['device']}; matrix products "
         f"{limits.flops / 1e9:,.0f} GFLOP/s, memory {limits.bandwidth / 1e9:,.1f} GB/s, "
         f"noise {100 * limits.noise:.0f} %.",
+        f"Programs without gradients: {options} (HOPMIX_COMPILER_OPTIONS=off for none).",
         losses(benched.rows),
     ]
 

@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lab.tiny import tiny_config, tiny_data
+
+from hopmix.lab import _compiler_options, study
+from hopmix.lab import data as lab_data
+from hopmix.lab._compiler_options import FORWARD, forward_options
+
+pytestmark = pytest.mark.usefixtures("as_in_a_study")
+
+
+@pytest.fixture(autouse=True)
+def asked_anew(monkeypatch):
+    monkeypatch.delenv("HOPMIX_COMPILER_OPTIONS", raising=False)
+    forward_options.cache_clear()
+    yield
+    forward_options.cache_clear()
+
+
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of CPUs")
+
+
+@on_cpu
+def test_options_are_on_and_on_record(monkeypatch):
+    assert forward_options() == FORWARD  # else this JAX does not know them any more: look for others
+    assert "ynn_fusion_type" in study.environment()["compiler_options"]
+
+
+def test_options_are_switched_off_and_the_record_says_so(monkeypatch):
+    monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "off")
+    assert forward_options() == {}
+    assert study.environment()["compiler_options"] == ""
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(_compiler_options, "FORWARD", {"xla_cpu_no_such_option": "1"})
+    assert forward_options() == {}
+
+
+def test_a_score_is_the_same_with_and_without_options(monkeypatch):
+    monkeypatch.setattr(lab_data, "load", tiny_data)
+    scores = []
+    for switch in ("on", "off"):
+        monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
+        forward_options.cache_clear()
+        small = study.prepare(tiny_config(arms=("free",), depth=1))
+        (program,) = small.programs
+        arrays = program.initial().arrays
+        arrays = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), arrays)
+        scores.append(program.score(arrays, small.dataset.validation, small.dataset))
+    np.testing.assert_allclose(scores[0][0], scores[1][0], rtol=1e-5)
+    np.testing.assert_array_equal(scores[0][1], scores[1][1])
