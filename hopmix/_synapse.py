@@ -188,7 +188,7 @@ def mix_last(matrix: Float[Array, "out in"], x: Float[Array, "*rows in"]) -> Flo
 
 @jax.custom_jvp
 def _apart(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """The same matrix, whose gradient is not fused with what becomes of it."""
+    """The same matrix, whose gradient is not fused with what becomes of it. (A barrier forwards would copy it.)"""
     return matrix
 
 
@@ -207,13 +207,8 @@ def _send_back(mix: Callable[..., Layer], coupling: Coupling, h: Layer) -> Layer
 def bilinear_energy(synapse: AbstractSynapse, *activations: Layer, rank: int = 2) -> Energy:
     """The symmetrised interaction of two layers of this rank, from the currents between them."""
     v, h = activations
-    upwards = inner(h, synapse.current(1, (v, None)), rank)
-    coupling = getattr(synapse, "coupling", None)
-    if coupling is not None and coupling.breaking is None:
-        downwards = jax.lax.stop_gradient(coupling.tie) * upwards
-    else:
-        downwards = inner(v, synapse.current(0, (None, h)), rank)
-    return -0.5 * (upwards + downwards)
+    upwards, downwards = synapse.current(1, (v, None)), synapse.current(0, (None, h))
+    return -0.5 * (inner(h, upwards, rank) + inner(v, downwards, rank))
 
 
 def inner(a: Layer, b: Layer, rank: int) -> Energy:

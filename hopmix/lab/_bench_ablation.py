@@ -78,14 +78,20 @@ def _peer_milliseconds(peer: Peer, study: Study) -> float:
 
 
 def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
-    """What measuring costs beside the training of an interval: the validation split, indices, energies; deep: all."""
+    """What measuring costs beside training, over a whole study: the validation split, indices, energies; and all."""
     shallow, deep, interval = in_turn(_measuring(study), repetitions)
-    steps, every = study.schedule.interval, study.config.deep
-    train = tuple(whole - part for whole, part in zip(interval, shallow))
-    mean = tuple(s + (d - s) / max(1, every) for s, d in zip(shallow, deep))
-    row = partial(Row, "measuring", against=f"training {steps} steps", other=train, race=False)
-    yield row("all that is measured each time", shallow)
-    yield row(f"with spectra and fields every {every}th", mean)
+    intervals, times, deeply = count_measurements(study)
+    train = tuple(intervals * (whole - part) for whole, part in zip(interval, shallow))
+    whole = tuple(times * s + deeply * (d - s) for s, d in zip(shallow, deep))
+    row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=train, race=False)
+    yield row(f"{times} times, without spectra and fields", tuple(times * s for s in shallow))
+    yield row(f"{times} times, {deeply} of them with spectra and fields", whole)
+
+
+def count_measurements(study: Study) -> tuple[int, int, int]:
+    """The intervals of a study, how often it measures, and how often it measures spectra and fields too."""
+    steps = range(0, study.schedule.total + 1, study.schedule.interval)
+    return len(steps) - 1, len(steps), sum(study.measures_deeply(step) for step in steps)
 
 
 def _measuring(study: Study) -> list[Contender]:

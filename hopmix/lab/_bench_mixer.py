@@ -159,29 +159,37 @@ def make_batch(config: MixerConfig, batch: int):
     return images, jax.nn.one_hot(jr.randint(jr.key(2), (batch,), 0, config.classes), config.classes, dtype=jnp.float32)
 
 
-def make_inference(size: Size, kind: str, steps: int, precision: str = "float32") -> Contender:
-    """A contender: the logits of so many batches, in one call as a study evaluates them; milliseconds for each."""
+def make_inference(size: Size, kind: str, calls: int, precision: str = "float32", batches: int = 1) -> Contender:
+    """A contender: the logits of so many batches in a call, as a study evaluates them; milliseconds for each."""
     config = configure(size, kind)
-    images = jr.normal(jr.key(1), (steps, size.batch, *config.image), jnp.float32)
+    images = jr.normal(jr.key(1), (batches, size.batch, *config.image), jnp.float32)
     model, images = cast((Mixer(config, key=jr.key(0)), images), precision)
     arrays, static = eqx.partition(model, eqx.is_array)
     forward = lambda arrays, images: jax.lax.map(eqx.combine(arrays, static).batch, images)
-    run = timed(jax.jit(forward, compiler_options=forward_options()), arrays, images)
-    return lambda: run() / steps
+    run = timed(jax.jit(forward, compiler_options=forward_options()), arrays, images, times=calls)
+    return lambda: run() / batches
+
+
+def _contenders(what: str, size: Size, kind: str, steps: int, precision: str) -> dict[str, Contender]:
+    """By what their rows are called beside size and kind."""
+    if what == "step":
+        return {"": Interval(size, kind, steps, precision)}
+    together = make_inference(size, kind, 1, precision, batches=steps)
+    return {"": make_inference(size, kind, steps, precision), f", {steps} batches a call": together}
 
 
 def race_mixers(
     what: str, sizes: Sequence[Size], kinds: Sequence[str], peers: Sequence[Peer], repetitions: int, precision: str
 ) -> Iterator[Row]:
     """The rows of "step" or "inference": each size and arm, against each peer or alone."""
-    make: Callable[..., Contender] = Interval if what == "step" else make_inference
     for size in sizes:
         for kind in kinds:
             work = count_work(configure(size, kind), size.batch, what == "step", precision)
             steps = steps_at_once(work)
-            ours = make(size, kind, steps, precision)
+            ours = _contenders(what, size, kind, steps, precision)
             shape = size.shape | {"kind": KINDS[kind], "steps": steps, "forward": what == "inference"}
-            theirs = [partial(peer.milliseconds, **shape) for peer in peers]
-            own, *others = in_turn([ours, *theirs], repetitions)
-            row = partial(Row, what, f"{size.name} {kind}", own, work=work)
-            yield from (row(peer.name, other) for peer, other in zip(peers, others)) if peers else [row()]
+            theirs = {peer.name: partial(peer.milliseconds, **shape) for peer in peers}
+            times = in_turn([*ours.values(), *theirs.values()], repetitions)
+            for label, own in zip(ours, times):
+                row = partial(Row, what, f"{size.name} {kind}{label}", own, work=work)
+                yield from map(row, theirs, times[len(ours) :]) if theirs else [row()]

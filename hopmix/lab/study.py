@@ -357,6 +357,6 @@ def _commit() -> str:
         return "unknown"
     folder = Path(hopmix.__file__).parent
     head = subprocess.run(
-        [git, "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+        [git, "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False
     )
     return head.stdout.strip() or "unknown"

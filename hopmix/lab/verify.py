@@ -63,7 +63,7 @@ def measure_claims(
             measurement = catalogue.remeasure(claim, examples=examples, seed=seed)
         return Measured(claim, measurement, time.perf_counter() - begin)
 
-    # Nearly all of the time is spent compiling, which XLA does outside Python's lock, on one core.
+    # Nearly all of the time is spent tracing and compiling, and compiling runs outside Python's lock.
     pool = ThreadPoolExecutor(2)
     try:
         return list(pool.map(measured, claims))

@@ -9,9 +9,10 @@ import pytest
 from lab.tiny import tiny_config, tiny_data
 
 from hopmix import descend
+from hopmix._derive import gradient_force
 from hopmix.lab import _bench_ablation, _bench_growth, _bench_start, _bench_tables, bench, cli, study
 from hopmix.lab import data as lab_data
-from hopmix.lab._bench_descent import make_block, make_loop
+from hopmix.lab._bench_descent import derived, differentiated, make_block, make_loop, make_memory
 from hopmix.lab._bench_machine import measure_limits
 from hopmix.lab._bench_memory import peak_bytes
 from hopmix.lab._bench_mixer import Interval, Size, configure, count_work, make_batch
@@ -133,6 +134,14 @@ def test_prepared_batches_train_to_the_same_losses():
     np.testing.assert_allclose(real[1], ready[1], rtol=1e-4)
 
 
+def test_both_energies_and_forces_are_the_same(getkey):
+    memory, block = make_memory(4, 6), make_block(4, 6)
+    state = {name: jax.random.normal(getkey(), layer.shape, np.float32) for name, layer in memory.neurons.items()}
+    ours, plain = derived(memory)(state), differentiated(memory)(state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
+    np.testing.assert_allclose(block.force(state["x"]), gradient_force(block, state["x"]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("arguments", [False, True])
 def test_the_loop_takes_the_steps_of_descend(getkey, arguments):
     block, x = make_block(4, 6), jax.random.normal(getkey(), (4, 6), np.float32)
@@ -190,10 +199,13 @@ def test_what_measuring_and_data_take_of_a_study(monkeypatch):
 
 
 def test_measuring_is_set_against_training_alone(monkeypatch):
+    """Seven times for six intervals, at 0, 1, ..., 6, and deeply at 0, 4 and 6."""
     times = iter([2.0, 10.0, 42.0])
     monkeypatch.setattr(_bench_ablation, "_measuring", lambda study: [lambda: next(times)] * 3)
-    shallow, deep = _bench_ablation.cost_measuring(tiny_study(), 1)
-    assert (shallow.ratio, deep.ratio) == (2 / 40, (2 + 8 / 4) / 40)
+    small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=6, deep=4))
+    assert _bench_ablation.count_measurements(small) == (6, 7, 3)
+    shallow, deep = _bench_ablation.cost_measuring(small, 1)
+    assert (shallow.ratio, deep.ratio) == (7 * 2 / (6 * 40), (7 * 2 + 3 * 8) / (6 * 40))
 
 
 def test_growth_is_set_against_operations(monkeypatch):

@@ -7,6 +7,7 @@ from lab.tiny import tiny_config, tiny_data
 from hopmix.lab import _compiler_options, study
 from hopmix.lab import data as lab_data
 from hopmix.lab._compiler_options import FORWARD, forward_options
+from hopmix.lab.config import UsageError
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
@@ -32,6 +33,12 @@ def test_options_are_switched_off_and_the_record_says_so(monkeypatch):
     monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "off")
     assert forward_options() == {}
     assert study.environment()["compiler_options"] == ""
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_named(monkeypatch):
+    monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "0")
+    with pytest.raises(UsageError, match="HOPMIX_COMPILER_OPTIONS: got '0', but it must be on or off"):
+        forward_options()
 
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
