@@ -131,5 +131,5 @@ def _prepare(program: Program, dataset: Dataset, member: Member):
 def _train_on(program: Program, member: Member, batches: Any) -> tuple[Member, Logs]:
     """The steps of `Program` on batches that are there already."""
     steps = jnp.arange(program.schedule.interval, dtype=jnp.int32)
-    member, logs = jax.lax.scan(lambda m, at: program.learn(m, at[0], *at[1]), member, (steps, batches))
+    member, logs = jax.lax.scan(lambda m, at: program.learn(m, *at), member, (steps, batches))
     return member, jnp.mean(logs, axis=0)

@@ -7,6 +7,7 @@ the steps of an interval are one scan, and everything is measured at its end ins
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -28,6 +29,9 @@ from hopmix.models.mixer import Mixer, MixerConfig
 EVALUATION_BATCH = 500
 ENERGY_BATCH = 16
 FIELD_BATCH = 4
+
+Batch: TypeAlias = tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]
+"""The images and the targets of a step."""
 
 
 class Images(eqx.Module):
@@ -266,11 +270,9 @@ class Program:
 
     def _step(self, dataset: Dataset, member: Member, at) -> tuple[Member, Float[Array, " 4"]]:
         step, rows = at
-        return self.learn(member, step, *self.batch(dataset, member.seed, step, rows))
+        return self.learn(member, step, self.batch(dataset, member.seed, step, rows))
 
-    def batch(
-        self, dataset: Dataset, seed: Int[Array, ""], step: Int[Array, ""], rows: Int[Array, " batch"]
-    ) -> tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]:
+    def batch(self, dataset: Dataset, seed: Int[Array, ""], step: Int[Array, ""], rows: Int[Array, " batch"]) -> Batch:
         """The augmented images and the targets of a step."""
         return augment(
             self.augment,
@@ -282,15 +284,9 @@ class Program:
             dataset.std,
         )
 
-    def learn(
-        self,
-        member: Member,
-        step: Int[Array, ""],
-        images: Float[Array, "batch height width colours"],
-        targets: Float[Array, "batch classes"],
-    ) -> tuple[Member, Float[Array, " 4"]]:
+    def learn(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[Member, Float[Array, " 4"]]:
         """A member after a step on a batch, and the loss, accuracy, penalty and gradient norm of the step."""
-        updates, optimiser, logs = self._update(member, step, images, targets)
+        updates, optimiser, logs = self._update(member, step, batch)
         value, _, _, norm = logs
         parameters, frozen = self._split(member.arrays)
         bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
@@ -303,20 +299,14 @@ class Program:
         )
         return member, logs
 
-    def _update(
-        self,
-        member: Member,
-        step: Int[Array, ""],
-        images: Float[Array, "batch height width colours"],
-        targets: Float[Array, "batch classes"],
-    ) -> tuple[PyTree, PyTree, Float[Array, " 4"]]:
+    def _update(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[PyTree, PyTree, Float[Array, " 4"]]:
         """What the optimiser adds to the parameters in a step, its next state, and loss, accuracy, penalty and norm."""
         parameters, frozen = self._split(member.arrays)
 
         def loss(parameters):
             model = self.model(eqx.combine(parameters, frozen))
             drop = jr.fold_in(_step_key(member.seed, step), 1) if self.config.drop_path else None
-            return objective(model, images, targets, member.penalty, drop, self.config.precision)
+            return objective(model, *batch, member.penalty, drop, self.config.precision)
 
         (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, optimiser = self.optimiser.update(gradients, member.optimiser, parameters)
@@ -348,7 +338,7 @@ class Program:
         """Spectra and fields, and how fast the next step will break the symmetry."""
         model = self.model(member.arrays)
         rows = self._batches(member.seed, step, dataset.train.labels.size)[0]
-        updates, _, _ = self._update(member, step, *self.batch(dataset, member.seed, step, rows))
+        updates, _, _ = self._update(member, step, self.batch(dataset, member.seed, step, rows))
         key = jr.fold_in(jr.fold_in(jr.key(member.seed), 3), step)
         return (
             metrics.spectra(model)

@@ -24,7 +24,7 @@ on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options 
 
 
 @on_cpu
-def test_options_are_on_and_on_record(monkeypatch):
+def test_options_are_on_and_on_record():
     assert forward_options() == FORWARD  # else this JAX does not know them any more: look for others
     assert "ynn_fusion_type" in study.environment()["compiler_options"]
 
