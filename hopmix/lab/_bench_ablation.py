@@ -9,14 +9,16 @@ import jax.numpy as jnp
 
 from hopmix.lab._bench_peer import KINDS, Peer
 from hopmix.lab._bench_race import Contender, Row, in_turn, timed
+from hopmix.lab._compiler_options import training_options
 from hopmix.lab.config import StudyConfig
-from hopmix.lab.study import Study, prepare
+from hopmix.lab.study import Study, compile_all, prepare
 from hopmix.lab.train import Dataset, Member, Program
 
 STEPS = 20
 """Steps of the interval of a race."""
 
-Logs = Any
+Trained = tuple[Member, Any, Any]
+"""Members, their logs and their last updates."""
 
 
 def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Study:
@@ -27,33 +29,44 @@ def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Stud
     return prepare(StudyConfig(**(options | changes)))
 
 
-def training(program: Program) -> Callable[[Member, Dataset], tuple[Member, Logs]]:
-    """The training of one member for an interval from step 0, without measuring."""
-    return lambda member, dataset: program._train(member, jnp.zeros((), jnp.int32), dataset)
+def training(program: Program, **options: Any) -> Callable[[Member, Dataset], Trained]:
+    """The training of all members side by side for an interval from step 0, without measuring.
+
+    `options` are those of `jax.jit`.
+    """
+    train = jax.jit(program.train, compiler_options=training_options(), **options)
+    steps = program.schedule.interval
+    return lambda members, dataset: train(members, jnp.int32(0), jnp.int32(steps), program.rows(0, dataset), dataset)
 
 
-def together(study: Study) -> Callable[[], list[tuple[Member, Logs]]]:
+def together(study: Study) -> Callable[[], list[Trained]]:
     """All members side by side: one program for each structure."""
-    runs = []
-    for program in study.programs:
-        runs.append((jax.jit(_over_members(program)), program.initial()))
+    runs = [(training(program), program.initial()) for program in study.programs]
     return lambda: [run(members, study.dataset) for run, members in runs]
 
 
-def _over_members(program: Program) -> Callable[[Member, Dataset], tuple[Member, Logs]]:
-    train = training(program)
-    return lambda members, dataset: program._over_members(lambda member: train(member, dataset), members)
-
-
-def one_by_one(study: Study) -> Callable[[], list[tuple[Member, Logs]]]:
+def one_by_one(study: Study) -> Callable[[], list[Trained]]:
     """The same members in the same order, each trained alone by a program that knows of no others."""
     runs = []
     for program in study.programs:
-        run, members = jax.jit(training(program)), program.initial()
-        count = len(program.members)
-        runs += [(run, jax.tree.map(lambda leaf, i=i: leaf[i], members)) for i in range(count)]
+        run = jax.jit(partial(_alone, program), compiler_options=training_options())
+        everyone = program.initial(), program.rows(0, study.dataset)
+        runs += [(run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone)) for i in range(len(program.members))]
     # Waiting for each: calls that do not depend on each other would run at once.
-    return lambda: [jax.block_until_ready(run(member, study.dataset)) for run, member in runs]
+    return lambda: [jax.block_until_ready(run(*member, study.dataset)) for run, member in runs]
+
+
+def _alone(program: Program, member: Member, rows: Any, dataset: Dataset) -> Trained:
+    """What `Program.train` does, of one member and without the axis of members: that is not always as fast."""
+
+    def step(i, carry):
+        member, total, _ = carry
+        member, logs, updates = program.step(member, i, rows[i], dataset)
+        return member, total + logs, updates
+
+    begin = member, jnp.zeros(4, jnp.float32), program.parameters_of(member)
+    member, total, updates = jax.lax.fori_loop(0, len(rows), step, begin)
+    return member, total / len(rows), updates
 
 
 def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iterator[Row]:
@@ -79,12 +92,12 @@ def _peer_milliseconds(peer: Peer, study: Study) -> float:
 
 def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
     """What measuring costs beside training, over a whole study: the validation split, indices, energies; and all."""
-    shallow, deep, interval = in_turn(_measuring(study), repetitions)
+    train, shallow, deep = in_turn(_parts(study), repetitions)
     intervals, times, deeply = count_measurements(study)
-    train = tuple(intervals * (whole - part) for whole, part in zip(interval, shallow))
-    whole = tuple(times * s + deeply * (d - s) for s, d in zip(shallow, deep))
-    row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=train, race=False)
+    trained = tuple(intervals * t for t in train)
+    row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=trained, race=False)
     yield row(f"{times} times, without spectra and fields", tuple(times * s for s in shallow))
+    whole = tuple(times * s + deeply * d for s, d in zip(shallow, deep))
     yield row(f"{times} times, {deeply} of them with spectra and fields", whole)
 
 
@@ -94,14 +107,20 @@ def count_measurements(study: Study) -> tuple[int, int, int]:
     return len(steps) - 1, len(steps), sum(study.measures_deeply(step) for step in steps)
 
 
-def _measuring(study: Study) -> list[Contender]:
-    """Three contenders over all programs: measuring, measuring deeply, and a whole interval with measuring."""
-    begin, off, on = jnp.zeros((), jnp.int32), jnp.asarray(False), jnp.asarray(True)
-    parts = [(jax.jit(p.measure), jax.jit(p.advance), p.initial()) for p in study.programs]
-    data = study.dataset
-    measure = lambda deep: [measured(members, begin, deep, data) for measured, _, members in parts]
-    interval = lambda: [advance(members, begin, off, data) for _, advance, members in parts]
-    return [timed(measure, off), timed(measure, on), timed(interval)]
+def _parts(study: Study) -> list[Contender]:
+    """Three contenders over all programs, as a study runs them: an interval of training, measuring, and what measuring
+    deeply adds."""
+    states = [program.initial() for program in study.programs]
+    programs, data = compile_all(study, states, study.dataset), study.dataset
+
+    def train() -> list[Member]:
+        for i, program in enumerate(programs):
+            states[i], *_ = program.run(states[i], 0, study.schedule.interval, data)
+        return states
+
+    measure = lambda: [program.measure(members, data) for program, members in zip(programs, states)]
+    deepen = lambda: [program.deepen(members, 0, data) for program, members in zip(programs, states)]
+    return [timed(train), timed(measure), timed(deepen)]
 
 
 def cost_data(study: Study, repetitions: int) -> Iterator[Row]:
@@ -112,24 +131,32 @@ def cost_data(study: Study, repetitions: int) -> Iterator[Row]:
     yield Row("data", name, real, "batches prepared", ready, race=False)
 
 
-def on_prepared(study: Study) -> Callable[[], list[tuple[Member, Logs]]]:
+def on_prepared(study: Study) -> Callable[[], list[Trained]]:
     """All members side by side as in `together`, on batches that were gathered and augmented before."""
     runs = []
     for program in study.programs:
-        members = program.initial()
-        batches = jax.jit(jax.vmap(partial(_prepare, program, study.dataset)))(members)
-        runs.append((jax.jit(jax.vmap(partial(_train_on, program))), members, jax.block_until_ready(batches)))
+        members, rows = program.initial(), program.rows(0, study.dataset)
+        batches = jax.jit(jax.vmap(partial(_prepare, program, study.dataset)))(members.seed, rows)
+        run = jax.jit(partial(_train_on, program), compiler_options=training_options())
+        runs.append((run, members, jax.block_until_ready(batches)))
     return lambda: [run(members, batches) for run, members, batches in runs]
 
 
-def _prepare(program: Program, dataset: Dataset, member: Member):
+def _prepare(program: Program, dataset: Dataset, seed: Any, rows: Any) -> Any:
     """The batches of an interval, as `Program` makes them step by step."""
-    rows = program._batches(member.seed, jnp.zeros((), jnp.int32), dataset.train.labels.size)
-    return jax.vmap(partial(program.batch, dataset, member.seed))(jnp.arange(len(rows), dtype=jnp.int32), rows)
+    return jax.vmap(partial(program.batch, dataset, seed))(jnp.arange(len(rows), dtype=jnp.int32), rows)
 
 
-def _train_on(program: Program, member: Member, batches: Any) -> tuple[Member, Logs]:
-    """The steps of `Program` on batches that are there already."""
-    steps = jnp.arange(program.schedule.interval, dtype=jnp.int32)
-    member, logs = jax.lax.scan(lambda m, at: program.learn(m, *at), member, (steps, batches))
-    return member, jnp.mean(logs, axis=0)
+def _train_on(program: Program, members: Member, batches: Any) -> Trained:
+    """What `Program.train` does, on batches that are there already."""
+
+    def step(i, carry):
+        members, total, _ = carry
+        batch = jax.tree.map(lambda leaf: leaf[:, i], batches)
+        members, logs, updates = jax.vmap(lambda member, batch: program.learn(member, i, batch))(members, batch)
+        return members, total + logs, updates
+
+    steps = program.schedule.interval
+    begin = members, jnp.zeros((members.seed.size, 4), jnp.float32), program.parameters_of(members)
+    members, total, updates = jax.lax.fori_loop(0, steps, step, begin)
+    return members, total / steps, updates

@@ -101,7 +101,7 @@ def _sharded(study: Study, count: int) -> Callable[[], Any]:
     mesh = Mesh(np.array(jax.devices()[:count]), ("members",))
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("members",), ()))
     members, dataset = jax.device_put(program.initial(), split), jax.device_put(study.dataset, whole)
-    train = jax.jit(jax.vmap(training(program), in_axes=(0, None)), out_shardings=split)
+    train = training(program, out_shardings=split)
     return lambda: train(members, dataset)
 
 

@@ -15,27 +15,26 @@ import jax.random as jr
 from hopmix.lab._bench_race import Contender, Limits, timed
 from hopmix.lab.study import environment
 
-PRODUCTS = 4
-"""Matrix products in a row, so that starting them costs nothing beside them."""
+AT_ONCE = 4
+"""Matrix products, or copies, in a row, so that starting them costs nothing beside them."""
 
 
-def measure_limits(precision: str, quick: bool, repetitions: int = 5) -> Limits:
+def measure_limits(precision: str, repetitions: int = 8, side: int | None = None, length: int = 2**26) -> Limits:
     """The peak of large matrix products in a precision, and the bandwidth of a large copy; of each the best time."""
-    on_cpu = jax.default_backend() == "cpu"
-    side = 256 if quick else 2048 if on_cpu else 8192
-    length = 2**20 if quick else 2**26
+    side = side or (2048 if jax.default_backend() == "cpu" else 8192)
     a = jr.normal(jr.key(0), (side, side), jnp.float32).astype(precision) / side**0.5
-    product = jax.jit(lambda a: jax.lax.fori_loop(0, PRODUCTS, lambda _, b: a @ b, a))
+    product = jax.jit(lambda a: jax.lax.fori_loop(0, AT_ONCE, lambda _, b: a @ b, a))
     multiply, move = timed(product, a), _mover(length)
-    products = [multiply() for _ in range(repetitions)]
-    moves = [move() for _ in range(repetitions)]
-    noise = (max(products) - min(products)) / statistics.median(products)
-    return Limits(PRODUCTS * 2 * side**3 / min(products) * 1e3, 2 * 4 * length / min(moves) * 1e3, noise)
+    products = [multiply() / AT_ONCE for _ in range(repetitions)]
+    moves = [move() / AT_ONCE for _ in range(repetitions)]
+    noise = lambda times: (max(times) - min(times)) / statistics.median(times)
+    flops, bandwidth = 2 * side**3 / min(products) * 1e3, 2 * 4 * length / min(moves) * 1e3
+    return Limits(flops, bandwidth, noise(products), noise(moves))
 
 
 def _mover(length: int) -> Contender:
     """A contender that reads and writes an array in place: new memory would cost more than the way there."""
-    shift = jax.jit(lambda x: x + 1, donate_argnums=0)
+    shift = jax.jit(lambda x: jax.lax.fori_loop(0, AT_ONCE, lambda _, x: x + 1, x), donate_argnums=0)
     held = [shift(jnp.zeros(length, jnp.float32))]
 
     def run() -> float:

@@ -14,14 +14,11 @@ import optax
 from hopmix._coupling import trainable
 from hopmix.lab._bench_peer import KINDS, Peer
 from hopmix.lab._bench_race import Contender, Row, Work, in_turn, timed
-from hopmix.lab._compiler_options import forward_options
-from hopmix.lab.train import cast, objective
+from hopmix.lab._compiler_options import forward_options, training_options
+from hopmix.lab.train import cast, logits_in, objective
 from hopmix.models.mixer import Mixer, MixerConfig
 
 CLASSES, COLOURS = 10, 3
-BACKWARD = 2
-"""Operations of the backward pass in units of the forward pass: one product for each of two gradients."""
-
 LONG, MOST = 6e11, 20
 """Operations and steps that are timed at once, at most."""
 
@@ -72,16 +69,18 @@ def configure(size: Size, kind: str) -> MixerConfig:
 
 
 def count_work(config: MixerConfig, batch: int, training: bool, precision: str = "float32") -> Work:
-    """Operations 2mnk of all matrix products (m, n, k), and the bytes of their three matrices, each touched once."""
+    """Operations 2mnk of all matrix products (m, n, k), and the bytes of their three matrices, each touched once.
+
+    Training takes two more for each, one for each gradient; the first has none of its images.
+    """
     tokens, (token, channel) = config.tokens, config.hidden
     pixels = config.patch_size[0] * config.patch_size[1] * config.image[2]
+    stem, head = (batch * tokens, config.dim, pixels), (batch, config.classes, config.dim)
     mixings = [(token, batch * config.dim, tokens), (batch * tokens, channel, config.dim)]
-    products = [(batch * tokens, config.dim, pixels), (batch, config.classes, config.dim)]
-    products += 2 * config.depth * mixings  # up, and as much down
-    passes = 1 + BACKWARD if training else 1
+    others = [head, *2 * config.depth * mixings]  # up, and as much down
+    products = 2 * [stem] + 3 * others if training else [stem, *others]
     flops = sum(2 * m * n * k for m, n, k in products)
-    elements = sum(m * n + n * k + k * m for m, n, k in products)
-    return Work(passes * flops, passes * elements * jnp.dtype(precision).itemsize)
+    return Work(flops, sum(m * n + n * k + k * m for m, n, k in products) * jnp.dtype(precision).itemsize)
 
 
 def steps_at_once(work: Work) -> int:
@@ -106,40 +105,42 @@ class Interval:
         models = eqx.filter_vmap(make)(jr.split(jr.key(0), members))
         arrays, static = eqx.partition(models, eqx.is_array)
         parameters, frozen = eqx.partition(arrays, trainable(arrays))
-        start, train = make_training(static, size.batch, steps, precision)
+        start, train = make_training(static, steps, precision)
         self._carry = parameters, jax.vmap(start)(parameters)
+        self._data = frozen, make_batch(static.config, size.batch)
         self.losses: Any = None
-        each = jax.vmap(train) if members > 1 else _alone(train)
-        run = jax.jit(lambda carry: each(*carry, frozen), donate_argnums=0)
-        self.compiled = run.lower(self._carry).compile()
+        each = jax.vmap(train, in_axes=(0, 0, 0, None)) if members > 1 else _alone(train)
+        run = jax.jit(lambda carry, data: each(*carry, *data), donate_argnums=0, compiler_options=training_options())
+        self.compiled = run.lower(self._carry, self._data).compile()
         self()  # the first run allocates
 
     def __call__(self) -> float:
         """Milliseconds per step of one run of the scan."""
         begin = time.perf_counter()
-        self._carry, self.losses = jax.block_until_ready(self.compiled(self._carry))
+        self._carry, self.losses = jax.block_until_ready(self.compiled(self._carry, self._data))
         return 1e3 * (time.perf_counter() - begin) / self.steps
 
 
 def _alone(train: Callable) -> Callable:
     """A single member, without the axis of members: what is fast for one is not always what is fast for many."""
 
-    def run(*member):
-        trained = train(*jax.tree.map(lambda leaf: leaf[0], member))
+    def run(*arguments):
+        *member, batch = arguments
+        trained = train(*jax.tree.map(lambda leaf: leaf[0], member), batch)
         return jax.tree.map(lambda leaf: leaf[None], trained)
 
     return run
 
 
-def make_training(static: Any, batch: int, steps: int, precision: str) -> tuple[Callable, Callable]:
+def make_training(static: Any, steps: int, precision: str) -> tuple[Callable, Callable]:
     """The optimiser's start, and the training of one member for so many steps on one batch."""
     optimiser = optax.adamw(1e-3, weight_decay=0.05)
-    images, targets = make_batch(static.config, batch)
     other = None if precision == "float32" else precision
 
-    def train(parameters, state, frozen):
+    def train(parameters, state, frozen, batch):
         def loss(parameters):
             model = eqx.combine(parameters, frozen, static)
+            images, targets = batch
             return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
 
         def step(carry, _):
@@ -161,11 +162,13 @@ def make_batch(config: MixerConfig, batch: int):
 
 def make_inference(size: Size, kind: str, calls: int, precision: str = "float32", batches: int = 1) -> Contender:
     """A contender: the logits of so many batches in a call, as a study evaluates them; milliseconds for each."""
-    config = configure(size, kind)
+    config, other = configure(size, kind), None if precision == "float32" else precision
     images = jr.normal(jr.key(1), (batches, size.batch, *config.image), jnp.float32)
-    model, images = cast((Mixer(config, key=jr.key(0)), images), precision)
-    arrays, static = eqx.partition(model, eqx.is_array)
-    forward = lambda arrays, images: jax.lax.map(eqx.combine(arrays, static).batch, images)
+    arrays, static = eqx.partition(cast(Mixer(config, key=jr.key(0)), "float32"), eqx.is_array)
+
+    def forward(arrays, images):
+        return jax.lax.map(partial(logits_in, other, eqx.combine(arrays, static)), images)
+
     run = timed(jax.jit(forward, compiler_options=forward_options()), arrays, images, times=calls)
     return lambda: run() / batches
 

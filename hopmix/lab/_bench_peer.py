@@ -56,7 +56,6 @@ def find_peers(command: str | None, compiled: bool, precision: str) -> list[Peer
         return []
     options = ("--device", "cuda") if jax.default_backend() == "gpu" else ()
     options += ("--bf16",) if precision == "bfloat16" else ()
-    eager = Peer(tuple(shlex.split(command)), options)
-    said = eager.run(image=8, dim=8, depth=1, batch=1, steps=1)
-    eager = eager._replace(torch=said.get("torch"))
-    return [eager, eager._replace(options=(*options, "--compile"))] if compiled else [eager]
+    peers = [Peer(tuple(shlex.split(command)), options)]
+    peers += [peers[0]._replace(options=(*options, "--compile"))] if compiled else []
+    return [peer._replace(torch=peer.run(image=8, dim=8, depth=1, batch=1, steps=1).get("torch")) for peer in peers]

@@ -20,11 +20,16 @@ class Work(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What the machine can do: operations and bytes per second; and the noise, (max - min) / median of its times."""
+    """What the machine can do: operations and bytes per second, and the noise of either, (max - min) / median."""
 
     flops: float
     bandwidth: float
     noise: float
+    bandwidth_noise: float
+
+    def record(self) -> dict[str, float]:
+        """As JSON values."""
+        return dict(zip(("flops_per_s", "bytes_per_s", "flops_noise", "bytes_noise"), self, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +78,19 @@ class Row:
         """Whether hopmix is beaten."""
         return self.race and self.ratio is not None and self.ratio > 1
 
-    def shares(self, limits: Limits) -> tuple[float, float] | None:
+    @property
+    def wins(self) -> bool:
+        """Whether hopmix takes less in every pair."""
+        return self.race and bool(self.other) and max(self.ratios) < 1
+
+    def shares(self, limits: Limits | None) -> tuple[float, float] | None:
         """The share that is reached of the matrix-product peak, and of the memory bandwidth."""
-        if self.work is None:
+        if self.work is None or limits is None:
             return None
         seconds = self.median / 1e3
         return self.work.flops / seconds / limits.flops, self.work.bytes / seconds / limits.bandwidth
 
-    def record(self, limits: Limits) -> dict[str, Any]:
+    def record(self, limits: Limits | None) -> dict[str, Any]:
         """The row as JSON values."""
         values = dataclasses.asdict(self) | {"work": None if self.work is None else self.work._asdict()}
         values |= {"hopmix_median": self.median, "other_median": self.other_median, "ratio": self.ratio}

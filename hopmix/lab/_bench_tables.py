@@ -21,14 +21,16 @@ TITLES = {
     "growth": "Growth, ms per step",
 }
 
+OPTIONS = ("compiler_options_training", "compiler_options_measuring")
 
-def rich_table(rows: Sequence[Row], limits: Limits) -> Table:
+
+def rich_table(rows: Sequence[Row], limits: Limits | None) -> Table:
     """The table of one benchmark."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=TITLES[rows[0].benchmark], title_justify="left")
     table.add_column("what", overflow="fold")
     table.add_column("hopmix", justify="right", no_wrap=True)
     table.add_column("against", overflow="fold")
-    measured = [row for row in rows if row.work is not None]
+    measured = [row for row in rows if row.shares(limits)]
     for heading in ("", "ratio", "spread", *(("peak", "band") if measured else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -42,12 +44,12 @@ def _cells(row: Row) -> tuple[str | Text, ...]:
         words.append(f"\n{row.note}", "bold red" if "DIFFERENT" in row.note else "dim")
     if row.ratio is None or row.other_median is None:
         return words, own, "", "", "", ""
-    style = "" if not row.race else "bold red" if row.loses else "green"
-    spread = f"{min(row.ratios):.2f}..{max(row.ratios):.2f}"
-    return words, own, Text(row.against), number(row.other_median), Text(f"{row.ratio:.3f}", style), spread
+    style = "bold red" if row.loses else "green" if row.wins else ""
+    spread = f"{_ratio(min(row.ratios))}..{_ratio(max(row.ratios))}"
+    return words, own, Text(row.against), number(row.other_median), Text(_ratio(row.ratio), style), spread
 
 
-def _shares(row: Row, limits: Limits) -> tuple[str, ...]:
+def _shares(row: Row, limits: Limits | None) -> tuple[str, ...]:
     return tuple(f"{100 * share:.0f} %" for share in row.shares(limits) or ())
 
 
@@ -56,26 +58,40 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def sentences(benched: Benched) -> list[str]:
-    """What the columns mean, what the machine is, and where hopmix loses."""
-    about, limits = benched.machine, benched.limits
-    options = about["compiler_options"] or "no options of its own"
-    return [
-        "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and greatest ratio; peak: "
-        "share of the matrix-product peak that useful operations reach; band: share of the memory bandwidth that the "
-        "matrices take, each counted once.",
-        f"{about['cpu']}, {about['cores']} cores, {about['device']}; matrix products "
-        f"{limits.flops / 1e9:,.0f} GFLOP/s, memory {limits.bandwidth / 1e9:,.1f} GB/s, "
-        f"noise {100 * limits.noise:.0f} %.",
-        f"Programs without gradients: {options} (HOPMIX_COMPILER_OPTIONS=off for none).",
-        losses(benched.rows),
-    ]
+    """What the columns mean, what the machine is, and where hopmix loses; each where it applies."""
+    about, limits, rows = benched.machine, benched.limits, benched.rows
+    machine = f"{about['cpu']}, {about['cores']} cores, {about['device']}"
+    told = []
+    if any(row.other for row in rows):
+        told.append(
+            "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and greatest ratio, green "
+            "where all are below 1."
+        )
+    if limits is None:
+        return [*told, f"{machine}."]
+    if any(row.work for row in rows):
+        told.append(
+            "peak: share of the matrix-product peak that useful operations reach; band: share of the memory bandwidth "
+            "that the matrices take, each counted once."
+        )
+    told.append(
+        f"{machine}; matrix products {limits.flops / 1e9:,.0f} GFLOP/s, which varied by {100 * limits.noise:.0f} %, "
+        f"memory {limits.bandwidth / 1e9:,.1f} GB/s, by {100 * limits.bandwidth_noise:.0f} %."
+    )
+    if any(about[name] for name in OPTIONS):
+        told.append("Compiled with options of XLA that HOPMIX_COMPILER_OPTIONS=off leaves out; --json names them.")
+    return [*told, losses(rows)] if any(row.race for row in rows) else told
 
 
 def losses(rows: Sequence[Row]) -> str:
-    """Every row in which hopmix is beaten, by name."""
+    """Every race in which hopmix is beaten, by name."""
     races = [row for row in rows if row.race and row.other]
-    lost = [f"{r.benchmark} {r.name} against {r.against} ({r.ratio:.2f})" for r in races if r.loses]
+    lost = [f"{r.benchmark} {r.name} against {r.against} ({_ratio(r.ratio)})" for r in races if r.ratio and r.loses]
     if not races:
         return "hopmix ran against nothing here; name a peer with --peer."
     if not lost:

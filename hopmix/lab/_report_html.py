@@ -121,6 +121,7 @@ def configuration(run: Run) -> str:
         "Data": study.get("data", {}),
         "Configuration": study.get("config", {}),
         "Environment": study.get("environment", {}),
+        **{f"Environment when resumed, {r['created']}": r["environment"] for r in study.get("resumed", [])},
         "Time in seconds": (run.results or {}).get("timing", {}),
     }
     command = f"<p><code>{escape(str(study.get('command', '')))}</code></p>"

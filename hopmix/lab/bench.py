@@ -1,8 +1,11 @@
 """Bench: how fast hopmix does what it is for, side by side with a peer and with the limit of the machine."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import jax
 
 from hopmix.lab._bench_ablation import bench_study, cost_data, cost_measuring, race_ablation
 from hopmix.lab._bench_descent import race_descent
@@ -18,43 +21,48 @@ from hopmix.lab.config import Bench, StudyConfig
 
 @dataclasses.dataclass(frozen=True)
 class Benched:
-    """All rows, the machine's limits, and what it is."""
+    """All rows so far, the machine's limits (none where sizes are too small for them to mean anything), what it is."""
 
     rows: list[Row]
-    limits: Limits
+    limits: Limits | None
     machine: dict[str, Any]
 
     def record(self, options: Bench, command: str) -> dict[str, Any]:
         """The numbers of `hopmix bench` as JSON values."""
         about = {"command": command, "machine": self.machine, "precision": options.precision, "quick": options.quick}
-        limits = {"flops_per_s": self.limits.flops, "bytes_per_s": self.limits.bandwidth}
-        about |= {"repetitions": options.repetitions, "limits": limits, "noise": self.limits.noise}
+        about |= {"repetitions": options.repetitions, "limits": self.limits and self.limits.record()}
         return about | {"rows": [row.record(self.limits) for row in self.rows]}
 
 
 def run_bench(
     options: Bench,
     watch: Callable[[str], None] = lambda name: None,
-    show: Callable[[list[Row], Limits], None] = lambda rows, limits: None,
+    show: Callable[[list[Row], Benched], None] = lambda rows, benched: None,
+    keep: Callable[[Benched], None] = lambda benched: None,
 ) -> Benched:
-    """Run the benchmarks that are asked for; `watch` is told what runs, `show` gets the rows of each when it is done.
+    """Run the benchmarks that are asked for.
 
-    Raises `UsageError` where the peer does not work, before any long work.
+    `watch` is told what runs, `show` gets the rows of each benchmark when it is done, and `keep` all so far after each
+    row. Raises `UsageError` where the peer does not work, before any long work.
     """
-    watch("the peer")
-    peers = find_peers(options.peer, options.peer_compile, options.precision)
-    watch("the limits of the machine")
-    limits = measure_limits(options.precision, options.quick)
-    rows = []
-    for name in options.only:
-        watch(name)
-        own = []
-        for row in benchmark(name, options, peers):
-            own.append(row)
-            watch(f"{name}, after {row.name}")
-        show(own, limits)
-        rows += own
-    return Benched(rows, limits, describe(peers[0].torch if peers else None))
+    on_gpu = jax.default_backend() == "gpu"
+    # Without this, GPUs multiply float32 in a coarser precision, which PyTorch does not.
+    with jax.default_matmul_precision("float32") if on_gpu else contextlib.nullcontext():
+        watch("the peer")
+        peers = find_peers(options.peer, options.peer_compile, options.precision)
+        watch("the limits of the machine")
+        limits = None if options.quick else measure_limits(options.precision)
+        benched = Benched([], limits, describe(peers[0].torch if peers else None))
+        for name in options.only:
+            watch(name)
+            own = []
+            for row in benchmark(name, options, peers):
+                own.append(row)
+                benched.rows.append(row)
+                keep(benched)
+                watch(f"{name}, after {row.name}")
+            show(own, benched)
+        return benched
 
 
 def benchmark(name: str, options: Bench, peers: Sequence[Peer] = ()) -> Iterator[Row]:
@@ -85,5 +93,5 @@ def sizes_of(options: Bench) -> list[Size]:
     """The mixers that are asked for."""
     sizes = [size for size in SIZES if size.name in options.sizes]
     if options.batch is not None:
-        sizes = [size._replace(batch=options.batch) for size in sizes]
+        sizes = [s._replace(name=f"{s.name} x {options.batch}", batch=options.batch) for s in sizes]
     return [size.quick() for size in sizes] if options.quick else sizes

@@ -1,6 +1,7 @@
 """The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
 
 import logging
+import os
 import shlex
 import sys
 import tempfile
@@ -178,6 +179,8 @@ def _require_writable(folder: Path | None):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError:
+        raise UsageError(f"out, json: {folder} is a file, not a folder; name another folder.") from None
     except OSError as error:
         raise UsageError(f"out, json: {folder} can't be written ({error.strerror}); name another folder.") from None
 
@@ -220,17 +223,24 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
 
 
 def _bench(options: Bench, line: str, console: Console) -> int:
+    _require_writable(options.json and options.json.parent)
+    # The peer on the same GPU needs memory too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from hopmix.lab import _bench_tables, bench
 
-    _require_writable(options.json and options.json.parent)
+    if options.quick:
+        console.print("[bold]Tiny sizes, to see that everything runs: the numbers mean nothing.[/]")
+
+    def keep(benched: bench.Benched):
+        if options.json is not None:
+            store.write_json(options.json, benched.record(options, line))
+
     with console.status("measuring") as status:
         told = lambda name: status.update(Text(f"measuring {name}"))
-        show = lambda rows, limits: console.print(_bench_tables.rich_table(rows, limits))
-        benched = bench.run_bench(options, told, show)
+        show = lambda rows, benched: console.print(_bench_tables.rich_table(rows, benched.limits))
+        benched = bench.run_bench(options, told, show, keep)
     for sentence in _bench_tables.sentences(benched):
         console.print(Text(sentence))
-    if options.json is not None:
-        store.write_json(options.json, benched.record(options, line))
     return DONE
 
 

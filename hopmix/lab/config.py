@@ -265,7 +265,7 @@ class Bench:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of activations and products."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write all numbers to this file as well."""
+    """Write all numbers to this file as well, after each row."""
     quick: bool = False
     """Tiny mixers and studies, to see that everything runs: the numbers mean nothing."""
 

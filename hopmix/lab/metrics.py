@@ -1,4 +1,4 @@
-"""What a study measures of a member, as pure functions inside the compiled program.
+"""What a study measures of a member, as pure functions inside compiled programs.
 
 Weights, losses and energies are measured at every measurement; spectra of couplings and fields of blocks, which cost
 more, at some of them. Blocks are alike in shape: they are stacked, and everything is compiled once for all of them.
@@ -81,10 +81,10 @@ def spectra(model: Mixer) -> Metrics:
     return _of_couplings(model, measure)
 
 
-def unmeasured(blocks: int) -> Metrics:
+def unmeasured(members: int, blocks: int) -> Metrics:
     """NaN for everything of `DEEP`."""
     sizes = {"block": blocks, "branch": len(BRANCHES), "eigenvalue": EIGENVALUES}
-    return {name: jnp.full([sizes[d] for d in dims], jnp.nan, jnp.float32) for name, dims in DEEP.items()}
+    return {name: jnp.full([members, *(sizes[d] for d in dims)], jnp.nan, jnp.float32) for name, dims in DEEP.items()}
 
 
 def breaking_rates(model: Mixer, updates: Mixer) -> Metrics:
@@ -113,24 +113,16 @@ def fields(model: Mixer, images: Float[Array, "batch height width colours"], key
 
     The field of a serial block is its displacement; dissipation and work are those of its two mixings together.
     """
-    x, states = jax.vmap(model.embed, out_axes=1)(images), []
-    for block in model.blocks:
-        states.append(x)
-        x = block(x)
     keys = jr.split(key, images.shape[0])
 
-    def of_block(pair: tuple[Block | SerialBlock, Layer]) -> Metrics:
-        block, x = pair
+    def of_block(x: Layer, block: Block | SerialBlock) -> tuple[Layer, Metrics]:
         values, errors = jax.vmap(lambda x, key: _field_index(block, x, key), in_axes=(1, 0))(x, keys)
         spent = jax.vmap(lambda x: _field_energy(block, x), in_axes=1)(x)
         error = jnp.sqrt(jnp.mean(errors**2) / errors.size)
-        return {
-            "field_asymmetry": jnp.mean(values),
-            "field_asymmetry_stderr": error,
-            **jax.tree.map(jnp.mean, spent),
-        }
+        index = {"field_asymmetry": jnp.mean(values), "field_asymmetry_stderr": error}
+        return block(x), index | jax.tree.map(jnp.mean, spent)
 
-    return jax.lax.map(of_block, (_stack(model.blocks), jnp.stack(states)))
+    return _of_blocks(model, images, of_block)
 
 
 def _field_index(block: Block | SerialBlock, x: Layer, key: PRNGKey) -> tuple[Scalar, Scalar]:
@@ -146,6 +138,11 @@ def _field_energy(block: Block | SerialBlock, x: Layer) -> Metrics:
     first, second = power(block.token, x), power(block.channel, block.token(x))
     both = {name: getattr(first, name) + getattr(second, name) for name in ("dissipation", "work")}
     return both | {"margin_used": jnp.full((), jnp.nan, x.dtype)}
+
+
+def _of_blocks(model: Mixer, images: Float[Array, "batch height width colours"], measure: Callable) -> Metrics:
+    """What is measured of each block at the states that reach it: from state and block to the next state and that."""
+    return jax.lax.scan(measure, jax.vmap(model.embed, out_axes=1)(images), _stack(model.blocks))[1]
 
 
 def _of_couplings(models: Any, measure: Callable[[Any], Metrics]) -> Metrics:
@@ -181,17 +178,17 @@ def energy_descent(model: Mixer, images: Float[Array, "batch height width colour
     The energy is that of `Block.energy`, for untied weights the pseudo-energy of the symmetrised interaction. A
     serial block counts the changes of its two mixings, each in its own energy.
     """
-    x = jax.vmap(model.embed, out_axes=1)(images)
-    changes, rises = [], []
-    for block in model.blocks:
+
+    def of_block(x: Layer, block: Block | SerialBlock) -> tuple[Layer, Metrics]:
         change, size = jnp.zeros(x.shape[1], x.dtype), jnp.zeros(x.shape[1], x.dtype)
         for part in (block,) if isinstance(block, Block) else block.parts:
             after = part(x)
             energy = part.energy(after)
             change, size, x = change + energy - part.energy(x), size + jnp.abs(energy), after
-        changes.append(jnp.mean(change))
-        rises.append(jnp.mean(change > 64 * jnp.finfo(x.dtype).eps * size, dtype=x.dtype))
-    return {"energy_change": jnp.stack(changes), "energy_rise_fraction": jnp.stack(rises)}
+        rises = change > 64 * jnp.finfo(x.dtype).eps * size
+        return x, {"energy_change": jnp.mean(change), "energy_rise_fraction": jnp.mean(rises, dtype=x.dtype)}
+
+    return _of_blocks(model, images, of_block)
 
 
 def loss_and_hits(

@@ -22,11 +22,11 @@ import hopmix
 from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
 from hopmix.lab import statistics, store
-from hopmix.lab._compiler_options import forward_options
+from hopmix.lab._compiler_options import forward_options, training_options
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.metrics import BRANCHES, branch_coupling
-from hopmix.lab.train import Dataset, Member, Program, Schedule, make_dataset, on_device
+from hopmix.lab.train import Compiled, Dataset, Member, Program, Schedule, make_dataset, on_device
 from hopmix.models.mixer import Mixer
 
 
@@ -128,6 +128,8 @@ def run(
         step, states = _start(study, out, history, checkpoints, say)
         if step == study.schedule.total and (out / "results.json").exists():
             return store.read_json(out / "results.json")
+        if resume:
+            _record_resumption(out, command)
         timing = {"prepare_s": time.perf_counter() - started}
         timing |= _train(study, out, history, checkpoints, step, states, watch)
         results = evaluate(study, states, history)
@@ -144,6 +146,13 @@ def _check_data(study: Study, out: Path):
         raise UsageError(
             f"data: {study.data.name} has changed since {out} was begun; restore it, or name a new folder."
         )
+
+
+def _record_resumption(out: Path, command: str):
+    """Add to the record how and in what environment a study goes on."""
+    record = store.read_json(out / "study.json")
+    resumed = {"command": command, "created": _now(), "environment": environment()}
+    store.write_json(out / "study.json", record | {"resumed": [*record.get("resumed", []), resumed]})
 
 
 def _start(study, out, history, checkpoints, say) -> tuple[int, list[Member]]:
@@ -195,17 +204,17 @@ def _save(out: Path, history: store.History, checkpoints: store.Checkpoints, ste
     checkpoints.save(step, states)
 
 
-def compile_all(study: Study, states: list[Member], dataset: Dataset) -> list[jax.stages.Compiled]:
+def compile_all(study: Study, states: list[Member], dataset: Dataset) -> list[Compiled]:
     """The compiled programs."""
     # One after another: XLA compiles on all cores as it is, and two programs at a time take twice the memory.
     return [program.compiled(state, dataset) for program, state in zip(study.programs, states, strict=True)]
 
 
-def _interval(study: Study, programs: list[Callable], states: list[Member], step: int) -> dict[str, np.ndarray]:
+def _interval(study: Study, programs: list[Compiled], states: list[Member], step: int) -> dict[str, np.ndarray]:
     """Train every program for an interval (or only measure, at step -1) and join what they measured."""
-    measured, deep = [], jnp.asarray(study.measures_deeply(0 if step < 0 else step + study.schedule.interval))
+    measured, deep = [], study.measures_deeply(0 if step < 0 else step + study.schedule.interval)
     for i, program in enumerate(programs):
-        states[i], metrics = program(states[i], jnp.asarray(step, jnp.int32), deep, study.dataset)
+        states[i], metrics = program(states[i], step, deep, study.dataset)
         measured.append(metrics)
     rows = [_by_arm(program, jax.device_get(m)) for program, m in zip(study.programs, measured, strict=True)]
     by_arm = {arm: row for part in rows for arm, row in part.items()}
@@ -332,8 +341,12 @@ def _description(study: Study, command: str) -> dict[str, Any]:
         "command": command,
         "data": study.data.summary(),
         "steps_total": study.schedule.total,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": _now(),
     }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, str]:
@@ -346,9 +359,14 @@ def environment() -> dict[str, str]:
         "device": f"{device.device_kind} ({device.platform}, {len(jax.devices())})",
         "platform": platform.platform(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "compiler_options": " ".join(f"{name}={value}" for name, value in forward_options().items()),
+        "compiler_options_training": _words(training_options()),
+        "compiler_options_measuring": _words(forward_options()),
         "commit": _commit(),
     }
+
+
+def _words(options: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _commit() -> str:

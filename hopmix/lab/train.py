@@ -1,7 +1,9 @@
-"""Training: a population of members that share a structure, one compiled program for an interval.
+"""Training: a population of members that share a structure, compiled programs for an interval.
 
-A member is a pure function of its seed and its arm's numbers. Members of one structure are stacked and mapped over;
-the steps of an interval are one scan, and everything is measured at its end inside the same program.
+A member is a pure function of its seed and its arm's numbers. Members of one structure are stacked and mapped over.
+The steps of an interval are one loop in one program; what is measured at its end are two others, which XLA compiles
+in another way than what trains, and of which the dearer one is only there where it is wanted. Members stay on the
+device throughout.
 """
 
 import dataclasses
@@ -14,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from hopmix._coupling import Coupling, trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab import metrics
-from hopmix.lab._compiler_options import forward_options
+from hopmix.lab._compiler_options import forward_options, training_options
 from hopmix.lab.arms import Arm
 from hopmix.lab.augment import Augment, augment, normalise
 from hopmix.lab.config import StudyConfig
@@ -164,7 +166,9 @@ class Program:
         self._shapes, self._trainable = shapes, trainable(shapes)
         self.traces = 0
         # Kept, so that what has been compiled once is found again.
-        self._advance = jax.jit(self.advance, donate_argnums=0)
+        self._train = jax.jit(self.train, donate_argnums=0, compiler_options=training_options())
+        self._measure = jax.jit(self.measure, compiler_options=forward_options())
+        self._measure_deeply = jax.jit(self.measure_deeply, compiler_options=forward_options())
         self.score = jax.jit(self._scores, compiler_options=forward_options())
 
     @property
@@ -205,24 +209,51 @@ class Program:
         """The model of one member."""
         return eqx.combine(arrays, self._static)
 
+    def parameters_of(self, member: Member) -> PyTree:
+        """What trains of one or of all members."""
+        return self._split(member.arrays)[0]
+
     def _split(self, arrays: PyTree) -> tuple[PyTree, PyTree]:
         return eqx.partition(arrays, self._trainable)
 
-    def advance(
-        self, members: Member, first_step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
-    ) -> tuple[Member, metrics.Metrics]:
-        """Train all members for an interval and measure them; a negative `first_step` only measures.
+    def train(
+        self,
+        members: Member,
+        first_step: Int[Array, ""],
+        steps: Int[Array, ""],
+        rows: Int[Array, "members interval batch"],
+        dataset: Dataset,
+    ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
+        """Train all members for so many steps, at most those of an interval, on these rows of the training split.
 
-        With `deep`, spectra and fields are measured too.
+        **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps; and what the last
+        step added to the parameters.
         """
         self.traces += 1
-        return self._over_members(partial(self._interval, first_step=first_step, deep=deep, dataset=dataset), members)
+        learn = lambda at, pair: self.step(pair[0], at, pair[1], dataset)
 
-    def measure(
-        self, members: Member, step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
+        # All members in each step rather than all steps of each member: JAX would trace a loop within a map thrice.
+        def step(i: Int[Array, ""], carry: tuple[Member, Float[Array, "members 4"], PyTree]):
+            members, total, _ = carry
+            members, logs, updates = self._over_members(partial(learn, first_step + i), (members, rows[:, i]))
+            return members, total + logs, updates
+
+        begin = members, jnp.zeros((members.seed.size, 4), jnp.float32), self.parameters_of(members)
+        members, total, updates = jax.lax.fori_loop(0, steps, step, begin)
+        return members, total / steps, updates
+
+    def measure(self, members: Member, dataset: Dataset) -> metrics.Metrics:
+        """Validation, energies, and the asymmetry of the weights of all members."""
+        self.traces += 1
+        return self._over_members(partial(self._measure_member, dataset=dataset), members)
+
+    def measure_deeply(
+        self, members: Member, updates: PyTree, step: Int[Array, ""], dataset: Dataset
     ) -> metrics.Metrics:
-        """Measure all members as they are after so many steps."""
-        return self._over_members(partial(self._measure, step=step, deep=deep, dataset=dataset), members)
+        """Spectra and fields of all members, and how fast these updates of their parameters break the symmetry."""
+        self.traces += 1
+        measure = partial(self._measure_member_deeply, step=step, dataset=dataset)
+        return self._over_members(lambda pair: measure(*pair), (members, updates))
 
     def _scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
         """Mean cross-entropy and accuracy of all members on a split."""
@@ -233,44 +264,28 @@ class Program:
             return jax.vmap(function)(members)
         return jax.lax.map(function, members, batch_size=self.config.together)
 
-    def compiled(self, members: Member, dataset: Dataset):
-        """The compiled program of `advance`, whose first argument is donated."""
-        step, deep = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), bool)
-        return self._advance.lower(members, step, deep, dataset).compile()
+    def compiled(self, members: Member, dataset: Dataset) -> "Compiled":
+        """The compiled programs."""
+        number, rows = jax.ShapeDtypeStruct((), jnp.int32), self.rows(0, dataset)
+        train = self._train.lower(members, number, number, rows, dataset).compile()
+        measure, deeply = self._measure.lower(members, dataset).compile(), None
+        if self.config.deep:
+            deeply = self._measure_deeply.lower(members, self.parameters_of(members), number, dataset).compile()
+        return Compiled(self, train, measure, deeply)
 
-    def _interval(
-        self, member: Member, first_step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
-    ) -> tuple[Member, metrics.Metrics]:
-        zeros = jnp.full((4,), jnp.nan, jnp.float32)
-        member, trained = jax.lax.cond(
-            first_step >= 0,
-            lambda m: self._train(m, first_step, dataset),
-            lambda m: (m, zeros),
-            member,
-        )
-        names = ("train_loss", "train_accuracy", "penalty_term", "gradient_norm")
-        done = jnp.where(first_step >= 0, first_step + self.schedule.interval, 0)
-        return member, dict(zip(names, trained, strict=True)) | self._measure(member, done, deep, dataset)
+    def rows(self, first_step: int, dataset: Dataset) -> Int[Array, "members interval batch"]:
+        """The rows of the training split that each member sees in each step of an interval; those of a seed, in all
+        arms."""
+        first, images = self.config.first_seed, dataset.train.labels.size
+        seeds = jnp.arange(first, first + self.config.seeds, dtype=jnp.int32)
+        drawn = draw_rows(seeds, jnp.int32(first_step), self.schedule, min(self.config.batch, images), images)
+        return jnp.tile(drawn, (len(self.arms), 1, 1))
 
-    def _train(self, member: Member, first_step: Int[Array, ""], dataset: Dataset) -> tuple[Member, Float[Array, " 4"]]:
-        steps = first_step + jnp.arange(self.schedule.interval, dtype=jnp.int32)
-        rows = self._batches(member.seed, first_step, dataset.train.labels.size)
-        member, logs = jax.lax.scan(partial(self._step, dataset), member, (steps, rows))
-        return member, jnp.mean(logs, axis=0)
-
-    def _batches(self, seed: Int[Array, ""], first_step: Int[Array, ""], n: int) -> Int[Array, "interval batch"]:
-        """The rows of the training split for each step of an interval: a fresh permutation each epoch."""
-        per_epoch, interval = self.schedule.epoch, self.schedule.interval
-        batch = min(self.config.batch, n)
-        epochs = first_step // per_epoch + jnp.arange((interval + per_epoch - 2) // per_epoch + 1, dtype=jnp.int32)
-        keys = jax.vmap(lambda epoch: jr.fold_in(jr.fold_in(jr.key(seed), 1), epoch))(epochs)
-        orders = jax.vmap(lambda key: jr.permutation(key, n)[: per_epoch * batch])(keys).astype(jnp.int32)
-        start = (first_step % per_epoch) * batch
-        return jax.lax.dynamic_slice(orders.reshape(-1), (start,), (interval * batch,)).reshape(interval, batch)
-
-    def _step(self, dataset: Dataset, member: Member, at) -> tuple[Member, Float[Array, " 4"]]:
-        step, rows = at
-        return self.learn(member, step, self.batch(dataset, member.seed, step, rows))
+    def step(
+        self, member: Member, at: Int[Array, ""], rows: Int[Array, " batch"], dataset: Dataset
+    ) -> tuple[Member, Float[Array, " 4"], PyTree]:
+        """A step of one member, on rows of the training split; what it returns is that of `learn`."""
+        return self.learn(member, at, self.batch(dataset, member.seed, at, rows))
 
     def batch(self, dataset: Dataset, seed: Int[Array, ""], step: Int[Array, ""], rows: Int[Array, " batch"]) -> Batch:
         """The augmented images and the targets of a step."""
@@ -284,23 +299,8 @@ class Program:
             dataset.std,
         )
 
-    def learn(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[Member, Float[Array, " 4"]]:
-        """A member after a step on a batch, and the loss, accuracy, penalty and gradient norm of the step."""
-        updates, optimiser, logs = self._update(member, step, batch)
-        value, _, _, norm = logs
-        parameters, frozen = self._split(member.arrays)
-        bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
-        member = Member(
-            eqx.combine(optax.apply_updates(parameters, updates), frozen),
-            optimiser,
-            member.seed,
-            member.penalty,
-            jnp.where(bad, step, member.diverged),
-        )
-        return member, logs
-
-    def _update(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[PyTree, PyTree, Float[Array, " 4"]]:
-        """What the optimiser adds to the parameters in a step, its next state, and loss, accuracy, penalty and norm."""
+    def learn(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[Member, Float[Array, " 4"], PyTree]:
+        """A member after a step on a batch; the loss, accuracy, penalty and gradient norm of the step; its updates."""
         parameters, frozen = self._split(member.arrays)
 
         def loss(parameters):
@@ -310,40 +310,38 @@ class Program:
 
         (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, optimiser = self.optimiser.update(gradients, member.optimiser, parameters)
-        return updates, optimiser, jnp.stack([value, accuracy, term, optax.tree.norm(gradients)])
+        norm = optax.tree.norm(gradients)
+        bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
+        member = Member(
+            eqx.combine(optax.apply_updates(parameters, updates), frozen),
+            optimiser,
+            member.seed,
+            member.penalty,
+            jnp.where(bad, step, member.diverged),
+        )
+        return member, jnp.stack([value, accuracy, term, norm]), updates
 
-    def _measure(
-        self, member: Member, step: Int[Array, ""], deep: Bool[Array, ""], dataset: Dataset
-    ) -> metrics.Metrics:
+    def _measure_member(self, member: Member, dataset: Dataset) -> metrics.Metrics:
         model = self.model(member.arrays)
         loss, accuracy = self.evaluate(member.arrays, dataset.validation, dataset)
-        fixed = self._fixed_images(dataset)
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
-            "parameter_norm": optax.tree.norm(self._split(member.arrays)[0]),
+            "parameter_norm": optax.tree.norm(self.parameters_of(member)),
             "diverged_step": member.diverged,
-            **metrics.energy_descent(model, fixed),
+            **metrics.energy_descent(model, self._fixed_images(dataset)),
             **metrics.asymmetry(model),
-            **jax.lax.cond(
-                deep,
-                lambda: self._deep(member, step, fixed, dataset),
-                lambda: metrics.unmeasured(len(model.blocks)),
-            ),
         }
 
-    def _deep(
-        self, member: Member, step: Int[Array, ""], fixed: Float[Array, "batch height width colours"], dataset: Dataset
+    def _measure_member_deeply(
+        self, member: Member, updates: PyTree, step: Int[Array, ""], dataset: Dataset
     ) -> metrics.Metrics:
-        """Spectra and fields, and how fast the next step will break the symmetry."""
-        model = self.model(member.arrays)
-        rows = self._batches(member.seed, step, dataset.train.labels.size)[0]
-        updates, _, _ = self._update(member, step, self.batch(dataset, member.seed, step, rows))
+        model, images = self.model(member.arrays), self._fixed_images(dataset)
         key = jr.fold_in(jr.fold_in(jr.key(member.seed), 3), step)
         return (
             metrics.spectra(model)
             | metrics.breaking_rates(model, self.model(updates))
-            | metrics.fields(model, fixed[:: max(1, ENERGY_BATCH // FIELD_BATCH)], key)
+            | metrics.fields(model, images[:: max(1, ENERGY_BATCH // FIELD_BATCH)], key)
         )
 
     def _fixed_images(self, dataset: Dataset) -> Float[Array, "batch height width colours"]:
@@ -370,6 +368,66 @@ class Program:
             totals.append(jax.tree.map(jnp.sum, jax.lax.map(one_batch, folded)))
         loss, hits = jax.tree.map(lambda *parts: sum(parts) / n, *totals)
         return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
+
+
+@partial(jax.jit, static_argnames=("schedule", "batch", "images"))
+def draw_rows(
+    seeds: Int[Array, " seeds"], first_step: Int[Array, ""], schedule: Schedule, batch: int, images: int
+) -> Int[Array, "seeds interval batch"]:
+    """The rows of a split of so many images for each step of an interval: a fresh permutation each epoch."""
+    per_epoch, interval = schedule.epoch, schedule.interval
+    epochs = first_step // per_epoch + jnp.arange((interval + per_epoch - 2) // per_epoch + 1, dtype=jnp.int32)
+    start = (first_step % per_epoch) * batch
+
+    def draw(seed: Int[Array, ""]) -> Int[Array, "interval batch"]:
+        keys = jax.vmap(lambda epoch: jr.fold_in(jr.fold_in(jr.key(seed), 1), epoch))(epochs)
+        orders = jax.vmap(lambda key: jr.permutation(key, images)[: per_epoch * batch])(keys).astype(jnp.int32)
+        return jax.lax.dynamic_slice(orders.reshape(-1), (start,), (interval * batch,)).reshape(interval, batch)
+
+    return jax.vmap(draw)(seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """The compiled programs of a `Program`: `train`, `measure` and, where it is wanted, `measure_deeply`."""
+
+    program: Program
+    train: jax.stages.Compiled
+    measure: jax.stages.Compiled
+    measure_deeply: jax.stages.Compiled | None
+
+    def __call__(
+        self, members: Member, first_step: int, deep: bool, dataset: Dataset
+    ) -> tuple[Member, metrics.Metrics]:
+        """Train all members for an interval and measure them; a negative `first_step` only measures.
+
+        With `deep`, spectra and fields are measured too. The arrays of `members` are used up where they are trained.
+        """
+        logs, done = jnp.full((members.seed.size, 4), jnp.nan), 0
+        if first_step >= 0:
+            interval = self.program.schedule.interval
+            members, logs, _ = self.run(members, first_step, interval, dataset)
+            done = first_step + interval
+        more = self.deepen(members, done, dataset) if deep else self._unmeasured(members)
+        trained = dict(zip(("train_loss", "train_accuracy", "penalty_term", "gradient_norm"), logs.T, strict=True))
+        return members, trained | self.measure(members, dataset) | more
+
+    def run(
+        self, members: Member, first_step: int, steps: int, dataset: Dataset
+    ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
+        """Train for so many steps; what it returns is that of `Program.train`, and `members` are used up."""
+        rows = self.program.rows(first_step, dataset)
+        return self.train(members, jnp.int32(first_step), jnp.int32(steps), rows, dataset)
+
+    def deepen(self, members: Member, step: int, dataset: Dataset) -> metrics.Metrics:
+        """Spectra and fields, and how fast the next step will break the symmetry."""
+        assert self.measure_deeply is not None, "a study without spectra and fields"
+        # Copies take that step and are forgotten: the program that trains is there already, with its exact updates.
+        _, _, updates = self.run(jax.tree.map(jnp.copy, members), step, 1, dataset)
+        return self.measure_deeply(members, updates, jnp.int32(step), dataset)
+
+    def _unmeasured(self, members: Member) -> metrics.Metrics:
+        return metrics.unmeasured(members.seed.size, self.program.structure.depth)
 
 
 def _step_key(seed: Int[Array, ""], step: Int[Array, ""]) -> PRNGKey:

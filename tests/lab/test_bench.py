@@ -19,14 +19,13 @@ from hopmix.lab._bench_mixer import Interval, Size, configure, count_work, make_
 from hopmix.lab._bench_peer import Peer, find_peers
 from hopmix.lab._bench_race import Limits, Row, Work, in_turn
 from hopmix.lab.config import Bench, UsageError
-from hopmix.lab.metrics import unmeasured
 from hopmix.lab.train import Program
 from hopmix.models.mixer import Mixer, MixerConfig
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
 TINY = Size("tiny", 8, 4, 6, 1, 4)
-LIMITS = Limits(1e9, 1e8, 0.1)
+LIMITS = Limits(1e9, 1e8, 0.1, 0.2)
 
 PEER = """
 import json, sys
@@ -90,6 +89,30 @@ def test_contenders_run_in_turn():
     assert order == ["A", "B"] * 3
 
 
+def test_a_race_is_won_where_every_pair_is():
+    row = lambda *ratios, race=True: Row("step", "r", ratios, "peer", (1.0,) * len(ratios), race=race)
+    assert row(0.5, 0.9).wins
+    assert not row(0.5, 1.1).wins
+    assert not row(0.5, 1.1).loses
+    assert not row(0.5, race=False).wins
+    assert not Row("step", "alone", (1.0,)).wins
+
+
+def test_sentences_are_there_where_they_apply():
+    machine = {"cpu": "C", "cores": 2, "device": "D", "compiler_options_training": "", "compiler_options_measuring": ""}
+
+    def told(rows: list[Row], limits: Limits | None = LIMITS, **more: str) -> str:
+        return " ".join(_bench_tables.sentences(bench.Benched(rows, limits, machine | more)))
+
+    memory = Row("memory", "m", (1.0,), "all saved", (2.0,), unit="MiB", race=False)
+    step = Row("step", "s", (1.0,), "peer", (2.0,), work=Work(1.0, 1.0))
+    assert "1 GFLOP/s, which varied by 10 %, memory 0.1 GB/s, by 20 %" in told([memory])
+    assert not any(words in told([memory]) for words in ("peak", "races", "--peer", "HOPMIX"))
+    assert all(words in told([step]) for words in ("ratio", "peak", "wins its race"))
+    assert "HOPMIX_COMPILER_OPTIONS=off" in told([step], compiler_options_training="a=1")
+    assert not any(words in told([step], None) for words in ("peak", "GFLOP", "wins"))
+
+
 def test_the_last_sentence_names_every_loss_and_no_other():
     won = Row("step", "won", (1.0,), "peer", (2.0,))
     lost = Row("step", "lost", (3.0,), "peer", (2.0,))
@@ -104,7 +127,8 @@ def test_operations_are_those_of_a_count_by_hand():
     stem, head = 4 * 48 * 6, 6 * 10
     block = 2 * (3 * 4 * 6) + 2 * (4 * 6 * 24)
     assert count_work(config, 5, training=False).flops == 2 * 5 * (stem + 2 * block + head)
-    assert count_work(config, 5, training=True).flops == 3 * count_work(config, 5, training=False).flops
+    # Two gradients for each product, but none of the images.
+    assert count_work(config, 5, training=True).flops == 2 * 5 * (2 * stem + 3 * (2 * block + head))
     assert count_work(config, 5, True, "bfloat16").bytes == count_work(config, 5, True).bytes / 2
 
 
@@ -122,8 +146,8 @@ def test_operations_are_about_those_that_xla_counts(kind, getkey):
 
 def test_one_by_one_trains_to_the_losses_of_the_population():
     small = tiny_study()
-    population = [np.asarray(logs) for _, logs in _bench_ablation.together(small)()]
-    alone = [np.asarray(logs) for _, logs in _bench_ablation.one_by_one(small)()]
+    population = [np.asarray(logs) for _, logs, _ in _bench_ablation.together(small)()]
+    alone = [np.asarray(logs) for _, logs, _ in _bench_ablation.one_by_one(small)()]
     assert len(alone) == len(small.arms) * small.config.seeds
     np.testing.assert_allclose(np.concatenate(population), np.stack(alone), rtol=1e-4)
 
@@ -186,13 +210,15 @@ def test_rows_of_an_ablation():
     assert rows[1].other == (4.0 * steps,) * 2  # one member, 4 ms a step
 
 
+def without_fields(monkeypatch):
+    """Compiling them takes long, and they are tested with metrics."""
+    monkeypatch.setattr(Program, "_measure_member_deeply", lambda *_, **__: {"nothing": np.zeros(())})
+
+
 def test_what_measuring_and_data_take_of_a_study(monkeypatch):
-    monkeypatch.setattr(
-        Program, "_deep", lambda program, *_: unmeasured(program.structure.depth)
-    )  # compiling it takes long, and it is tested with metrics
+    without_fields(monkeypatch)
     small = study.prepare(tiny_config(arms=("symmetric",), depth=1, seeds=1))
-    shallow, deep, interval = _bench_ablation._measuring(small)
-    assert min(shallow(), deep(), interval()) > 0
+    assert min(part() for part in _bench_ablation._parts(small)) > 0
     for name in ("together", "on_prepared"):
         monkeypatch.setattr(_bench_ablation, name, lambda study: lambda: np.ones(1))
     require_numbers(list(_bench_ablation.cost_data(small, 1)))
@@ -200,8 +226,7 @@ def test_what_measuring_and_data_take_of_a_study(monkeypatch):
 
 def test_measuring_is_set_against_training_alone(monkeypatch):
     """Seven times for six intervals, at 0, 1, ..., 6, and deeply at 0, 4 and 6."""
-    times = iter([2.0, 10.0, 42.0])
-    monkeypatch.setattr(_bench_ablation, "_measuring", lambda study: [lambda: next(times)] * 3)
+    monkeypatch.setattr(_bench_ablation, "_parts", lambda study: [lambda: 40.0, lambda: 2.0, lambda: 8.0])
     small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=6, deep=4))
     assert _bench_ablation.count_measurements(small) == (6, 7, 3)
     shallow, deep = _bench_ablation.cost_measuring(small, 1)
@@ -224,7 +249,6 @@ def test_devices_share_the_members_and_agree(monkeypatch):
 
 
 def test_a_start_is_timed(monkeypatch):
-    monkeypatch.setattr(Program, "_deep", lambda program, *_: unmeasured(program.structure.depth))
     times = _bench_start.start_study({"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0, "batch": 16})
     assert all(value > 0 for value in times.values())
     monkeypatch.setattr(_bench_start, "_start_twice", lambda config: [{"wall": 4.0, "compile": 2.0}] * 2)
@@ -239,9 +263,10 @@ def test_rematerialised_blocks_take_less_memory():
 
 
 def test_the_limits_are_positive():
-    limits = measure_limits("float32", quick=True, repetitions=2)
+    limits = measure_limits("float32", repetitions=2, side=64, length=2**12)
     assert limits.flops > 0
     assert limits.bandwidth > 0
+    assert min(limits.noise, limits.bandwidth_noise) >= 0
 
 
 # ---- The peer ---------------------------------------------------------------------------------------------------
@@ -272,6 +297,12 @@ def test_a_peer_that_does_not_work_is_told(tmp_path, program, told):
     assert told in str(error.value)
 
 
+def test_a_peer_that_does_not_compile_is_told_before_any_work(tmp_path):
+    (tmp_path / "peer.py").write_text("import sys\nif '--compile' in sys.argv: sys.exit('no compiler')\n" + PEER)
+    with pytest.raises(UsageError, match="--compile failed, it said: no compiler"):
+        find_peers(f"{sys.executable} {tmp_path / 'peer.py'}", True, "float32")
+
+
 # ---- The command ------------------------------------------------------------------------------------------------
 
 
@@ -287,9 +318,27 @@ def test_the_command_prints_tables_and_writes_json(capsys, tmp_path, peer):
     assert {"cpu", "cores", "device", "python", "jax", "jaxlib", "hopmix", "torch", "commit"} <= set(record["machine"])
     assert record["machine"]["torch"] == "9.9"
     assert [row["other_median"] for row in record["rows"][:2]] == [4.0, 2.0]
-    assert record["noise"] >= 0
-    assert record["limits"]["flops_per_s"] > 0
+    assert record["limits"] is None
+    assert "the numbers mean nothing" in out
+    assert "hopmix loses" not in out
     assert all(len(row["hopmix"]) == 2 for row in record["rows"])
+
+
+def test_rows_are_kept_one_by_one(monkeypatch, capsys, tmp_path):
+    def fail_late(*_):
+        yield Row("start", "one", (1.0,), race=False)
+        raise UsageError("peer: it died.")
+
+    monkeypatch.setattr(bench, "benchmark", fail_late)
+    code, _, err = run(capsys, "--only", "start", "--quick", "--json", str(tmp_path / "bench.json"))
+    assert code == 2
+    assert "it died" in err
+    assert [row["name"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == ["one"]
+
+
+def test_another_batch_is_in_the_name_of_a_row():
+    (size,) = bench.sizes_of(Bench(only=("step",), sizes=("small",), batch=64))
+    assert (size.name, size.batch) == ("small x 64", 64)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +358,7 @@ def test_the_command_prints_tables_and_writes_json(capsys, tmp_path, peer):
         (["--peer", "python 'peer"], "mend its quotes"),
         (["--json", "."], "json: got ."),
         (["--json", "/proc/nowhere/file.json"], "name another folder"),
+        (["--json", f"{__file__}/file.json"], "is a file, not a folder"),
     ],
 )
 def test_bad_input_is_told_with_exit_code_2_before_any_work(capsys, monkeypatch, options, told):

@@ -6,18 +6,15 @@ from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import _compiler_options, study
 from hopmix.lab import data as lab_data
-from hopmix.lab._compiler_options import FORWARD, forward_options
+from hopmix.lab._compiler_options import FORWARD, TRAINING, forward_options, training_options
 from hopmix.lab.config import UsageError
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(monkeypatch):
+def unset(monkeypatch):
     monkeypatch.delenv("HOPMIX_COMPILER_OPTIONS", raising=False)
-    forward_options.cache_clear()
-    yield
-    forward_options.cache_clear()
 
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those of CPUs")
@@ -25,14 +22,18 @@ on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options 
 
 @on_cpu
 def test_options_are_on_and_on_record():
-    assert forward_options() == FORWARD  # else this JAX does not know them any more: look for others
-    assert "ynn_fusion_type" in study.environment()["compiler_options"]
+    # Else this JAX does not know them any more: look for others.
+    assert (training_options(), forward_options()) == (TRAINING, FORWARD)
+    record = study.environment()
+    assert record["compiler_options_training"] == "xla_backend_optimization_level=1"
+    assert "ynn_fusion_type" in record["compiler_options_measuring"]
 
 
 def test_options_are_switched_off_and_the_record_says_so(monkeypatch):
     monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "off")
-    assert forward_options() == {}
-    assert study.environment()["compiler_options"] == ""
+    assert training_options() == forward_options() == {}
+    record = study.environment()
+    assert record["compiler_options_training"] == record["compiler_options_measuring"] == ""
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_named(monkeypatch):
@@ -41,9 +42,10 @@ def test_a_switch_that_is_neither_on_nor_off_is_named(monkeypatch):
         forward_options()
 
 
+@on_cpu
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(_compiler_options, "FORWARD", {"xla_cpu_no_such_option": "1"})
-    assert forward_options() == {}
+    monkeypatch.setattr(_compiler_options, "FORWARD", TRAINING | {"xla_cpu_no_such_option": "1"})
+    assert forward_options() == TRAINING
 
 
 def test_a_score_is_the_same_with_and_without_options(monkeypatch):
@@ -51,7 +53,6 @@ def test_a_score_is_the_same_with_and_without_options(monkeypatch):
     scores = []
     for switch in ("on", "off"):
         monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
-        forward_options.cache_clear()
         small = study.prepare(tiny_config(arms=("free",), depth=1))
         (program,) = small.programs
         arrays = program.initial().arrays

@@ -111,8 +111,12 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared
     with pytest.raises(study.Interrupted):
         study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
     assert store.read_metrics(out).sizes["step"] == intervals + 1
-    study.run(prepared, out, resume=True, command="hopmix ablate")
+    study.run(prepared, out, resume=True, command="hopmix ablate --out run")
     assert_same_study(out, finished[0])
+    study.run(prepared, out, resume=True, command="again, though it has ended")
+    (resumed,) = store.read_json(out / "study.json")["resumed"]
+    assert resumed["command"] == "hopmix ablate --out run"
+    assert resumed["environment"] == study.environment()
 
 
 def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared, tmp_path):

@@ -13,7 +13,7 @@ from hopmix.lab import train
 from hopmix.lab.arms import make_arms
 from hopmix.lab.config import ARMS
 from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS, EIGENVALUES, branch_coupling
-from hopmix.lab.train import Program, Schedule, make_dataset
+from hopmix.lab.train import Program, Schedule, draw_rows, make_dataset
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
@@ -33,7 +33,7 @@ def run(program: Program, dataset: train.Dataset, intervals: int):
     advance = program.compiled(members, dataset)
     for step in (-1, *range(0, intervals * program.schedule.interval, program.schedule.interval)):
         done = 0 if step < 0 else step + program.schedule.interval
-        members, row = advance(members, jnp.int32(step), jnp.asarray(done in (0, program.schedule.total)), dataset)
+        members, row = advance(members, step, done in (0, program.schedule.total), dataset)
         rows.append(jax.device_get(row))
     return members, rows
 
@@ -80,26 +80,66 @@ def test_same_seed_same_start_in_every_arm():
 
 def test_batches_are_fresh_permutations_each_epoch_and_depend_on_the_seed_alone():
     program, _ = make_program(epochs=4, measurements=2)
-    per_interval = program._batches(jnp.int32(3), jnp.int32(0), 96), program._batches(jnp.int32(3), jnp.int32(12), 96)
-    rows = np.concatenate(per_interval).reshape(4, 96)
+    seeds = jnp.asarray([3, 4], jnp.int32)
+    per_interval = [draw_rows(seeds, jnp.int32(step), program.schedule, 16, 96) for step in (0, 12)]
+    rows, others = np.concatenate(per_interval, axis=1).reshape(2, 4, 96)
     for epoch in rows:
         assert sorted(epoch) == list(range(96))
     assert not np.array_equal(rows[0], rows[1])
-    assert not np.array_equal(rows[0], np.asarray(program._batches(jnp.int32(4), jnp.int32(0), 96)).reshape(2, 96)[0])
+    assert not np.array_equal(rows[0], others[0])
+    (alone,) = draw_rows(seeds[1:], jnp.int32(0), program.schedule, 16, 96)
+    np.testing.assert_array_equal(np.ravel(alone), np.ravel(others[:2]))
 
 
 def test_intervals_of_any_length_see_the_same_batches():
-    long, _ = make_program(epochs=5, measurements=2)
-    short, _ = make_program(epochs=5, measurements=30)
+    (long, dataset), (short, _) = make_program(epochs=5, measurements=2), make_program(epochs=5, measurements=30)
     assert (long.schedule.interval, short.schedule.interval) == (15, 1)
-    expected = np.asarray(long._batches(jnp.int32(0), jnp.int32(0), 96))
-    one_by_one = [np.asarray(short._batches(jnp.int32(0), jnp.int32(step), 96))[0] for step in range(15)]
-    np.testing.assert_array_equal(one_by_one, expected)
+    one_by_one = np.concatenate([short.rows(step, dataset) for step in range(15)], axis=1)
+    np.testing.assert_array_equal(one_by_one, long.rows(0, dataset))
 
 
-def test_each_program_is_traced_once(trained):
+def test_members_of_a_seed_see_the_same_batches():
+    program, dataset = make_program()
+    rows, seeds = np.asarray(program.rows(0, dataset)), [seed for _, seed in program.members]
+    assert len(rows) == len(seeds) == 4
+    for one, other in itertools.combinations(range(4), 2):
+        assert np.array_equal(rows[one], rows[other]) == (seeds[one] == seeds[other])
+
+
+def test_each_of_the_three_programs_is_traced_once(trained):
     program, *_ = trained
-    assert program.traces == 1
+    assert program.traces == 3
+
+
+def test_steps_add_up_and_tell_what_the_last_one_added():
+    program, dataset = make_program(arms=("free",), depth=1, warmup=0.0)
+    compiled = program.compiled(program.initial(), dataset)
+    first, logs, _ = compiled.run(program.initial(), 0, 1, dataset)
+    both, _, _ = compiled.run(program.initial(), 0, 2, dataset)
+    before = jax.tree.map(np.array, program.parameters_of(first))
+    rows = jnp.roll(program.rows(0, dataset), -1, axis=1)
+    second, _, updates = compiled.train(first, jnp.int32(1), jnp.int32(1), rows, dataset)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), second, both)
+    added = jax.tree.map(np.subtract, program.parameters_of(second), before)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates)
+    np.testing.assert_allclose(logs[:, 0], np.log(3), rtol=1e-5)  # the head starts at zero
+
+
+def test_looking_deeper_changes_nothing():
+    program, dataset = make_program(arms=("broken",), depth=1)
+    compiled, results = program.compiled(program.initial(), dataset), []
+    for deep in (False, True):
+        members = program.initial()
+        for step in (-1, 0, program.schedule.interval):
+            members, row = compiled(members, step, deep, dataset)
+        results.append((members, {name: row[name] for name in DIMENSIONS}))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_a_study_without_spectra_and_fields_does_not_compile_them():
+    program, dataset = make_program(arms=("symmetric",), depth=1, deep=0)
+    assert program.compiled(program.initial(), dataset).measure_deeply is None
+    assert program.traces == 2
 
 
 def test_everything_is_measured(trained):
@@ -133,9 +173,9 @@ def test_the_next_step_breaks_the_symmetry_as_predicted(as_in_a_study):
     program, dataset = make_program(measurements=24, learning_rate=1e-3, warmup=0.0)
     assert program.schedule.interval == 1
     members = program.initial()
-    advance, always, rows = program.compiled(members, dataset), jnp.asarray(True), []
+    advance, rows = program.compiled(members, dataset), []
     for step in range(-1, 20):
-        members, row = advance(members, jnp.int32(step), always, dataset)
+        members, row = advance(members, step, True, dataset)
         rows.append({name: row[name][2:] for name in ("breaking_ratio", "breaking_rate")})  # the broken arm
     growth = [after["breaking_ratio"] - before["breaking_ratio"] for before, after in itertools.pairwise(rows)]
     assert np.all(rows[0]["breaking_rate"] == 0)  # the head starts at zero: nothing breaks in the first step
