@@ -41,13 +41,14 @@ def estimate(study: Study) -> Estimate:
 def _try(program: Compiled, members: Member, trial: Dataset) -> tuple[float, float]:
     """The seconds of a step and of a measurement. Each runs twice: the first call pays for allocation."""
     steps = min(TRIAL_STEPS, program.program.schedule.interval)
+    train = measure = 0.0
     for _ in range(2):
         begin = time.perf_counter()
         members, *_ = jax.block_until_ready(program.run(members, 0, steps, trial))
-        middle = time.perf_counter()
+        train = time.perf_counter() - begin
         jax.block_until_ready(program.measure(members, trial))
-        end = time.perf_counter()
-    return (middle - begin) / steps, end - middle
+        measure = time.perf_counter() - begin - train
+    return train / steps, measure
 
 
 def _peak_bytes(programs: Sequence[Compiled]) -> int:
