@@ -37,7 +37,9 @@ Start with `hopmix ablate`: it trains every arm on embedded digits in a few minu
 `hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
 `hopmix measure` tells how symmetric the weights of a run are, or those of anybody's checkpoint.
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
-`hopmix bench` measures how fast all this is on your machine."""
+`hopmix bench` measures how fast all this is on your machine.
+
+On CPUs, programs are compiled with options of XLA that study.json names; HOPMIX_COMPILER_OPTIONS=off leaves them out."""
 
 
 def main(arguments: Sequence[str] | None = None):
