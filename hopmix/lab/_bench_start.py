@@ -34,9 +34,11 @@ def start_study(config: dict[str, Any]) -> dict[str, float]:
 
     from hopmix.lab import study as lab_study
     from hopmix.lab._compilation_cache import use_compilation_cache
+    from hopmix.lab._memory_allocator import keep_memory
     from hopmix.lab.config import StudyConfig
 
     use_compilation_cache()
+    keep_memory()
     study = lab_study.prepare(StudyConfig(**config))
     states = [program.initial() for program in study.programs]
     begin = time.perf_counter()

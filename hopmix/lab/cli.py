@@ -79,8 +79,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
     from hopmix.lab._compilation_cache import use_compilation_cache
+    from hopmix.lab._memory_allocator import keep_memory
 
     use_compilation_cache()
+    keep_memory()
     # Libraries that log every file they write drown what matters here.
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console(highlight=False)

@@ -1,0 +1,27 @@
+"""Freed memory kept by the process, so that the next call of a program need not ask the system for it again."""
+
+import ctypes
+import os
+import platform
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""Parameters of `mallopt`, by their numbers in glibc's malloc.h."""
+
+LARGEST = 2**31 - 1
+"""Bytes that are kept at the end of the heap: as many as `mallopt` takes."""
+
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+def keep_memory() -> bool:
+    """Let glibc keep what is freed, unless the user has set it up; returns whether it does.
+
+    On CPUs, XLA allocates the arrays within a program anew in each call. glibc gives large ones back to the system at
+    once, which clears every page again for the next call: a fifth of the time of inference. Other C libraries stay as
+    they are, and so does a process in whose environment one of `VARIABLES` is set (`MALLOC_MMAP_MAX_=65536` is the
+    default of glibc, and switches this off).
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in VARIABLES):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, LARGEST))
