@@ -39,7 +39,8 @@ Start with `hopmix ablate`: it trains every arm on embedded digits in a few minu
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
 `hopmix bench` measures how fast all this is on your machine.
 
-On CPUs, programs are compiled with options of XLA that study.json names; HOPMIX_COMPILER_OPTIONS=off leaves them out."""
+On CPUs, programs are compiled with options of XLA that study.json names, and freed memory is kept for the next call;
+HOPMIX_COMPILER_OPTIONS=off leaves the options out, MALLOC_MMAP_MAX_=65536 gives memory back as other programs do."""
 
 
 def main(arguments: Sequence[str] | None = None):
