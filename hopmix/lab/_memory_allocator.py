@@ -11,6 +11,7 @@ LARGEST = 2**31 - 1
 """Bytes that are kept at the end of the heap: as many as `mallopt` takes."""
 
 VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+"""What sets glibc's allocator up when a process starts."""
 
 
 def keep_memory() -> bool:
@@ -19,9 +20,15 @@ def keep_memory() -> bool:
     On CPUs, XLA allocates the arrays within a program anew in each call. glibc gives large ones back to the system at
     once, which clears every page again for the next call: a fifth of the time of inference. Other C libraries stay as
     they are, and so does a process in whose environment one of `VARIABLES` is set (`MALLOC_MMAP_MAX_=65536` is the
-    default of glibc, and switches this off).
+    default of glibc, and switches this off). Processes that are started later inherit it, a peer among them.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in VARIABLES):
         return False
     mallopt = ctypes.CDLL(None).mallopt
+    os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(LARGEST)}
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, LARGEST))
+
+
+def allocator() -> str:
+    """How the allocator of this process was set up, for the record."""
+    return " ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)

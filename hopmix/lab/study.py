@@ -23,6 +23,7 @@ from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
 from hopmix.lab import statistics, store
 from hopmix.lab._compiler_options import forward_options, training_options
+from hopmix.lab._memory_allocator import allocator
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.metrics import BRANCHES, branch_coupling
@@ -359,6 +360,7 @@ def environment() -> dict[str, str]:
         "device": f"{device.device_kind} ({device.platform}, {len(jax.devices())})",
         "platform": platform.platform(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "allocator": allocator(),
         "compiler_options_training": _words(training_options()),
         "compiler_options_measuring": _words(forward_options()),
         "commit": _commit(),
