@@ -12,7 +12,7 @@ from hopmix.lab._bench_race import Contender, Row, in_turn, timed
 from hopmix.lab._compiler_options import training_options
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.study import Study, compile_all, prepare
-from hopmix.lab.train import Dataset, Member, Program
+from hopmix.lab.train import Dataset, Member, Program, take_steps
 
 STEPS = 20
 """Steps of the interval of a race."""
@@ -52,21 +52,14 @@ def one_by_one(study: Study) -> Callable[[], list[Trained]]:
         run = jax.jit(partial(_alone, program), compiler_options=training_options())
         everyone = program.initial(), program.rows(0, study.dataset)
         runs += [(run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone)) for i in range(len(program.members))]
-    # Waiting for each: calls that do not depend on each other would run at once.
+    # Waiting for each: calls that do not depend on each other may run at once.
     return lambda: [jax.block_until_ready(run(*member, study.dataset)) for run, member in runs]
 
 
 def _alone(program: Program, member: Member, rows: Any, dataset: Dataset) -> Trained:
     """What `Program.train` does, of one member and without the axis of members: that is not always as fast."""
-
-    def step(i, carry):
-        member, total, _ = carry
-        member, logs, updates = program.step(member, i, rows[i], dataset)
-        return member, total + logs, updates
-
-    begin = member, jnp.zeros(4, jnp.float32), program.parameters_of(member)
-    member, total, updates = jax.lax.fori_loop(0, len(rows), step, begin)
-    return member, total / len(rows), updates
+    learn = lambda member, at, rows: program.step(member, at, rows, dataset)
+    return take_steps(learn, member, program.parameters_of(member), rows, 0, len(rows))
 
 
 def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iterator[Row]:
@@ -93,18 +86,12 @@ def _peer_milliseconds(peer: Peer, study: Study) -> float:
 def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
     """What measuring costs beside training, over a whole study: the validation split, indices, energies; and all."""
     train, shallow, deep = in_turn(_parts(study), repetitions)
-    intervals, times, deeply = count_measurements(study)
+    intervals, times, deeply = study.count_measurements()
     trained = tuple(intervals * t for t in train)
     row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=trained, race=False)
     yield row(f"{times} times, without spectra and fields", tuple(times * s for s in shallow))
     whole = tuple(times * s + deeply * d for s, d in zip(shallow, deep))
     yield row(f"{times} times, {deeply} of them with spectra and fields", whole)
-
-
-def count_measurements(study: Study) -> tuple[int, int, int]:
-    """The intervals of a study, how often it measures, and how often it measures spectra and fields too."""
-    steps = range(0, study.schedule.total + 1, study.schedule.interval)
-    return len(steps) - 1, len(steps), sum(study.measures_deeply(step) for step in steps)
 
 
 def _parts(study: Study) -> list[Contender]:
@@ -149,14 +136,6 @@ def _prepare(program: Program, dataset: Dataset, seed: Any, rows: Any) -> Any:
 
 def _train_on(program: Program, members: Member, batches: Any) -> Trained:
     """What `Program.train` does, on batches that are there already."""
-
-    def step(i, carry):
-        members, total, _ = carry
-        batch = jax.tree.map(lambda leaf: leaf[:, i], batches)
-        members, logs, updates = jax.vmap(lambda member, batch: program.learn(member, i, batch))(members, batch)
-        return members, total + logs, updates
-
-    steps = program.schedule.interval
-    begin = members, jnp.zeros((members.seed.size, 4), jnp.float32), program.parameters_of(members)
-    members, total, updates = jax.lax.fori_loop(0, steps, step, begin)
-    return members, total / steps, updates
+    by_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batches)
+    learn = jax.vmap(program.learn, in_axes=(0, None, 0))
+    return take_steps(learn, members, program.parameters_of(members), by_step, 0, program.schedule.interval)

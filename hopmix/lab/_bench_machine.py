@@ -45,10 +45,9 @@ def _mover(length: int) -> Contender:
     return run
 
 
-def describe(torch: str | None) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Machine, versions and commit, for the record."""
-    about = environment() | {"jaxlib": version("jaxlib"), "cpu": cpu_model(), "cores": cores()}
-    return about | ({} if torch is None else {"torch": torch})
+    return environment() | {"jaxlib": version("jaxlib"), "cpu": cpu_model(), "cores": cores()}
 
 
 def cores() -> int:

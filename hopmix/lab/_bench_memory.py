@@ -11,6 +11,7 @@ import jax.random as jr
 from hopmix._coupling import trainable
 from hopmix.lab._bench_mixer import Size, configure, make_batch
 from hopmix.lab._bench_race import Row
+from hopmix.lab._compiler_options import training_options
 from hopmix.lab.train import cast, objective
 from hopmix.models.mixer import Mixer
 
@@ -50,6 +51,11 @@ def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> in
         model = eqx.combine(parameters, rest)
         return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
 
-    analysis = jax.jit(jax.value_and_grad(loss)).lower(parameters, images, targets).compile().memory_analysis()
+    analysis = (
+        jax.jit(jax.value_and_grad(loss), compiler_options=training_options())
+        .lower(parameters, images, targets)
+        .compile()
+        .memory_analysis()
+    )
     assert analysis is not None
     return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes

@@ -83,6 +83,11 @@ class Row:
         """Whether hopmix takes less in every pair."""
         return self.race and bool(self.other) and max(self.ratios) < 1
 
+    @property
+    def undecided(self) -> bool:
+        """Whether hopmix is ahead, but not in every pair."""
+        return self.race and bool(self.other) and not (self.wins or self.loses)
+
     def shares(self, limits: Limits | None) -> tuple[float, float] | None:
         """The share that is reached of the matrix-product peak, and of the memory bandwidth."""
         if self.work is None or limits is None:
@@ -106,7 +111,7 @@ def in_turn(contenders: Sequence[Contender], repetitions: int) -> list[tuple[flo
 
 
 def timed(function: Callable[..., Any], *arguments: Any, times: int = 1) -> Contender:
-    """A contender that calls a function so often, and waits each time: calls that do not depend on each other would
+    """A contender that calls a function so often, and waits each time: calls that do not depend on each other may
     run at once. The call that compiles is made here."""
     jax.block_until_ready(function(*arguments))
 

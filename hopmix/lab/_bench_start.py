@@ -29,7 +29,7 @@ print(time.perf_counter() - middle, middle - begin)
 
 
 def start_study(config: dict[str, Any]) -> dict[str, float]:
-    """Everything that `hopmix ablate` does before its first step; the milliseconds of compiling."""
+    """Prepare, compile and measure a study, as before its first step; the milliseconds of compiling."""
     import jax
 
     from hopmix.lab import study as lab_study

@@ -89,11 +89,13 @@ def sentences(benched: Benched) -> list[str]:
 
 
 def losses(rows: Sequence[Row]) -> str:
-    """Every race in which hopmix is beaten, by name."""
+    """How many races hopmix wins in every pair, and by name those that it loses or that are undecided."""
     races = [row for row in rows if row.race and row.other]
-    lost = [f"{r.benchmark} {r.name} against {r.against} ({_ratio(r.ratio)})" for r in races if r.ratio and r.loses]
     if not races:
         return "hopmix ran against nothing here; name a peer with --peer."
-    if not lost:
-        return f"hopmix wins all {len(races)} races." if len(races) > 1 else "hopmix wins its race."
-    return f"hopmix loses {len(lost)} of {len(races)} races: {'; '.join(lost)}."
+    named = lambda some: "; ".join(f"{r.benchmark} {r.name} against {r.against} ({_ratio(r.ratio)})" for r in some)
+    lost, open_ = [r for r in races if r.loses], [r for r in races if r.undecided]
+    told = [f"hopmix wins {sum(r.wins for r in races)} of {len(races)} races in every pair"]
+    told += [f"loses {len(lost)}: {named(lost)}"] if lost else ["loses none"]
+    told += [f"is ahead, but not in every pair, in {len(open_)}: {named(open_)}"] if open_ else []
+    return ", ".join(told) + "."

@@ -10,8 +10,8 @@ from hopmix.lab.config import UsageError
 Options = dict[str, str | int]
 
 TRAINING: Options = {"xla_backend_optimization_level": 1}
-"""For all programs on CPUs: LLVM's higher levels take a fifth more time to compile and give steps that are no faster,
-since nearly all of the time goes to matrix products of a library."""
+"""For what trains or measures on CPUs: LLVM's higher levels take a fifth more time to compile and give steps that are
+no faster, since nearly all of the time goes to matrix products of a library."""
 
 FORWARD: Options = TRAINING | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 """For programs that do not train: products are fused by themselves, not with sums over them. With the sums, the last

@@ -27,10 +27,14 @@ class Benched:
     limits: Limits | None
     machine: dict[str, Any]
 
-    def record(self, options: Bench, command: str) -> dict[str, Any]:
+    def record(self, options: Bench, command: str, complete: bool) -> dict[str, Any]:
         """The numbers of `hopmix bench` as JSON values."""
         about = {"command": command, "machine": self.machine, "precision": options.precision, "quick": options.quick}
-        about |= {"repetitions": options.repetitions, "limits": self.limits and self.limits.record()}
+        about |= {
+            "complete": complete,
+            "repetitions": options.repetitions,
+            "limits": self.limits and self.limits.record(),
+        }
         return about | {"rows": [row.record(self.limits) for row in self.rows]}
 
 
@@ -45,23 +49,29 @@ def run_bench(
     `watch` is told what runs, `show` gets the rows of each benchmark when it is done, and `keep` all so far after each
     row. Raises `UsageError` where the peer does not work, before any long work.
     """
-    on_gpu = jax.default_backend() == "gpu"
-    # Without this, GPUs multiply float32 in a coarser precision, which PyTorch does not.
-    with jax.default_matmul_precision("float32") if on_gpu else contextlib.nullcontext():
-        watch("the peer")
-        peers = find_peers(options.peer, options.peer_compile, options.precision)
+    watch("the peer")
+    about = describe()
+    peers = find_peers(options.peer, options.peer_compile, options.precision)
+    about |= {"torch": peers[0].torch} if peers and peers[0].torch else {}
+    # GPUs multiply float32 in a coarser precision by default, which PyTorch does not.
+    exact = jax.default_backend() == "gpu" and options.precision == "float32"
+    about |= {"matmul_precision": "float32" if exact else "default"}
+    with jax.default_matmul_precision("float32") if exact else contextlib.nullcontext():
         watch("the limits of the machine")
         limits = None if options.quick else measure_limits(options.precision)
-        benched = Benched([], limits, describe(peers[0].torch if peers else None))
+        benched = Benched([], limits, about)
         for name in options.only:
             watch(name)
             own = []
-            for row in benchmark(name, options, peers):
-                own.append(row)
-                benched.rows.append(row)
-                keep(benched)
-                watch(f"{name}, after {row.name}")
-            show(own, benched)
+            try:
+                for row in benchmark(name, options, peers):
+                    own.append(row)
+                    benched.rows.append(row)
+                    keep(benched)
+                    watch(f"{name}, after {row.name}")
+            finally:
+                if own:
+                    show(own, benched)
         return benched
 
 

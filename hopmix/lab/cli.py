@@ -39,8 +39,8 @@ Start with `hopmix ablate`: it trains every arm on embedded digits in a few minu
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
 `hopmix bench` measures how fast all this is on your machine.
 
-On CPUs, programs are compiled with options of XLA that study.json names, and freed memory is kept for the next call;
-HOPMIX_COMPILER_OPTIONS=off leaves the options out, MALLOC_MMAP_MAX_=65536 gives memory back as other programs do."""
+On CPUs, what trains and measures is compiled with options of XLA that study.json names, and freed memory is kept for
+the next call; HOPMIX_COMPILER_OPTIONS=off leaves the options out, MALLOC_MMAP_MAX_=65536 gives memory back."""
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -229,21 +229,22 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
 
 def _bench(options: Bench, line: str, console: Console) -> int:
     _require_writable(options.json and options.json.parent)
-    # The peer on the same GPU needs memory too.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if options.peer is not None:  # on the same GPU it needs memory too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from hopmix.lab import _bench_tables, bench
 
     if options.quick:
         console.print("[bold]Tiny sizes, to see that everything runs: the numbers mean nothing.[/]")
 
-    def keep(benched: bench.Benched):
+    def keep(benched: bench.Benched, complete: bool = False):
         if options.json is not None:
-            store.write_json(options.json, benched.record(options, line))
+            store.write_json(options.json, benched.record(options, line, complete))
 
     with console.status("measuring") as status:
         told = lambda name: status.update(Text(f"measuring {name}"))
         show = lambda rows, benched: console.print(_bench_tables.rich_table(rows, benched.limits))
         benched = bench.run_bench(options, told, show, keep)
+    keep(benched, complete=True)
     for sentence in _bench_tables.sentences(benched):
         console.print(Text(sentence))
     return DONE

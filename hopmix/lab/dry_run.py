@@ -2,10 +2,11 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from hopmix.lab.study import Study, compile_all
 from hopmix.lab.train import ENERGY_BATCH, Compiled, Dataset, Member
@@ -22,40 +23,61 @@ class Estimate(NamedTuple):
     memory: int
 
 
+class _Trial(NamedTuple):
+    """Seconds of one program: drawing the rows of an interval, a step, measuring, and measuring deeply."""
+
+    rows: float
+    step: float
+    measure: float
+    deepen: float
+
+
 def estimate(study: Study) -> Estimate:
-    """Compile everything, time a few steps of every member and a measurement on a few images, and scale both up."""
+    """Compile everything, time a few steps of every member and measurements on a few images, and scale them up."""
     few = jax.tree.map(lambda a: a[:TRIAL_IMAGES], study.dataset.validation)
     trial = dataclasses.replace(study.dataset, validation=few)
     states = [program.initial() for program in study.programs]
     begin = time.perf_counter()
     programs = compile_all(study, states, trial)
     compile_s = time.perf_counter() - begin
-    steps, measurements = zip(*(_try(*both, trial) for both in zip(programs, states, strict=True)), strict=True)
+    tried = [_try(*both, trial) for both in zip(programs, states, strict=True)]
+    drawn, *rest = zip(*tried, strict=True)
+    rows, (step, measure, deepen) = max(drawn), map(sum, rest)  # all programs train on the same rows
     # Validation reads every image once; energies read theirs twice, of any split the same number.
     larger = (study.dataset.validation.labels.size + 2 * ENERGY_BATCH) / (few.labels.size + 2 * ENERGY_BATCH)
-    times = study.schedule.total // study.schedule.interval + 1
-    train_s = study.schedule.total * sum(steps) + times * larger * sum(measurements)
+    intervals, times, deeply = study.count_measurements()
+    train_s = intervals * rows + study.schedule.total * step + times * larger * measure + deeply * deepen
     return Estimate(compile_s, train_s, _peak_bytes(programs))
 
 
-def _try(program: Compiled, members: Member, trial: Dataset) -> tuple[float, float]:
-    """The seconds of a step and of a measurement. Each runs twice: the first call pays for allocation."""
-    steps = min(TRIAL_STEPS, program.program.schedule.interval)
-    train = measure = 0.0
-    for _ in range(2):
-        begin = time.perf_counter()
-        members, *_ = jax.block_until_ready(program.run(members, 0, steps, trial))
-        train = time.perf_counter() - begin
-        jax.block_until_ready(program.measure(members, trial))
-        measure = time.perf_counter() - begin - train
-    return train / steps, measure
+def _try(program: Compiled, members: Member, trial: Dataset) -> _Trial:
+    """Each runs twice: the first call pays for allocation."""
+    interval = program.program.schedule.interval
+    steps, times = min(TRIAL_STEPS, interval), _Trial(0, 0, 0, 0)
+    for i in range(2):
+        rows, drawn = _timed(program.program.rows, (i + 1) * interval, trial)
+        (members, *_), trained = _timed(program.train, members, jnp.int32(0), jnp.int32(steps), rows, trial)
+        _, measured = _timed(program.measure, members, trial)
+        deepened = _timed(program.deepen, members, 0, trial)[1] if program.measure_deeply else 0.0
+        times = _Trial(drawn, trained / steps, measured, deepened)
+    return times
+
+
+def _timed(call: Callable, *arguments: Any) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    result = jax.block_until_ready(call(*arguments))
+    return result, time.perf_counter() - begin
 
 
 def _peak_bytes(programs: Sequence[Compiled]) -> int:
-    # One program runs at a time, but all members stay; donated members and outputs share memory.
+    # One program runs at a time, but all members stay. What trains returns the last updates beside the members, whose
+    # memory it takes over; spectra and fields begin with a step of copies.
     everything = [part for p in programs for part in (p.train, p.measure, p.measure_deeply) if part]
-    members = sum(_memory(p.train).argument_size_in_bytes for p in programs)
-    return members + max(_memory(part).temp_size_in_bytes for part in everything)
+    training = [_memory(p.train) for p in programs]
+    members = sum(a.argument_size_in_bytes for a in training)
+    updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
+    copies = max(a.alias_size_in_bytes if p.measure_deeply else 0 for p, a in zip(programs, training, strict=True))
+    return members + updates + copies + max(_memory(part).temp_size_in_bytes for part in everything)
 
 
 def _memory(program: jax.stages.Compiled) -> Any:

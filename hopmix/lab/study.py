@@ -72,6 +72,11 @@ class Study:
         every, index = self.config.deep, step // self.schedule.interval
         return every > 0 and (index % every == 0 or step == self.schedule.total)
 
+    def count_measurements(self) -> tuple[int, int, int]:
+        """The intervals of a study, how often it measures, and how often it measures spectra and fields too."""
+        steps = range(0, self.schedule.total + 1, self.schedule.interval)
+        return len(steps) - 1, len(steps), sum(self.measures_deeply(step) for step in steps)
+
     def parameters(self, arm: Arm) -> int:
         """The number of trainable parameters of a member of an arm."""
         return next(p for p in self.programs if arm in p.arms).parameters

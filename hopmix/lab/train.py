@@ -8,8 +8,8 @@ device throughout.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeAlias
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -230,17 +230,16 @@ class Program:
         step added to the parameters.
         """
         self.traces += 1
-        learn = lambda at, pair: self.step(pair[0], at, pair[1], dataset)
 
-        # All members in each step rather than all steps of each member: JAX would trace a loop within a map thrice.
-        def step(i: Int[Array, ""], carry: tuple[Member, Float[Array, "members 4"], PyTree]):
-            members, total, _ = carry
-            members, logs, updates = self._over_members(partial(learn, first_step + i), (members, rows[:, i]))
-            return members, total + logs, updates
+        def run(learn: Callable, members: Member, rows: Int[Array, "... interval batch"]):
+            begin = self.parameters_of(members)
+            return take_steps(learn, members, begin, jnp.moveaxis(rows, -2, 0), first_step, steps)
 
-        begin = members, jnp.zeros((members.seed.size, 4), jnp.float32), self.parameters_of(members)
-        members, total, updates = jax.lax.fori_loop(0, steps, step, begin)
-        return members, total / steps, updates
+        learn = lambda member, at, rows: self.step(member, at, rows, dataset)
+        if self.config.together is None:
+            # All members in each step, not all steps of each member: JAX would trace a loop within a map thrice.
+            return run(jax.vmap(learn, in_axes=(0, None, 0)), members, rows)
+        return self._over_members(lambda pair: run(learn, *pair), (members, rows))
 
     def measure(self, members: Member, dataset: Dataset) -> metrics.Metrics:
         """Validation, energies, and the asymmetry of the weights of all members."""
@@ -276,9 +275,9 @@ class Program:
     def rows(self, first_step: int, dataset: Dataset) -> Int[Array, "members interval batch"]:
         """The rows of the training split that each member sees in each step of an interval; those of a seed, in all
         arms."""
-        first, images = self.config.first_seed, dataset.train.labels.size
-        seeds = jnp.arange(first, first + self.config.seeds, dtype=jnp.int32)
-        drawn = draw_rows(seeds, jnp.int32(first_step), self.schedule, min(self.config.batch, images), images)
+        images = dataset.train.labels.size
+        seeds = self.config.first_seed, self.config.seeds
+        drawn = _rows_of_seeds(*seeds, first_step, self.schedule, min(self.config.batch, images), images)
         return jnp.tile(drawn, (len(self.arms), 1, 1))
 
     def step(
@@ -370,6 +369,30 @@ class Program:
         return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
 
 
+def take_steps(
+    learn: Callable, members: Member, parameters: PyTree, data: PyTree, first_step: Any, steps: Any
+) -> tuple[Member, Float[Array, "... 4"], PyTree]:
+    """So many steps of one member, or of all of them side by side.
+
+    **Arguments:**
+
+    - `learn`: from members, the number of a step and its data to what `Program.learn` returns.
+    - `parameters`: those of the members, in the form of updates.
+    - `data`: of each step, along the first axis.
+
+    **Returns:** members, mean logs and the updates of the last step, as `Program.train` does.
+    """
+
+    def step(i: Int[Array, ""], carry: tuple[Member, Float[Array, "... 4"], PyTree]):
+        members, total, _ = carry
+        members, logs, updates = learn(members, first_step + i, jax.tree.map(lambda leaf: leaf[i], data))
+        return members, total + logs, updates
+
+    total = jnp.zeros((*members.seed.shape, 4), jnp.float32)
+    members, total, updates = jax.lax.fori_loop(0, steps, step, (members, total, parameters))
+    return members, total / steps, updates
+
+
 @partial(jax.jit, static_argnames=("schedule", "batch", "images"))
 def draw_rows(
     seeds: Int[Array, " seeds"], first_step: Int[Array, ""], schedule: Schedule, batch: int, images: int
@@ -385,6 +408,14 @@ def draw_rows(
         return jax.lax.dynamic_slice(orders.reshape(-1), (start,), (interval * batch,)).reshape(interval, batch)
 
     return jax.vmap(draw)(seeds)
+
+
+@lru_cache(maxsize=1)  # all programs of a study ask for the same ones, and so do a look ahead and the next interval
+def _rows_of_seeds(
+    first_seed: int, seeds: int, first_step: int, schedule: Schedule, batch: int, images: int
+) -> Int[Array, "seeds interval batch"]:
+    numbers = jnp.arange(first_seed, first_seed + seeds, dtype=jnp.int32)
+    return draw_rows(numbers, jnp.int32(first_step), schedule, batch, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,6 +447,7 @@ class Compiled:
         self, members: Member, first_step: int, steps: int, dataset: Dataset
     ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
         """Train for so many steps; what it returns is that of `Program.train`, and `members` are used up."""
+        assert 0 < steps <= self.program.schedule.interval, "the rows are those of an interval"
         rows = self.program.rows(first_step, dataset)
         return self.train(members, jnp.int32(first_step), jnp.int32(steps), rows, dataset)
 

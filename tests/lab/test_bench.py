@@ -108,7 +108,7 @@ def test_sentences_are_there_where_they_apply():
     step = Row("step", "s", (1.0,), "peer", (2.0,), work=Work(1.0, 1.0))
     assert "1 GFLOP/s, which varied by 10 %, memory 0.1 GB/s, by 20 %" in told([memory])
     assert not any(words in told([memory]) for words in ("peak", "races", "--peer", "HOPMIX"))
-    assert all(words in told([step]) for words in ("ratio", "peak", "wins its race"))
+    assert all(words in told([step]) for words in ("ratio", "peak", "wins 1 of 1"))
     assert "HOPMIX_COMPILER_OPTIONS=off" in told([step], compiler_options_training="a=1")
     assert not any(words in told([step], None) for words in ("peak", "GFLOP", "wins"))
 
@@ -117,8 +117,13 @@ def test_the_last_sentence_names_every_loss_and_no_other():
     won = Row("step", "won", (1.0,), "peer", (2.0,))
     lost = Row("step", "lost", (3.0,), "peer", (2.0,))
     cost = Row("data", "cost", (3.0,), "prepared", (2.0,), race=False)
-    assert _bench_tables.losses([won, cost, lost]) == "hopmix loses 1 of 2 races: step lost against peer (1.50)."
-    assert _bench_tables.losses([won, cost]) == "hopmix wins its race."
+    close = Row("step", "close", (1.0, 3.0, 1.0), "peer", (2.0, 2.0, 2.0))
+    losses = _bench_tables.losses
+    assert losses([won, cost]) == "hopmix wins 1 of 1 races in every pair, loses none."
+    assert losses([won, cost, lost, close]) == (
+        "hopmix wins 1 of 3 races in every pair, loses 1: step lost against peer (1.50), is ahead, but not in every "
+        "pair, in 1: step close against peer (0.50)."
+    )
     assert "--peer" in _bench_tables.losses([cost, Row("step", "alone", (1.0,))])
 
 
@@ -228,7 +233,7 @@ def test_measuring_is_set_against_training_alone(monkeypatch):
     """Seven times for six intervals, at 0, 1, ..., 6, and deeply at 0, 4 and 6."""
     monkeypatch.setattr(_bench_ablation, "_parts", lambda study: [lambda: 40.0, lambda: 2.0, lambda: 8.0])
     small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=6, deep=4))
-    assert _bench_ablation.count_measurements(small) == (6, 7, 3)
+    assert small.count_measurements() == (6, 7, 3)
     shallow, deep = _bench_ablation.cost_measuring(small, 1)
     assert (shallow.ratio, deep.ratio) == (7 * 2 / (6 * 40), (7 * 2 + 3 * 8) / (6 * 40))
 
@@ -319,6 +324,7 @@ def test_the_command_prints_tables_and_writes_json(capsys, tmp_path, peer):
     assert record["machine"]["torch"] == "9.9"
     assert [row["other_median"] for row in record["rows"][:2]] == [4.0, 2.0]
     assert record["limits"] is None
+    assert record["complete"] is True
     assert "the numbers mean nothing" in out
     assert "hopmix loses" not in out
     assert all(len(row["hopmix"]) == 2 for row in record["rows"])
@@ -330,10 +336,12 @@ def test_rows_are_kept_one_by_one(monkeypatch, capsys, tmp_path):
         raise UsageError("peer: it died.")
 
     monkeypatch.setattr(bench, "benchmark", fail_late)
-    code, _, err = run(capsys, "--only", "start", "--quick", "--json", str(tmp_path / "bench.json"))
+    code, out, err = run(capsys, "--only", "start", "--quick", "--json", str(tmp_path / "bench.json"))
     assert code == 2
     assert "it died" in err
-    assert [row["name"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == ["one"]
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert ([row["name"] for row in record["rows"]], record["complete"]) == (["one"], False)
+    assert "one" in out
 
 
 def test_another_batch_is_in_the_name_of_a_row():

@@ -60,3 +60,15 @@ def test_a_score_is_the_same_with_and_without_options(monkeypatch):
         scores.append(program.score(arrays, small.dataset.validation, small.dataset))
     np.testing.assert_allclose(scores[0][0], scores[1][0], rtol=1e-5)
     np.testing.assert_array_equal(scores[0][1], scores[1][1])
+
+
+def test_training_and_measuring_are_the_same_with_and_without_options(monkeypatch):
+    monkeypatch.setattr(lab_data, "load", tiny_data)
+    results = []
+    for switch in ("on", "off"):
+        monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
+        small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=4))
+        (program,) = small.programs
+        compiled = program.compiled(program.initial(), small.dataset)
+        results.append(compiled(program.initial(), 0, True, small.dataset))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results)

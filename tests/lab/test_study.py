@@ -117,6 +117,8 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared
     (resumed,) = store.read_json(out / "study.json")["resumed"]
     assert resumed["command"] == "hopmix ablate --out run"
     assert resumed["environment"] == study.environment()
+    write_report(out)
+    assert f"Environment when resumed, {resumed['created']}" in (out / "report.html").read_text()
 
 
 def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared, tmp_path):

@@ -208,6 +208,8 @@ def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained):
     others, again = run(program, dataset, 4)
     for name in DIMENSIONS:
         np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name)
+    for name in ("breaking_rate", "field_asymmetry", "departure", "dissipation"):
+        np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=1e-2, atol=1e-3, err_msg=name)
     for a, b in zip(jax.tree.leaves(members.arrays), jax.tree.leaves(others.arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 
