@@ -97,16 +97,17 @@ def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
 def _parts(study: Study) -> list[Contender]:
     """Three contenders over all programs, as a study runs them: an interval of training, measuring, and what measuring
     deeply adds."""
-    states = [program.initial() for program in study.programs]
-    programs, data = compile_all(study, states, study.dataset), study.dataset
+    programs, observer, data = study.programs, study.observer, study.dataset
+    states = [program.initial() for program in programs]
+    compile_all(study, states, data)
 
     def train() -> list[Member]:
         for i, program in enumerate(programs):
             states[i], *_ = program.run(states[i], 0, study.schedule.interval, data)
         return states
 
-    measure = lambda: [program.measure(members, data) for program, members in zip(programs, states)]
-    deepen = lambda: [program.deepen(members, 0, data) for program, members in zip(programs, states)]
+    measure = lambda: [observer.measure(program, members, data) for program, members in zip(programs, states)]
+    deepen = lambda: [observer.measure_deeply(program, members, 0, data) for program, members in zip(programs, states)]
     return [timed(train), timed(measure), timed(deepen)]
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from hopmix.lab._bench_race import Contender, Limits, timed
-from hopmix.lab.study import environment
+from hopmix.lab._environment import environment
 
 AT_ONCE = 4
 """Matrix products, or copies, in a row, so that starting them costs nothing beside them."""

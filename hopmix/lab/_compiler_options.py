@@ -18,6 +18,11 @@ FORWARD: Options = TRAINING | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_
 block, the norm and the readout become one slow loop, which takes about as long as all blocks before it."""
 
 
+ONCE: Options = {"xla_backend_optimization_level": 0}
+"""For what runs once on small arrays, initial weights and `hopmix measure`: LLVM's optimisations would cost more than
+they save, by a factor of five."""
+
+
 def training_options() -> Options:
     """The options of programs that train, for `jax.jit(compiler_options=...)`: none where they do not help.
 
@@ -29,6 +34,11 @@ def training_options() -> Options:
 def forward_options() -> Options:
     """The options of programs that do not train; otherwise as `training_options`."""
     return _known(tuple(FORWARD.items())) if _wanted() else {}
+
+
+def once_options() -> Options:
+    """The options of programs that run once; otherwise as `training_options`."""
+    return _known(tuple(ONCE.items())) if _wanted() else {}
 
 
 def _wanted() -> bool:

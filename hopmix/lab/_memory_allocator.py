@@ -29,6 +29,6 @@ def keep_memory() -> bool:
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, LARGEST))
 
 
-def allocator() -> str:
+def allocator() -> dict[str, str]:
     """How the allocator of this process was set up, for the record."""
-    return " ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}

@@ -115,6 +115,11 @@ class StudyConfig:
         """The strengths of the penalty."""
         return PAPER_LAMBDAS if self.paper_lambdas else self.lambdas
 
+    @property
+    def members(self) -> range:
+        """The seeds of the members of each arm."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -2,14 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hopmix.lab.observer import ENERGY_BATCH
 from hopmix.lab.study import Study, compile_all
-from hopmix.lab.train import ENERGY_BATCH, Compiled, Dataset, Member
+from hopmix.lab.train import Dataset, Member, Program
 
 TRIAL_IMAGES = 4 * ENERGY_BATCH
 TRIAL_STEPS = 5
@@ -38,27 +39,27 @@ def estimate(study: Study) -> Estimate:
     trial = dataclasses.replace(study.dataset, validation=few)
     states = [program.initial() for program in study.programs]
     begin = time.perf_counter()
-    programs = compile_all(study, states, trial)
+    compile_all(study, states, trial)
     compile_s = time.perf_counter() - begin
-    tried = [_try(*both, trial) for both in zip(programs, states, strict=True)]
+    tried = [_try(study, *both, trial) for both in zip(study.programs, states, strict=True)]
     drawn, *rest = zip(*tried, strict=True)
     rows, (step, measure, deepen) = max(drawn), map(sum, rest)  # all programs train on the same rows
     # Validation reads every image once; energies read theirs twice, of any split the same number.
     larger = (study.dataset.validation.labels.size + 2 * ENERGY_BATCH) / (few.labels.size + 2 * ENERGY_BATCH)
     intervals, times, deeply = study.count_measurements()
     train_s = intervals * rows + study.schedule.total * step + times * larger * measure + deeply * deepen
-    return Estimate(compile_s, train_s, _peak_bytes(programs))
+    return Estimate(compile_s, train_s, _peak_bytes(study))
 
 
-def _try(program: Compiled, members: Member, trial: Dataset) -> _Trial:
+def _try(study: Study, program: Program, members: Member, trial: Dataset) -> _Trial:
     """Each runs twice: the first call pays for allocation."""
-    interval = program.program.schedule.interval
+    interval, observer = study.schedule.interval, study.observer
     steps, times = min(TRIAL_STEPS, interval), _Trial(0, 0, 0, 0)
     for i in range(2):
-        rows, drawn = _timed(program.program.rows, (i + 1) * interval, trial)
-        (members, *_), trained = _timed(program.train, members, jnp.int32(0), jnp.int32(steps), rows, trial)
-        _, measured = _timed(program.measure, members, trial)
-        deepened = _timed(program.deepen, members, 0, trial)[1] if program.measure_deeply else 0.0
+        rows, drawn = _timed(program.rows, (i + 1) * interval, trial)
+        (members, *_), trained = _timed(program.compiled, members, jnp.int32(0), jnp.int32(steps), rows, trial)
+        _, measured = _timed(observer.measure, program, members, trial)
+        deepened = _timed(observer.measure_deeply, program, members, 0, trial)[1] if study.config.deep else 0.0
         times = _Trial(drawn, trained / steps, measured, deepened)
     return times
 
@@ -69,15 +70,16 @@ def _timed(call: Callable, *arguments: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - begin
 
 
-def _peak_bytes(programs: Sequence[Compiled]) -> int:
-    # One program runs at a time, but all members stay. What trains returns the last updates beside the members, whose
-    # memory it takes over; spectra and fields begin with a step of copies.
-    everything = [part for p in programs for part in (p.train, p.measure, p.measure_deeply) if part]
-    training = [_memory(p.train) for p in programs]
-    members = sum(a.argument_size_in_bytes for a in training)
+def _peak_bytes(study: Study) -> int:
+    # One program runs at a time, but all members and the images stay. What trains returns the last updates beside the
+    # members, whose memory it takes over; what measures spectra and fields begins with a step of copies of them.
+    training = [_memory(p) for program in study.programs for p in program.compiled.programs]
+    measuring = [_memory(p) for p in study.observer.programs]
+    images = sum(leaf.nbytes for leaf in jax.tree.leaves(study.dataset))
     updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
-    copies = max(a.alias_size_in_bytes if p.measure_deeply else 0 for p, a in zip(programs, training, strict=True))
-    return members + updates + copies + max(_memory(part).temp_size_in_bytes for part in everything)
+    copies = max(a.alias_size_in_bytes for a in training) if study.config.deep else 0
+    working = max(a.temp_size_in_bytes for a in training + measuring)
+    return study.state_bytes() + images + updates + copies + working
 
 
 def _memory(program: jax.stages.Compiled) -> Any:

@@ -20,6 +20,7 @@ import hopmix
 from hopmix._coupling import Coupling
 from hopmix._symmetry import Asymmetry, Significance, compare_pairings, measure_asymmetry, measure_spectrum
 from hopmix._types import PRNGKey, Scalar
+from hopmix.lab._compiler_options import once_options
 from hopmix.lab._measure_layers import Found, Layer, LeftOut
 
 PRODUCT = ("symmetry_score", "directionality")
@@ -45,8 +46,12 @@ SEED = 0
 """Of the pairings: the same file gives the same numbers."""
 
 
-# Each program runs a few times, mostly inside library calls: LLVM's optimisations would cost more than they save.
-_compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def _compiled(function: Callable, **options: Any) -> Callable:
+    # Which compiler options there are is asked when the first program is needed, not when this file is imported.
+    program = functools.cache(lambda: jax.jit(function, compiler_options=once_options(), **options))
+    return functools.wraps(function)(lambda *arguments, **named: program()(*arguments, **named))
+
+
 _compiled_for_pairings = functools.partial(_compiled, static_argnames="pairings")
 
 

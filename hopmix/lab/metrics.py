@@ -24,6 +24,9 @@ from hopmix.models.mixer import Mixer
 
 Metrics = dict[str, Array]
 
+Couplings = dict[str, tuple[Coupling, ...]]
+"""The couplings of all blocks of a model, by branch."""
+
 BRANCHES = ("token", "channel")
 DIMENSIONS = {
     "train_loss": (),
@@ -62,12 +65,12 @@ PROBES = 4
 """Random probes of the field asymmetry at each state."""
 
 
-def asymmetry(model: Mixer) -> Metrics:
+def asymmetry(couplings: Couplings) -> Metrics:
     """The indices of `measure_asymmetry`, each of shape (block, branch)."""
-    return _of_couplings(model, lambda coupling: measure_asymmetry(coupling)._asdict())
+    return _of_couplings(lambda coupling: measure_asymmetry(coupling)._asdict(), couplings)
 
 
-def spectra(model: Mixer) -> Metrics:
+def spectra(couplings: Couplings) -> Metrics:
     """The indices of `measure_spectrum`, and the largest eigenvalues of VW, padded with NaN."""
 
     def measure(coupling: Coupling) -> Metrics:
@@ -78,7 +81,7 @@ def spectra(model: Mixer) -> Metrics:
         padded = {name: jnp.pad(part, padding, constant_values=jnp.nan) for name, part in parts.items()}
         return measure_spectrum(coupling)._asdict() | padded
 
-    return _of_couplings(model, measure)
+    return _of_couplings(measure, couplings)
 
 
 def unmeasured(members: int, blocks: int) -> Metrics:
@@ -87,19 +90,18 @@ def unmeasured(members: int, blocks: int) -> Metrics:
     return {name: jnp.full([members, *(sizes[d] for d in dims)], jnp.nan, jnp.float32) for name, dims in DEEP.items()}
 
 
-def breaking_rates(model: Mixer, updates: Mixer) -> Metrics:
+def breaking_rates(couplings: Couplings, updates: Couplings) -> Metrics:
     r"""How fast the breaking ratio of each coupling grows by the next update, per step, from the update alone (C11).
 
     **Arguments:**
 
-    - `updates`: what the optimiser adds to the parameters of the model.
+    - `updates`: what the optimiser adds to the parameters of the couplings.
     """
 
-    def rate(pair: tuple[Coupling, Coupling]) -> Metrics:
-        coupling, update = pair
+    def rate(coupling: Coupling, update: Coupling) -> Metrics:
         return {"breaking_rate": breaking_rate(coupling, jax.tree.map(jnp.negative, update))}
 
-    return _of_couplings((model, updates), rate)
+    return _of_couplings(rate, couplings, updates)
 
 
 def fields(model: Mixer, images: Float[Array, "batch height width colours"], key: PRNGKey) -> Metrics:
@@ -145,21 +147,19 @@ def _of_blocks(model: Mixer, images: Float[Array, "batch height width colours"],
     return jax.lax.scan(measure, jax.vmap(model.embed, out_axes=1)(images), _stack(model.blocks))[1]
 
 
-def _of_couplings(models: Any, measure: Callable[[Any], Metrics]) -> Metrics:
-    """What is measured of the couplings of all blocks (of one model, or of several side by side), by branch."""
-    rows = []
-    for branch in BRANCHES:
-        stacked = jax.tree.map(
-            lambda model, branch=branch: _stack([branch_coupling(block, branch) for block in model.blocks]),
-            models,
-            is_leaf=lambda node: isinstance(node, Mixer),
-        )
-        rows.append(jax.vmap(measure)(stacked))
+def _of_couplings(measure: Callable[..., Metrics], *couplings: Couplings) -> Metrics:
+    """What is measured of each coupling, or of those of several trees side by side, each of shape (block, branch)."""
+    rows = [jax.vmap(measure)(*(_stack(tree[branch]) for tree in couplings)) for branch in BRANCHES]
     return jax.tree.map(lambda *a: jnp.stack(a, axis=1), *rows)
 
 
 def _stack(trees: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def branches(model: Mixer) -> Couplings:
+    """The couplings of a model by branch, each for all blocks."""
+    return {branch: tuple(branch_coupling(block, branch) for block in model.blocks) for branch in BRANCHES}
 
 
 def branch_coupling(block: Block | SerialBlock, branch: str) -> Coupling:

@@ -3,11 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
-import os
-import platform
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,17 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-import hopmix
 from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
 from hopmix.lab import statistics, store
-from hopmix.lab._compiler_options import forward_options, training_options
-from hopmix.lab._memory_allocator import allocator
+from hopmix.lab._environment import environment
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
-from hopmix.lab.metrics import BRANCHES, branch_coupling
-from hopmix.lab.train import Compiled, Dataset, Member, Program, Schedule, make_dataset, on_device
+from hopmix.lab.metrics import BRANCHES, Metrics, branch_coupling, unmeasured
+from hopmix.lab.observer import Observer
+from hopmix.lab.train import Dataset, Member, Program, Schedule, make_dataset, on_device
 from hopmix.models.mixer import Mixer
 
 
@@ -46,7 +42,7 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass
 class Study:
-    """A configuration with its data, arms and programs, ready to train.
+    """A configuration with its data, arms, programs and what measures them, ready to train.
 
     Made by `prepare`, which checks everything that can be checked before training.
     """
@@ -56,11 +52,12 @@ class Study:
     arms: list[Arm]
     dataset: Dataset
     programs: list[Program]
+    observer: Observer
 
     @property
     def seeds(self) -> list[int]:
         """The seeds of the members of each arm."""
-        return list(range(self.config.first_seed, self.config.first_seed + self.config.seeds))
+        return list(self.config.members)
 
     @property
     def schedule(self) -> Schedule:
@@ -81,6 +78,10 @@ class Study:
         """The number of trainable parameters of a member of an arm."""
         return next(p for p in self.programs if arm in p.arms).parameters
 
+    def compiled(self) -> list[jax.stages.Compiled]:
+        """The compiled programs; waits for those that are being compiled."""
+        return [p for program in self.programs for p in program.compiled.programs] + self.observer.programs
+
     def state_bytes(self) -> int:
         """The size of the state of all members."""
         states = [program.shapes() for program in self.programs]
@@ -98,7 +99,7 @@ def prepare(config: StudyConfig) -> Study:
     dataset = make_dataset(data)
     structures = dict.fromkeys(arm.structure for arm in arms)
     programs = [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
-    return Study(config, data, arms, dataset, programs)
+    return Study(config, data, arms, dataset, programs, Observer(config))
 
 
 def run(
@@ -181,13 +182,13 @@ def _train(study, out, history, checkpoints, step, states, watch) -> dict[str, f
     if step == schedule.total:
         return timing
     begin = time.perf_counter()
-    programs = compile_all(study, states, study.dataset)
+    compile_all(study, states, study.dataset)
     timing["compile_s"] = time.perf_counter() - begin
     with ThreadPoolExecutor(1) as saver, _stop_on_interrupt() as stopped:
         saved: Future | None = None
         while step < schedule.total:
             begin = time.perf_counter()
-            row = _interval(study, programs, states, step)
+            row = advance(study, states, step)
             timing["train_s"] += time.perf_counter() - begin
             step = 0 if step < 0 else step + schedule.interval
             if saved is not None:
@@ -210,30 +211,47 @@ def _save(out: Path, history: store.History, checkpoints: store.Checkpoints, ste
     checkpoints.save(step, states)
 
 
-def compile_all(study: Study, states: list[Member], dataset: Dataset) -> list[Compiled]:
-    """The compiled programs."""
-    # One after another: XLA compiles on all cores as it is, and two programs at a time take twice the memory.
-    return [program.compiled(state, dataset) for program, state in zip(study.programs, states, strict=True)]
+def compile_all(study: Study, states: list[Member], dataset: Dataset):
+    """Compile what trains and what measures."""
+    # One program is traced, in Python, while another one is compiled; two compiled at a time would take twice the
+    # memory, and are hardly faster, for XLA uses all cores as it is.
+    compiler = ThreadPoolExecutor(1)
+    try:
+        for program, members in zip(study.programs, states, strict=True):
+            program.prepare(compiler, members, dataset)
+            study.observer.prepare(compiler, program, members, dataset)
+        study.compiled()
+    finally:
+        compiler.shutdown(cancel_futures=True)
 
 
-def _interval(study: Study, programs: list[Compiled], states: list[Member], step: int) -> dict[str, np.ndarray]:
-    """Train every program for an interval (or only measure, at step -1) and join what they measured."""
-    measured, deep = [], study.measures_deeply(0 if step < 0 else step + study.schedule.interval)
-    for i, program in enumerate(programs):
-        states[i], metrics = program(states[i], step, deep, study.dataset)
-        measured.append(metrics)
-    rows = [_by_arm(program, jax.device_get(m)) for program, m in zip(study.programs, measured, strict=True)]
-    by_arm = {arm: row for part in rows for arm, row in part.items()}
-    return {name: np.stack([by_arm[arm.name][name] for arm in study.arms]) for name in measured[0]}
+def advance(study: Study, states: list[Member], step: int) -> dict[str, np.ndarray]:
+    """Train every program for an interval, in place of `states` (or only measure, at step -1), and join what is
+    measured, as arrays of (arm, seed, ...)."""
+    rows: dict[str, Metrics] = {}
+    done = 0 if step < 0 else step + study.schedule.interval
+    deep, nothing = study.measures_deeply(done), unmeasured(study.config.seeds, study.programs[0].structure.depth)
+    for i, program in enumerate(study.programs):
+        logs = jnp.full((len(program.members), 4), jnp.nan)
+        if step >= 0:
+            states[i], logs, _ = program.run(states[i], step, study.schedule.interval, study.dataset)
+        measured = study.observer.measure(program, states[i], study.dataset)
+        more = study.observer.measure_deeply(program, states[i], done, study.dataset) if deep else {}
+        for arm in program.arms:
+            rows[arm.name] = _named(program.of_arm(logs, arm)) | measured[arm.name] | more.get(arm.name, nothing)
+    found = {name: _of_the_living(row) for name, row in jax.device_get(rows).items()}
+    return {name: np.stack([found[arm.name][name] for arm in study.arms]) for name in found[study.arms[0].name]}
 
 
-def _by_arm(program: Program, metrics: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    folded = {name: a.reshape(len(program.arms), -1, *a.shape[1:]) for name, a in metrics.items()}
-    dead = folded["diverged_step"] >= 0
-    for name, values in folded.items():
-        if name != "diverged_step":
-            folded[name] = np.where(dead.reshape(dead.shape + (1,) * (values.ndim - 2)), np.nan, values)
-    return {arm.name: {name: a[i] for name, a in folded.items()} for i, arm in enumerate(program.arms)}
+def _named(logs: Float[Array, "members 4"]) -> Metrics:
+    return dict(zip(("train_loss", "train_accuracy", "penalty_term", "gradient_norm"), logs.T, strict=True))
+
+
+def _of_the_living(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """NaN in place of everything that was measured of a member that diverged."""
+    dead = row["diverged_step"] >= 0
+    mask = lambda values: np.where(dead.reshape(-1, *(1,) * (values.ndim - 1)), np.nan, values)
+    return {name: values if name == "diverged_step" else mask(values) for name, values in row.items()}
 
 
 def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
@@ -269,11 +287,12 @@ def evaluate(study: Study, states: list[Member], history: store.History) -> dict
     split = on_device(study.data.test())
     accuracies, diverged = {}, {}
     for program, state in zip(study.programs, states, strict=True):
-        _, hits = program.score(state.arrays, split, study.dataset)
-        survived = np.asarray(state.diverged) < 0
-        finite = np.where(survived, np.asarray(hits, np.float64), np.nan).reshape(len(program.arms), -1)
-        accuracies |= {arm.name: finite[i] for i, arm in enumerate(program.arms)}
-        diverged |= {arm.name: int(np.isnan(finite[i]).sum()) for i, arm in enumerate(program.arms)}
+        scores = study.observer.score(program, state, split, study.dataset)
+        for arm in program.arms:
+            survived = np.asarray(program.of_arm(state.diverged, arm)) < 0
+            hits = np.asarray(scores[arm.name]["accuracy"], np.float64)
+            accuracies[arm.name] = np.where(survived, hits, np.nan)
+            diverged[arm.name] = int(np.isnan(accuracies[arm.name]).sum())
     validation = history.rows[-1]["validation_accuracy"]
     return {
         "arms": [
@@ -353,35 +372,3 @@ def _description(study: Study, command: str) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def environment() -> dict[str, str]:
-    """Versions, device, platform and commit, for the record."""
-    device = jax.devices()[0]
-    return {
-        "hopmix": hopmix.__version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": f"{device.device_kind} ({device.platform}, {len(jax.devices())})",
-        "platform": platform.platform(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "allocator": allocator(),
-        "compiler_options_training": _words(training_options()),
-        "compiler_options_measuring": _words(forward_options()),
-        "commit": _commit(),
-    }
-
-
-def _words(options: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items())
-
-
-def _commit() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    folder = Path(hopmix.__file__).parent
-    head = subprocess.run(
-        [git, "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return head.stdout.strip() or "unknown"

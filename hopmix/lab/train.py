@@ -1,13 +1,12 @@
-"""Training: a population of members that share a structure, compiled programs for an interval.
+"""Training: a population of members that share a structure, in one compiled program for all steps of an interval.
 
-A member is a pure function of its seed and its arm's numbers. Members of one structure are stacked and mapped over.
-The steps of an interval are one loop in one program; what is measured at its end are two others, which XLA compiles
-in another way than what trains, and of which the dearer one is only there where it is wanted. Members stay on the
-device throughout.
+A member is a pure function of its seed and its arm's numbers. Members of one structure are stacked and mapped over, and
+stay on the device throughout.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
@@ -21,16 +20,13 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from hopmix._coupling import Coupling, trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab import metrics
-from hopmix.lab._compiler_options import forward_options, training_options
+from hopmix.lab._ahead_of_time import AheadOfTime
+from hopmix.lab._compiler_options import once_options, training_options
 from hopmix.lab.arms import Arm
-from hopmix.lab.augment import Augment, augment, normalise
+from hopmix.lab.augment import Augment, augment
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import Data, Split
 from hopmix.models.mixer import Mixer, MixerConfig
-
-EVALUATION_BATCH = 500
-ENERGY_BATCH = 16
-FIELD_BATCH = 4
 
 Batch: TypeAlias = tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]
 """The images and the targets of a step."""
@@ -145,6 +141,13 @@ def cast(tree: PyTree, precision: str) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
+@lru_cache
+def skeleton(config: MixerConfig) -> tuple[PyTree, PyTree]:
+    """A mixer in two parts: with shapes in place of its arrays, and all else."""
+    shapes = eqx.filter_eval_shape(Mixer, config, key=jr.key(0))
+    return eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
 class Program:
     """The training of all members of one structure.
 
@@ -161,21 +164,14 @@ class Program:
         self.schedule = Schedule.of(config, dataset.train.labels.size)
         self.optimiser = make_optimiser(config, self.schedule.total)
         self.augment = make_augment(config, self.structure)
-        skeleton = eqx.filter_eval_shape(Mixer, self.structure, key=jr.key(0))
-        shapes, self._static = eqx.partition(skeleton, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        self._shapes, self._trainable = shapes, trainable(shapes)
-        self.traces = 0
-        # Kept, so that what has been compiled once is found again.
-        self._train = jax.jit(self.train, donate_argnums=0, compiler_options=training_options())
-        self._measure = jax.jit(self.measure, compiler_options=forward_options())
-        self._measure_deeply = jax.jit(self.measure_deeply, compiler_options=forward_options())
-        self.score = jax.jit(self._scores, compiler_options=forward_options())
+        self._shapes, self._static = skeleton(self.structure)
+        self._trainable = trainable(self._shapes)
+        self.compiled = AheadOfTime(self.train, donate_argnums=0, compiler_options=training_options())
 
     @property
     def members(self) -> list[tuple[Arm, int]]:
         """Arm and seed of each member, in the order of the leading axis."""
-        first = self.config.first_seed
-        return [(arm, seed) for arm in self.arms for seed in range(first, first + self.config.seeds)]
+        return [(arm, seed) for arm in self.arms for seed in self.config.members]
 
     @property
     def parameters(self) -> int:
@@ -185,8 +181,7 @@ class Program:
 
     def initial(self) -> Member:
         """The members before training; one seed gives the same stem, head and up-weights in every arm."""
-        # Run once on small arrays: LLVM's optimisations would cost more than they save, by a factor of five.
-        return self._stacked(partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}))
+        return self._stacked(partial(jax.jit, compiler_options=once_options()))
 
     def shapes(self) -> Member:
         """The members as shapes, without making them."""
@@ -194,8 +189,7 @@ class Program:
 
     def _stacked(self, compile: Callable) -> Member:
         start = {model: compile(jax.vmap(partial(self._start, model))) for model in {arm.model for arm in self.arms}}
-        first = self.config.first_seed
-        seeds = jnp.arange(first, first + self.config.seeds, dtype=jnp.int32)
+        seeds = jnp.asarray(self.config.members, jnp.int32)
         parts = [start[arm.model](seeds, jnp.full(seeds.shape, arm.penalty, jnp.float32)) for arm in self.arms]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -229,7 +223,6 @@ class Program:
         **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps; and what the last
         step added to the parameters.
         """
-        self.traces += 1
 
         def run(learn: Callable, members: Member, rows: Int[Array, "... interval batch"]):
             begin = self.parameters_of(members)
@@ -239,45 +232,37 @@ class Program:
         if self.config.together is None:
             # All members in each step, not all steps of each member: JAX would trace a loop within a map thrice.
             return run(jax.vmap(learn, in_axes=(0, None, 0)), members, rows)
-        return self._over_members(lambda pair: run(learn, *pair), (members, rows))
+        return jax.lax.map(lambda pair: run(learn, *pair), (members, rows), batch_size=self.config.together)
 
-    def measure(self, members: Member, dataset: Dataset) -> metrics.Metrics:
-        """Validation, energies, and the asymmetry of the weights of all members."""
-        self.traces += 1
-        return self._over_members(partial(self._measure_member, dataset=dataset), members)
+    def prepare(self, compiler: Executor, members: Member, dataset: Dataset):
+        """Trace the training, and let `compiler` compile it."""
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        self.compiled.prepare(compiler, members, number, number, self.rows(0, dataset), dataset)
 
-    def measure_deeply(
-        self, members: Member, updates: PyTree, step: Int[Array, ""], dataset: Dataset
-    ) -> metrics.Metrics:
-        """Spectra and fields of all members, and how fast these updates of their parameters break the symmetry."""
-        self.traces += 1
-        measure = partial(self._measure_member_deeply, step=step, dataset=dataset)
-        return self._over_members(lambda pair: measure(*pair), (members, updates))
+    def run(
+        self, members: Member, first_step: int, steps: int, dataset: Dataset
+    ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
+        """Train for so many steps; what it returns is that of `train`, and the arrays of `members` are used up."""
+        assert 0 < steps <= self.schedule.interval, "the rows are those of an interval"
+        return self.compiled(members, jnp.int32(first_step), jnp.int32(steps), self.rows(first_step, dataset), dataset)
 
-    def _scores(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Array, Array]:
-        """Mean cross-entropy and accuracy of all members on a split."""
-        return self._over_members(partial(self.evaluate, split=split, dataset=dataset), arrays)
+    def next_updates(self, members: Member, step: int, dataset: Dataset) -> PyTree:
+        """What the next step will add to the parameters of all members, which stay as they are."""
+        # Copies take that step and are forgotten: the program that trains is there already, with its exact updates.
+        return self.run(jax.device_put(members, may_alias=False), step, 1, dataset)[2]
 
-    def _over_members(self, function: Callable, members: PyTree):
-        if self.config.together is None:
-            return jax.vmap(function)(members)
-        return jax.lax.map(function, members, batch_size=self.config.together)
-
-    def compiled(self, members: Member, dataset: Dataset) -> "Compiled":
-        """The compiled programs."""
-        number, rows = jax.ShapeDtypeStruct((), jnp.int32), self.rows(0, dataset)
-        train = self._train.lower(members, number, number, rows, dataset).compile()
-        measure, deeply = self._measure.lower(members, dataset).compile(), None
-        if self.config.deep:
-            deeply = self._measure_deeply.lower(members, self.parameters_of(members), number, dataset).compile()
-        return Compiled(self, train, measure, deeply)
+    def of_arm(self, tree: PyTree, arm: Arm) -> PyTree:
+        """The part of a tree over all members that belongs to one arm."""
+        if len(self.arms) == 1:
+            return tree
+        return _slice(tree, self.arms.index(arm) * self.config.seeds, self.config.seeds)
 
     def rows(self, first_step: int, dataset: Dataset) -> Int[Array, "members interval batch"]:
         """The rows of the training split that each member sees in each step of an interval; those of a seed, in all
         arms."""
         images = dataset.train.labels.size
-        seeds = self.config.first_seed, self.config.seeds
-        drawn = _rows_of_seeds(*seeds, first_step, self.schedule, min(self.config.batch, images), images)
+        batch = min(self.config.batch, images)
+        drawn = _rows_of_seeds(self.config.members, first_step, self.schedule, batch, images)
         return jnp.tile(drawn, (len(self.arms), 1, 1))
 
     def step(
@@ -319,54 +304,6 @@ class Program:
             jnp.where(bad, step, member.diverged),
         )
         return member, jnp.stack([value, accuracy, term, norm]), updates
-
-    def _measure_member(self, member: Member, dataset: Dataset) -> metrics.Metrics:
-        model = self.model(member.arrays)
-        loss, accuracy = self.evaluate(member.arrays, dataset.validation, dataset)
-        return {
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            "parameter_norm": optax.tree.norm(self.parameters_of(member)),
-            "diverged_step": member.diverged,
-            **metrics.energy_descent(model, self._fixed_images(dataset)),
-            **metrics.asymmetry(model),
-        }
-
-    def _measure_member_deeply(
-        self, member: Member, updates: PyTree, step: Int[Array, ""], dataset: Dataset
-    ) -> metrics.Metrics:
-        model, images = self.model(member.arrays), self._fixed_images(dataset)
-        key = jr.fold_in(jr.fold_in(jr.key(member.seed), 3), step)
-        return (
-            metrics.spectra(model)
-            | metrics.breaking_rates(model, self.model(updates))
-            | metrics.fields(model, images[:: max(1, ENERGY_BATCH // FIELD_BATCH)], key)
-        )
-
-    def _fixed_images(self, dataset: Dataset) -> Float[Array, "batch height width colours"]:
-        """The validation images on which energies and fields are measured."""
-        # Evenly spaced: image folders are in the order of their classes.
-        split = dataset.validation
-        stride = max(1, split.labels.size // ENERGY_BATCH)
-        return normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
-
-    def evaluate(self, arrays: PyTree, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
-        """Mean cross-entropy and accuracy of one member on a split, a bounded number of images at a time."""
-        model = self.model(arrays)
-
-        def one_batch(images: Images):
-            pixels = normalise(images.pixels, dataset.mean, dataset.std)
-            logits = logits_in(self.config.precision, model, pixels).astype(jnp.float32)
-            return metrics.loss_and_hits(logits, images.labels)
-
-        n = split.labels.size
-        whole = n - n % EVALUATION_BATCH
-        folded = jax.tree.map(lambda a: a[:whole].reshape(-1, EVALUATION_BATCH, *a.shape[1:]), split)
-        totals = [jax.tree.map(jnp.sum, one_batch(jax.tree.map(lambda a: a[whole:], split)))] if n > whole else []
-        if whole:
-            totals.append(jax.tree.map(jnp.sum, jax.lax.map(one_batch, folded)))
-        loss, hits = jax.tree.map(lambda *parts: sum(parts) / n, *totals)
-        return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
 
 
 def take_steps(
@@ -412,54 +349,14 @@ def draw_rows(
 
 @lru_cache(maxsize=1)  # all programs of a study ask for the same ones, and so do a look ahead and the next interval
 def _rows_of_seeds(
-    first_seed: int, seeds: int, first_step: int, schedule: Schedule, batch: int, images: int
+    seeds: range, first_step: int, schedule: Schedule, batch: int, images: int
 ) -> Int[Array, "seeds interval batch"]:
-    numbers = jnp.arange(first_seed, first_seed + seeds, dtype=jnp.int32)
-    return draw_rows(numbers, jnp.int32(first_step), schedule, batch, images)
+    return draw_rows(jnp.asarray(seeds, jnp.int32), jnp.int32(first_step), schedule, batch, images)
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """The compiled programs of a `Program`: `train`, `measure` and, where it is wanted, `measure_deeply`."""
-
-    program: Program
-    train: jax.stages.Compiled
-    measure: jax.stages.Compiled
-    measure_deeply: jax.stages.Compiled | None
-
-    def __call__(
-        self, members: Member, first_step: int, deep: bool, dataset: Dataset
-    ) -> tuple[Member, metrics.Metrics]:
-        """Train all members for an interval and measure them; a negative `first_step` only measures.
-
-        With `deep`, spectra and fields are measured too. The arrays of `members` are used up where they are trained.
-        """
-        logs, done = jnp.full((members.seed.size, 4), jnp.nan), 0
-        if first_step >= 0:
-            interval = self.program.schedule.interval
-            members, logs, _ = self.run(members, first_step, interval, dataset)
-            done = first_step + interval
-        more = self.deepen(members, done, dataset) if deep else self._unmeasured(members)
-        trained = dict(zip(("train_loss", "train_accuracy", "penalty_term", "gradient_norm"), logs.T, strict=True))
-        return members, trained | self.measure(members, dataset) | more
-
-    def run(
-        self, members: Member, first_step: int, steps: int, dataset: Dataset
-    ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
-        """Train for so many steps; what it returns is that of `Program.train`, and `members` are used up."""
-        assert 0 < steps <= self.program.schedule.interval, "the rows are those of an interval"
-        rows = self.program.rows(first_step, dataset)
-        return self.train(members, jnp.int32(first_step), jnp.int32(steps), rows, dataset)
-
-    def deepen(self, members: Member, step: int, dataset: Dataset) -> metrics.Metrics:
-        """Spectra and fields, and how fast the next step will break the symmetry."""
-        assert self.measure_deeply is not None, "a study without spectra and fields"
-        # Copies take that step and are forgotten: the program that trains is there already, with its exact updates.
-        _, _, updates = self.run(jax.tree.map(jnp.copy, members), step, 1, dataset)
-        return self.measure_deeply(members, updates, jnp.int32(step), dataset)
-
-    def _unmeasured(self, members: Member) -> metrics.Metrics:
-        return metrics.unmeasured(members.seed.size, self.program.structure.depth)
+@partial(jax.jit, static_argnames="size")
+def _slice(tree: PyTree, start: Int[Array, ""], size: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), tree)
 
 
 def _step_key(seed: Int[Array, ""], step: Int[Array, ""]) -> PRNGKey:

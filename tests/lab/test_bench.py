@@ -19,7 +19,7 @@ from hopmix.lab._bench_mixer import Interval, Size, configure, count_work, make_
 from hopmix.lab._bench_peer import Peer, find_peers
 from hopmix.lab._bench_race import Limits, Row, Work, in_turn
 from hopmix.lab.config import Bench, UsageError
-from hopmix.lab.train import Program
+from hopmix.lab.observer import Observer
 from hopmix.models.mixer import Mixer, MixerConfig
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -217,7 +217,7 @@ def test_rows_of_an_ablation():
 
 def without_fields(monkeypatch):
     """Compiling them takes long, and they are tested with metrics."""
-    monkeypatch.setattr(Program, "_measure_member_deeply", lambda *_, **__: {"nothing": np.zeros(())})
+    monkeypatch.setattr(Observer, "_measure_fields", lambda *_, **__: {"nothing": np.zeros(())})
 
 
 def test_what_measuring_and_data_take_of_a_study(monkeypatch):

@@ -1,12 +1,11 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from lab.tiny import tiny_config, tiny_data
+from lab.tiny import tiny_study, train_study
 
-from hopmix.lab import _compiler_options, study
-from hopmix.lab import data as lab_data
-from hopmix.lab._compiler_options import FORWARD, TRAINING, forward_options, training_options
+from hopmix.lab import _compiler_options
+from hopmix.lab._compiler_options import FORWARD, ONCE, TRAINING, forward_options, once_options, training_options
+from hopmix.lab._environment import environment
 from hopmix.lab.config import UsageError
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -23,17 +22,18 @@ on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options 
 @on_cpu
 def test_options_are_on_and_on_record():
     # Else this JAX does not know them any more: look for others.
-    assert (training_options(), forward_options()) == (TRAINING, FORWARD)
-    record = study.environment()
+    assert (training_options(), forward_options(), once_options()) == (TRAINING, FORWARD, ONCE)
+    record = environment()
     assert record["compiler_options_training"] == "xla_backend_optimization_level=1"
     assert "ynn_fusion_type" in record["compiler_options_measuring"]
+    assert record["compiler_options_once"] == "xla_backend_optimization_level=0"
 
 
 def test_options_are_switched_off_and_the_record_says_so(monkeypatch):
     monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "off")
-    assert training_options() == forward_options() == {}
-    record = study.environment()
-    assert record["compiler_options_training"] == record["compiler_options_measuring"] == ""
+    assert training_options() == forward_options() == once_options() == {}
+    record = environment()
+    assert {value for name, value in record.items() if name.startswith("compiler_options")} == {""}
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_named(monkeypatch):
@@ -48,27 +48,12 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     assert forward_options() == TRAINING
 
 
-def test_a_score_is_the_same_with_and_without_options(monkeypatch):
-    monkeypatch.setattr(lab_data, "load", tiny_data)
-    scores = []
-    for switch in ("on", "off"):
-        monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
-        small = study.prepare(tiny_config(arms=("free",), depth=1))
-        (program,) = small.programs
-        arrays = program.initial().arrays
-        arrays = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), arrays)
-        scores.append(program.score(arrays, small.dataset.validation, small.dataset))
-    np.testing.assert_allclose(scores[0][0], scores[1][0], rtol=1e-5)
-    np.testing.assert_array_equal(scores[0][1], scores[1][1])
-
-
-def test_training_and_measuring_are_the_same_with_and_without_options(monkeypatch):
-    monkeypatch.setattr(lab_data, "load", tiny_data)
+def test_training_and_measuring_and_scores_are_the_same_with_and_without_options(monkeypatch):
     results = []
     for switch in ("on", "off"):
         monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
-        small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=4))
-        (program,) = small.programs
-        compiled = program.compiled(program.initial(), small.dataset)
-        results.append(compiled(program.initial(), 0, True, small.dataset))
+        small = tiny_study(arms=("free",), depth=1, deep=1)
+        (members,), rows = train_study(small, 2)
+        score = small.observer.score(small.programs[0], members, small.dataset.validation, small.dataset)
+        results.append((rows, score))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results)

@@ -20,9 +20,12 @@ from hopmix import (
 )
 from hopmix.lab import metrics
 
-descent, asymmetry = eqx.filter_jit(metrics.energy_descent), eqx.filter_jit(metrics.asymmetry)
-spectra, fields = eqx.filter_jit(metrics.spectra), eqx.filter_jit(metrics.fields)
-rates = eqx.filter_jit(metrics.breaking_rates)
+descent, fields = eqx.filter_jit(metrics.energy_descent), eqx.filter_jit(metrics.fields)
+asymmetry = eqx.filter_jit(lambda model: metrics.asymmetry(metrics.branches(model)))
+spectra = eqx.filter_jit(lambda model: metrics.spectra(metrics.branches(model)))
+rates = eqx.filter_jit(
+    lambda model, updates: metrics.breaking_rates(metrics.branches(model), metrics.branches(updates))
+)
 SMALL = {"image": (8, 8, 1), "patch": 4, "dim": 6, "depth": 2, "classes": 3}
 
 

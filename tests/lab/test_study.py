@@ -1,5 +1,6 @@
 """A whole study: the same numbers whether it runs through, is stopped and resumed, or is killed and resumed."""
 
+import dataclasses
 import json
 import signal
 
@@ -12,6 +13,7 @@ from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import data as lab_data
 from hopmix.lab import store, study
+from hopmix.lab._environment import environment
 from hopmix.lab.config import UsageError
 from hopmix.lab.dry_run import estimate
 from hopmix.lab.metrics import EIGENVALUES
@@ -94,13 +96,8 @@ def test_accuracy_in_the_results_is_that_of_the_saved_members_on_the_test_split(
 
 
 def test_the_test_split_is_not_read_before_the_end(prepared, tmp_path):
-    untouched = study.Study(
-        prepared.config,
-        lab_data.Data(**{**vars(prepared.data), "test": lambda: pytest.fail("the test split was read in training")}),
-        prepared.arms,
-        prepared.dataset,
-        prepared.programs,
-    )
+    data = dataclasses.replace(prepared.data, test=lambda: pytest.fail("the test split was read in training"))
+    untouched = dataclasses.replace(prepared, data=data)
     with pytest.raises(study.Interrupted):
         study.run(untouched, tmp_path / "run", resume=False, command="", watch=stop_after(3))
 
@@ -116,7 +113,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared
     study.run(prepared, out, resume=True, command="again, though it has ended")
     (resumed,) = store.read_json(out / "study.json")["resumed"]
     assert resumed["command"] == "hopmix ablate --out run"
-    assert resumed["environment"] == study.environment()
+    assert resumed["environment"] == environment()
     write_report(out)
     assert f"Environment when resumed, {resumed['created']}" in (out / "report.html").read_text()
 
@@ -159,8 +156,7 @@ def test_checkpoints_without_their_measurements_are_refused(prepared, tmp_path):
 
 
 def test_changed_data_are_refused(finished, prepared):
-    changed = lab_data.Data(**{**vars(prepared.data), "digest": "f" * 12})
-    other = study.Study(prepared.config, changed, prepared.arms, prepared.dataset, prepared.programs)
+    other = dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, digest="f" * 12))
     with pytest.raises(UsageError, match="has changed since"):
         study.run(other, finished[0], resume=True, command="")
 

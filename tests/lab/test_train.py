@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from lab.tiny import tiny_config, tiny_data
+from lab.tiny import tiny_config, tiny_data, tiny_study, train_study
 
 from hopmix import Mixer, MixerConfig, couplings
 from hopmix.lab import train
 from hopmix.lab.arms import make_arms
 from hopmix.lab.config import ARMS
-from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS, EIGENVALUES, branch_coupling
+from hopmix.lab.metrics import BRANCHES, DIMENSIONS, branch_coupling
 from hopmix.lab.train import Program, Schedule, draw_rows, make_dataset
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -27,21 +26,10 @@ def ups(model: Mixer) -> list[jax.Array]:
     return [branch_coupling(block, branch).up for block in model.blocks for branch in BRANCHES]
 
 
-def run(program: Program, dataset: train.Dataset, intervals: int):
-    """Train from the start; the members and the measurements at the end of each interval, the first before training."""
-    members, advance, rows = program.initial(), None, []
-    advance = program.compiled(members, dataset)
-    for step in (-1, *range(0, intervals * program.schedule.interval, program.schedule.interval)):
-        done = 0 if step < 0 else step + program.schedule.interval
-        members, row = advance(members, step, done in (0, program.schedule.total), dataset)
-        rows.append(jax.device_get(row))
-    return members, rows
-
-
 @pytest.fixture(scope="module")
 def trained(as_in_a_study):
-    program, dataset = make_program()
-    return program, dataset, *run(program, dataset, 4)
+    small = tiny_study()
+    return small, *train_study(small)
 
 
 @pytest.mark.parametrize(
@@ -106,96 +94,57 @@ def test_members_of_a_seed_see_the_same_batches():
         assert np.array_equal(rows[one], rows[other]) == (seeds[one] == seeds[other])
 
 
-def test_each_of_the_three_programs_is_traced_once(trained):
-    program, *_ = trained
-    assert program.traces == 3
+def test_one_program_serves_intervals_of_any_length():
+    program, dataset = make_program(arms=("free",), depth=1)
+    members = program.initial()
+    for steps in (1, 3, program.schedule.interval):
+        members, *_ = program.run(members, 0, steps, dataset)
+    program.next_updates(members, 0, dataset)
+    assert len(program.compiled.programs) == 1
 
 
 def test_steps_add_up_and_tell_what_the_last_one_added():
     program, dataset = make_program(arms=("free",), depth=1, warmup=0.0)
-    compiled = program.compiled(program.initial(), dataset)
-    first, logs, _ = compiled.run(program.initial(), 0, 1, dataset)
-    both, _, _ = compiled.run(program.initial(), 0, 2, dataset)
+    first, logs, _ = program.run(program.initial(), 0, 1, dataset)
+    both, _, _ = program.run(program.initial(), 0, 2, dataset)
     before = jax.tree.map(np.array, program.parameters_of(first))
     rows = jnp.roll(program.rows(0, dataset), -1, axis=1)
-    second, _, updates = compiled.train(first, jnp.int32(1), jnp.int32(1), rows, dataset)
+    second, _, updates = program.compiled(first, jnp.int32(1), jnp.int32(1), rows, dataset)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), second, both)
     added = jax.tree.map(np.subtract, program.parameters_of(second), before)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates)
     np.testing.assert_allclose(logs[:, 0], np.log(3), rtol=1e-5)  # the head starts at zero
 
 
-def test_looking_deeper_changes_nothing():
-    program, dataset = make_program(arms=("broken",), depth=1)
-    compiled, results = program.compiled(program.initial(), dataset), []
-    for deep in (False, True):
-        members = program.initial()
-        for step in (-1, 0, program.schedule.interval):
-            members, row = compiled(members, step, deep, dataset)
-        results.append((members, {name: row[name] for name in DIMENSIONS}))
-    jax.tree.map(np.testing.assert_array_equal, *results)
-
-
-def test_a_study_without_spectra_and_fields_does_not_compile_them():
-    program, dataset = make_program(arms=("symmetric",), depth=1, deep=0)
-    assert program.compiled(program.initial(), dataset).measure_deeply is None
-    assert program.traces == 2
-
-
-def test_everything_is_measured(trained):
-    program, _, _, rows = trained
-    members = len(program.members)
-    sizes = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
-    for row in rows:
-        assert set(row) == set(DIMENSIONS) | set(DEEP) | {"diverged_step"}
-        for name, dims in (DIMENSIONS | DEEP).items():
-            assert row[name].shape == (members, *(sizes[dim] for dim in dims))
-    assert np.all(np.isnan(rows[0]["train_loss"]))
-    for row in rows[1:]:
-        assert all(np.all(np.isfinite(row[name])) for name in DIMENSIONS)
-
-
-def test_spectra_and_fields_are_measured_where_they_are_asked_for(trained):
-    """At the first and the last measurement; between them there is nothing. Four tokens have four eigenvalues."""
-    _, _, _, rows = trained
-    for row in (rows[0], rows[-1]):
-        for name, dims in DEEP.items():
-            kept = row[name][..., :4] if "eigenvalue" in dims else row[name]
-            assert np.all(np.isfinite(kept)), name
-    assert all(np.all(np.isnan(row[name])) for row in rows[1:-1] for name in DEEP)
-
-
-def test_the_next_step_breaks_the_symmetry_as_predicted(as_in_a_study):
-    """The predicted rate of the breaking ratio, from the update alone, against the ratio one step later.
-
-    At a tied point the ratio after a step is the prediction; later on it is so to first order in the step.
-    """
-    program, dataset = make_program(measurements=24, learning_rate=1e-3, warmup=0.0)
-    assert program.schedule.interval == 1
+def test_looking_ahead_tells_the_next_updates_and_leaves_the_members_alone():
+    program, dataset = make_program(arms=("broken",), depth=1, warmup=0.0)
     members = program.initial()
-    advance, rows = program.compiled(members, dataset), []
-    for step in range(-1, 20):
-        members, row = advance(members, step, True, dataset)
-        rows.append({name: row[name][2:] for name in ("breaking_ratio", "breaking_rate")})  # the broken arm
-    growth = [after["breaking_ratio"] - before["breaking_ratio"] for before, after in itertools.pairwise(rows)]
-    assert np.all(rows[0]["breaking_rate"] == 0)  # the head starts at zero: nothing breaks in the first step
-    np.testing.assert_allclose(growth[1], rows[1]["breaking_rate"], rtol=0.01)
-    assert np.all(growth[1] > 1e-4)
-    later = np.mean(growth[10:], axis=0), np.mean([row["breaking_rate"] for row in rows[10:-1]], axis=0)
-    np.testing.assert_allclose(*later, rtol=0.1)
+    before = jax.tree.map(np.array, members)
+    ahead = jax.tree.map(np.array, program.next_updates(members, 0, dataset))
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, members), before)
+    _, _, updates = program.run(members, 0, 1, dataset)
+    jax.tree.map(np.testing.assert_array_equal, updates, ahead)
+
+
+def test_the_part_of_an_arm_is_that_of_its_members():
+    program, _ = make_program()
+    for arm in program.arms:
+        rows = [i for i, (other, _) in enumerate(program.members) if other == arm]
+        np.testing.assert_array_equal(program.of_arm(jnp.arange(4) ** 2, arm), np.arange(4)[rows] ** 2)
 
 
 def test_training_learns_and_breaks_the_symmetry_of_the_broken_arm(trained):
-    _, _, _, rows = trained
+    _, _, rows = trained
     assert np.all(rows[-1]["validation_loss"] < rows[0]["validation_loss"] - 0.1)
-    broken = slice(2, 4)
+    broken = 1
     np.testing.assert_allclose(rows[0]["cosine"][broken], 1, atol=1e-6)
     assert np.all(rows[-1]["cosine"][broken] < 0.9999)
     np.testing.assert_allclose(rows[0]["breaking_ratio"][broken], 0, atol=1e-6)
 
 
 def test_tie_never_trains(trained):
-    program, _, members, _ = trained
+    small, (members,), _ = trained
+    (program,) = small.programs
     for i, (arm, _) in enumerate(program.members):
         model = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
         assert {float(c.tie) for c in couplings(model)} == {0.0 if arm.kind == "free" else 1.0}
@@ -203,9 +152,8 @@ def test_tie_never_trains(trained):
 
 def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained):
     """Trained three at a time, with one left over, a member is what it is in the whole population."""
-    _, _, members, rows = trained
-    program, dataset = make_program(together=3)
-    others, again = run(program, dataset, 4)
+    _, (members,), rows = trained
+    (others,), again = train_study(tiny_study(together=3))
     for name in DIMENSIONS:
         np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name)
     for name in ("breaking_rate", "field_asymmetry", "departure", "dissipation"):
@@ -215,21 +163,21 @@ def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained):
 
 
 def test_a_strong_penalty_keeps_the_broken_arm_nearly_symmetric():
-    program, dataset = make_program(arms=("broken",), lambdas=(0.0, 1.0), depth=1)
-    _, rows = run(program, dataset, 4)
-    weak, strong = rows[-1]["breaking_ratio"][:2], rows[-1]["breaking_ratio"][2:]
+    _, rows = train_study(tiny_study(arms=("broken",), lambdas=(0.0, 1.0), depth=1))
+    weak, strong = rows[-1]["breaking_ratio"]
     assert np.all(strong.mean((1, 2)) < 0.5 * weak.mean((1, 2)))
 
 
 def test_a_diverged_member_is_marked_and_the_others_go_on():
     # A penalty beyond float32 makes the loss of one arm infinite as soon as its breaking leaves zero.
-    program, dataset = make_program(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
-    members, rows = run(program, dataset, 2)
+    small = tiny_study(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
+    (members,), rows = train_study(small, 2)
     diverged = np.asarray(members.diverged)
     assert np.all(diverged[:2] == -1)
     assert np.all(diverged[2:] >= 0)
-    assert np.all(diverged[2:] < program.schedule.interval)
-    assert np.all(np.isfinite(rows[-1]["validation_loss"][:2]))
+    assert np.all(diverged[2:] < small.schedule.interval)
+    assert np.all(np.isfinite(rows[-1]["validation_loss"][0]))
+    assert np.all(np.isnan(rows[-1]["validation_loss"][1]))
 
 
 def test_weight_decay_spares_norms_and_biases(getkey):
@@ -242,18 +190,6 @@ def test_weight_decay_spares_norms_and_biases(getkey):
     assert not any((memory.synapses["token_up"].bias, memory.neurons["visible"].affine.scale))
 
 
-def test_evaluation_equals_the_plain_mean(trained, monkeypatch):
-    program, dataset, members, _ = trained
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 16)
-    arrays = jax.tree.map(lambda a: a[0], members.arrays)
-    loss, accuracy = program.evaluate(arrays, dataset.validation, dataset)
-    pixels = (np.asarray(dataset.validation.pixels) / 255 - np.asarray(dataset.mean)) / np.asarray(dataset.std)
-    logits = jax.vmap(program.model(arrays))(jnp.asarray(pixels, jnp.float32))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.validation.labels)
-    np.testing.assert_allclose(loss, jnp.mean(losses), rtol=1e-4)
-    np.testing.assert_allclose(accuracy, jnp.mean(logits.argmax(-1) == dataset.validation.labels), rtol=1e-6)
-
-
 def test_objective_is_cross_entropy_plus_penalty(getkey):
     model = Mixer(MixerConfig((8, 8, 1), 4, 6, 1, 3, coupling="broken", breaking="xavier"), key=getkey())
     images, targets = jr.normal(getkey(), (4, 8, 8, 1)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
@@ -264,17 +200,16 @@ def test_objective_is_cross_entropy_plus_penalty(getkey):
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():
-    program, dataset = make_program(arms=("free",), precision="bfloat16", depth=1, epochs=8)
-    members, rows = run(program, dataset, 4)
+    (members,), rows = train_study(tiny_study(arms=("free",), precision="bfloat16", depth=1, epochs=8))
     kinds = {leaf.dtype for leaf in jax.tree.leaves((members.arrays, members.optimiser)) if leaf.dtype != jnp.int32}
     assert kinds == {jnp.dtype("float32")}
     assert np.all(rows[-1]["validation_loss"] < rows[0]["validation_loss"])
 
 
 def test_stochastic_depth_and_augmentation_enter_training_only():
-    plain, dataset = make_program(arms=("free",), depth=1)
-    noisy, _ = make_program(arms=("free",), depth=1, drop_path=0.5, augment="light")
-    (_, expected), (_, rows) = run(plain, dataset, 1), run(noisy, dataset, 1)
+    plain = tiny_study(arms=("free",), depth=1)
+    noisy = tiny_study(arms=("free",), depth=1, drop_path=0.5, augment="light")
+    (_, expected), (_, rows) = train_study(plain, 1), train_study(noisy, 1)
     for name in ("validation_loss", "energy_change"):  # before training, where only measuring happens
         np.testing.assert_allclose(rows[0][name], expected[0][name], rtol=1e-6)
     assert not np.allclose(rows[1]["train_loss"], expected[1]["train_loss"])

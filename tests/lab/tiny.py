@@ -6,8 +6,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from hopmix._coupling import trainable
+from hopmix.lab import data as lab_data
 from hopmix.lab import store, study
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import Data, Split
@@ -52,6 +54,21 @@ def tiny_config(**changes) -> StudyConfig:
         "augment": "none",
     }
     return StudyConfig(**(options | changes))
+
+
+def tiny_study(**changes) -> study.Study:
+    """A study of `tiny_data`, prepared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_data, "load", tiny_data)
+        return study.prepare(tiny_config(**changes))
+
+
+def train_study(small: study.Study, intervals: int = 4):
+    """Train from the start; the members of each program at the end, and what was measured before and after each
+    interval, by arm and seed."""
+    states = [program.initial() for program in small.programs]
+    steps = range(0, intervals * small.schedule.interval, small.schedule.interval)
+    return states, [study.advance(small, states, step) for step in (-1, *steps)]
 
 
 def make_run(out: Path, diverged: int | None = None, **changes) -> Path:

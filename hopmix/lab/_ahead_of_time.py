@@ -1,0 +1,42 @@
+"""Functions compiled ahead of time, once for each form of their arguments."""
+
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import jax
+
+
+class AheadOfTime:
+    """A function that is compiled when it is prepared for arguments, or else when it is first called with such.
+
+    `options` are those of `jax.jit`; arguments are trees of arrays, or of shapes where it is prepared.
+    """
+
+    def __init__(self, function: Callable, **options: Any):
+        self._function = jax.jit(function, **options)
+        self._jobs: dict[Hashable, Future[jax.stages.Compiled]] = {}
+
+    def prepare(self, compiler: Executor, *arguments: Any):
+        """Trace the function here and let `compiler` compile it, unless that was done for arguments of this form."""
+        form = _form(arguments)
+        if form not in self._jobs:
+            self._jobs[form] = compiler.submit(self._function.lower(*arguments).compile)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns for these arguments."""
+        form = _form(arguments)
+        if form not in self._jobs:
+            program, self._jobs[form] = self._function.lower(*arguments).compile(), Future()
+            self._jobs[form].set_result(program)
+        return self._jobs[form].result()(*arguments)
+
+    @property
+    def programs(self) -> list[jax.stages.Compiled]:
+        """The compiled programs; waits for those that are being compiled."""
+        return [job.result() for job in self._jobs.values()]
+
+
+def _form(tree: Any) -> Hashable:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
