@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -215,7 +216,9 @@ def compile_all(study: Study, states: list[Member], dataset: Dataset):
     """Compile what trains and what measures."""
     # One program is traced, in Python, while another one is compiled; two compiled at a time would take twice the
     # memory, and are hardly faster, for XLA uses all cores as it is.
-    compiler = ThreadPoolExecutor(1)
+    compiler, collecting = ThreadPoolExecutor(1), gc.isenabled()
+    # Nearly all objects that tracing makes stay: a tenth of its time would go to looking for garbage among them.
+    gc.disable()
     try:
         for program, members in zip(study.programs, states, strict=True):
             program.prepare(compiler, members, dataset)
@@ -223,6 +226,8 @@ def compile_all(study: Study, states: list[Member], dataset: Dataset):
         study.compiled()
     finally:
         compiler.shutdown(cancel_futures=True)
+        if collecting:
+            gc.enable()
 
 
 def advance(study: Study, states: list[Member], step: int) -> dict[str, np.ndarray]:
