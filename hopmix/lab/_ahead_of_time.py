@@ -20,16 +20,21 @@ class AheadOfTime:
     def prepare(self, compiler: Executor, *arguments: Any):
         """Trace the function here and let `compiler` compile it, unless that was done for arguments of this form."""
         form = _form(arguments)
-        if form not in self._jobs:
+        if not self._has(form):
             self._jobs[form] = compiler.submit(self._function.lower(*arguments).compile)
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns for these arguments."""
         form = _form(arguments)
-        if form not in self._jobs:
+        if not self._has(form):
             program, self._jobs[form] = self._function.lower(*arguments).compile(), Future()
             self._jobs[form].set_result(program)
         return self._jobs[form].result()(*arguments)
+
+    def _has(self, form: Hashable) -> bool:
+        # A job that was cancelled, or failed, is done anew when it is asked for again.
+        job = self._jobs.get(form)
+        return job is not None and not (job.done() and (job.cancelled() or job.exception()))
 
     @property
     def programs(self) -> list[jax.stages.Compiled]:

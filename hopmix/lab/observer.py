@@ -56,7 +56,7 @@ class Observer:
 
     @property
     def programs(self) -> list[jax.stages.Compiled]:
-        """The compiled programs, or waits until they are."""
+        """The compiled programs that a study runs again and again; waits for those that are being compiled."""
         return [p for ahead in (self._blocks, self._weights, self._fields, self._spectra) for p in ahead.programs]
 
     def prepare(self, compiler: Executor, program: Program, members: Member, dataset: Dataset):

@@ -1,4 +1,5 @@
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -124,6 +125,17 @@ def test_what_fails_to_compile_says_so_where_it_is_waited_for():
         ahead.prepare(compiler, jnp.ones(()))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         assert ahead.programs
+
+
+def test_what_was_cancelled_is_compiled_when_it_is_asked_for_again():
+    """As after Ctrl-C in a notebook, where the study stays."""
+    ahead, busy = AheadOfTime(lambda x: x + 1), threading.Event()
+    with ThreadPoolExecutor(1) as compiler:
+        compiler.submit(busy.wait)
+        ahead.prepare(compiler, jnp.ones(()))
+        compiler.shutdown(wait=False, cancel_futures=True)
+        busy.set()
+    assert ahead(jnp.ones(())) == 2
 
 
 # ---- What is measured ---------------------------------------------------------------------------------------------
