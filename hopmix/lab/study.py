@@ -225,9 +225,9 @@ def compile_all(study: Study, states: list[Member], dataset: Dataset):
             study.observer.prepare(compiler, program, members, dataset)
         study.compiled()
     finally:
-        compiler.shutdown(cancel_futures=True)
         if collecting:
             gc.enable()
+        compiler.shutdown(cancel_futures=True)
 
 
 def advance(study: Study, states: list[Member], step: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers import COUPLINGS, assert_close, cast, distance, normal, perturb
 
@@ -299,6 +300,21 @@ def test_other_precisions_stay_in_their_dtype(arm, dtype, getkey):
     tokens, logits = run(cast(model, dtype), x.astype(dtype))
     assert (tokens.dtype, logits.dtype) == (dtype, dtype)
     assert_close(logits, run(model, x)[1], 2e-5 if dtype == jnp.float32 else 0.1)
+
+
+@arms
+def test_logits_and_gradients_in_float32_are_those_in_float64(arm, getkey):
+    model, x = make(getkey(), bias=True, **ARMS[arm]), images(getkey())
+
+    @eqx.filter_jit
+    def run(model, x):
+        loss = lambda model: jnp.mean(optax.softmax_cross_entropy(model.batch(x), jnp.eye(3, dtype=x.dtype)))
+        return model.batch(x), jax.tree.leaves(eqx.filter_grad(loss)(model))
+
+    (logits, gradients), (exact, slopes) = run(cast(model, jnp.float32), x.astype(jnp.float32)), run(model, x)
+    assert_close(logits, exact, 1e-5)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        assert_close(gradient, slope, 1e-4)
 
 
 # ---- Stochastic depth -------------------------------------------------------------------------------------------
