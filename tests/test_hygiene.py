@@ -83,7 +83,7 @@ def files_in_git() -> list[Path]:
 def registry() -> bytes:
     """The host from which pip installs."""
     told = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "--isolated", "install", "--help"], capture_output=True, text=True, check=True
     )
     address = re.search(r"https?://([^/\s)]+)", told.stdout)
     assert address

@@ -19,8 +19,8 @@ block, the norm and the readout become one slow loop, which takes about as long 
 
 
 ONCE: Options = {"xla_backend_optimization_level": 0}
-"""For what runs once on small arrays, initial weights and `hopmix measure`: LLVM's optimisations would cost more than
-they save, by a factor of five."""
+"""For what runs once or a few times, initial weights and `hopmix measure`: LLVM's optimisations would cost more than
+they save, for the weights by a factor of five."""
 
 
 def training_options() -> Options:

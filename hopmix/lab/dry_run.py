@@ -72,13 +72,15 @@ def _timed(call: Callable, *arguments: Any) -> tuple[Any, float]:
 
 def _peak_bytes(study: Study) -> int:
     # One program runs at a time, but all members and the images stay. What trains returns the last updates beside the
-    # members, whose memory it takes over; what measures spectra and fields begins with a step of copies of them.
+    # members, whose memory it takes over; what measures spectra and fields begins with a step of copies of them, and
+    # all that measures takes copies of those of an arm.
     training = [_memory(p) for program in study.programs for p in program.compiled.programs]
     measuring = [_memory(p) for p in study.observer.programs]
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(study.dataset))
     updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
     copies = max(a.alias_size_in_bytes for a in training) if study.config.deep else 0
     working = max(a.temp_size_in_bytes for a in training + measuring)
+    copies += max(a.argument_size_in_bytes for a in measuring)
     return study.state_bytes() + images + updates + copies + working
 
 

@@ -194,5 +194,6 @@ def _explicit_couplings(tree: Any) -> Any:
 def _with_breaking(coupling: Coupling) -> Coupling:
     if coupling.breaking is not None:
         return coupling
-    zeros = jnp.zeros_like(jnp.swapaxes(coupling.up, -1, -2))
+    *members, hidden, visible = coupling.up.shape
+    zeros = jnp.zeros((*members, visible, hidden), coupling.up.dtype)
     return eqx.tree_at(lambda c: c.breaking, coupling, zeros, is_leaf=lambda node: node is None)

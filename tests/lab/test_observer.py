@@ -164,7 +164,8 @@ def test_everything_is_measured(trained):
 def test_each_member_is_measured_as_itself(trained):
     """All that arms and seeds share programs for, against the same measures of one model at a time."""
     small, (members,), rows = trained
-    (program,), last = small.programs, rows[-1]
+    (program,), last, data = small.programs, rows[-1], small.dataset
+    pixels = (np.asarray(data.validation.pixels) / 255 - np.asarray(data.mean)) / np.asarray(data.std)
     weights = eqx.filter_jit(lambda m: metrics.asymmetry(branches(m)))
     for i, (arm, seed) in enumerate(program.members):
         model = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
@@ -174,6 +175,9 @@ def test_each_member_is_measured_as_itself(trained):
         own = [leaf for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)) if leaf.size > 1]
         norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in own))
         np.testing.assert_allclose(last["parameter_norm"][place], norm, rtol=1e-4)
+        logits = eqx.filter_jit(lambda m, x: m.batch(x))(model, jnp.asarray(pixels, jnp.float32))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, small.dataset.validation.labels).mean()
+        np.testing.assert_allclose(last["validation_loss"][place], loss, rtol=1e-4)
 
 
 def test_spectra_and_fields_are_measured_where_they_are_asked_for(trained):
