@@ -93,8 +93,7 @@ def measure_asymmetry(coupling: Coupling) -> Asymmetry:
     inner, w2, v2 = (jnp.sum(a * b, axis=1) for a, b in ((w, v.T), (w, w), (v.T, v.T)))
     both = jnp.maximum(size_w, size_v)
     all_w2, all_v2 = jnp.sum(w2) * (size_w / both) ** 2, jnp.sum(v2) * (size_v / both) ** 2
-    # Of equal matrices the difference is zero; that of their quotients, in a compiled program, only to rounding. Halves
-    # do not overflow.
+    # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do not overflow.
     gap = 2 * _norm((0.5 * coupling.down.T - 0.5 * coupling.up) / both)
     cosines = unit_cosines(coupling)
     low, median, high = jnp.nanquantile(cosines, jnp.asarray([0.1, 0.5, 0.9], cosines.dtype))

@@ -30,7 +30,6 @@ print(time.perf_counter() - middle, middle - begin)
 
 def start_study(config: dict[str, Any]) -> dict[str, float]:
     """Prepare, compile and measure a study, as before its first step; the milliseconds of compiling."""
-
     from hopmix.lab import study as lab_study
     from hopmix.lab._compilation_cache import use_compilation_cache
     from hopmix.lab._memory_allocator import keep_memory

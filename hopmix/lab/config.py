@@ -116,7 +116,7 @@ class StudyConfig:
         return PAPER_LAMBDAS if self.paper_lambdas else self.lambdas
 
     @property
-    def members(self) -> range:
+    def seed_numbers(self) -> range:
         """The seeds of the members of each arm."""
         return range(self.first_seed, self.first_seed + self.seeds)
 

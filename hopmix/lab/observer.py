@@ -27,7 +27,7 @@ from hopmix.lab.arms import Arm
 from hopmix.lab.augment import normalise
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.metrics import Couplings, Metrics, branches
-from hopmix.lab.train import Dataset, Images, Member, Program, logits_in, skeleton
+from hopmix.lab.train import Dataset, Images, Member, Program, logits_in, model_of, skeleton
 from hopmix.models.mixer import Mixer
 
 EVALUATION_BATCH = 500
@@ -62,14 +62,14 @@ class Observer:
     def prepare(self, compiler: Executor, program: Program, members: Member, dataset: Dataset):
         """Trace what measures the arms of a program, and let `compiler` compile it; spectra and fields if the study
         wants them."""
-        updates = program.parameters_of(members)
         for arm in program.arms:
-            models, couplings, seeds = _of_arm(program, arm, members)
+            models, couplings, seeds = jax.eval_shape(partial(_of_arm, program, arm), members)
             self._blocks.prepare(compiler, models, dataset)
             self._weights.prepare(compiler, couplings)
             if self.config.deep:
                 self._fields.prepare(compiler, models, seeds, jax.ShapeDtypeStruct((), jnp.int32), dataset)
-                self._spectra.prepare(compiler, couplings, _updates_of_arm(program, arm, updates))
+                updates = jax.eval_shape(partial(_updates_of_arm, program, arm), program.parameters_of(members))
+                self._spectra.prepare(compiler, couplings, updates)
 
     def measure(self, program: Program, members: Member, dataset: Dataset) -> dict[str, Metrics]:
         """Validation, energies and the asymmetry of the weights of the members of each arm of a program."""
@@ -131,16 +131,16 @@ class Observer:
             "validation_loss": loss,
             "validation_accuracy": accuracy,
             "parameter_norm": optax.tree.norm(eqx.filter(arrays, trainable(arrays))),
-            **metrics.energy_descent(_whole(arrays), _fixed_images(dataset)),
+            **metrics.energy_descent(model_of(arrays), _fixed_images(dataset)),
         }
 
     def _measure_fields(self, arrays: Mixer, seed: Int[Array, ""], step: Int[Array, ""], dataset: Dataset) -> Metrics:
         images = _fixed_images(dataset)[:: max(1, ENERGY_BATCH // FIELD_BATCH)]
-        return metrics.fields(_whole(arrays), images, jr.fold_in(jr.fold_in(jr.key(seed), 3), step))
+        return metrics.fields(model_of(arrays), images, jr.fold_in(jr.fold_in(jr.key(seed), 3), step))
 
     def evaluate(self, arrays: Mixer, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
         """Mean cross-entropy and accuracy of one member on a split, a bounded number of images at a time."""
-        model = _whole(arrays)
+        model = model_of(arrays)
 
         def one_batch(images: Images):
             pixels = normalise(images.pixels, dataset.mean, dataset.std)
@@ -169,11 +169,6 @@ def explicit(models: Mixer) -> Mixer:
     """The arrays of the same mixers with explicit down-weights, in the form of free mixers."""
     form = dataclasses.replace(models.config, coupling="free", breaking="zeros")
     return jax.tree.unflatten(jax.tree.structure(skeleton(form)[0]), jax.tree.leaves(_explicit_couplings(models)))
-
-
-def _whole(arrays: Mixer) -> Mixer:
-    """The mixer whose arrays these are."""
-    return eqx.combine(arrays, skeleton(arrays.config)[1])
 
 
 def _of_arm(program: Program, arm: Arm, members: Member) -> tuple[Mixer, Couplings, Int[Array, " members"]]:

@@ -58,7 +58,7 @@ class Study:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the members of each arm."""
-        return list(self.config.members)
+        return list(self.config.seed_numbers)
 
     @property
     def schedule(self) -> Schedule:
@@ -336,8 +336,8 @@ def _write_weights(study: Study, out: Path, states: list[Member]):
     """The weights of the first seed's first and last blocks, for pictures."""
     weights = {}
     for program, state in zip(study.programs, states, strict=True):
-        for i, arm in enumerate(program.arms):
-            arrays = jax.tree.map(lambda a, i=i: a[i * study.config.seeds], state.arrays)
+        for arm in program.arms:
+            arrays = jax.tree.map(lambda a: a[0], program.of_arm(state.arrays, arm))
             for key, coupling in _end_couplings(program.model(arrays)):
                 weights[f"{arm.name}|{key}|up"] = np.asarray(coupling.up)
                 weights[f"{arm.name}|{key}|down"] = np.asarray(coupling.down)

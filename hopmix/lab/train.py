@@ -148,6 +148,11 @@ def skeleton(config: MixerConfig) -> tuple[PyTree, PyTree]:
     return eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
 
+def model_of(arrays: PyTree) -> Mixer:
+    """The mixer whose arrays these are."""
+    return eqx.combine(arrays, skeleton(arrays.config)[1])
+
+
 class Program:
     """The training of all members of one structure.
 
@@ -164,14 +169,14 @@ class Program:
         self.schedule = Schedule.of(config, dataset.train.labels.size)
         self.optimiser = make_optimiser(config, self.schedule.total)
         self.augment = make_augment(config, self.structure)
-        self._shapes, self._static = skeleton(self.structure)
+        self._shapes, _ = skeleton(self.structure)
         self._trainable = trainable(self._shapes)
         self.compiled = AheadOfTime(self.train, donate_argnums=0, compiler_options=training_options())
 
     @property
     def members(self) -> list[tuple[Arm, int]]:
         """Arm and seed of each member, in the order of the leading axis."""
-        return [(arm, seed) for arm in self.arms for seed in self.config.members]
+        return [(arm, seed) for arm in self.arms for seed in self.config.seed_numbers]
 
     @property
     def parameters(self) -> int:
@@ -189,7 +194,7 @@ class Program:
 
     def _stacked(self, compile: Callable) -> Member:
         start = {model: compile(jax.vmap(partial(self._start, model))) for model in {arm.model for arm in self.arms}}
-        seeds = jnp.asarray(self.config.members, jnp.int32)
+        seeds = jnp.asarray(self.config.seed_numbers, jnp.int32)
         parts = [start[arm.model](seeds, jnp.full(seeds.shape, arm.penalty, jnp.float32)) for arm in self.arms]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
@@ -201,7 +206,7 @@ class Program:
 
     def model(self, arrays: PyTree) -> Mixer:
         """The model of one member."""
-        return eqx.combine(arrays, self._static)
+        return model_of(arrays)
 
     def parameters_of(self, member: Member) -> PyTree:
         """What trains of one or of all members."""
@@ -262,7 +267,7 @@ class Program:
         arms."""
         images = dataset.train.labels.size
         batch = min(self.config.batch, images)
-        drawn = _rows_of_seeds(self.config.members, first_step, self.schedule, batch, images)
+        drawn = _rows_of_seeds(self.config.seed_numbers, first_step, self.schedule, batch, images)
         return jnp.tile(drawn, (len(self.arms), 1, 1))
 
     def step(
@@ -347,7 +352,7 @@ def draw_rows(
     return jax.vmap(draw)(seeds)
 
 
-@lru_cache(maxsize=1)  # all programs of a study ask for the same ones, and so do a look ahead and the next interval
+@lru_cache(maxsize=2)  # all programs of a study ask for those of an interval and, to look ahead, of the next one
 def _rows_of_seeds(
     seeds: range, first_step: int, schedule: Schedule, batch: int, images: int
 ) -> Int[Array, "seeds interval batch"]:

@@ -6,11 +6,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from lab.tiny import tiny_config, tiny_data
+from lab.tiny import tiny_data, tiny_study
 
 from hopmix import descend
 from hopmix._derive import gradient_force
-from hopmix.lab import _bench_ablation, _bench_growth, _bench_start, _bench_tables, bench, cli, study
+from hopmix.lab import _bench_ablation, _bench_growth, _bench_start, _bench_tables, bench, cli
 from hopmix.lab import data as lab_data
 from hopmix.lab._bench_descent import derived, differentiated, make_block, make_loop, make_memory
 from hopmix.lab._bench_machine import measure_limits
@@ -54,10 +54,6 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         cli.main(["bench", *arguments])
     captured = capsys.readouterr()
     return int(stop.value.code or 0), captured.out, " ".join(captured.err.split())
-
-
-def tiny_study() -> study.Study:
-    return study.prepare(tiny_config(arms=("free", "broken"), depth=1))
 
 
 # ---- Arithmetic -------------------------------------------------------------------------------------------------
@@ -150,7 +146,7 @@ def test_operations_are_about_those_that_xla_counts(kind, getkey):
 
 
 def test_one_by_one_trains_to_the_losses_of_the_population():
-    small = tiny_study()
+    small = tiny_study(depth=1)
     population = [np.asarray(logs) for _, logs, _ in _bench_ablation.together(small)()]
     alone = [np.asarray(logs) for _, logs, _ in _bench_ablation.one_by_one(small)()]
     assert len(alone) == len(small.arms) * small.config.seeds
@@ -158,7 +154,7 @@ def test_one_by_one_trains_to_the_losses_of_the_population():
 
 
 def test_prepared_batches_train_to_the_same_losses():
-    small = study.prepare(tiny_config(arms=("free",), depth=1, augment="light"))
+    small = tiny_study(arms=("free",), depth=1, augment="light")
     (real,), (ready,) = (make(small)() for make in (_bench_ablation.together, _bench_ablation.on_prepared))
     np.testing.assert_allclose(real[1], ready[1], rtol=1e-4)
 
@@ -207,7 +203,7 @@ def test_rows_of(name):
 
 
 def test_rows_of_an_ablation():
-    small = study.prepare(tiny_config(arms=("symmetric",), depth=1, seeds=1))
+    small = tiny_study(arms=("symmetric",), depth=1, seeds=1)
     peers = [Peer((sys.executable, "-c", PEER))]
     rows = list(_bench_ablation.race_ablation(small, peers, 2))
     require_numbers(rows)
@@ -222,7 +218,7 @@ def without_fields(monkeypatch):
 
 def test_what_measuring_and_data_take_of_a_study(monkeypatch):
     without_fields(monkeypatch)
-    small = study.prepare(tiny_config(arms=("symmetric",), depth=1, seeds=1))
+    small = tiny_study(arms=("symmetric",), depth=1, seeds=1)
     assert min(part() for part in _bench_ablation._parts(small)) > 0
     for name in ("together", "on_prepared"):
         monkeypatch.setattr(_bench_ablation, name, lambda study: lambda: np.ones(1))
@@ -232,7 +228,7 @@ def test_what_measuring_and_data_take_of_a_study(monkeypatch):
 def test_measuring_is_set_against_training_alone(monkeypatch):
     """Seven times for six intervals, at 0, 1, ..., 6, and deeply at 0, 4 and 6."""
     monkeypatch.setattr(_bench_ablation, "_parts", lambda study: [lambda: 40.0, lambda: 2.0, lambda: 8.0])
-    small = study.prepare(tiny_config(arms=("free",), depth=1, measurements=6, deep=4))
+    small = tiny_study(arms=("free",), depth=1, measurements=6, deep=4)
     assert small.count_measurements() == (6, 7, 3)
     shallow, deep = _bench_ablation.cost_measuring(small, 1)
     assert (shallow.ratio, deep.ratio) == (7 * 2 / (6 * 40), (7 * 2 + 3 * 8) / (6 * 40))
