@@ -3,7 +3,6 @@
 import importlib.metadata
 
 from hopmix._assumptions import Assumption as Assumption
-from hopmix._assumptions import concavity_bound as concavity_bound
 from hopmix._attention import Attention as Attention
 from hopmix._binary import Recall as Recall
 from hopmix._binary import flip_costs as flip_costs
@@ -16,6 +15,7 @@ from hopmix._breaking import unit_balance as unit_balance
 from hopmix._certificate import Certificate as Certificate
 from hopmix._certificate import Check as Check
 from hopmix._certificate import certify as certify
+from hopmix._concavity import concavity_bound as concavity_bound
 from hopmix._convolution import Convolution as Convolution
 from hopmix._convolution import Pooling as Pooling
 from hopmix._coupling import Coupling as Coupling

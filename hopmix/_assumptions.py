@@ -1,11 +1,11 @@
-r"""Assumptions of the descent theorems: which hold for the parts of a memory, and how concave a potential can be.
+r"""Assumptions of the descent theorems: which hold for the parts of a memory.
 
-A verdict is `holds` only where it follows from the type and the parameters of an object; what can only be tried on
-numbers is `fails` when the trial fails and `unknown` when it does not.
+A verdict is `holds` only where it follows from the exact type and the parameters of an object; what can only be tried
+on numbers is `fails` when the trial fails and `unknown` when it does not.
 """
 
-import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,23 +14,19 @@ import jax.random as jr
 import numpy as np
 
 from hopmix._attention import Attention
-from hopmix._convolution import Convolution, Pooling
-from hopmix._coupling import Coupling
+from hopmix._catalogue import COUPLED, foreign_parts, is_known, is_smooth, not_finite
+from hopmix._concavity import mutual_pull
+from hopmix._conservative_form import Joint, gained_layers, joints
+from hopmix._convolution import Pooling
 from hopmix._derive import Potential
 from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import GELU, AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Sum, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, LogSumReLU, Softmax, SphericalNorm
+from hopmix._lagrangian import AbstractLagrangian, Scaled, Sum
+from hopmix._lagrangian_groups import LayerNorm, LogSumReLU, SphericalNorm
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._synapse import AbstractSynapse, Bias, HyperSynapse
+from hopmix._types import Layer
 
 Verdict = Literal["holds", "fails", "unknown"]
-
-# Exact types: a subclass may do anything.
-CATALOGUE = {
-    *(Quadratic, ReLU, RePU, GELU, Exponential, Tanh, Sigmoid),
-    *(Softmax, GhostMax, Entmax, LogSumReLU, LayerNorm, SphericalNorm),
-}
-COUPLED = (Dense, TokenMixing, ChannelMixing, Convolution)
 
 
 class Assumption(NamedTuple):
@@ -41,55 +37,120 @@ class Assumption(NamedTuple):
     reason: str
 
 
+# ---- What the theorems are about --------------------------------------------------------------------------------
+
+
+def sound(system: Any) -> list[Assumption]:
+    """Whether a system is made of the types of hopmix and of finite numbers; nothing to say where it is."""
+    foreign = foreign_parts(system)
+    wrong = not_finite(system)
+    found = []
+    if foreign:
+        reason = f"{' and '.join(foreign)} may override any of its methods"
+        found.append(Assumption("the system is one of hopmix, unchanged", "unknown", reason))
+    if wrong:
+        reason = f"{wrong[0]} is not, of {len(wrong)} in all; train with smaller steps, or load other weights"
+        found.append(Assumption("all parameters are finite numbers", "unknown", reason))
+    return found
+
+
 # ---- Synapses ---------------------------------------------------------------------------------------------------
 
 
+def tied_couplings(memory: AssociativeMemory) -> list[Assumption]:
+    """Whether the couplings that act together are symmetric, or conservative by their gains."""
+    gained = gained_layers(memory)
+    return [_tied(joint, joint.ends[-1] in gained) for joint in joints(memory)]
+
+
+def _tied(joint: Joint, is_gained: bool) -> Assumption:
+    names = " and ".join(map(repr, joint.names))
+    who = f"synapse {names} is" if len(joint.names) == 1 else f"synapses {names} together are"
+    if joint.joins_itself:
+        verdict: Verdict = "holds" if joint.is_tied else "fails"
+        return Assumption(f"{who} symmetric, W + V = (W + V)^T", verdict, f"off by {joint.gap:.3g}")
+    statement = f"{who} symmetric, V = W^T"
+    reason = f"|V - W^T|/|W| = {joint.gap:.3g}"
+    if joint.is_tied:
+        return Assumption(statement, "holds", reason)
+    if joint.gains is None:
+        return Assumption(statement, "fails", reason)
+    span = f"D from {joint.gains.min():.3g} to {joint.gains.max():.3g}"
+    if is_gained:
+        own = f"{span}; the energy that falls is its own, with sum D Phi for the hidden units (C10)"
+        return Assumption(f"{who} conservative, V = W^T D", "holds", own)
+    elsewhere = "a diagonal D is conservative for elementwise units that nothing else reads (C07)"
+    return Assumption(statement, "fails", f"{reason}; V = W^T D with {elsewhere}, {span}")
+
+
 def conservative_synapse(memory: AssociativeMemory, name: str) -> list[Assumption]:
-    """Whether the currents of a synapse are minus the gradient of its energy."""
+    """Whether the currents of a synapse without a coupling are minus the gradient of its energy."""
     synapse = memory.synapses[name]
-    if type(synapse) is Bias or type(synapse) is Pooling:
+    if type(synapse) in (*COUPLED, Bias, Pooling):  # constants, fixed symmetric maps, and what has a row of its own
         return []
-    if type(synapse) in COUPLED:
-        return [_symmetric(name, synapse.coupling)]  # pyright: ignore[reportAttributeAccessIssue]
     statement = f"synapse {name!r} is conservative"
-    if type(synapse).current is AbstractSynapse.current:
+    if type(synapse) is Attention:
+        return [_attention(name, synapse)]
+    if type(synapse) is HopfieldMemory and is_known(synapse.separation):
         return [Assumption(statement, "holds", "its current is minus the derivative of its energy")]
+    if type(synapse) is HyperSynapse and is_smooth(synapse.function, *_shapes(memory, name)):
+        return [Assumption(statement, "holds", "its function is made of smooth operations alone")]
     gap = _current_gap(memory, name)
     if not gap <= 1e-3:
         reason = f"at random activations its current is {gap:.3g} away from minus the derivative of its energy"
         return [Assumption(statement, "fails", reason)]
-    return [Assumption(statement, "unknown", f"nothing is known here about the current of a {type(synapse).__name__}")]
+    return [Assumption(statement, "unknown", f"nothing is known here about the energy of a {type(synapse).__name__}")]
 
 
-def _symmetric(name: str, coupling: Coupling) -> Assumption:
-    w, v, precision = np.asarray(coupling.up), np.asarray(coupling.down), jnp.finfo(coupling.up.dtype)
-    gap = float(np.linalg.norm(v - w.T) / max(np.linalg.norm(w), float(precision.tiny)))
-    holds = gap <= min(8 * float(precision.eps), 1e-6)  # half precision would let a visible breaking pass
-    reason = f"|V - W^T|/|W| = {gap:.3g}"
-    if not holds and _is_gained(w.astype(float), v.astype(float), float(precision.eps)):
-        reason += "; V = W^T D with a diagonal D is conservative, but with another energy (C07)"
-    return Assumption(f"synapse {name!r} is symmetric, V = W^T", "holds" if holds else "fails", reason)
+def _attention(name: str, attention: Attention) -> Assumption:
+    statement = f"synapse {name!r} is attention with beta > 0"
+    beta = float(attention.beta)
+    if beta > 0:
+        return Assumption(statement, "holds", "its current is minus the derivative of its energy")
+    return Assumption(statement, "unknown", f"beta = {beta:g}, of which C13 says nothing")
 
 
-def _is_gained(w: np.ndarray, v: np.ndarray, eps: float) -> bool:
-    """Whether each column of V is a multiple of its row of W."""
-    inner, sizes = np.sum(w * v.T, axis=1), np.linalg.norm(w, axis=1) * np.linalg.norm(v, axis=0)
-    return bool(np.all(np.abs(sizes - np.abs(inner)) <= 64 * eps * sizes))
+def _shapes(memory: AssociativeMemory, name: str) -> list[jax.ShapeDtypeStruct]:
+    dtype = precision_of(memory)
+    return [jax.ShapeDtypeStruct(memory.neurons[end].shape, dtype) for end in dict(memory.connections)[name]]
 
 
 def _current_gap(memory: AssociativeMemory, name: str) -> float:
-    """The largest relative distance of a synapse's currents from minus the derivative of its energy, at four draws."""
-    synapse, ends = memory.synapses[name], dict(memory.connections)[name]
+    """The largest relative distance of a synapse's currents from minus the derivative of its energy, at four draws.
+
+    By automatic differentiation, and along a random direction by differences, which no rule can mislead.
+    """
+    synapse = memory.synapses[name]
+    shapes = _shapes(memory, name)
     gaps = []
     for key in jr.split(jr.key(0), 4):
-        keys = jr.split(key, len(ends))
-        g = [jr.normal(k, memory.neurons[end].shape, precision_of(memory)) for k, end in zip(keys, ends)]
-        for i in range(len(ends)):
-            expected = AbstractSynapse.current(synapse, i, tuple(g))
-            given = jnp.broadcast_to(synapse.current(i, tuple(g)), expected.shape)
-            size = jnp.maximum(jnp.linalg.norm(expected), jnp.linalg.norm(given))
-            gaps.append(float(jnp.linalg.norm(given - expected) / jnp.where(size > 0, size, 1)))
+        g = tuple(jr.normal(k, s.shape, s.dtype) for k, s in zip(jr.split(key, len(shapes)), shapes))
+        for i, shape in enumerate(shapes):
+            expected = AbstractSynapse.current(synapse, i, g)
+            given = jnp.broadcast_to(synapse.current(i, g), shape.shape)
+            gaps.append(_relative(given, expected))
+            energy = lambda a, i=i, g=g: synapse.energy(*g[:i], a, *g[i + 1 :])
+            gaps.append(_slope_gap(energy, g[i], -given))
     return float(np.max(gaps))
+
+
+def _relative(given: Layer, expected: Layer) -> float:
+    size = jnp.maximum(jnp.linalg.norm(expected), jnp.linalg.norm(given))
+    return float(jnp.linalg.norm(given - expected) / jnp.where(size > 0, size, 1))
+
+
+def _slope_gap(function: Callable[[Layer], Any], x: Layer, gradient: Layer) -> float:
+    """How far a slope by differences is from a gradient, as a share of the latter beyond what rounding explains."""
+    direction = jr.rademacher(jr.key(1), x.shape, x.dtype)
+    eps = float(jnp.finfo(x.dtype).eps)
+    length = eps ** (1 / 3)
+    ends = [float(function(x + side * length * direction)) for side in (-1, 1)]
+    slope = (ends[1] - ends[0]) / (2 * length)
+    expected = float(jnp.sum(gradient * direction))
+    # Kinks and third derivatives leave an error of the order of the length; it takes more than that to be a lie.
+    allowed = 0.1 * float(jnp.sum(jnp.abs(gradient))) + 8 * eps * max(map(abs, ends)) / length
+    excess = abs(slope - expected) - allowed
+    return max(0.0, excess) / max(abs(slope), abs(expected), float(jnp.finfo(x.dtype).tiny))
 
 
 # ---- Layers -----------------------------------------------------------------------------------------------------
@@ -101,7 +162,7 @@ def conservative_affine(name: str, neurons: Neurons) -> list[Assumption]:
     if affine is None:
         return []
     statement = f"the scale of layer {name!r} keeps the field conservative"
-    scale = np.asarray(affine.scale)
+    scale = np.asarray(affine.scale, float)
     if affine.conservative:
         return [Assumption(statement, "holds", "it stands on the way in and on the way out")]
     if np.all(scale == 1):
@@ -112,50 +173,69 @@ def conservative_affine(name: str, neurons: Neurons) -> list[Assumption]:
 
 def continuous(memory: AssociativeMemory) -> list[Assumption]:
     """Whether all activations and currents are continuous; nothing to say unless one of them is known to jump."""
-    jumps = "log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between the jumps alone"
     layers = [
-        Assumption(f"the activation of layer {name!r} is continuous", "fails", jumps)
+        Assumption(f"the activation of layer {name!r} is continuous", "fails", why)
         for name, neurons in memory.neurons.items()
-        if _has_jumps(neurons.lagrangian)
+        for why in _jumps(neurons.lagrangian, precision_of(memory))
     ]
     synapses = [
-        Assumption(f"the current of synapse {name!r} is continuous", "fails", jumps)
+        Assumption(f"the current of synapse {name!r} is continuous", "fails", why)
         for name, synapse in memory.synapses.items()
-        if isinstance(synapse, HopfieldMemory) and _has_jumps(synapse.separation)
+        if isinstance(synapse, HopfieldMemory)
+        for why in _jumps(synapse.separation, precision_of(memory))
     ]
     return layers + synapses
 
 
-def _has_jumps(lagrangian: AbstractLagrangian) -> bool:
-    return any(isinstance(part, LogSumReLU) for part in lagrangian.parts)
+def _jumps(lagrangian: AbstractLagrangian, dtype: Any) -> list[str]:
+    """Where the activation of a Lagrangian of hopmix is not continuous, or not a number."""
+    found = []
+    for part in lagrangian.parts:
+        if isinstance(part, LogSumReLU):
+            found.append("log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between jumps")
+        if isinstance(part, LayerNorm | SphericalNorm) and not part.eps >= float(jnp.finfo(dtype).tiny):
+            found.append(f"eps = {part.eps:g} leaves {type(part).__name__} undefined at constant states; 1e-6 is usual")
+        if is_known(part) and float(getattr(part, "beta", 1.0)) == 0:
+            found.append(f"{type(part).__name__} divides by beta = 0; take beta > 0")
+    return found
 
 
 def gradient_activation(name: str, neurons: Neurons) -> list[Assumption]:
     """Whether the activation is the gradient of the Lagrangian; nothing to say of those that hopmix brings."""
     lagrangian = neurons.lagrangian
-    if _is_known(lagrangian):
+    if is_known(lagrangian):
         return []
     statement = f"the activation of layer {name!r} is the gradient of its Lagrangian"
     x = jr.normal(jr.key(0), (4, *neurons.shape), precision_of(neurons))
-    given, expected = jax.vmap(lagrangian.activation)(x), jax.vmap(jax.grad(lagrangian))(x)
-    gap = float(jnp.linalg.norm(given - expected) / jnp.maximum(jnp.linalg.norm(expected), jnp.finfo(x.dtype).tiny))
+    given = jax.vmap(lagrangian.activation)(x)
+    gap = _relative(given, jax.vmap(jax.grad(lagrangian))(x))
+    slopes = [_slope_gap(lagrangian, a, g) for a, g in zip(x, given)]
+    gap = float(np.max([gap, *slopes]))
     if not gap <= 1e-3:
         return [Assumption(statement, "fails", f"at random states it is {gap:.3g} away from it")]
-    return [Assumption(statement, "unknown", f"{type(lagrangian).__name__} is not of hopmix; at four states it is")]
+    return [Assumption(statement, "unknown", f"{_foreign(lagrangian)} is not of hopmix; at four states it is")]
 
 
 def convex(name: str, neurons: Neurons) -> Assumption:
     """Whether the Lagrangian of a layer is convex."""
-    lagrangian, kind = neurons.lagrangian, type(neurons.lagrangian).__name__
+    lagrangian = neurons.lagrangian
+    kind = type(lagrangian).__name__
     statement = f"the Lagrangian of layer {name!r} is convex"
-    if not _is_known(lagrangian):
+    if not is_known(lagrangian):
         lowest = _lowest_curvature(neurons)
         if lowest < -1e-3:
             return Assumption(statement, "fails", f"{kind} has curvature {lowest:.3g} at a random state")
-        return Assumption(statement, "unknown", f"{kind} is not of hopmix; at four states it is")
+        return Assumption(statement, "unknown", f"{_foreign(lagrangian)} is not of hopmix; at four states it is")
     if lagrangian.is_convex:
         return Assumption(statement, "holds", kind)
     return Assumption(statement, "unknown" if isinstance(lagrangian, Sum) else "fails", kind)
+
+
+def _foreign(lagrangian: AbstractLagrangian) -> str:
+    """The first type in a Lagrangian that is not of hopmix."""
+    if type(lagrangian) is Sum:
+        return next(_foreign(term) for term in lagrangian.terms if not is_known(term))
+    return _foreign(lagrangian.lagrangian) if type(lagrangian) is Scaled else type(lagrangian).__name__
 
 
 def free_groups(name: str, neurons: Neurons) -> list[Assumption]:
@@ -163,15 +243,16 @@ def free_groups(name: str, neurons: Neurons) -> list[Assumption]:
     if neurons.clamped is None:
         return []
     mask = np.broadcast_to(np.asarray(neurons.clamped), neurons.shape)
-    axes = [part.axes for part in neurons.lagrangian.parts if hasattr(part, "axes")]  # pyright: ignore
-    whole = all(np.array_equal(mask.any(axis=a), mask.all(axis=a)) for a in axes)
     statement = f"the clamped entries of layer {name!r} are whole groups of its Lagrangian"
     reason = f"{int(mask.sum())} of {mask.size} entries are clamped"
+    if mask.all() or not mask.any():
+        return [Assumption(statement, "holds", reason)]
+    if not is_known(neurons.lagrangian):
+        unknown = f"{reason}, and which units {_foreign(neurons.lagrangian)} couples is not known"
+        return [Assumption(statement, "unknown", unknown)]
+    axes = [part.axes for part in neurons.lagrangian.parts if hasattr(part, "axes")]  # pyright: ignore
+    whole = all(np.array_equal(mask.any(axis=a), mask.all(axis=a)) for a in axes)
     return [Assumption(statement, "holds" if whole else "fails", reason)]
-
-
-def _is_known(lagrangian: AbstractLagrangian) -> bool:
-    return all(type(part) in CATALOGUE for part in lagrangian.parts)
 
 
 def _lowest_curvature(neurons: Neurons) -> float:
@@ -180,112 +261,19 @@ def _lowest_curvature(neurons: Neurons) -> float:
     return float(np.min([jnp.sum(a * b) / jnp.sum(a * a) for a, b in zip(v, products)]))
 
 
-# ---- Hidden layers that are joined, and the concavity of a potential ----------------------------------------------
+# ---- Hidden layers that are joined ------------------------------------------------------------------------------
 
 
 def one_rest(potential: Potential) -> list[Assumption]:
-    r"""Whether joined hidden layers have one state of rest: each is moved by the others by a factor below one."""
+    r"""Whether joined hidden layers have one state of rest: they move each other by a factor below one."""
     if potential.is_explicit:
         return []
+    pull = mutual_pull(potential)
     statement = "the joined hidden layers have one state of rest"
-    factors = {h: _pull(potential, h) for h in potential.hidden}
-    worst = max(factors.values())
-    reason = f"the others move {max(factors, key=factors.__getitem__)!r} by a factor of at most {worst:.3g}"
-    return [Assumption(statement, "holds" if worst < 1 else "unknown", reason)]
+    reason = f"they move each other by a factor of at most {pull:.3g}"
+    return [Assumption(statement, "holds" if pull < 1 else "unknown", reason)]
 
 
-def _pull(potential: Potential, hidden: str) -> float:
-    """How much the state of a hidden layer can move when those joined with it move by one, at most."""
-    memory, total = potential.memory, 0.0
-    for name, ends in memory.connections:
-        others = [end for end in ends if end in potential.hidden and end != hidden]
-        if hidden in ends and (others or ends.count(hidden) > 1 or not memory.synapses[name].is_explicit):
-            if len(ends) != 2 or not others:
-                return math.inf
-            total += _norm(memory.synapses[name]) * _slope(memory.neurons[others[0]]) * _gain(memory.neurons[hidden])
-    return total
-
-
-def _slope(neurons: Neurons) -> float:
-    return max(map(abs, neurons.lagrangian.curvature)) * _gain(neurons)
-
-
-def concavity_bound(potential: Potential) -> float:
-    r"""A $K \ge 0$ for which $U(g) + \tfrac{K}{2} |g|^2$ is convex; infinite where none is known.
-
-    $$K = \gamma^2 \sum_h \max(0, -\mu_h)\,\gamma_h^2\,|W_h|_2^2$$
-
-    with $\mu_h$ the lowest curvature of the hidden Lagrangians ($-0.1289$ for `GELU`), $|W_h|_2$ the spectral norms of
-    the synapses and $\gamma$ the largest scales of the affines. It is 0 for convex hidden units, also where they are
-    joined with each other and have one state of rest. Synapses of the visible layer with itself count as far as they
-    are known: `Bias`, `HopfieldMemory` with convex separation, and `Attention`.
-
-    **Arguments:**
-
-    - `potential`: of concrete, tied weights.
-
-    **Source:** `theory/C06-gelu.md`; `theory/C13-transformer.md` for attention.
-    """
-    memory = potential.memory
-    if not potential.is_explicit and not _joined_is_convex(potential):
-        return math.inf
-    own = [memory.synapses[name] for name, ends in memory.connections if set(ends) == {potential.visible}]
-    branches = [_branch_concavity(potential, h) for h in potential.hidden]
-    return sum(branches) + sum(_own_concavity(synapse, potential.neurons) for synapse in own)
-
-
-def _joined_is_convex(potential: Potential) -> bool:
-    """Whether U is a maximum over hidden activations of what is linear in g (`theory/C05-steps.md`)."""
-    memory = potential.memory
-    layers = [memory.neurons[h].lagrangian for h in potential.hidden]
-    touching = [memory.synapses[name] for name, ends in memory.connections if set(ends) & set(potential.hidden)]
-    return (
-        all(_is_known(lagrangian) and lagrangian.is_convex for lagrangian in layers)
-        and all(type(synapse) in (*COUPLED, Bias, Pooling) for synapse in touching)
-        and all(assumption.verdict == "holds" for assumption in one_rest(potential))
-    )
-
-
-def _branch_concavity(potential: Potential, hidden: str) -> float:
-    memory, neurons = potential.memory, potential.memory.neurons[hidden]
-    if not _is_known(neurons.lagrangian):
-        return math.inf
-    lowest = neurons.lagrangian.curvature[0]
-    if lowest >= 0:
-        return 0.0
-    norm = sum(_norm(memory.synapses[name]) for name, ends in memory.connections if hidden in ends)
-    return -lowest * (_gain(neurons) * norm * _gain(potential.neurons)) ** 2
-
-
-def _own_concavity(synapse: AbstractSynapse, visible: Neurons) -> float:
-    if type(synapse) is Bias:
-        return 0.0
-    if type(synapse) is Attention:
-        return float(synapse.concavity(visible.shape[0])) * _gain(visible) ** 2
-    if type(synapse) is HopfieldMemory and synapse.similarity == "dot" and _is_known(synapse.separation):
-        return 0.0 if synapse.separation.is_convex else math.inf
-    return math.inf
-
-
-def _norm(synapse: AbstractSynapse) -> float:
-    """The spectral norm of the linear map of a bilinear synapse, or a bound on it."""
-    if type(synapse) is Bias:
-        return 0.0
-    if type(synapse) is Pooling:
-        return 1.0  # its rows and its columns add up to at most one
-    if type(synapse) is Convolution:
-        up = np.asarray(synapse.coupling.up, float)
-        taps = up.reshape(up.shape[0], synapse.window[0] * synapse.window[1], -1)
-        return float(sum(np.linalg.norm(taps[:, i], 2) for i in range(taps.shape[1])))
-    if type(synapse) in COUPLED:
-        return float(np.linalg.norm(np.asarray(synapse.coupling.up, float), 2))  # pyright: ignore
-    return math.inf
-
-
-def _gain(neurons: Neurons) -> float:
-    return 1.0 if neurons.affine is None else float(np.max(np.abs(np.asarray(neurons.affine.scale))))
-
-
-def precision_of(system):
+def precision_of(system: Any) -> Any:
     """The floating-point type of a system's parameters, JAX's default if it has none."""
     return jnp.result_type(float, *(leaf for leaf in jax.tree.leaves(system) if eqx.is_inexact_array(leaf)))

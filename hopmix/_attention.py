@@ -77,9 +77,13 @@ class Attention(AbstractSynapse):
         **Source:** `theory/C13-transformer.md`.
         """
         norms = jnp.linalg.norm(jnp.einsum("hdc,hde->hce", self.keys, self.queries), 2, axis=(1, 2))
-        return self._mask_factor(tokens) * jnp.sum(norms)
+        return self.mask_factor(tokens) * jnp.sum(norms)
 
-    def _mask_factor(self, tokens: int) -> float:
+    def mask_factor(self, tokens: int) -> float:
+        r"""$c_n$, a bound on the largest eigenvalue of $A + A^\top$ over all attention matrices $A$ of these masks.
+
+        **Source:** `theory/C13-transformer.md`.
+        """
         if self.include_self:
             return 1 + tokens**0.5
         if tokens == 1:

@@ -1,9 +1,10 @@
 r"""Certificate: which theorem covers an object, which of its assumptions hold, and a numerical check of it.
 
-- *Flow descent* (C01; with attention C13): with conservative synapses and convex Lagrangians of the layers that move,
-  $\dot E = -\sum_a \tau_a \dot x_a^\top H_a \dot x_a \le 0$. Of a block only the visible layer moves.
+- *Flow descent* (C01; with attention C13; for $V = W^\top D$ C10): with conservative synapses and convex Lagrangians of
+  the layers that move, $\dot E = -\sum_a \tau_a \dot x_a^\top H_a \dot x_a \le 0$. Of a block only the visible layer
+  moves.
 - *Step descent* (C05): if the potential is convex too, one explicit step of a residual block lowers the energy for
-  every step size, and one of a leaky block for every leak * step in (0, 1].
+  every step size, and one of a leaky block for every leak * step in $(0, 1 + \mu/\ell]$.
 - *Step descent without convexity* (C06): if the potential is weakly convex, as with GELU units, up to a bound on the
   step.
 """
@@ -21,7 +22,6 @@ from jaxtyping import Array
 
 from hopmix._assumptions import (
     Assumption,
-    concavity_bound,
     conservative_affine,
     conservative_synapse,
     continuous,
@@ -30,13 +30,17 @@ from hopmix._assumptions import (
     gradient_activation,
     one_rest,
     precision_of,
+    sound,
+    tied_couplings,
 )
 from hopmix._attention import Attention
+from hopmix._concavity import concavity_bound
+from hopmix._conservative_form import conservative_form, gained_layers
 from hopmix._derive import Block, SerialBlock
 from hopmix._dynamics import velocity
-from hopmix._lagrangian_groups import LayerNorm
 from hopmix._memory import AssociativeMemory
-from hopmix._types import Layer, PRNGKey
+from hopmix._softness import safe_step
+from hopmix._types import Layer, PRNGKey, Scalar
 
 System = Block | AssociativeMemory | SerialBlock
 
@@ -63,12 +67,16 @@ class Check(NamedTuple):
 class Certificate:
     """What is known about the descent of a block or a memory; made by `certify`.
 
+    It speaks of exact arithmetic and of the parameters as they are now.
+
     - `flow`: the assumptions of descent along the continuous flow.
     - `step`: the further assumptions of descent in every explicit step (empty for a memory).
     - `step_bound`: the largest step for which step descent is proved from every state; NaN where nothing is.
     - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN where it means nothing: for a memory, and
         where descent along the flow is not proved.
     - `flow_claim`, `step_claim`: the claims that these assumptions belong to, as in `theory/`.
+    - `form`: the system whose `energy` falls: the one that was certified, unless its couplings are untied one by one
+        and conservative all the same (`theory/C10-pseudo-energy.md`).
     """
 
     system: System = dataclasses.field(repr=False)
@@ -78,6 +86,7 @@ class Certificate:
     concavity: float = math.nan
     flow_claim: str = "C01"
     step_claim: str = "C05"
+    form: System | None = dataclasses.field(default=None, repr=False)
 
     @property
     def descends_in_flow(self) -> bool:
@@ -96,22 +105,34 @@ class Certificate:
             return self.step_claim
         return self.flow_claim if self.descends_in_flow else None
 
-    def step_bound_at(self, x: Layer) -> float:
-        r"""The largest step of a residual block for which descent from the state `x` is proved.
+    def energy(self, state: Any) -> Scalar:
+        r"""The energy that the certificate is about, at one state.
 
-        With a layer norm, $s(x)/(\gamma K)$ with $s = \sqrt{\mathrm{var} + \epsilon}$ of the quietest group is often
-        far above `step_bound`, which has to cover constant states too.
+        It is `system.energy`, except for gains, $V = W^\top D$, whose energy has $\sum_\alpha D_\alpha
+        \Phi(h_\alpha)$ in place of $\sum_\alpha \Phi(h_\alpha)$.
+
+        **Raises:** `TypeError` for a serial block, which has none.
+
+        **Source:** `theory/C10-pseudo-energy.md`.
+        """
+        system = self.form or self.system
+        if isinstance(system, SerialBlock):
+            raise TypeError("A serial block has no energy (C09); certify its `parts`.")
+        return system.energy(state)
+
+    def step_bound_at(self, x: Layer) -> float:
+        r"""The largest step of a block for which descent from the state `x` is proved.
+
+        Where the softness of the visible divergence is known at a state, as for norms ($s(x)/\gamma$ with $s =
+        \sqrt{\mathrm{var} + \epsilon}$ of the quietest group), it is often far above `step_bound`, which has to cover
+        constant states too. For a block that repeats its step it is the least over the states that its own steps pass.
 
         **Source:** `theory/C06-gelu.md`.
         """
-        block = self.system
-        if not isinstance(block, Block) or math.isnan(self.step_bound) or block.leak or not self.concavity:
+        block = self.form
+        if not isinstance(block, Block) or math.isnan(self.step_bound) or not self.concavity:
             return self.step_bound
-        norm = block.potential.neurons.lagrangian
-        if type(norm) is not LayerNorm:
-            return self.step_bound
-        quietest = float(jnp.min(jnp.sqrt(jnp.var(x, axis=norm.axes) + norm.eps)))
-        return max(self.step_bound, quietest / (float(norm.scale) * self.concavity))
+        return max(self.step_bound, safe_step(block, x, self.concavity))
 
     def check(self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0) -> Check:
         r"""Try descent and symmetry on random states, and report the worst case.
@@ -129,7 +150,7 @@ class Certificate:
 
     def check_from(self, states: Any, *, steps: int = 16) -> Check:
         """Try descent and symmetry from given states, stacked on a first axis, and report the worst case."""
-        energies, probes = eqx.filter_jit(_trial)(self.system, states, steps)
+        energies, probes = eqx.filter_jit(_trial)(self.system, self.form or self.system, states, steps)
         largest = jnp.max(jnp.abs(energies), axis=1)
         rise = float(jnp.max(jnp.max(jnp.diff(energies, axis=1), axis=1) / jnp.where(largest > 0, largest, 1.0)))
         asymmetry = _asymmetry(probes)
@@ -145,7 +166,15 @@ class Certificate:
             bound = f", for {_steps_up_to(self.step_bound)}" if self.descends_in_steps else known
             lines.append(f"energy descent in every step: {proved(self.descends_in_steps, self.step_claim)}{bound}")
         lines += [f"  [{a.verdict}] {a.statement}: {a.reason}" for a in self.flow + self.step]
-        return "\n".join(lines)
+        return "\n".join([*lines, f"not covered: {'; '.join(self._not_covered())}"])
+
+    def _not_covered(self) -> list[str]:
+        limits = ["rounding (C18)", "other parameters than these"]
+        if isinstance(self.system, AssociativeMemory):
+            return [*limits, "explicit steps of a memory"]
+        if isinstance(self.system, Block) and self.system.drop_path:
+            return [*limits, f"calls with a key, which drop branches (drop_path = {self.system.drop_path:g})"]
+        return limits
 
 
 def certify(system: System) -> Certificate:
@@ -159,47 +188,63 @@ def certify(system: System) -> Certificate:
 
     **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of others.
     """
-    if type(system) is AssociativeMemory:
-        return Certificate(system, _flow_assumptions(system, tuple(system.neurons)), flow_claim=_flow_claim(system))
-    if type(system) is Block:
-        return _certify_block(system)
-    if isinstance(system, AssociativeMemory | Block):
-        reason = f"{type(system).__name__} may override any of its methods"
-        return Certificate(system, (Assumption("the system is one of hopmix, unchanged", "unknown", reason),))
     if isinstance(system, SerialBlock):
         reason = (
             "a composition of two gradient steps is no gradient step, even with tied weights (C09); certify its "
             "`parts`, or use the parallel form"
         )
         return Certificate(system, (Assumption("the layer is one step of one potential", "fails", reason),))
-    raise TypeError(
-        f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
-        "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
-    )
+    if not isinstance(system, AssociativeMemory | Block):
+        raise TypeError(
+            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
+            "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
+        )
+    if unsound := sound(system):
+        return Certificate(system, tuple(unsound))
+    form = conservative_form(system)
+    return _certify_block(system, form) if isinstance(system, Block) else _certify_memory(system, form)
 
 
-def _certify_block(block: Block) -> Certificate:
-    potential = block.potential
-    flow = (*one_rest(potential), *_flow_assumptions(potential.memory, (potential.visible,)))
-    flow_claim = _flow_claim(potential.memory)
+def _certify_memory(memory: AssociativeMemory, form: AssociativeMemory) -> Certificate:
+    flow = _flow_assumptions(memory, form, tuple(memory.neurons))
+    return Certificate(memory, flow, flow_claim=_flow_claim(memory), form=form)
+
+
+def _certify_block(block: Block, form: Block) -> Certificate:
+    memory = block.potential.memory
+    potential = form.potential
+    flow = (*one_rest(potential), *_flow_assumptions(memory, potential.memory, (potential.visible,)))
+    flow_claim = _flow_claim(memory)
     if any(a.verdict != "holds" for a in flow):
         reason = "it needs all of the above"  # the bound on K is one for tied weights, the steps are those of a flow
         step = (Assumption("explicit steps follow the flow", "unknown", reason),)
-        return Certificate(block, flow, step, flow_claim=flow_claim)
-    concavity, decay = concavity_bound(potential), block.leak * block.step
+        return Certificate(block, flow, step, flow_claim=flow_claim, form=form)
+    concavity = concavity_bound(potential)
     bound = math.nan if math.isinf(concavity) else _step_bound(block, concavity)
-    bounded = "no bound is known" if math.isinf(concavity) else f"K = {concavity:.4g}"
-    step = (
-        Assumption("U + K/2 |g|^2 is convex", "unknown" if math.isinf(concavity) else "holds", bounded),
-        Assumption("leak * step is at most 1", "holds" if decay <= 1 else "fails", f"leak * step = {decay:g}"),
-        Assumption(
-            "the step is within its bound",
-            "holds" if block.step <= bound else "unknown",
-            f"{block.step:g}, and descent from every state is proved for {_steps_up_to(bound)}; n_iter any",
-        ),
+    return Certificate(
+        block,
+        flow,
+        _step_assumptions(block, concavity, bound),
+        bound,
+        concavity,
+        flow_claim,
+        _step_claim(concavity, flow_claim),
+        form,
     )
-    step_claim = "C05" if not concavity else "C13" if flow_claim == "C13" else "C06"
-    return Certificate(block, flow, step, bound, concavity, flow_claim, step_claim)
+
+
+def _step_assumptions(block: Block, concavity: float, bound: float) -> tuple[Assumption, ...]:
+    unknown = math.isinf(concavity)
+    bounded = "no bound is known" if unknown else f"K = {concavity:.4g}"
+    reason = f"{block.step:g}, and descent from every state is proved for {_steps_up_to(bound)}; n_iter any"
+    found = [
+        Assumption("U + K/2 |g|^2 is convex", "unknown" if unknown else "holds", bounded),
+        Assumption("the step is within its bound", "holds" if block.step <= bound else "unknown", reason),
+    ]
+    if block.drop_path:
+        reason = f"drop_path = {block.drop_path:g}: each call with a key lowers another energy"
+        found.append(Assumption("no branch is dropped", "unknown", reason))
+    return tuple(found)
 
 
 def _steps_up_to(bound: float) -> str:
@@ -208,25 +253,40 @@ def _steps_up_to(bound: float) -> str:
     return "steps of any size" if math.isinf(bound) else f"steps up to {bound:.4g}"
 
 
+def _step_claim(concavity: float, flow_claim: str) -> str:
+    if not concavity:
+        return "C05"
+    return "C13" if flow_claim == "C13" else "C06"
+
+
 def _step_bound(block: Block, concavity: float) -> float:
-    highest = block.potential.neurons.lagrangian.curvature[1]
+    """The larger of what C06.3 proves for leak * step up to 1, and beyond it by the symmetry of the divergence."""
+    lowest, highest = block.potential.neurons.lagrangian.curvature
     # 0 * inf: a convex potential needs no bound however curved the visible Lagrangian is.
     steepness = block.leak + (concavity * highest if concavity else 0.0)
-    bound = 2 / steepness if steepness else math.inf
-    return min(bound, 1 / block.leak) if block.leak else bound
+    if not steepness:
+        return math.inf
+    within = min(2 / steepness, 1 / block.leak if block.leak else math.inf)
+    symmetry = lowest / highest if 0 < highest < math.inf else 0.0
+    return max(within, (1 + symmetry) / steepness)
 
 
-def _flow_assumptions(memory: AssociativeMemory, moving: tuple[str, ...]) -> tuple[Assumption, ...]:
-    layers = memory.neurons.items()
+def _flow_assumptions(
+    memory: AssociativeMemory, form: AssociativeMemory, moving: tuple[str, ...]
+) -> tuple[Assumption, ...]:
+    layers = form.neurons.items()
     return (
         *continuous(memory),
+        *tied_couplings(memory),
         *(a for name in memory.synapses for a in conservative_synapse(memory, name)),
         *(a for name, n in layers for a in (*conservative_affine(name, n), *gradient_activation(name, n))),
-        *(a for name in moving for a in (convex(name, memory.neurons[name]), *free_groups(name, memory.neurons[name]))),
+        *(a for name in moving for a in (convex(name, form.neurons[name]), *free_groups(name, form.neurons[name]))),
     )
 
 
 def _flow_claim(memory: AssociativeMemory) -> str:
+    if gained_layers(memory):
+        return "C10"
     return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"
 
 
@@ -246,14 +306,14 @@ def _draw(system: System, key: PRNGKey, scale: float) -> Any:
     return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
 
 
-def _trial(system: System, states: Any, steps: int) -> tuple[Array, Array]:
-    """Energies along explicit steps from each state, and the two halves of a random antisymmetric probe."""
+def _trial(system: System, form: System, states: Any, steps: int) -> tuple[Array, Array]:
+    """Energies of the form along explicit steps of the system, and both halves of a random antisymmetric probe."""
     keys = jr.split(jr.key(0), jax.tree.leaves(states)[0].shape[0])
-    probes = jax.lax.map(lambda pair: _probe(system, *pair), (states, keys))
-    return jax.lax.map(lambda x: _trace(system, x, steps), states, batch_size=64), probes
+    probes = jax.lax.map(lambda pair: _probe(system, form, *pair), (states, keys))
+    return jax.lax.map(lambda x: _trace(system, form, x, steps), states, batch_size=64), probes
 
 
-def _trace(system: System, start: Any, steps: int) -> Array:
+def _trace(system: System, form: System, start: Any, steps: int) -> Array:
     if isinstance(system, SerialBlock):
         return jnp.full(steps + 1, jnp.nan, start.dtype)
     if isinstance(system, Block):
@@ -261,17 +321,17 @@ def _trace(system: System, start: Any, steps: int) -> Array:
     else:
         dt = 0.01 * min(layer.tau for layer in system.neurons.values())
         step = lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
-    energy: Any = system.energy
+    energy: Any = form.energy  # pyright: ignore[reportAttributeAccessIssue]
     return jax.lax.scan(lambda x, _: (step(x), energy(x)), start, None, length=steps + 1)[1]
 
 
-def _probe(system: System, x: Any, key: PRNGKey) -> Array:
+def _probe(system: System, form: System, x: Any, key: PRNGKey) -> Array:
     r"""$u \cdot HJv$ and $v \cdot HJu$ for random $u$ and $v$, equal where the field is a gradient."""
     leaves, structure = jax.tree.flatten(x)
     draws = ([jr.normal(k, a.shape, a.dtype) for k, a in zip(jr.split(k, len(leaves)), leaves)] for k in jr.split(key))
     u, v = (_release(system, jax.tree.unflatten(structure, draw)) for draw in draws)
     field = (lambda x: system(x) - x) if isinstance(system, SerialBlock) else system.force
-    first, second = (_inner(a, _metric(system, x, jax.jvp(field, (x,), (b,))[1])) for a, b in ((u, v), (v, u)))
+    first, second = (_inner(a, _metric(form, x, jax.jvp(field, (x,), (b,))[1])) for a, b in ((u, v), (v, u)))
     return jnp.stack([first, second])
 
 

@@ -9,6 +9,7 @@ sit where all of them are at rest together, which is found by sweeps over them. 
 is a network layer.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import equinox as eqx
@@ -152,10 +153,10 @@ class Block(eqx.Module):
     drop_path: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
-        if self.leak < 0:
-            raise ValueError(f"Block needs leak >= 0, got {self.leak}; 0 is the residual, 1 the leaky form.")
-        if self.step <= 0:
-            raise ValueError(f"Block needs step > 0, got {self.step}.")
+        if not 0 <= self.leak < math.inf:
+            raise ValueError(f"Block needs a finite leak >= 0, got {self.leak}; 0 is the residual, 1 the leaky form.")
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"Block needs a finite step > 0, got {self.step}; 1 is usual.")
         if self.n_iter < 1:
             raise ValueError(f"Block needs n_iter >= 1, got {self.n_iter}.")
         if not 0 <= self.drop_path < 1:

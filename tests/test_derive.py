@@ -488,9 +488,9 @@ def clamped_hidden(key):
         (lambda key: eliminate(clamped_hidden(key), ["h"]), r"A clamped layer follows nothing: free \['h'\]"),
         (
             lambda key: derive_block(dense_pair(key), ["h"], leak=-0.1),
-            r"Block needs leak >= 0, got -0.1; 0 is the resid",
+            r"Block needs a finite leak >= 0, got -0.1; 0 is the resid",
         ),
-        (lambda key: derive_block(dense_pair(key), ["h"], step=0.0), r"Block needs step > 0, got 0.0"),
+        (lambda key: derive_block(dense_pair(key), ["h"], step=0.0), r"Block needs a finite step > 0, got 0.0"),
         (lambda key: derive_block(dense_pair(key), ["h"], n_iter=0), r"Block needs n_iter >= 1, got 0"),
         (lambda key: derive_block(dense_pair(key), ["h"], drop_path=1.0), r"Block needs 0 <= drop_path < 1, got 1.0"),
         (lambda key: derive_block(dense_pair(key), ["h"], drop_path=-0.1), r"Block needs 0 <= drop_path < 1, got -0.1"),

@@ -246,8 +246,8 @@ def test_a_tied_mixer_of_two_by_two_rises_at_step_one():
 def test_within_its_bound_and_along_the_flow_it_descends():
     certificate = certify(smallest_block())
     step = certificate.step_bound_at(CORNER)
-    assert step == pytest.approx(math.sqrt(3) / 4 / (-DEEPEST_SLOPE * (16 + 17)), rel=1e-4)
-    path = descend(smallest_block(step=2 * step), CORNER, 20)
+    assert step == pytest.approx(2 * math.sqrt(3) / 4 / (-DEEPEST_SLOPE * (16 + 17)), rel=1e-4)
+    path = descend(smallest_block(step=step), CORNER, 20)
     assert bool(path.descends)
     assert jnp.max(rates(smallest_block(), CORNER[None])) < 0
 

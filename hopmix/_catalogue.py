@@ -1,0 +1,140 @@
+"""Catalogue: the exact types whose mathematics is proved, and what a system has beside them.
+
+A subclass may override anything, so that it counts as a type of its own: nothing is known of it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from hopmix._convolution import Convolution
+from hopmix._coupling import Coupling
+from hopmix._derive import Block, Potential
+from hopmix._gained import Gained
+from hopmix._lagrangian import (
+    GELU,
+    AbstractLagrangian,
+    Exponential,
+    Quadratic,
+    ReLU,
+    RePU,
+    Scaled,
+    Sigmoid,
+    Sum,
+    Tanh,
+)
+from hopmix._lagrangian_groups import (
+    Entmax,
+    GhostMax,
+    LayerNorm,
+    LogSumReLU,
+    Softmax,
+    SphericalNorm,
+)
+from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._synapse import (
+    AbstractSynapse,
+    ChannelMixing,
+    Dense,
+    TokenMixing,
+)
+
+ELEMENTWISE = {Quadratic, ReLU, RePU, GELU, Exponential, Tanh, Sigmoid}
+GROUPS = {Softmax, GhostMax, Entmax, LogSumReLU, LayerNorm, SphericalNorm}
+COUPLED = (Dense, TokenMixing, ChannelMixing, Convolution)
+PARTS = {Coupling, Affine, Neurons, Potential, AssociativeMemory, Block}
+
+SMOOTH = {
+    *("add", "sub", "mul", "neg", "integer_pow", "square", "dot_general", "reduce_sum", "add_any"),
+    *("exp", "tanh", "logistic", "sin", "cos", "erf", "erfc"),
+    *("broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "slice", "concatenate"),
+    *("copy", "rev", "pad", "iota", "convert_element_type", "jit", "pjit"),
+}
+"""Operations of JAX that are smooth everywhere, and differentiated as what they are."""
+
+
+def is_known(lagrangian: AbstractLagrangian) -> bool:
+    """Whether a Lagrangian is one of hopmix, or a sum of multiples of such."""
+    if type(lagrangian) is Sum:
+        return all(is_known(term) for term in lagrangian.terms)
+    if type(lagrangian) is Scaled:
+        return is_known(lagrangian.lagrangian)
+    if type(lagrangian) is Gained:
+        return is_elementwise(lagrangian.lagrangian)
+    return type(lagrangian) in ELEMENTWISE | GROUPS
+
+
+def is_elementwise(lagrangian: AbstractLagrangian) -> bool:
+    """Whether a Lagrangian of hopmix is a sum over single units."""
+    units = ELEMENTWISE | {Gained}
+    return is_known(lagrangian) and all(type(part) in units for part in lagrangian.parts)
+
+
+def foreign_parts(system: Any) -> list[str]:
+    """The types in a system, beside Lagrangians and synapses, that are not those of hopmix."""
+    modules = [m for m in _modules(system) if not isinstance(m, AbstractLagrangian | AbstractSynapse)]
+    return sorted({type(module).__name__ for module in modules if type(module) not in PARTS})
+
+
+def _modules(tree: Any) -> Iterator[eqx.Module]:
+    """The modules of a tree, outermost first; of Lagrangians and most synapses not what is inside."""
+    for node in jax.tree.leaves(tree, is_leaf=_is_module):
+        if not _is_module(node):
+            continue
+        yield node
+        is_closed = isinstance(node, AbstractLagrangian | AbstractSynapse) and type(node) not in COUPLED
+        if not is_closed:
+            yield from _modules(list(vars(node).values()))
+
+
+def _is_module(node: Any) -> bool:
+    return isinstance(node, eqx.Module)
+
+
+def not_finite(system: Any) -> list[str]:
+    """The places of the parameters of a system that are not finite numbers."""
+    leaves = jax.tree_util.tree_leaves_with_path(system)
+    numbers = [(path, leaf) for path, leaf in leaves if eqx.is_inexact_array_like(leaf)]
+    # As float64: NumPy has no test for the half precisions of ml_dtypes.
+    return [
+        jax.tree_util.keystr(path).removeprefix(".")
+        for path, leaf in numbers
+        if not np.all(np.isfinite(np.asarray(leaf, float)))
+    ]
+
+
+def is_smooth(function: Callable, *examples: jax.ShapeDtypeStruct) -> bool:
+    """Whether a function is a program of smooth operations alone, so that its derivative is what JAX says."""
+    try:
+        program = jax.make_jaxpr(function)(*examples)
+    except Exception:  # of a user's function anything can be raised
+        return False
+    return all(_is_smooth(equation) for equation in program.jaxpr.eqns)
+
+
+def _is_smooth(equation: Any) -> bool:
+    name = equation.primitive.name
+    if name not in SMOOTH:
+        return False
+    if name == "integer_pow" and equation.params["y"] < 0:
+        return False
+    if name == "convert_element_type" and _narrows(equation):
+        return False
+    inner = [p for p in equation.params.values() if isinstance(p, ClosedJaxpr | Jaxpr)]
+    programs = [p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in inner]
+    return all(_is_smooth(e) for program in programs for e in program.eqns)
+
+
+def _narrows(equation: Any) -> bool:
+    """Whether a conversion rounds: to what is no float, or to a float of fewer digits."""
+    (operand,) = equation.invars
+    asked = equation.params["new_dtype"]
+    if not jnp.issubdtype(asked, jnp.floating):
+        return True
+    given = operand.aval.dtype
+    return bool(jnp.issubdtype(given, jnp.floating) and jnp.finfo(asked).eps > jnp.finfo(given).eps)

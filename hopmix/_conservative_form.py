@@ -1,0 +1,224 @@
+r"""Conservative form: the system of tied couplings with the same forces, whose energy is the one that falls.
+
+A field of untied weights can have an energy of its own. Couplings that join the same layers act together, by the sums
+of their $W$ and of their $V$. Where $V = W^\top D$ with a gain $D_\alpha$ for each hidden unit, tied weights and units
+with the Lagrangian $\sum_\alpha D_\alpha \Phi(x_\alpha)$ give the same currents (claim C10). Of a layer that is joined
+with itself the current is $(W + V)\,g$: there $W + V$ has to be symmetric.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from hopmix._catalogue import COUPLED, is_elementwise
+from hopmix._convolution import Convolution
+from hopmix._coupling import Coupling
+from hopmix._derive import Block
+from hopmix._gained import Gained
+from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing
+
+Rows: TypeAlias = np.ndarray
+"""A matrix (hidden, visible) in float64."""
+
+
+class Joint(NamedTuple):
+    r"""The couplings that join two layers in the same way, added up.
+
+    - `names`: of their synapses.
+    - `ends`: the layers, the hidden one last.
+    - `up`, `down`: the sums of their $W$ and of their $V^\top$.
+    - `gap`: the largest $|v_\alpha - w_\alpha|/|w_\alpha|$ of a hidden unit; of a layer joined with itself, that of
+        $W + V$ and its transpose.
+    - `gains`: $D$, where each $v_\alpha = D_\alpha w_\alpha$; `None` where there is no such $D$.
+    - `rounding`: up to which gap weights count as tied.
+    """
+
+    names: tuple[str, ...]
+    ends: tuple[str, ...]
+    up: Rows
+    down: Rows
+    gap: float
+    gains: np.ndarray | None
+    rounding: float
+
+    @property
+    def is_tied(self) -> bool:
+        return self.gap <= self.rounding
+
+    @property
+    def joins_itself(self) -> bool:
+        return self.ends[0] == self.ends[1]
+
+
+def joints(memory: AssociativeMemory) -> list[Joint]:
+    """The couplings of a memory, added up where they act together."""
+    groups: dict[Any, list[str]] = {}
+    for name, ends in memory.connections:
+        if type(memory.synapses[name]) in COUPLED:
+            groups.setdefault(_kind(memory.synapses[name], ends), []).append(name)
+    return [_joint(memory, tuple(names)) for names in groups.values()]
+
+
+def _kind(synapse: AbstractSynapse, ends: tuple[str, ...]) -> Any:
+    """What couplings that add up have in common; a dense one of the layers in reverse is its transpose."""
+    if type(synapse) is Convolution:
+        return Convolution, ends, synapse.grid, synapse.window, synapse.stride
+    return type(synapse), frozenset(ends)
+
+
+def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
+    connections = dict(memory.connections)
+    ends = connections[names[0]]
+    couplings = [coupling_of(memory, name) for name in names]
+    pairs = [_rows(c, connections[name] != ends) for c, name in zip(couplings, names)]
+    up = np.sum([w for w, _ in pairs], axis=0)
+    down = np.sum([v for _, v in pairs], axis=0)
+    eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
+    rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
+    if ends[0] == ends[1]:
+        both = up + down.T
+        return Joint(names, ends, up, down, _gap(both, both.T), None, rounding)
+    return Joint(names, ends, up, down, _gap(up, down), _gains(up, down, rounding), rounding)
+
+
+def coupling_of(memory: AssociativeMemory, name: str) -> Coupling:
+    """The coupling of a synapse that has one."""
+    return memory.synapses[name].coupling  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _rows(coupling: Coupling, turned: bool) -> tuple[Rows, Rows]:
+    """W and V^T in float64; for layers the other way round, what they are as seen from there."""
+    up = np.asarray(coupling.up, float)
+    down = np.asarray(coupling.down, float)
+    return (down, up.T) if turned else (up, down.T)
+
+
+def _gap(w: Rows, v: Rows) -> float:
+    """The largest distance of a row of v from that of w, relative to the latter."""
+    # Each pair of rows in its own unit: no large row hides a small one, and no square leaves float64.
+    unit = np.maximum(_sizes(w), _sizes(v))
+    gaps = np.linalg.norm(v / unit - w / unit, axis=1)
+    lengths = np.linalg.norm(w / unit, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(gaps == 0, 0.0, gaps / lengths)
+    return float(np.max(relative, initial=0.0))
+
+
+def _gains(w: Rows, v: Rows, rounding: float) -> np.ndarray | None:
+    """D with v = D w, row by row; 1 for a pair of empty rows."""
+    unit_w = w / _sizes(w)
+    unit_v = v / _sizes(v)
+    square = np.sum(unit_w**2, axis=1)
+    ratio = np.sum(unit_v * unit_w, axis=1) / np.where(square == 0, 1, square)
+    rest = np.linalg.norm(unit_v - ratio[:, None] * unit_w, axis=1)
+    if not np.all(rest <= rounding * np.linalg.norm(unit_v, axis=1)):
+        return None
+    gains = ratio * (_sizes(v) / _sizes(w))[:, 0]
+    return np.where(square == 0, 1.0, gains)
+
+
+def _sizes(rows: Rows) -> Rows:
+    """The largest entry of each row, 1 for an empty one."""
+    sizes = np.max(np.abs(rows), axis=1, keepdims=True, initial=0.0)
+    return np.where(sizes == 0, 1.0, sizes)
+
+
+# ---- The form ---------------------------------------------------------------------------------------------------
+
+
+def gained_layers(memory: AssociativeMemory) -> dict[str, np.ndarray]:
+    """The gains of the hidden layers whose couplings are all tied up to them, where they are not 1."""
+    found = joints(memory)
+    gained = {}
+    for layer in {joint.ends[-1] for joint in found}:
+        gains = _common_gains(memory, layer, found)
+        if gains is not None:
+            gained[layer] = gains
+    return gained
+
+
+def _common_gains(memory: AssociativeMemory, layer: str, found: Iterable[Joint]) -> np.ndarray | None:
+    """The gains that all synapses agree on of which a layer is an end, if they are not all tied."""
+    touching = {name for name, ends in memory.connections if layer in ends}
+    here = [joint for joint in found if layer in joint.ends]
+    others = touching - {name for joint in here for name in joint.names}
+    if all(joint.is_tied for joint in here) or memory.neurons[layer].affine is not None:
+        return None
+    if any(joint.ends[-1] != layer or joint.joins_itself or joint.gains is None for joint in here):
+        return None
+    if any(type(memory.synapses[name]) is not Bias for name in others):
+        return None
+    gains = here[0].gains
+    rounding = max(joint.rounding for joint in here)
+    same = all(np.allclose(joint.gains, gains, rtol=rounding, atol=0) for joint in here)  # pyright: ignore
+    if not same:
+        return None
+    uniform = np.allclose(gains, gains[0], rtol=rounding, atol=0)  # pyright: ignore
+    return gains if uniform or is_elementwise(memory.neurons[layer].lagrangian) else None
+
+
+def conservative_form(system: Block | AssociativeMemory) -> Any:
+    """The system with tied couplings and the same forces, as far as there is one; itself where it is that.
+
+    **Arguments:**
+
+    - `system`: a block or a memory, of concrete weights.
+
+    **Source:** `theory/C10-pseudo-energy.md`.
+    """
+    if isinstance(system, AssociativeMemory):
+        return _tied(system)
+    memory = _tied(system.potential.memory)
+    if memory is system.potential.memory:
+        return system
+    potential = dataclasses.replace(system.potential, memory=memory)
+    return dataclasses.replace(system, potential=potential)
+
+
+def _tied(memory: AssociativeMemory) -> AssociativeMemory:
+    gained = gained_layers(memory)
+    changed = [j for j in joints(memory) if _changes(j, gained)]
+    if not changed:
+        return memory
+    synapses = dict(memory.synapses)
+    connections = dict(memory.connections)
+    neurons = dict(memory.neurons)
+    for joint in changed:
+        for name in joint.names[1:]:
+            del synapses[name], connections[name]
+        synapse = memory.synapses[joint.names[0]]
+        layer = joint.ends[-1]
+        synapses[joint.names[0]] = _with_coupling(memory, joint)
+        if layer in gained:
+            neurons[layer] = _with_gains(memory.neurons[layer], gained[layer], synapse)
+    return AssociativeMemory(neurons, synapses, connections)
+
+
+def _changes(joint: Joint, gained: dict[str, np.ndarray]) -> bool:
+    together = joint.is_tied and len(joint.names) > 1
+    return together or joint.ends[-1] in gained
+
+
+def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractSynapse:
+    """The first synapse of a joint, with the tied coupling of them all."""
+    name = joint.names[0]
+    dtype = coupling_of(memory, name).up.dtype
+    up = 0.5 * (joint.up + joint.down.T) if joint.joins_itself else joint.up
+    coupling = Coupling(jnp.asarray(up, dtype))
+    return dataclasses.replace(memory.synapses[name], coupling=coupling)  # pyright: ignore
+
+
+def _with_gains(neurons: Neurons, gains: np.ndarray, synapse: Any) -> Neurons:
+    """The layer whose units send out their activations times these gains."""
+    lagrangian = neurons.lagrangian
+    if not is_elementwise(lagrangian):  # then they are all equal
+        return dataclasses.replace(neurons, lagrangian=float(gains[0]) * lagrangian)
+    others = (1,) * (len(neurons.shape) - 1)
+    units_last = type(synapse) in (ChannelMixing, Convolution)
+    shape = (*others, gains.size) if units_last else (gains.size, *others)
+    shaped = jnp.asarray(gains.reshape(shape), synapse.coupling.up.dtype)
+    return dataclasses.replace(neurons, lagrangian=Gained(lagrangian, shaped))

@@ -1,0 +1,273 @@
+"""Conservative form: which untied weights have an energy, that the form has their forces, and what has none."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, cast, normal
+
+from hopmix import (
+    GELU,
+    AbstractLagrangian,
+    AbstractSynapse,
+    Affine,
+    AssociativeMemory,
+    Bias,
+    Block,
+    ChannelMixing,
+    Convolution,
+    Coupling,
+    Dense,
+    LayerNorm,
+    Neurons,
+    Quadratic,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    TokenMixing,
+    certify,
+    derive_block,
+    radial_energy,
+)
+from hopmix._conservative_form import conservative_form
+from hopmix._gained import Gained
+
+GAINS = jnp.asarray([0.5, 2.0, 3.0])
+
+
+def memory_of(*couplings: Coupling, visible: AbstractLagrangian | None = None, hidden=None, **layer):
+    """A vector layer and a hidden one, joined by these couplings."""
+    units, size = couplings[0].up.shape
+    neurons = {
+        "v": Neurons(Tanh() if visible is None else visible, (size,)),
+        "h": Neurons(ReLU() if hidden is None else hidden, (units,), **layer),
+    }
+    synapses: dict[str, AbstractSynapse] = {f"s{i}": Dense(coupling) for i, coupling in enumerate(couplings)}
+    return AssociativeMemory(neurons, synapses, {name: ("v", "h") for name in synapses})
+
+
+def gained(up, gains=GAINS) -> Coupling:
+    return Coupling(up, up.T * gains[None], 0.0)
+
+
+def gradient(block: Block, energy, x):
+    """Minus the derivative of an energy with respect to the activations of tanh units."""
+    return -jax.grad(energy)(x) / (1 - jnp.tanh(x) ** 2)
+
+
+# ---- Gains ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [ReLU(), Sigmoid(2.0), GELU(), Tanh() + 0.5 * Quadratic()])
+def test_weights_with_gains_are_certified_with_their_own_energy(hidden, getkey):
+    memory = memory_of(gained(normal(getkey(), (3, 5))), hidden=hidden, input=normal(getkey(), (3,)))
+    block = derive_block(memory, ["h"], leak=0.7, step=0.01)
+    certificate, x = certify(block), normal(getkey(), (5,))
+    assert certificate.descends_in_flow
+    assert certificate.flow_claim == "C10"
+    assert certificate.check(getkey(), examples=32).passed
+    assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
+    # The block's own pseudo-energy has another gradient.
+    assert jnp.max(jnp.abs(gradient(block, block.energy, x) - block.force(x))) > 1e-3
+
+
+def test_the_own_energy_of_gains_is_the_radial_one(getkey):
+    """C10.2: the radial energy is that of every conservative block, up to a constant and its quadrature."""
+    block = derive_block(memory_of(gained(normal(getkey(), (3, 5))), hidden=Sigmoid()), ["h"], leak=0.3)
+    own = certify(block).energy
+    a, b = normal(getkey(), (2, 5))
+    assert_close(own(a) - own(b), radial_energy(block, a) - radial_energy(block, b), 1e-9)
+
+
+def test_of_a_memory_with_gains_all_layers_move(getkey):
+    memory = memory_of(gained(normal(getkey(), (3, 5))))
+    certificate = certify(memory)
+    state = {"v": normal(getkey(), (5,)), "h": normal(getkey(), (3,))}
+    assert certificate.claim == "C10"
+    assert isinstance(certificate.form, AssociativeMemory)
+    assert_close(certificate.form.force(state), memory.force(state))
+    rate = jax.jvp(certificate.energy, (state,), (memory.force(state),))[1]
+    assert rate <= 0
+    assert certificate.check(getkey(), examples=16).passed
+
+
+def test_a_negative_gain_needs_the_hidden_units_to_follow_at_once(getkey):
+    """D Phi is then concave: no matter for a block (C07), but not proved of a memory."""
+    memory = memory_of(gained(normal(getkey(), (3, 5)), jnp.asarray([0.5, 2.0, -1.0])))
+    assert not certify(memory).descends_in_flow
+    block = derive_block(memory, ["h"], step=0.1)
+    certificate = certify(block)
+    assert certificate.descends_in_flow
+    up = np.asarray(memory.synapses["s0"].coupling.up)  # pyright: ignore
+    assert certificate.concavity == pytest.approx(np.linalg.norm(up, 2) ** 2)
+    assert certificate.check(getkey(), examples=16).passed
+
+
+@pytest.mark.parametrize("tie", [0.5, 3.0])
+def test_a_share_of_tied_weights_is_a_gain_for_all(tie, getkey):
+    """Units that compete too: V = c W^T is conservative with c Phi."""
+    block = derive_block(memory_of(Coupling(normal(getkey(), (3, 5)), tie=tie), hidden=Softmax(2.0)), ["h"], leak=1.0)
+    certificate, x = certify(block), normal(getkey(), (5,))
+    assert certificate.descends_in_flow
+    assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
+
+
+def test_mixings_and_convolutions_have_gains_of_their_units(getkey):
+    shape, grid = (6, 4), (2, 3)
+    rows = {
+        "t": (TokenMixing(gained(normal(getkey(), (3, 6)))), (3, 4)),
+        "c": (ChannelMixing(gained(normal(getkey(), (3, 4)))), (6, 3)),
+        "f": (Convolution(gained(normal(getkey(), (3, 36))), grid), (6, 3)),
+    }
+    neurons = {"x": Neurons(Tanh(), shape)} | {name: Neurons(Sigmoid(), s) for name, (_, s) in rows.items()}
+    memory = AssociativeMemory(neurons, {n: s for n, (s, _) in rows.items()}, {n: ("x", n) for n in rows})
+    block = derive_block(memory, list(rows), leak=1.0)
+    certificate, x = certify(block), normal(getkey(), shape)
+    assert certificate.descends_in_flow
+    assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
+    batch = normal(getkey(), (6, 3, 4))
+    assert isinstance(certificate.form, Block)
+    assert_close(certificate.form(batch), block(batch), 1e-10)
+
+
+def refused_gains(getkey) -> dict[str, AssociativeMemory]:
+    up, shift = normal(getkey(), (3, 5)), jnp.ones((3,))
+    plain = memory_of(gained(up))
+    shared = AssociativeMemory(
+        {**plain.neurons, "w": Neurons(Tanh(), (5,))},
+        {**plain.synapses, "t": Dense(Coupling(normal(getkey(), (3, 5))))},
+        {"s0": ("v", "h"), "t": ("w", "h")},
+    )
+    return {
+        "units that compete": memory_of(gained(up), hidden=Softmax()),
+        "a shift behind them": memory_of(gained(up), affine=Affine(shift, shift)),
+        "another reader that is tied": shared,
+        "not quite": memory_of(Coupling(up, up.T * GAINS[None] + 1e-6, 0.0)),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["units that compete", "a shift behind them", "another reader that is tied", "not quite"]
+)
+def test_gains_that_have_no_energy_are_refused(name, getkey):
+    memory = refused_gains(getkey)[name]
+    certificate = certify(memory)
+    assert not certificate.descends_in_flow
+    assert {a.verdict for a in certificate.flow} >= {"fails"}
+    assert conservative_form(memory) is memory
+    assert ("is conservative for elementwise units that nothing else reads (C07)" in str(certificate)) is (
+        name != "not quite"
+    )
+
+
+def test_gained_units_are_a_lagrangian(getkey):
+    units, x = Gained(GELU(), jnp.asarray([[0.5], [-2.0], [3.0]])), normal(getkey(), (3, 4))
+    assert_close(jax.grad(units)(x), units.activation(x))
+    low, high = units.curvature
+    assert low == pytest.approx(min(3 * GELU().curvature[0], -2 * GELU().curvature[1]))
+    assert high == pytest.approx(3 * GELU().curvature[1])
+
+
+# ---- Couplings that act together --------------------------------------------------------------------------------
+
+
+def split(w, v, mask) -> tuple[Coupling, Coupling]:
+    """Two couplings whose weights add up to W and V."""
+    first = Coupling(jnp.where(mask, w, 0), jnp.where(mask.T, 0, v), 0.0)
+    return first, Coupling(jnp.where(mask, 0, w), jnp.where(mask.T, v, 0), 0.0)
+
+
+def test_couplings_that_are_tied_together_are_certified(getkey):
+    up, mask = normal(getkey(), (3, 5)), normal(getkey(), (3, 5)) > 0
+    memory = memory_of(*split(up, up.T, mask))
+    block = derive_block(memory, ["h"], leak=1.0, step=1.0)
+    certificate, x = certify(block), normal(getkey(), (5,))
+    assert certificate.descends_in_steps
+    assert "synapses 's0' and 's1' together are symmetric, V = W^T" in str(certificate)
+    assert_close(certificate.energy(x), block.energy(x))
+    assert_close(gradient(block, block.energy, x), block.force(x), 1e-9)
+    assert certify(memory).descends_in_flow
+    one = AssociativeMemory(memory.neurons, {"s0": memory.synapses["s0"]}, {"s0": ("v", "h")})
+    assert not certify(one).descends_in_flow
+
+
+def test_a_coupling_the_other_way_round_is_its_transpose(getkey):
+    """W from v to h in one synapse, V from h to v in another that names h first."""
+    up = normal(getkey(), (3, 5))
+    synapses = {
+        "a": Dense(Coupling(up, jnp.zeros((5, 3)), 0.0)),
+        "b": Dense(Coupling(up.T, jnp.zeros((3, 5)), 0.0)),
+    }
+    neurons = {"v": Neurons(Tanh(), (5,)), "h": Neurons(ReLU(), (3,))}
+    memory = AssociativeMemory(neurons, synapses, {"a": ("v", "h"), "b": ("h", "v")})
+    certificate = certify(derive_block(memory, ["h"], leak=1.0))
+    assert certificate.descends_in_steps
+    assert certificate.check(getkey(), examples=16).passed
+
+
+def test_a_layer_joined_with_itself_needs_the_sum_of_both_ways(getkey):
+    """The current is (W + V) g: V = W^T is enough, and not needed."""
+    half = normal(getkey(), (4, 4))
+    antisymmetric = half - half.T
+    neurons = {"v": Neurons(Tanh(), (4,))}
+    for w, v, expected in (
+        (half, half.T, True),
+        (half + antisymmetric, half.T - antisymmetric, True),
+        (half, half, False),
+    ):
+        memory = AssociativeMemory(neurons, {"s": Dense(Coupling(w, v, 0.0))}, {"s": ("v", "v")})
+        certificate = certify(derive_block(memory, [], leak=1.0, step=0.01))
+        assert certificate.descends_in_flow is expected
+        assert certificate.check(getkey(), examples=16).passed is expected
+        if expected:
+            lowest = np.linalg.eigvalsh(half + half.T)[0]
+            assert certificate.concavity == pytest.approx(max(0, -lowest))
+
+
+# ---- Scales -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-8, 1.0, 1e8, 1e19, 1e30])
+def test_tied_is_tied_and_free_is_free_at_every_scale(scale, dtype, getkey):
+    up = (scale * normal(getkey(), (3, 5))).astype(dtype)
+    assert certify(cast(memory_of(Coupling(up)), dtype)).descends_in_flow
+    free = jnp.asarray([[1.0], [2.0], [-1.0], [0.0], [3.0]]) * jnp.asarray([[1.0, -1.0, 1.0]])
+    down = up.T + (scale * free).astype(dtype)
+    assert not certify(cast(memory_of(Coupling(up, down, 0.0)), dtype)).descends_in_flow
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-9, 1e-30])
+def test_a_large_row_does_not_hide_a_free_one(small, getkey):
+    up = normal(getkey(), (3, 5)).at[1].multiply(small)
+    down = up.T.at[:, 1].set(small * jnp.asarray([1.0, -2.0, 3.0, -4.0, 5.0]) + 2 * jnp.abs(up[1]))
+    certificate = certify(memory_of(Coupling(up, down, 0.0)))
+    assert not certificate.descends_in_flow
+    assert certify(memory_of(Coupling(up, up.T, 0.0))).descends_in_flow
+
+
+def test_units_without_weights_are_tied(getkey):
+    up = normal(getkey(), (3, 5)).at[1].set(0)
+    assert certify(memory_of(Coupling(up, up.T, 0.0))).descends_in_flow
+    assert certify(memory_of(gained(up))).descends_in_flow
+    assert not certify(memory_of(Coupling(up, up.T.at[0, 1].set(1e-9), 0.0))).descends_in_flow
+
+
+def test_biases_stay_and_do_not_hinder(getkey):
+    memory = memory_of(gained(normal(getkey(), (3, 5))))
+    synapses = {**memory.synapses, "b": Bias(normal(getkey(), (3,)))}
+    biased = AssociativeMemory(memory.neurons, synapses, {"s0": ("v", "h"), "b": ("h",)})
+    block = derive_block(biased, ["h"], leak=1.0)
+    certificate, x = certify(block), normal(getkey(), (5,))
+    assert certificate.descends_in_flow
+    assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
+
+
+def test_what_is_tied_one_by_one_is_left_alone(getkey):
+    memory = memory_of(Coupling(normal(getkey(), (3, 5))), visible=LayerNorm())
+    block = derive_block(memory, ["h"])
+    assert conservative_form(block) is block
+    assert certify(dataclasses.replace(block, step=0.5)).form.step == 0.5  # pyright: ignore
