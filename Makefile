@@ -3,17 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/digits
+TESTS ?= tests
+SEEDS ?= 1
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help ablation test lint clean
+.PHONY: help ablation test test-seeds lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make ablation   train every arm of the symmetry ablation on digits and write the report'
-	@echo 'make test       run the test suite on two cores'
+	@echo 'make test       run the test suite on two cores, with the same numbers every time'
+	@echo 'make test-seeds run it with numbers drawn anew; SEEDS=100 TESTS=tests/theory for more of a part'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make clean      remove caches and build products (never results, never $(VENV))'
 
@@ -36,8 +39,15 @@ ablation: $(STAMP)
 
 # One file stays on one worker, so that its module's fixtures and compiled programs are made once; in their order, for
 # the files with the longest tests come first.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	--no-loadscope-reorder -q -ra --durations=10
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -ra --durations=10
+	$(PYTEST)
+
+# Each test that draws numbers runs for each of the seeds in turn, while the programs that it compiled are still there.
+test-seeds: $(STAMP)
+	$(PYTEST) --seeds $(SEEDS) $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -27,24 +27,42 @@ CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
-IN_CI = bool(os.environ.get("CI"))
+# Numbers are drawn from one fixed seed, so that red means that the code changed. Other seeds are named by the variable,
+# one or several of them, or drawn by `--seeds`; Hypothesis is then unrestrained, and draws from the same seed.
+VARIABLE = "HOPMIX_TEST_SEED"
+CHECKS = {
+    "deadline": None,  # the first example of a test compiles
+    "print_blob": True,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("fixed", max_examples=25, derandomize=True, **CHECKS)
+hypothesis.settings.register_profile("drawn", max_examples=100, derandomize=False, **CHECKS)
 
-hypothesis.settings.register_profile(
-    "hopmix",
-    deadline=None,  # the first example of a test compiles
-    max_examples=25,
-    derandomize=IN_CI,
-    print_blob=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("hopmix")
 
-# Written to the environment so that the workers of pytest-xdist, which inherit it, agree on the seed.
-SEED = int(os.environ.setdefault("HOPMIX_TEST_SEED", "0" if IN_CI else str(secrets.randbelow(2**31))))
+def seeds() -> list[int]:
+    return [int(number) for number in os.environ.get(VARIABLE, "0").split(",")]
+
+
+def pytest_addoption(parser: pytest.Parser):
+    parser.addoption("--seeds", type=int, metavar="N", help="run each test that draws numbers for N seeds drawn now")
+
+
+def pytest_configure(config: pytest.Config):
+    drawn = config.getoption("--seeds")
+    if drawn and not hasattr(config, "workerinput"):  # the workers of pytest-xdist inherit the variable
+        os.environ[VARIABLE] = ",".join(str(secrets.randbelow(2**31)) for _ in range(drawn))
+    hypothesis.settings.load_profile("drawn" if VARIABLE in os.environ else "fixed")
 
 
 def pytest_report_header() -> str:
-    return f"hopmix: HOPMIX_TEST_SEED={SEED}"
+    return f"hopmix: {VARIABLE}={','.join(map(str, seeds()))}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc):
+    """Several seeds are rows of one test, one after the other, so that they share what their module compiles."""
+    draws = "getkey" in metafunc.fixturenames or hypothesis.is_hypothesis_test(metafunc.function)
+    if draws and len(seeds()) > 1:
+        metafunc.parametrize("run_seed", seeds(), ids=lambda seed: f"seed={seed}", indirect=True)
 
 
 def pytest_unconfigure():
@@ -52,11 +70,21 @@ def pytest_unconfigure():
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
-class GetKey:
-    """A fresh PRNG key at each call, determined by the seed of the run and the name of the test."""
+@pytest.fixture(autouse=True)
+def run_seed(request: pytest.FixtureRequest) -> int:
+    """The seed that this test draws its numbers from, Hypothesis included."""
+    number = getattr(request, "param", seeds()[0])
+    if VARIABLE in os.environ and hypothesis.is_hypothesis_test(request.function):
+        hypothesis.seed(number)(request.function)
+    return number
 
-    def __init__(self, test: str):
-        self.key = jr.key(zlib.crc32(f"{SEED} {test}".encode()))
+
+class GetKey:
+    """A fresh PRNG key at each call, determined by the seed and the name of the test."""
+
+    def __init__(self, seed: int, test: str):
+        self.key = jr.key(zlib.crc32(f"{seed} {test}".encode()))
+        self.seed = seed
         self.calls = 0
 
     def __call__(self) -> jax.Array:
@@ -64,13 +92,26 @@ class GetKey:
         return jr.fold_in(self.key, self.calls)
 
     def __repr__(self) -> str:
-        return f"<{self.calls} keys drawn with HOPMIX_TEST_SEED={SEED}>"
+        return f"<{self.calls} keys drawn with {VARIABLE}={self.seed}>"
+
+
+def name_of(request: pytest.FixtureRequest, run_seed: int) -> str:
+    """The test with its parameters, whether it runs for one seed or for several."""
+    return request.node.nodeid.replace(f"[seed={run_seed}]", "").replace(f"[seed={run_seed}-", "[")
 
 
 @pytest.fixture
-def getkey(request: pytest.FixtureRequest) -> GetKey:
-    request.node.add_report_section("call", "seed", f"Repeat these numbers with HOPMIX_TEST_SEED={SEED}")
-    return GetKey(request.node.nodeid)
+def getkey(request: pytest.FixtureRequest, run_seed: int) -> GetKey:
+    test = name_of(request, run_seed)
+    repeat = f"{VARIABLE}={run_seed} .venv/bin/pytest '{test}'"
+    request.node.add_report_section("call", "seed", f"Repeat these numbers: {repeat}")
+    return GetKey(run_seed, test)
+
+
+@pytest.fixture
+def fixedkey(request: pytest.FixtureRequest, run_seed: int) -> GetKey:
+    """Keys of one example that is the same in every run: for what one example shows, and not every draw has to."""
+    return GetKey(0, name_of(request, run_seed))
 
 
 @pytest.fixture(scope="session")
