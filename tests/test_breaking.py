@@ -32,6 +32,13 @@ def quartic(matrix, target) -> jax.Array:
     return jnp.sum((matrix - target) ** 2) + 0.1 * jnp.sum((matrix - target) ** 4)
 
 
+def pace(coupling: Coupling, gradient: Coupling) -> jax.Array:
+    """The size of the terms of the rate: how fast V - W^T and W move, in units of W."""
+    gap, up = jnp.linalg.norm(coupling.down - coupling.up.T), jnp.linalg.norm(coupling.up)
+    moving = jnp.linalg.norm(breaking_velocity(coupling, gradient))
+    return (moving + gap * (0.0 if gradient.up is None else jnp.linalg.norm(gradient.up)) / up) / up
+
+
 def moved(coupling: Coupling, gradient: Coupling, time) -> Coupling:
     """The coupling after a straight step of that length along minus the gradient."""
     return Coupling(coupling.up - time * gradient.up, coupling.breaking - time * gradient.breaking, coupling.tie)
@@ -52,7 +59,7 @@ def test_the_rate_is_the_derivative_of_the_breaking_ratio(tie, getkey):
     coupling, target = random_coupling(getkey, tie), normal(getkey(), (VISIBLE, VISIBLE))
     gradient = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
     ratio = lambda time: measure_asymmetry(moved(coupling, gradient, time)).breaking_ratio
-    assert_close(breaking_rate(coupling, gradient), jax.grad(ratio)(0.0), 1e-10)
+    assert_close(breaking_rate(coupling, gradient), jax.grad(ratio)(0.0), scale=pace(coupling, gradient))
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.5, 1.0])
@@ -84,7 +91,7 @@ def test_independent_weights_break_by_the_antisymmetric_part_alone(getkey):
     coupling = tied(up, 0.0)
     assert_close(breaking_velocity(coupling, product_gradient(coupling, g)), -(g - g.T) @ up.T)
     symmetric = breaking_velocity(coupling, product_gradient(coupling, g + g.T))
-    assert float(jnp.max(jnp.abs(symmetric))) <= 1e-14
+    assert float(jnp.max(jnp.abs(symmetric))) <= 1e-15 * jnp.linalg.norm(g) * jnp.linalg.norm(up)
 
 
 def test_a_breaking_on_top_of_tied_weights_grows_by_the_symmetric_part_too(getkey):
@@ -113,7 +120,7 @@ def test_parameters_that_do_not_train_do_not_move(getkey):
     ratio = lambda time: (
         measure_asymmetry(Coupling(coupling.up, coupling.breaking - time * gradient.breaking, 0.0)).breaking_ratio
     )
-    assert_close(breaking_rate(coupling, frozen_up), jax.grad(ratio)(0.0), 1e-10)
+    assert_close(breaking_rate(coupling, frozen_up), jax.grad(ratio)(0.0), scale=pace(coupling, frozen_up))
 
 
 def test_balance(getkey):

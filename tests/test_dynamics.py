@@ -30,7 +30,7 @@ from helpers import (
     three_layers,
 )
 
-from hopmix import AssociativeMemory, Block, Neurons, Status, derive_block, descend, flow, settle, velocity
+from hopmix import AssociativeMemory, Block, Neurons, ReLU, Status, derive_block, descend, flow, settle, velocity
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 TIMES = diffrax.SaveAt(ts=jnp.linspace(0, 2, 21))
@@ -62,9 +62,9 @@ def test_the_energy_of_a_block_falls_along_its_flow(leak, getkey):
     assert jnp.all(jnp.diff(jax.vmap(block.energy)(states(solution))) < 0)
 
 
-def test_the_flow_is_the_limit_of_many_small_steps(getkey):
+def test_the_flow_is_the_limit_of_many_small_steps(fixedkey):
     """The error of explicit steps halves with the step: first order."""
-    memory, x = mixing(getkey(), "free"), normal(getkey(), VISIBLE_SHAPE)
+    memory, x = mixing(fixedkey(), "free"), normal(fixedkey(), VISIBLE_SHAPE)
     exact = end(flow(derive_block(memory, ["token", "channel"], leak=0.5), x, 1.0, **TIGHT))
     blocks = [derive_block(memory, ["token", "channel"], leak=0.5, step=1 / n) for n in (64, 128)]
     ends = [
@@ -89,9 +89,9 @@ def test_time_constants_set_the_pace(getkey):
     assert_close(end(flow(slower, state, 2.0, **TIGHT)), end(flow(memory, state, 1.0, **TIGHT)), 1e-7)
 
 
-def test_the_visible_state_of_a_fast_memory_follows_the_block(getkey):
+def test_the_visible_state_of_a_fast_memory_follows_the_block(fixedkey):
     """The adiabatic limit: with half the hidden time constants the lag is half as large, and points the same way."""
-    start, memory = normal(getkey(), (5,)), dense_pair(getkey())
+    start, memory = normal(fixedkey(), (5,)), dense_pair(fixedkey())
     block = derive_block(memory, ["h"], leak=1.0)
     options: dict[str, Any] = TIGHT | {"solver": diffrax.Kvaerno5()}
     expected = end(flow(block, start, 1.0, **options))
@@ -113,7 +113,8 @@ def test_a_flow_that_runs_out_of_steps_says_so_in_its_result(getkey):
 
 
 def test_a_descent_records_states_and_energies(getkey):
-    block, x = make_block(getkey(), options={"n_iter": 2, "step": 0.5}), normal(getkey(), VISIBLE_SHAPE)
+    block = make_block(getkey(), hidden=ReLU(), options={"n_iter": 2, "step": 0.5})  # descends at any step (C05)
+    x = normal(getkey(), VISIBLE_SHAPE)
     descent = descend(block, x, 3)
     states = [x, block(x), block(block(x)), block(block(block(x)))]
     assert_close(descent.states, jnp.stack(states), 1e-11)
@@ -121,9 +122,9 @@ def test_a_descent_records_states_and_energies(getkey):
     assert bool(descent.descends)
 
 
-def test_a_descent_that_rises_is_called_so(getkey):
+def test_a_descent_that_rises_is_called_so(fixedkey):
     """A norm of negative scale turns the gradient step uphill."""
-    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+    block, x = make_block(fixedkey(), scale="scalar", options={"step": 0.1}), normal(fixedkey(), VISIBLE_SHAPE)
     scale = lambda b: b.potential.neurons.lagrangian.scale
     assert descend(eqx.tree_at(scale, block, jnp.asarray(1.0)), x, 4).descends
     assert not descend(eqx.tree_at(scale, block, jnp.asarray(-1.0)), x, 4).descends
@@ -135,8 +136,8 @@ def test_a_descent_into_nothing_does_not_descend(getkey):
     assert not descend(broken, normal(getkey(), VISIBLE_SHAPE), 2).descends
 
 
-def test_the_status_of_a_descent_is_a_sentence(getkey):
-    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+def test_the_status_of_a_descent_is_a_sentence(fixedkey):
+    block, x = make_block(fixedkey(), scale="scalar", options={"step": 0.1}), normal(fixedkey(), VISIBLE_SHAPE)
     scale = lambda b: b.potential.neurons.lagrangian.scale
     ends = {
         "never rose": descend(block, x, 4),
@@ -148,10 +149,10 @@ def test_the_status_of_a_descent_is_a_sentence(getkey):
 
 
 @pytest.mark.parametrize("step", [0.1, 30.0])
-def test_backtracking_keeps_a_memory_descending(step, getkey):
+def test_backtracking_keeps_a_memory_descending(step, fixedkey):
     """Euler steps far beyond the time constants explode; halved until Armijo's rule holds they do not."""
-    memory = three_layers(getkey())
-    state = random_state(memory, getkey())
+    memory = three_layers(fixedkey())
+    state = random_state(memory, fixedkey())
     plain, tracked = (descend(memory, state, 12, step=step, backtrack=b) for b in (False, True))
     assert bool(plain.descends) is (step < 1)
     assert tracked.status == Status.descended
@@ -169,8 +170,8 @@ def test_a_memory_takes_the_steps_of_euler(getkey):
     assert_close(descent.energies, jnp.stack([memory.energy(state), memory.energy(expected)]))
 
 
-def test_backtracking_on_a_field_that_climbs_stalls(getkey):
-    block, x = make_block(getkey(), scale="scalar", options={"step": 0.1}), normal(getkey(), VISIBLE_SHAPE)
+def test_backtracking_on_a_field_that_climbs_stalls(fixedkey):
+    block, x = make_block(fixedkey(), scale="scalar", options={"step": 0.1}), normal(fixedkey(), VISIBLE_SHAPE)
     uphill = eqx.tree_at(lambda b: b.potential.neurons.lagrangian.scale, block, jnp.asarray(-1.0))
     descent = descend(uphill, x, 3, backtrack=True)
     assert descent.status == Status.stalled
@@ -214,7 +215,7 @@ def contracting(key) -> Block:
 
 
 def test_settling_ends_in_a_fixed_point(getkey):
-    block, x = contracting(getkey()), normal(getkey(), (5,))
+    block, x = contracting(getkey()), 10 * normal(getkey(), (5,))
     settled = settle(block, x, rtol=1e-12, atol=1e-12)
     state, remaining = settled.state, settled.residual
     assert settled.result == optx.RESULTS.successful
@@ -228,7 +229,7 @@ def test_settling_ends_in_a_fixed_point(getkey):
 @pytest.mark.parametrize("step", [1.0, 0.1, 1e-6])
 def test_short_steps_do_not_pass_for_rest(step, getkey):
     """At rest is what moves slowly, not what takes short steps: with too few of them settling fails, and says so."""
-    memory = dense_pair(getkey())
+    memory = jax.tree.map(lambda leaf: 0.3 * leaf, dense_pair(getkey()))  # far from a second state of rest
     block = dataclasses.replace(contracting(getkey()), step=step)
     for system, x, options in (
         (memory, random_state(memory, getkey()), {"step": 0.3 * step}),

@@ -79,9 +79,9 @@ def negative(tree):
 
 @pytest.mark.parametrize("kind", ["broken", "free"])
 @rows
-def test_the_force_of_untied_weights_is_no_gradient(name, kind, getkey):
-    memory = MEMORIES[name](getkey(), kind)
-    found = analyse(memory, random_state(memory, getkey()))
+def test_the_force_of_untied_weights_is_no_gradient(name, kind, fixedkey):
+    memory = MEMORIES[name](fixedkey(), kind)
+    found = analyse(memory, random_state(memory, fixedkey()))
     assert distance(found.pushed_force, negative(found.gradient)) > 1e-3
 
 
@@ -119,7 +119,7 @@ def test_energy_terms_are_those_of_the_parts(getkey):
     for layer, neurons in memory.neurons.items():
         assert_close(g[layer], neurons.lagrangian.activation(state[layer]))
         legendre = jnp.sum(state[layer] * g[layer]) - neurons.lagrangian(state[layer])
-        assert_close(terms["neurons"][layer], legendre)
+        assert_close(terms["neurons"][layer], legendre, scale=jnp.sum(jnp.abs(state[layer] * g[layer])))
     assert_close(terms["synapses"]["ab"], memory.synapses["ab"].energy(g["a"], g["b"]))
     assert_close(terms["synapses"]["bias"], memory.synapses["bias"].energy(g["b"]))
 
@@ -139,9 +139,9 @@ def test_the_rate_holds_for_all_time_constants(seed, getkey):
 
 @pytest.mark.parametrize("kind", ["broken", "free"])
 @rows
-def test_the_rate_fails_for_untied_weights(name, kind, getkey):
-    memory = MEMORIES[name](getkey(), kind)
-    found = analyse(memory, random_state(memory, getkey()))
+def test_the_rate_fails_for_untied_weights(name, kind, fixedkey):
+    memory = MEMORIES[name](fixedkey(), kind)
+    found = analyse(memory, random_state(memory, fixedkey()))
     assert distance(found.rate, found.dissipation) > 1e-6
 
 
@@ -232,9 +232,9 @@ def test_an_affine_scales_on_the_way_in_and_if_conservative_out(conservative, ge
 
 
 @pytest.mark.parametrize("norm", ["joint", "token"])
-def test_an_elementwise_scale_breaks_the_rate(norm, getkey):
-    memory = mixing(getkey(), norm=norm, scale="elementwise")
-    found = analyse(memory, random_state(memory, getkey()))
+def test_an_elementwise_scale_breaks_the_rate(norm, fixedkey):
+    memory = mixing(fixedkey(), norm=norm, scale="elementwise")
+    found = analyse(memory, random_state(memory, fixedkey()))
     assert distance(found.rate, found.dissipation) > 1e-4
 
 

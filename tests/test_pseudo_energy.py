@@ -96,6 +96,9 @@ def untied(getkey, visible: int = 5, hidden: int = 4) -> Coupling:
 def test_the_closed_form_of_elementwise_units(name, getkey):
     """sum_a (v_a . g) [Phi(h_a) - Phi(0)]/h_a: the form of the theory, which leaves out Phi(0), is for Phi(0) = 0."""
     coupling, lagrangian, g = untied(getkey), ELEMENTWISE[name], normal(getkey(), (5,))
+    # The closed form divides by the currents: they are moved away from zero, by 1/2 each.
+    aside = 0.5 * jnp.sign(coupling.up @ g)[:, None] * g[None] / jnp.sum(g**2)
+    coupling = eqx.tree_at(lambda c: c.up, coupling, coupling.up + aside)
     potential = dense(coupling, lagrangian).potential
     phi = lambda h: jax.vmap(lagrangian)(h)
 
@@ -118,7 +121,7 @@ def test_small_and_vanishing_currents_are_no_singularity(getkey):
     mean = np.where(np.abs(h) < 1e-6, h / 2, np.log(np.cosh(h)) / h)
     value, gradient = jax.value_and_grad(lambda g: radial_potential(block.potential, g))(g)
     expected = np.asarray(coupling.down.T @ g)[1:] * mean
-    assert_close(value, np.sum(expected), 1e-9)
+    assert_close(value, np.sum(expected), 1e-9, np.sum(np.abs(expected)))
     assert np.all(np.isfinite(gradient))
 
 
@@ -180,13 +183,15 @@ def test_every_mixer(kind, norm, scale, getkey):
 
     rates, residual, radial, own = measure(block, x)
     for found, expected in rates:
-        assert_close(found.rate, expected, 1e-10)
-        assert_close(found.work - found.dissipation, expected, 1e-10)
+        size = found.dissipation + abs(found.work)
+        assert_close(found.rate, expected, 1e-10, size)
+        assert_close(found.work - found.dissipation, expected, 1e-10, size)
     assert found.dissipation > 0
-    assert (abs(radial - own) < 1e-10 * abs(own)) == conservative
+    size = np.sum(np.abs(x * block.activation(x)))  # of the terms of the energy
+    assert (abs(radial - own) < 1e-10 * size) == conservative
     assert (np.max(np.abs(residual)) < 1e-10 * np.max(np.abs(block.force(x)))) == conservative
     # The residual of the radial potential is orthogonal to the activation.
-    assert_close(np.sum(residual * block.activation(x)), 0.0, 1e-10)
+    assert_close(np.sum(residual * block.activation(x)), 0.0, 1e-10, size)
 
 
 def test_units_that_compete_and_affine_hidden_layers(getkey):
@@ -194,7 +199,7 @@ def test_units_that_compete_and_affine_hidden_layers(getkey):
     x = normal(getkey(), (5,))
     tied = Coupling(normal(getkey(), (4, 5)))
     for block in (dense(tied, Softmax(2.0)), derive_block(hidden_affine(getkey()), ["h"])):
-        assert_close(radial_energy(block, x), block.energy(x))
+        assert_close(radial_energy(block, x), block.energy(x), scale=jnp.sum(x**2))
         assert_close(
             residual_force(block, x, partial(radial_potential, block.potential)) / 10, jnp.zeros_like(x), 1e-12
         )
@@ -207,10 +212,11 @@ def test_time_constants_and_leak(leak, getkey):
     found, moving = power(block, x), velocity(block, x)
     h = jax.jacfwd(block.activation)(x)
     assert_close(found.dissipation, 2.5 * moving @ h @ moving)
-    assert_close(found.rate, jax.jvp(block.energy, (x,), (moving,))[1])
-    assert_close(found.work, moving @ h @ residual_force(block, x))
+    size = found.dissipation + jnp.linalg.norm(h @ moving) * jnp.linalg.norm(residual_force(block, x))
+    assert_close(found.rate, jax.jvp(block.energy, (x,), (moving,))[1], scale=size)
+    assert_close(found.work, moving @ h @ residual_force(block, x), scale=size)
     slow = dense(couplings(block)[0], GELU(), LayerNorm(), leak=leak, tau=7.0)
-    assert_close(1 / descent_margin(slow, x), 1 / descent_margin(block, x))
+    assert_close(1 / descent_margin(slow, x), 1 / descent_margin(block, x), scale=1.0)
 
 
 def test_clamped_entries_take_no_part(getkey):
@@ -221,8 +227,9 @@ def test_clamped_entries_take_no_part(getkey):
     block, x = derive_block(memory, ["h"], leak=0.6), normal(getkey(), (5,))
     found, moving = power(block, x), velocity(block, x)
     assert moving[0] == 0
-    assert_close(found.rate, jax.jvp(block.energy, (x,), (moving,))[1])
-    assert_close(found.rate, found.work - found.dissipation)
+    size = found.dissipation + abs(found.work)
+    assert_close(found.rate, jax.jvp(block.energy, (x,), (moving,))[1], scale=size)
+    assert_close(found.rate, found.work - found.dissipation, scale=size)
     rate = jax.jvp(with_tied_weights(block).energy, (x,), (moving,))[1]
     assert (rate <= 0) == (descent_margin(block, x) >= 1)
 
@@ -301,9 +308,9 @@ def test_batches_are_refused(f, getkey):
 
 
 @pytest.mark.parametrize("leak", [0.0, 1.0])
-def test_the_budget_adds_up_to_the_change_of_the_energy(leak, getkey):
+def test_the_budget_adds_up_to_the_change_of_the_energy(leak, fixedkey):
     """Along a flow: what the residual force does less what is dissipated, to second order in the distance of times."""
-    block, x = make_block(getkey(), "free", options={"leak": leak}), normal(getkey(), VISIBLE_SHAPE)
+    block, x = make_block(fixedkey(), "free", options={"leak": leak}), normal(fixedkey(), VISIBLE_SHAPE)
 
     def gap(points: int) -> float:
         times = jnp.linspace(0, 0.5, points)

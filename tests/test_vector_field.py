@@ -12,6 +12,7 @@ from helpers import LAGRANGIANS, VISIBLE_SHAPE, assert_close, make_block, normal
 
 from hopmix import (
     GELU,
+    Block,
     Coupling,
     LayerNorm,
     Mixer,
@@ -29,15 +30,24 @@ from hopmix.claims._small_mixer import draw_weights, free, small_mixer
 # ---- The exact index ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["quadratic", "tanh", "softmax", "layer norm", "spherical norm"])
-def test_a_gradient_in_the_activations_is_symmetric_in_the_metric(name, getkey):
+def with_and_without_the_metric(name: str, keys) -> tuple[jax.Array, jax.Array]:
+    """The index of a gradient in the activations of this Lagrangian."""
     shape = (2, 3)
-    lagrangian, matrix = LAGRANGIANS[name](shape, jnp.float64), normal(getkey(), (6, 6))
+    lagrangian, matrix = LAGRANGIANS[name](shape, jnp.float64), normal(keys(), (6, 6))
     potential = lambda g: GELU()(matrix @ g.reshape(6))
     field = lambda x: jax.grad(potential)(lagrangian.activation(x)) - 0.5 * x
-    x = normal(getkey(), shape)
-    with_metric, without = jax.jit(lambda x: (field_asymmetry(field, x, lagrangian), field_asymmetry(field, x)))(x)
-    assert with_metric <= 1e-12
+    run = jax.jit(lambda x: (field_asymmetry(field, x, lagrangian), field_asymmetry(field, x)))
+    return run(normal(keys(), shape))
+
+
+@pytest.mark.parametrize("name", ["quadratic", "tanh", "softmax", "layer norm", "spherical norm"])
+def test_a_gradient_in_the_activations_is_symmetric_in_the_metric(name, getkey):
+    assert with_and_without_the_metric(name, getkey)[0] <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["quadratic", "tanh", "softmax", "layer norm", "spherical norm"])
+def test_without_the_metric_it_is_symmetric_for_linear_units_alone(name, fixedkey):
+    _, without = with_and_without_the_metric(name, fixedkey)
     assert without <= 1e-12 if name == "quadratic" else without > 1e-3
 
 
@@ -64,8 +74,9 @@ def test_the_index_is_the_symmetry_score_of_the_linearisation(getkey):
 
 
 def test_unrelated_entries_give_the_root_of_one_half(getkey):
-    m = normal(getkey(), (60, 60))
-    np.testing.assert_allclose(field_asymmetry(lambda x: m @ x, jnp.zeros(60)), math.sqrt(0.5), atol=0.03)
+    """Within seven standard errors, of 1/(2n) each."""
+    m = normal(getkey(), (120, 120))
+    np.testing.assert_allclose(field_asymmetry(lambda x: m @ x, jnp.zeros(120)), math.sqrt(0.5), atol=0.03)
 
 
 def test_large_states_are_referred_to_the_estimate():
@@ -77,21 +88,21 @@ def test_large_states_are_referred_to_the_estimate():
 
 
 @pytest.mark.parametrize("metric", [True, False])
-def test_the_estimate_agrees_with_the_exact_index(metric, getkey):
+def test_the_estimate_agrees_with_the_exact_index(metric, fixedkey):
     """400 estimates: their mean is the index, their spread the standard error that each states."""
-    weights, (x,) = draw_weights(getkey(), 1)
+    weights, (x,) = draw_weights(fixedkey(), 1)
     block = small_mixer(weights, free)
     lagrangian = block.potential.neurons.lagrangian if metric else None
     exact = field_asymmetry(block.force, x, lagrangian)
     estimate = lambda key: estimate_field_asymmetry(block.force, x, lagrangian, key=key, probes=40)
-    value, stderr = jax.jit(jax.vmap(estimate))(jr.split(getkey(), 400))
+    value, stderr = jax.jit(jax.vmap(estimate))(jr.split(fixedkey(), 400))
     assert exact > 0.05
     assert abs(jnp.mean(value) - exact) < 5 * jnp.std(value) / 20 + 0.02 * exact
     assert abs(jnp.mean(stderr) / jnp.std(value) - 1) < 0.25
 
 
-def test_more_probes_have_smaller_errors(getkey):
-    m = normal(getkey(), (20, 20))
+def test_more_probes_have_smaller_errors(fixedkey):
+    m = normal(fixedkey(), (20, 20))
     found = [estimate_field_asymmetry(lambda x: m @ x, jnp.zeros(20), key=jr.key(0), probes=n) for n in (16, 1024)]
     assert 4 < found[0].stderr / found[1].stderr < 16
     exact = field_asymmetry(lambda x: m @ x, jnp.zeros(20))
@@ -138,17 +149,17 @@ class Attention(eqx.Module):
         return jax.nn.softmax(scores, axis=-1) @ x @ self.value
 
 
-def test_any_function_that_keeps_the_shape_will_do(getkey):
+def test_any_function_that_keeps_the_shape_will_do(fixedkey):
     """Attention, an Equinox MLP, and a whole stack of residual blocks, each exact and estimated."""
-    attention = Attention(*(normal(getkey(), (6, 6)) for _ in range(3)))
+    attention = Attention(*(normal(fixedkey(), (6, 6)) for _ in range(3)))
     mlp = eqx.nn.MLP(24, 24, 16, 1, key=jr.key(1))
-    blocks = [make_block(getkey(), "free") for _ in range(2)]
+    blocks = [make_block(fixedkey(), "free") for _ in range(2)]
     fields = (
         attention,
         lambda x: mlp(x.ravel()).reshape(x.shape),
         lambda x: blocks[1](blocks[0](x)) - x,
     )
-    x = normal(getkey(), VISIBLE_SHAPE)
+    x = normal(fixedkey(), VISIBLE_SHAPE)
     for f in fields:
         exact, (value, stderr) = field_asymmetry(f, x), estimate_field_asymmetry(f, x, key=jr.key(3), probes=256)
         assert exact > 0.05
@@ -229,7 +240,8 @@ def test_what_is_a_gradient_has_no_rotation_and_adds_none(getkey):
     x, direction = normal(getkey(), (2, *VISIBLE_SHAPE))
     norm = LayerNorm((0, -1))
     plain = lambda block: lambda x: block.potential.force(norm.activation(x))
-    assert largest(helmholtz_split(plain(tied), x, direction, norm).rotation) < 1e-12
+    split = helmholtz_split(plain(tied), x, direction, norm)
+    assert largest(split.rotation) < 1e-12 * largest(split.gradient)
     both = lambda x: plain(tied)(x) + plain(broken)(x)
     together, alone = (helmholtz_split(f, x, direction, norm) for f in (both, plain(broken)))
     assert_close(together.rotation, alone.rotation, 1e-11)
@@ -250,9 +262,9 @@ def largest(a) -> float:
 # ---- Work ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_work_of_a_gradient_is_what_the_potential_gains_on_any_path(getkey):
+def test_the_work_of_a_gradient_is_what_the_potential_gains_on_any_path(fixedkey):
     """To second order in the distance of states."""
-    block, (start, end, aside) = make_block(getkey()), normal(getkey(), (3, *VISIBLE_SHAPE))
+    block, (start, end, aside) = make_block(fixedkey()), normal(fixedkey(), (3, *VISIBLE_SHAPE))
     norm, potential = block.potential.neurons.lagrangian, block.potential
 
     def works(steps: int) -> list[float]:
@@ -272,7 +284,8 @@ def test_work_starts_at_zero_and_adds_up(getkey):
     work = work_along(lambda x: m @ x, states)
     assert work.shape == (7,)
     assert work[0] == 0
-    assert_close(work[3] + work_along(lambda x: m @ x, states[3:])[-1], work[-1])
+    size = jnp.sum(jnp.abs(jnp.diff(work)))
+    assert_close(work[3] + work_along(lambda x: m @ x, states[3:])[-1], work[-1], scale=size)
 
 
 def test_a_linear_field_does_work_by_its_antisymmetric_part(getkey):
@@ -280,28 +293,35 @@ def test_a_linear_field_does_work_by_its_antisymmetric_part(getkey):
     m, x, a, b = normal(getkey(), (4, 4)), *normal(getkey(), (3, 4))
     expected = 2 * math.pi * float(b @ (m - m.T) @ a) / 2
     found = loop_integral(lambda x: m @ x, x, a, b, nodes=16)
-    assert_close(found.work, expected, 1e-11)
-    assert_close(loop_integral(lambda x: m @ x, x, b, a, nodes=16).work, -expected, 1e-11)
-    assert_close(loop_integral(lambda x: m @ x, x, a, b, Quadratic(), nodes=16), found)
+    size = jnp.linalg.norm(m) * jnp.linalg.norm(jnp.stack([x, a, b])) ** 2
+    assert_close(found.work, expected, scale=size)
+    assert_close(loop_integral(lambda x: m @ x, x, b, a, nodes=16).work, -expected, scale=size)
+    assert_close(loop_integral(lambda x: m @ x, x, a, b, Quadratic(), nodes=16), found, scale=size)
     assert -1 <= found.share <= 1
     turn = jnp.asarray([[0.0, -1.0], [1.0, 0.0]])
     assert_close(tuple(loop_integral(lambda x: turn @ x, jnp.zeros(2), *jnp.eye(2))), (2 * math.pi, 1.0))
 
 
+def turning(block: Block, x, a) -> jax.Array:
+    """The direction, as long as `a`, in which the field turns along `a`: around both, the work does not cancel."""
+    rotation = helmholtz_split(block.force, x, a, block.potential.neurons.lagrangian).rotation
+    return rotation * jnp.linalg.norm(a) / jnp.linalg.norm(rotation)
+
+
 def test_loops_close_for_gradients_and_not_for_others(getkey):
-    tied, broken = make_block(getkey()), make_block(getkey(), "free")
     x, a, b = normal(getkey(), (3, *VISIBLE_SHAPE))
-    works = [
-        loop_integral(block.force, x, 0.2 * a, 0.2 * b, block.potential.neurons.lagrangian, nodes=128)
-        for block in (tied, broken)
-    ]
-    assert abs(works[0].share) < 1e-12
-    assert abs(works[1].share) > 1e-2
+    tied, broken = make_block(getkey()), make_block(getkey(), "free")
+    norm = tied.potential.neurons.lagrangian
+    assert abs(loop_integral(tied.force, x, 0.2 * a, 0.2 * b, norm, nodes=128).share) < 1e-12
+    # Of the 24 entries of the rotation, all would have to be small at once.
+    along = turning(broken, x, a)
+    assert loop_integral(broken.force, x, 0.02 * a, 0.02 * along, norm, nodes=128).share > 1e-2
 
 
 def test_small_loops_measure_the_rotation(getkey):
     block, (x, a, b) = make_block(getkey(), "free"), normal(getkey(), (3, *VISIBLE_SHAPE))
     norm, size = block.potential.neurons.lagrangian, 1e-4
-    rotation = helmholtz_split(block.force, x, a, norm).rotation
+    split = helmholtz_split(block.force, x, a, norm)
     found = loop_integral(block.force, x, size * a, size * b, norm).work / size**2
-    assert_close(found, 2 * math.pi * jnp.sum(b * rotation), 1e-5)
+    moved = jnp.linalg.norm(b) * jnp.linalg.norm(split.gradient + split.rotation)
+    assert_close(found, 2 * math.pi * jnp.sum(b * split.rotation), 1e-5, moved)

@@ -172,13 +172,13 @@ def count(
 
 
 def deviation(probability: float, trials: int) -> float:
-    r"""How far a binomial count may be from its mean, except with a probability of 1e-6:
+    r"""How far a binomial count may be from its mean, except with a probability of 1e-9:
 
-    $$t = \tfrac\ell3 + \sqrt{\tfrac{\ell^2}9 + 2 \ell\,n p (1 - p)}, \qquad \ell = \ln(2 \cdot 10^6).$$
+    $$t = \tfrac\ell3 + \sqrt{\tfrac{\ell^2}9 + 2 \ell\,n p (1 - p)}, \qquad \ell = \ln(2 \cdot 10^9).$$
 
     **Source:** Bernstein's inequality, $P(|X - np| \ge t) \le 2 \exp(-\tfrac12 t^2 / (np(1 - p) + t/3))$.
     """
-    level = math.log(2e6)
+    level = math.log(2e9)
     return level / 3 + math.sqrt(level**2 / 9 + 2 * level * trials * probability * (1 - probability))
 
 

@@ -99,9 +99,9 @@ class TestAugment:
     def test_same_key_same_batch(self, getkey):
         images, config, key = pictures(), Augment.paper((8, 10, 3)), getkey()
         first, same, other = apply(config, key, images), apply(config, key, images), apply(config, getkey(), images)
-        for a, b, c in zip(first, same, other):
+        for a, b in zip(first, same):
             np.testing.assert_array_equal(a, b)
-            assert not np.array_equal(a, c)
+        assert not np.array_equal(first[0], other[0])  # the shares of two boxes, which are the labels, may be equal
 
     def test_population_is_its_members(self, getkey):
         images, config = jnp.stack([pictures(seed=seed) for seed in range(3)]), Augment.paper((8, 10, 3))
@@ -136,7 +136,7 @@ class TestAugment:
 
 class TestCrop:
     def test_is_a_window_of_the_framed_image(self, getkey):
-        images = pictures(batch=500, shape=(5, 6, 2))
+        images = pictures(batch=700, shape=(5, 6, 2))  # one of 25 is left out once in 10^11 times
         results = np.asarray(random_crop(getkey(), images, 2))
         assert results.dtype == np.uint8
         framed = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -160,7 +160,7 @@ class TestFlip:
         same = (results == images).all((1, 2, 3))
         mirrored = (results == images[:, :, ::-1]).all((1, 2, 3))
         assert (same ^ mirrored).all()
-        assert abs(mirrored.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 400)
+        assert abs(mirrored.mean() - 0.3) < 7 * np.sqrt(0.3 * 0.7 / 400)
 
     @pytest.mark.parametrize("probability, step", [(0.0, 1), (1.0, -1)])
     def test_certainty(self, getkey, probability, step):
@@ -189,7 +189,7 @@ class TestMix:
         )
         np.testing.assert_allclose(images[:, 2], 2, atol=1e-5)  # its own partner
         deviation = 0.5 / np.sqrt(2 * 0.8 + 1)  # of Beta(a, a)
-        assert abs(share.mean() - 0.5) < 5 * deviation / np.sqrt(len(share))
+        assert abs(share.mean() - 0.5) < 7 * deviation / np.sqrt(len(share))
         assert abs(share.std() - deviation) < 0.06
 
     def test_cutmix_label_is_the_share_of_pixels(self, getkey):
@@ -208,7 +208,7 @@ class TestMix:
     def test_both_take_turns(self, getkey):
         images, targets = self.draw(getkey(), 0.8, 1.0, 400)
         cut = np.isin(images[:, 0], (0, 4)).all((1, 2, 3))
-        assert abs(cut.mean() - 0.5) < 5 * 0.5 / np.sqrt(400)
+        assert abs(cut.mean() - 0.5) < 7 * 0.5 / np.sqrt(400)
         np.testing.assert_allclose(images[:, 0].mean((1, 2, 3)), 4 * targets[:, 0, 4], atol=1e-5)
 
 
@@ -218,7 +218,7 @@ ERASE = jax.jit(random_erase, static_argnums=2)
 class TestErase:
     SHAPE = (16, 20)
 
-    def draw(self, key, probability, count=400):
+    def draw(self, key, probability, count=1000):
         return np.asarray(ERASE(key, jnp.zeros((count, *self.SHAPE, 2), jnp.float32), probability))
 
     def test_fills_boxes_with_noise(self, getkey):
@@ -231,8 +231,8 @@ class TestErase:
         assert (np.abs(np.diff(rows, axis=1)).sum(1) <= 2).all()
         assert (np.abs(np.diff(columns, axis=1)).sum(1) <= 2).all()
         noise = results[results != 0]
-        assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
-        assert abs(noise.std() - 1) < 5 / np.sqrt(2 * noise.size)
+        assert abs(noise.mean()) < 7 / np.sqrt(noise.size)
+        assert abs(noise.std() - 1) < 7 / np.sqrt(2 * noise.size)
 
     def test_area_and_aspect(self, getkey):
         erased = (self.draw(getkey(), 1.0) != 0).all(-1)
@@ -253,7 +253,7 @@ class TestErase:
 
     def test_probability(self, getkey):
         erased = (self.draw(getkey(), 0.25) != 0).any((1, 2, 3))
-        assert abs(erased.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 400)
+        assert abs(erased.mean() - 0.25) < 7 * np.sqrt(0.25 * 0.75 / 1000)
         assert not self.draw(getkey(), 0.0).any()
 
     def test_keeps_the_rest(self, getkey):

@@ -78,12 +78,12 @@ def test_of_many_eigenvalues_the_largest_are_kept(getkey):
     np.testing.assert_allclose(kept, every[: metrics.EIGENVALUES], rtol=1e-8)
 
 
-def test_fields_are_those_of_each_block(getkey):
+def test_fields_are_those_of_each_block(fixedkey):
     """The estimate against the exact index, and the two parts of the rate of the energy, at the states in between."""
-    model = mixer(getkey(), coupling="free")
+    model = mixer(fixedkey(), coupling="free")
     model = jax.tree.map(lambda leaf: 3 * leaf if eqx.is_inexact_array(leaf) else leaf, model)
-    images = jr.normal(getkey(), (6, 8, 8, 1))
-    measured, states = fields(model, images, getkey()), jax.vmap(model.embed)(images)
+    images = jr.normal(fixedkey(), (6, 8, 8, 1))
+    measured, states = fields(model, images, fixedkey()), jax.vmap(model.embed)(images)
     for i, block in enumerate(model.blocks):
         norm = block.potential.neurons.lagrangian
         exact = jax.jit(jax.vmap(lambda x, b=block, n=norm: field_asymmetry(b.force, x, n)))(states)
@@ -97,16 +97,25 @@ def test_fields_are_those_of_each_block(getkey):
         states = jax.vmap(block)(states)
 
 
-def test_fields_of_tied_and_of_serial_blocks(getkey):
-    images = jr.normal(getkey(), (3, 8, 8, 1))
-    tied = fields(mixer(getkey(), coupling="symmetric"), images, getkey())
+def test_fields_of_tied_and_of_serial_blocks(fixedkey):
+    images = jr.normal(fixedkey(), (3, 8, 8, 1))
+    tied = fields(mixer(fixedkey(), coupling="symmetric"), images, fixedkey())
     assert np.all(tied["field_asymmetry"] < 1e-12)
     assert np.all(np.abs(tied["work"]) < 1e-10 * tied["dissipation"])
     assert np.all(tied["margin_used"] == 0)
-    serial = fields(mixer(getkey(), block="serial", coupling="symmetric"), images, getkey())
+    serial = fields(mixer(fixedkey(), block="serial", coupling="symmetric"), images, fixedkey())
     assert np.all(serial["field_asymmetry"] > 1e-4)
     assert np.all(np.abs(serial["work"]) < 1e-10 * serial["dissipation"])  # each mixing by itself is tied
     assert np.all(np.isnan(serial["margin_used"]))
+
+
+def breaking_pace(model, updates) -> np.ndarray:
+    """How fast the breaking and W move, in units of W: the size of the terms of the rate."""
+    paces, norm = [], np.linalg.norm
+    for at, along in zip(model.blocks, updates.blocks):
+        for c, u in zip(_token_then_channel(at), _token_then_channel(along)):
+            paces.append((norm(u.breaking) + norm(c.breaking) * norm(u.up) / norm(c.up)) / norm(c.up))
+    return np.reshape(paces, (len(model.blocks), -1))
 
 
 def test_breaking_rates_are_the_derivative_of_the_ratio_along_an_update(getkey):
@@ -115,7 +124,9 @@ def test_breaking_rates_are_the_derivative_of_the_ratio_along_an_update(getkey):
     updates = jax.tree.map(lambda leaf: jr.normal(getkey(), leaf.shape), parameters)
     moved = eqx.combine(jax.tree.map(lambda p, u: p + small * u, parameters, updates), rest)
     growth = (asymmetry(moved)["breaking_ratio"] - asymmetry(model)["breaking_ratio"]) / small
-    np.testing.assert_allclose(rates(model, eqx.combine(updates, rest))["breaking_rate"], growth, rtol=1e-3)
+    along = eqx.combine(updates, rest)
+    gaps = np.abs(rates(model, along)["breaking_rate"] - growth)
+    assert np.all(gaps <= 1e-4 * breaking_pace(model, along))
 
 
 def test_energy_change_is_that_of_each_image(getkey):
@@ -131,13 +142,13 @@ def test_energy_change_is_that_of_each_image(getkey):
         states = after
 
 
-def test_energy_falls_in_symmetric_blocks_and_rises_against_the_gradient(getkey):
-    images = jr.normal(getkey(), (32, 8, 8, 1))
-    tied = descent(mixer(getkey(), coupling="symmetric"), images)
+def test_energy_falls_in_symmetric_blocks_and_rises_against_the_gradient(fixedkey):
+    images = jr.normal(fixedkey(), (32, 8, 8, 1))
+    tied = descent(mixer(fixedkey(), coupling="symmetric"), images)
     assert jnp.all(tied["energy_change"] < 0)
     assert jnp.all(tied["energy_rise_fraction"] == 0)
     # A scale of -1 on the way in only turns the force round: small steps then climb, for every image.
-    model = mixer(getkey(), coupling="symmetric", norm_scale="elementwise")
+    model = mixer(fixedkey(), coupling="symmetric", norm_scale="elementwise")
     neurons = [block.potential.memory.neurons["visible"] for block in model.blocks]
     climbing = eqx.tree_at(
         lambda m: [block.potential.memory.neurons["visible"].affine.scale for block in m.blocks],

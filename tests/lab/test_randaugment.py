@@ -154,7 +154,7 @@ class TestRandAugment:
     IMAGE = jnp.asarray(picture((8, 8, 3)), jnp.float32)
     FILL = jnp.full(3, GREY, jnp.float32)
 
-    def draw(self, config, key, count=400):
+    def draw(self, config, key, count=1000):
         one = lambda key: rand_augment(config, key, self.IMAGE, self.FILL)
         return np.asarray(jax.jit(jax.vmap(one))(jr.split(key, count)))
 
@@ -162,12 +162,12 @@ class TestRandAugment:
         results = self.draw(RandAugment(magnitude_std=0.0, layers=1, probability=1.0), getkey())
         pixels = np.asarray(self.IMAGE).astype(np.uint8)
         possible = {apply(name, pixels, 9.0, sign).tobytes() for name in OPERATIONS for sign in (-1, 1)}
-        assert {result.tobytes() for result in results} == possible
+        assert {result.tobytes() for result in results} == possible  # one of thirty is left out once in 10^13 times
 
     def test_half_of_the_operations_are_applied_with_varying_strength(self, getkey):
         results = self.draw(RandAugment(layers=1), getkey())
         unchanged = (results == np.asarray(self.IMAGE)).all((1, 2, 3)).mean()
-        assert abs(unchanged - 0.5) < 5 * 0.5 / np.sqrt(len(results))
+        assert abs(unchanged - 0.5) < 7 * 0.5 / np.sqrt(len(results))
         assert len({result.tobytes() for result in results}) > 50
 
     def test_bad_values(self):

@@ -98,10 +98,10 @@ def test_the_examples_have_every_convex_lagrangian(memories):
 
 
 def test_the_examples_have_any_time_constants(getkey):
-    """Up to a decade to either side of 1, of each layer on its own."""
-    drawn = [eqx.filter_eval_shape(with_random_taus(chain, getkey()), getkey()) for _ in range(10)]
+    """Up to a decade to either side of 1, of each layer on its own: 160 of them miss an end once in 10^18 times."""
+    drawn = [eqx.filter_eval_shape(with_random_taus(chain, getkey()), getkey()) for _ in range(40)]
     taus = np.asarray([layer.tau for memory in drawn for layer in memory.neurons.values()])
-    assert len(set(taus)) == 40
+    assert len(set(taus)) == 160
     assert 0.1 <= taus.min() < 0.3
     assert 3 < taus.max() <= 10
 
@@ -153,16 +153,16 @@ def _is_none(leaf) -> bool:
 
 
 @pytest.mark.parametrize("structure", [pair, chain, mixer, transformer, convolutional])
-def test_untied_weights_break_it(structure, getkey):
-    memories, states = draw_systems(structure, getkey(), NUMBER)
-    gaps = gaps_of(loosened(memories, getkey()), states)
+def test_untied_weights_break_it(structure, fixedkey):
+    memories, states = draw_systems(structure, fixedkey(), NUMBER)
+    gaps = gaps_of(loosened(memories, fixedkey()), states)
     assert jnp.median(gaps) > 1e-2
     assert jnp.min(gaps) > 1e-6
 
 
-def test_free_weights_break_it(getkey):
-    memories, states = draw_systems(pair, getkey(), NUMBER)
-    gaps = gaps_of(freed(memories, getkey()), states)
+def test_free_weights_break_it(fixedkey):
+    memories, states = draw_systems(pair, fixedkey(), NUMBER)
+    gaps = gaps_of(freed(memories, fixedkey()), states)
     assert jnp.median(gaps) > 1e-2
     assert jnp.min(gaps) > 1e-6
 
@@ -174,16 +174,16 @@ class WrongSign(Dense):
         return -super().energy(*activations)
 
 
-def test_a_wrong_sign_breaks_it(getkey):
-    memories, states = draw_systems(pair, getkey(), NUMBER)
+def test_a_wrong_sign_breaks_it(fixedkey):
+    memories, states = draw_systems(pair, fixedkey(), NUMBER)
     flipped = eqx.tree_at(lambda m: m.synapses["s"], memories, WrongSign(coupling_of(memories, "s")))
     assert jnp.max(gaps_of(memories, states)) < 1e-12
     assert jnp.median(gaps_of(flipped, states)) > 1e-2
 
 
-def test_each_layer_counts_with_its_own_time_constant(getkey):
+def test_each_layer_counts_with_its_own_time_constant(fixedkey):
     """The velocities of one memory and the time constants of another do not add up."""
-    memories, states = draw_systems(pair, getkey(), 20)
+    memories, states = draw_systems(pair, fixedkey(), 20)
     slower = eqx.tree_at(lambda m: m.neurons["h"], memories, Neurons(memories.neurons["h"].lagrangian, (3,), tau=3.0))
 
     @eqx.filter_jit
@@ -240,10 +240,10 @@ def block_gaps(memories: AssociativeMemory, states):
     return eqx.filter_vmap(lambda m, x: jnp.stack([gap(m, x, leak) for leak in (0.0, 0.7)]))(memories, states)
 
 
-def test_the_rate_of_a_block_is_that_of_its_visible_layer(getkey):
-    memories, states = draw_systems(lambda key: mixer(key, GELU()), getkey(), 20)
+def test_the_rate_of_a_block_is_that_of_its_visible_layer(fixedkey):
+    memories, states = draw_systems(lambda key: mixer(key, GELU()), fixedkey(), 20)
     assert jnp.max(block_gaps(memories, states["x"])) < 1e-11
-    assert jnp.min(block_gaps(loosened(memories, getkey()), states["x"])) > 1e-6
+    assert jnp.min(block_gaps(loosened(memories, fixedkey()), states["x"])) > 1e-6
 
 
 # ---- Clamping -----------------------------------------------------------------------------------------------------
@@ -316,7 +316,8 @@ def test_clamping_by_hand_equals_a_frozen_layer(getkey):
     assert_close(held.force(state)["h"], rest.force({"h": state["h"]})["h"])
     assert_close(held.force(state)["v"], jnp.zeros(5))
     alone_of = lambda h: rest.energy({"h": h}) - held.energy({"v": state["v"], "h": h})
-    assert_close(alone_of(state["h"]), alone_of(normal(getkey(), (3,))), 1e-12)
+    size = jnp.abs(held.energy(state)) + jnp.abs(rest.energy({"h": state["h"]}))
+    assert_close(alone_of(state["h"]), alone_of(normal(getkey(), (3,))), scale=size)
 
 
 def test_quadratic_layers_may_be_held_anywhere():

@@ -64,18 +64,18 @@ def test_the_claim(getkey):
     assert found.passed, found
 
 
-def test_the_asymmetry_is_large(getkey):
+def test_the_asymmetry_is_large(fixedkey):
     """Of the size that distinguishes a field without energy: a fifth, where free weights have a half."""
-    gaps = claim.all_gaps(*systems(LayerNorm(), GELU(), getkey(), 25), 0.0, 1.0)
+    gaps = claim.all_gaps(*systems(LayerNorm(), GELU(), fixedkey(), 25), 0.0, 1.0)
     assert 0.1 < jnp.median(gaps.serial) < 0.4
     assert jnp.min(gaps.serial) > 0.02
     assert jnp.max(gaps.parallel) < 1e-14
 
 
-def test_the_model_has_it_too(getkey):
+def test_the_model_has_it_too(fixedkey):
     """A serial mixer as it is built: tied, with norms of its own, elementwise scales at 1."""
     config = MixerConfig(image=(4, 4, 1), patch=2, dim=5, depth=1, classes=2, block="serial", coupling="symmetric")
-    (block,) = Mixer(config, key=getkey()).blocks
+    (block,) = Mixer(config, key=fixedkey()).blocks
     assert isinstance(block, SerialBlock)
     lagrangian = block.token.potential.neurons.lagrangian
 
@@ -84,7 +84,7 @@ def test_the_model_has_it_too(getkey):
         index = lambda block: field_asymmetry(lambda x: block(x) - x, x, lagrangian)
         return [claim.serial_asymmetry(block, x), *map(index, block.parts)]
 
-    whole, *parts = indices(normal(getkey(), (4, 5)))
+    whole, *parts = indices(normal(fixedkey(), (4, 5)))
     assert whole > 1e-3
     assert max(parts) < 1e-14
 
@@ -105,10 +105,10 @@ def leading_curl(memory: AssociativeMemory, x):
 
 
 @pytest.mark.parametrize("visible", [LayerNorm(), Quadratic()])
-def test_orders_in_the_step(visible, getkey):
+def test_orders_in_the_step(visible, fixedkey):
     """The curl is of second order, with the coefficient of the commutator; the index of first; the parallel and the
     serial block differ in second order."""
-    memory, x = sample(visible, GELU(), getkey())
+    memory, x = sample(visible, GELU(), fixedkey())
 
     @eqx.filter_jit
     def at(step):
@@ -152,18 +152,18 @@ def test_two_tokens_of_one_channel():
     assert_close(alike, alike.T)
 
 
-def test_linear_mixings_commute_without_a_norm(getkey):
+def test_linear_mixings_commute_without_a_norm(fixedkey):
     """Token mixing acts on one index and channel mixing on the other: it is the units' slopes and the norm that break
     the symmetry, not the serial form by itself."""
-    linear = claim.all_gaps(*systems(Quadratic(), Quadratic(), getkey(), 8), 0.0, 0.3)
+    linear = claim.all_gaps(*systems(Quadratic(), Quadratic(), fixedkey(), 8), 0.0, 0.3)
     assert jnp.max(linear.serial) < 1e-15
-    normed = claim.all_gaps(*systems(LayerNorm(), Quadratic(), getkey(), 8), 0.0, 0.3)
+    normed = claim.all_gaps(*systems(LayerNorm(), Quadratic(), fixedkey(), 8), 0.0, 0.3)
     assert jnp.min(normed.serial) > 1e-3
 
 
-def test_a_formula_without_the_state_between_fails(getkey):
+def test_a_formula_without_the_state_between_fails(fixedkey):
     """The curvature of the channel mixing has to be taken after the token mixing."""
-    memory, x = sample(Quadratic(), GELU(), getkey())
+    memory, x = sample(Quadratic(), GELU(), fixedkey())
 
     @jax.jit
     def curls(x):
@@ -177,9 +177,9 @@ def test_a_formula_without_the_state_between_fails(getkey):
     assert jnp.max(jnp.abs(curl - wrong)) > 1e-3
 
 
-def test_free_weights_do_not_follow_the_formula(getkey):
-    memory, x = sample(LayerNorm(), GELU(), getkey())
-    free = Coupling(memory.synapses["token"].coupling.up, normal(getkey(), (4, 5)), 0.0)
+def test_free_weights_do_not_follow_the_formula(fixedkey):
+    memory, x = sample(LayerNorm(), GELU(), fixedkey())
+    free = Coupling(memory.synapses["token"].coupling.up, normal(fixedkey(), (4, 5)), 0.0)
     memory = AssociativeMemory(memory.neurons, memory.synapses | {"token": TokenMixing(free)}, dict(memory.connections))
     gaps = jax.jit(lambda x: claim.gaps_of(memory, x, 0.0, 1.0))(x)
     assert gaps.curl > 1e-2
@@ -236,9 +236,9 @@ def test_with_a_saturating_visible_layer_it_may_turn_round_for_ever():
     assert_close(path.states[-1], path.states[-2], 1e-12)
 
 
-def test_the_parallel_jacobian_has_real_eigenvalues(getkey):
+def test_the_parallel_jacobian_has_real_eigenvalues(fixedkey):
     """Those of a serial block with a norm need not be: states can spiral."""
-    memories, states = systems(LayerNorm(), GELU(), getkey(), 40)
+    memories, states = systems(LayerNorm(), GELU(), fixedkey(), 40)
 
     @eqx.filter_jit
     @eqx.filter_vmap

@@ -105,8 +105,8 @@ class WrongSlope(ReLU):
         return 1.1 * super().hessian_vector_product(x, v)
 
 
-def test_the_measurement_can_fail(getkey):
-    problem = c11.draw(getkey())
+def test_the_measurement_can_fail(fixedkey):
+    problem = c11.draw(fixedkey())
     velocity, rate = eqx.filter_jit(c11.tied_gaps)(problem, WrongSlope())
     assert velocity > 1e-3
     assert rate < 1e-12
@@ -250,12 +250,12 @@ def test_gradient_descent_approaches_the_solvable_flow():
     check_phase(jax.tree.map(lambda index: index[-1], end), np.asarray(target), 1e-10)
 
 
-def test_a_symmetric_task_leaves_independent_weights_tied_but_not_a_breaking(getkey):
+def test_a_symmetric_task_leaves_independent_weights_tied_but_not_a_breaking(fixedkey):
     """Linear units, white inputs, symmetric target: G is symmetric at every tied point, so free weights stay tied.
 
     W with a breaking on top of W^T is another descent on the same loss, and breaks: its velocity is -G W^T.
     """
-    root, up = normal(getkey(), (VISIBLE, VISIBLE)), 0.3 * normal(getkey(), (HIDDEN, VISIBLE))
+    root, up = normal(fixedkey(), (VISIBLE, VISIBLE)), 0.3 * normal(fixedkey(), (HIDDEN, VISIBLE))
     args = (0.5 * (root + root.T), jnp.eye(VISIBLE), jnp.asarray(0.0))
     run = partial(train, regression_loss, args=args, rate=jnp.asarray(1e-3), steps=1000)
     free, *_ = run(tied(up))
@@ -280,9 +280,9 @@ def flow_of_units(problem: c11.Problem, start: Coupling, kind, decay: float):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.2])
-def test_along_the_flow_balance_is_conserved_or_decays(decay, getkey):
+def test_along_the_flow_balance_is_conserved_or_decays(decay, fixedkey):
     """Linear units keep their balance; GELU units have no such law."""
-    problem = c11.draw(getkey())
+    problem = c11.draw(fixedkey())
     start = Coupling(problem.up, 0.5 * problem.down, 0.0)
     expected = np.exp(-2 * decay * np.asarray(TIMES))[:, None] * np.asarray(unit_balance(start))
     balance, _ = flow_of_units(problem, start, LINEAR, decay)
@@ -291,9 +291,9 @@ def test_along_the_flow_balance_is_conserved_or_decays(decay, getkey):
     assert worst(balance - expected) > 1e-3
 
 
-def test_from_a_tied_start_the_indices_of_the_tracker_are_one_number(getkey):
+def test_from_a_tied_start_the_indices_of_the_tracker_are_one_number(fixedkey):
     """Balance 0 means |v_a| = |w_a| for ever: unit cosine = cosine = 1 - relative breaking = 1 - ratio^2/2."""
-    problem = c11.draw(getkey())
+    problem = c11.draw(fixedkey())
     for kind, conserves in ((LINEAR, True), (GAUSSIAN, False)):
         _, found = flow_of_units(problem, tied(problem.up), kind, 0.1)
         assert worst(1 - found.cosine) > 1e-3
@@ -325,8 +325,8 @@ def test_how_fast_gelu_units_lose_their_balance(getkey):
     np.testing.assert_allclose(change, -2 * np.sum((errors @ v) * h**2 * density(h), axis=0), atol=1e-11)
 
 
-def test_a_bias_adds_its_square_to_the_balance(getkey):
-    problem, bias = c11.draw(getkey()), normal(getkey(), (HIDDEN,))
+def test_a_bias_adds_its_square_to_the_balance(fixedkey):
+    problem, bias = c11.draw(fixedkey()), normal(fixedkey(), (HIDDEN,))
 
     def loss(w, v, b):
         answer = lambda g: v @ jax.nn.relu(w @ g + b)
@@ -353,12 +353,12 @@ def test_balance_in_a_mixer_block(hidden, conserves, getkey):
 # ---- Autoencoders -----------------------------------------------------------------------------------------------
 
 
-def test_a_regularised_autoencoder_ends_tied_and_what_it_takes(getkey):
+def test_a_regularised_autoencoder_ends_tied_and_what_it_takes(fixedkey):
     """From independent weights, by plain SGD, the tracker ends at (1, 0, 1, 1, 0).
 
     Without decay, or with a target map other than the identity, it does not.
     """
-    problem = c11.draw(getkey())
+    problem = c11.draw(fixedkey())
     root = np.linalg.qr(np.asarray(problem.inputs.T))[0]
     covariance = jnp.asarray(root * np.linspace(0.5, 1.5, VISIBLE) @ root.T)
     start = Coupling(0.5 * problem.up, 0.5 * problem.down, 0.0)
@@ -427,12 +427,12 @@ def two_layers(getkey):
     return problem, 0.3 * normal(getkey(), (HIDDEN, VISIBLE)), Coupling(0.3 * problem.down, 0.3 * problem.up, 0.0)
 
 
-def test_kolen_pollack(getkey):
+def test_kolen_pollack(fixedkey):
     """A network that sends errors back by weights of their own, with transposed updates and equal decay.
 
     The tracker sees |B - A^T| shrink by (1 - decay) in every step, whatever the data, rate and nonlinearity.
     """
-    problem, first, pair = two_layers(getkey)
+    problem, first, pair = two_layers(fixedkey)
     decay, rate, steps = 0.02, 0.002, 400
 
     def step(carry, transposed):

@@ -84,9 +84,9 @@ def binomial_bit_error(units: int, patterns: int) -> float:
 
 
 @pytest.mark.parametrize("load", [1, 4])
-def test_bits_of_the_classical_memory_fail_as_often_as_the_binomial_says(load, getkey):
+def test_bits_of_the_classical_memory_fail_as_often_as_the_binomial_says(load, fixedkey):
     units, patterns = 100, int(load * capacity(Quadratic(), 100))
-    counts = unstable_bits(getkey(), Quadratic(), units, patterns, memories=150).mean(1) / units
+    counts = unstable_bits(fixedkey(), Quadratic(), units, patterns, memories=150).mean(1) / units
     spread = counts.std(ddof=1) / math.sqrt(len(counts))
     assert abs(counts.mean() - binomial_bit_error(units, patterns)) < 4.5 * spread
 
@@ -114,9 +114,9 @@ def test_the_exact_law_of_the_classical_memory_is_the_binomial(units, patterns):
 
 
 @pytest.mark.parametrize("load, memories", [(1, 60), (4, 6)])
-def test_bits_of_the_dense_memory_fail_as_often_as_the_exact_law_says(load, memories, getkey):
+def test_bits_of_the_dense_memory_fail_as_often_as_the_exact_law_says(load, memories, fixedkey):
     units, patterns = 40, int(load * capacity(RePU(3), 40))
-    counts = unstable_bits(getkey(), RePU(3), units, patterns, memories).mean(1) / units
+    counts = unstable_bits(fixedkey(), RePU(3), units, patterns, memories).mean(1) / units
     spread = counts.std(ddof=1) / math.sqrt(len(counts))
     assert abs(counts.mean() - exact_bit_error(RePU(3), units, patterns)) < 4.5 * spread
 
@@ -147,11 +147,11 @@ def test_at_four_times_the_capacity_one_bit_in_fifteen_is_unstable():
         )
 
 
-def test_at_capacity_a_given_pattern_is_stable_but_not_all_of_them_are(getkey):
+def test_at_capacity_a_given_pattern_is_stable_but_not_all_of_them_are(fixedkey):
     """ "All bits are stable at the capacity" holds for the bits of one pattern, not for all that are stored."""
     units = 100
     patterns = int(capacity(Quadratic(), units))
-    counts = unstable_bits(getkey(), Quadratic(), units, patterns, memories=200)
+    counts = unstable_bits(fixedkey(), Quadratic(), units, patterns, memories=200)
     assert units * bit_error(Quadratic(), units, patterns) < 0.13  # bits of one pattern
     assert np.mean(counts == 0) > 0.85
     assert 0.3 < np.mean(np.any(counts > 0, axis=1)) < 0.9  # memories in which some bit of some pattern is unstable
@@ -187,18 +187,18 @@ def rate(a: float) -> float:
     return 0.5 * ((1 + a) * math.log(1 + a) + (1 - a) * math.log(1 - a))
 
 
-def test_one_parallel_update_corrects_below_the_threshold(getkey):
+def test_one_parallel_update_corrects_below_the_threshold(fixedkey):
     units, flips = 60, 6
     patterns = int(math.exp(0.6 * rate(1 - 2 * flips / units) / 2 * units)) + 1  # 754
     assert retrieval_failure(units, patterns, flips) < 2e-5
-    assert not failures(getkey(), units, patterns, flips, memories=40).any()
+    assert not failures(fixedkey(), units, patterns, flips, memories=40).any()
 
 
 @pytest.mark.parametrize("units, patterns, flips", [(20, 100, 1), (24, 30, 3), (24, 100, 2)])
-def test_failures_are_rarer_than_their_bound(units, patterns, flips, getkey):
+def test_failures_are_rarer_than_their_bound(units, patterns, flips, fixedkey):
     """And not so much rarer that the bound would say nothing: it lies below 1, and within a factor of 40."""
     found, bound = (
-        failures(getkey(), units, patterns, flips, memories=2000).sum(),
+        failures(fixedkey(), units, patterns, flips, memories=2000).sum(),
         retrieval_failure(units, patterns, flips),
     )
     assert bound < 0.6
@@ -206,12 +206,13 @@ def test_failures_are_rarer_than_their_bound(units, patterns, flips, getkey):
     assert found + deviation(bound / 40, 2000) > 2000 * bound / 40
 
 
-def test_far_beyond_the_threshold_updates_fail(getkey):
-    assert failures(getkey(), 14, 2000, 4, memories=50).mean() > 0.9
+def test_far_beyond_the_threshold_updates_fail(fixedkey):
+    assert failures(fixedkey(), 14, 2000, 4, memories=50).mean() > 0.9
 
 
 def test_log_sum_exp_and_exponential_flip_the_same_spins(getkey):
-    patterns, state = fair_patterns(getkey(), 12, 15), fair_patterns(getkey(), 15)
+    """An odd number of patterns: of as many that pull one way as the other, rounding would decide."""
+    patterns, state = fair_patterns(getkey(), 13, 15), fair_patterns(getkey(), 15)
     softmax, exponential = (update_all(HopfieldMemory(patterns, s), state) for s in (Softmax(0.7), Exponential(0.7)))
     assert_close(softmax, exponential, 0)
 
@@ -229,18 +230,18 @@ def test_the_claim_holds(getkey):
 
 
 @pytest.mark.parametrize("name, factor", [("capacity", 3.0), ("bit_error", 0.7), ("bit_error", 1.4)])
-def test_a_wrong_load_is_caught(name, factor, getkey, monkeypatch):
+def test_a_wrong_load_is_caught(name, factor, fixedkey, monkeypatch):
     """Three times as many patterns as there is capacity for; and estimates that are off by a third."""
     separation, units = claim.LOADED[0]
-    assert max(claim.load_excesses(separation, units, 50, getkey())) < 1
+    assert max(claim.load_excesses(separation, units, 50, fixedkey())) < 1
     function = getattr(claim, name)
     monkeypatch.setattr(claim, name, lambda *arguments: factor * function(*arguments))
-    assert max(claim.load_excesses(separation, units, 50, getkey())) > 1
+    assert max(claim.load_excesses(separation, units, 50, fixedkey())) > 1
 
 
-def test_a_bound_on_failures_that_is_too_low_is_caught(getkey, monkeypatch):
+def test_a_bound_on_failures_that_is_too_low_is_caught(fixedkey, monkeypatch):
     monkeypatch.setattr(claim, "retrieval_failure", lambda *sizes: retrieval_failure(*sizes) / 40)
-    assert claim.recall_excess(50, getkey()) > 1
+    assert claim.recall_excess(50, fixedkey()) > 1
 
 
 @pytest.mark.parametrize("probability, trials", [(0.3, 200), (0.01, 5000), (0.1, 20_000)])
@@ -248,8 +249,8 @@ def test_a_binomial_count_is_hardly_ever_further_from_its_mean(probability, tria
     """By the exact tails; and the bound is not idle, as half of it is exceeded more often."""
     away, law = deviation(probability, trials), scipy.stats.binom(trials, probability)
     beyond = lambda t: law.sf(math.ceil(law.mean() + t) - 1) + law.cdf(math.floor(law.mean() - t))
-    assert beyond(away) <= 1e-6
-    assert beyond(0.5 * away) > 1e-4
+    assert beyond(away) <= 1e-9
+    assert beyond(0.5 * away) > 1e-6
 
 
 def warmer(memory: HopfieldMemory, state: jax.Array) -> jax.Array:
@@ -289,7 +290,7 @@ def unit_vectors(key, *shape: int) -> jax.Array:
 
 
 def test_well_separated_patterns_have_a_fixed_point_of_their_own(getkey):
-    count, units, beta = 12, 24, 30.0
+    count, units, beta = 12, 80, 30.0  # in so many dimensions no two of them are close, except once in 10^10 times
     radius = 1 / (beta * count)
     patterns, push = unit_vectors(getkey(), count, units), unit_vectors(getkey(), count, units)
     memory, edge = HopfieldMemory(patterns, Softmax(beta)), patterns + radius * push
@@ -329,7 +330,7 @@ def test_the_published_constants_are_reproduced():
     assert published_constant(1.0, 1.0, 75, 1e-3) == pytest.approx(1.3718, abs=1e-4)
 
 
-def test_the_elementary_argument_stores_more(getkey):
+def test_the_elementary_argument_stores_more(fixedkey):
     c = elementary_constant(1.0, 1.0, 75, 1e-3)
     assert (c, elementary_constant(1.0, 3.0, 20, 1e-3)) == (
         pytest.approx(1.8955, abs=1e-4),
@@ -337,7 +338,7 @@ def test_the_elementary_argument_stores_more(getkey):
     )
     assert math.floor(2 * math.sqrt(1e-3) * c ** (74 / 4)) == 8688
     assert math.floor(2 * math.sqrt(1e-3) * elementary_constant(1.0, 3.0, 20, 1e-3) ** (19 / 4)) == 200
-    patterns = np.asarray(unit_vectors(getkey(), 8688, 75)) * math.sqrt(74)
+    patterns = np.asarray(unit_vectors(fixedkey(), 8688, 75)) * math.sqrt(74)
     nearest = [np.partition(patterns[i : i + 543] @ patterns.T, -2)[:, -2].max() for i in range(0, 8688, 543)]
     assert 74 - max(nearest) >= 2 / 8688 + math.log(2 * 8687 * 8688 * 74)  # fails for one key in a thousand at most
 
