@@ -54,14 +54,17 @@ def pytest_configure(config: pytest.Config):
     hypothesis.settings.load_profile("drawn" if VARIABLE in os.environ else "fixed")
 
 
-def pytest_report_header() -> str:
-    return f"hopmix: {VARIABLE}={','.join(map(str, seeds()))}"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):
+    terminalreporter.write_line(f"Numbers drawn with {VARIABLE}={','.join(map(str, seeds()))}")
+
+
+def draws(test: pytest.Metafunc | pytest.FixtureRequest) -> bool:
+    return "getkey" in test.fixturenames or hypothesis.is_hypothesis_test(test.function)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc):
     """Several seeds are rows of one test, one after the other, so that they share what their module compiles."""
-    draws = "getkey" in metafunc.fixturenames or hypothesis.is_hypothesis_test(metafunc.function)
-    if draws and len(seeds()) > 1:
+    if draws(metafunc) and len(seeds()) > 1:
         metafunc.parametrize("run_seed", seeds(), ids=lambda seed: f"seed={seed}", indirect=True)
 
 
@@ -70,13 +73,21 @@ def pytest_unconfigure():
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
+def name_of(request: pytest.FixtureRequest, seed: int) -> str:
+    """The test with its parameters, whether it runs for one seed or for several."""
+    return request.node.nodeid.replace(f"[seed={seed}]", "").replace(f"[seed={seed}-", "[")
+
+
 @pytest.fixture(autouse=True)
 def run_seed(request: pytest.FixtureRequest) -> int:
     """The seed that this test draws its numbers from, Hypothesis included."""
-    number = getattr(request, "param", seeds()[0])
+    seed = getattr(request, "param", seeds()[0])
     if VARIABLE in os.environ and hypothesis.is_hypothesis_test(request.function):
-        hypothesis.seed(number)(request.function)
-    return number
+        hypothesis.seed(seed)(request.function)
+    if VARIABLE in os.environ and draws(request):
+        again = f"{VARIABLE}={seed} .venv/bin/pytest '{name_of(request, seed)}'"
+        request.node.add_report_section("call", "seed", f"Repeat these numbers: {again}")
+    return seed
 
 
 class GetKey:
@@ -95,17 +106,9 @@ class GetKey:
         return f"<{self.calls} keys drawn with {VARIABLE}={self.seed}>"
 
 
-def name_of(request: pytest.FixtureRequest, run_seed: int) -> str:
-    """The test with its parameters, whether it runs for one seed or for several."""
-    return request.node.nodeid.replace(f"[seed={run_seed}]", "").replace(f"[seed={run_seed}-", "[")
-
-
 @pytest.fixture
 def getkey(request: pytest.FixtureRequest, run_seed: int) -> GetKey:
-    test = name_of(request, run_seed)
-    repeat = f"{VARIABLE}={run_seed} .venv/bin/pytest '{test}'"
-    request.node.add_report_section("call", "seed", f"Repeat these numbers: {repeat}")
-    return GetKey(run_seed, test)
+    return GetKey(run_seed, name_of(request, run_seed))
 
 
 @pytest.fixture
