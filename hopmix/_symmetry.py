@@ -2,27 +2,32 @@ r"""How far the weights of a coupling are from symmetric, by indices with known 
 
 With $W$ (hidden x visible), $V$ (visible x hidden), columns $v_\alpha$ of $V$, rows $w_\alpha$ of $W$ and $M = VW$.
 Two changes of weights leave the layer as it is or nearly so, and an index should say how it takes them: the *gauge* of
-hidden units, $w_\alpha \to a_\alpha w_\alpha$ and $v_\alpha \to v_\alpha/a_\alpha$ with $a_\alpha > 0$, which keeps $M$
-(and the layer, for linear and rectified units), and *gains* $v_\alpha \to d_\alpha v_\alpha$ with $d_\alpha > 0$, which
-keep a conservative coupling conservative (claim C07).
+hidden units, $w_\alpha \to c_\alpha w_\alpha$ and $v_\alpha \to v_\alpha/c_\alpha$ with $c_\alpha \ne 0$, which keeps
+$M$ (and the layer: of linear units for every $c_\alpha$, of rectified ones for $c_\alpha > 0$, of odd ones such as tanh
+for $c_\alpha = \pm 1$), and *gains* $v_\alpha \to d_\alpha v_\alpha$ with $d_\alpha > 0$, which keep a conservative
+coupling conservative (claim C07).
+
+*-1 is as symmetric as 1* where an index is a cosine: $V = -W^\top$ is a symmetric coupling of the opposite sign, with
+unit cosines of -1 and the symmetry score 1, as is $V = W^\top D$ with gains of both signs, whose unit cosines are
+$\pm 1$. A symmetry score of -1 is another thing, an antisymmetric $M$, which only rotates.
+
+No index depends on a common scale of the weights, or on that of single units where the gauge says so, as long as their
+numbers are in the range of the dtype: rows are brought to their own units by powers of two before anything is squared
+or multiplied. Weights in float16 and bfloat16 are computed with in float32; what comes out has their dtype.
 
 *Null* values are means (standard deviations) for independent weights with Gaussian entries, one variance for $V$ and
 one for $W$, to leading order in the $n$ visible and $h$ hidden units. `significance` compares any index with the same
 weights in which hidden units are paired at random.
 """
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array, Complex, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import largest, root
-from hopmix._types import PRNGKey, Scalar
+from hopmix._magnitude import NOTHING, Rows, exponent, in_own_units, largest, norm, power, root, working
+from hopmix._types import Scalar
 
 Up = Float[Array, "hidden visible"]
 Down = Float[Array, "visible hidden"]
@@ -31,30 +36,63 @@ STANDS_OUT = 2.0
 """By how many standard deviations a row or a column of M stands out for its `directionality`."""
 
 
+class Units(NamedTuple):
+    r"""The weights $w_\alpha$ and $v_\alpha$ of all hidden units, each in units of its own."""
+
+    w: Rows
+    v: Rows
+
+    @property
+    def top(self) -> Int[Array, ""]:
+        r"""The exponent of the largest $|w_\alpha||v_\alpha|$; 0 where all are zero."""
+        top = jnp.max(self._products)
+        return jnp.where(top == NOTHING, 0, top)
+
+    @property
+    def strengths(self) -> Int[Array, " hidden"]:
+        r"""The exponents of $|w_\alpha||v_\alpha|$ less the top; every gauge keeps them."""
+        return self._products - self.top
+
+    @property
+    def _products(self) -> Int[Array, " hidden"]:
+        silent = (self.w.exponents == NOTHING) | (self.v.exponents == NOTHING)
+        return jnp.where(silent, NOTHING, self.w.exponents + self.v.exponents)
+
+
+def units_of(v: Down, w: Up) -> Units:
+    """The hidden units of V and W, in the dtype to compute in."""
+    return Units(in_own_units(working(w, "up")), in_own_units(working(v, "down").T))
+
+
 class Asymmetry(NamedTuple):
     r"""Indices of asymmetry of the weights of one coupling; see `measure_asymmetry`.
 
-    | index | formula | range | tied | null | gauge | gains |
-    |---|---|---|---|---|---|---|
-    | `cosine` | $\langle V, W^\top\rangle / (\|V\|\|W\|)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | no | no |
-    | `relative_breaking` | $\|V - W^\top\|^2 / (\|V\|^2 + \|W\|^2)$ | [0, 2] | 0 | 1 ($c/\sqrt{nh}$) | no | no |
+    | index | formula | range | tied | null | gauge: value | gauge: z, p | gains |
+    |---|---|---|---|---|---|---|---|
+    | `cosine` | $\langle V, W^\top\rangle / (\|V\|\|W\|)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | no | no | no |
+    | `relative_breaking` | $\|V - W^\top\|^2 / (\|V\|^2 + \|W\|^2)$ | [0, 2] | 0 | 1 ($c/\sqrt{nh}$) | no | no | no |
     | `unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ weighted by $\|v_\alpha\|\|w_\alpha\|$ | [-1, 1] | 1 |
-      0 ($1/\sqrt{nh}$) | yes | where it is $\pm 1$ |
-    | `symmetry_score` | $\langle M, M^\top\rangle/\|M\|^2$ | [-1, 1] | 1 | $1/n$ ($\sqrt2/n$) | yes | no |
+      0 ($1/\sqrt{nh}$) | yes | yes | where it is $\pm 1$ |
+    | `symmetry_score` | $\langle M, M^\top\rangle/\|M\|^2$ | [-1, 1] | 1 | $1/n$ ($\sqrt2/n$) | yes | yes | no |
     | `breaking_ratio` | $\|V - W^\top\|/\|W\|$ | [0, ∞) | 0 | $r = \sqrt{1 + \|V\|^2/\|W\|^2}$
-      ($\|V\|/(r\|W\|\sqrt{nh})$) | no | no |
-    | `mean_unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | yes | yes |
+      ($\|V\|/(r\|W\|\sqrt{nh})$) | no | no | no |
+    | `mean_unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | yes | yes | yes |
     | `low_`, `median_`, `high_unit_cosine` | 10, 50 and 90 % of the $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 |
-      $-1.28/\sqrt n$, 0, $1.28/\sqrt n$ ($1.71$, $1.25$ and $1.71/\sqrt{nh}$) | yes | yes |
+      $-1.28/\sqrt n$, 0, $1.28/\sqrt n$ ($1.71$, $1.25$ and $1.71/\sqrt{nh}$) | yes | yes | yes |
     | `conservative_distance` | $\min_D \|V - W^\top D\|/\|V\|$, $D$ diagonal | [0, 1] | 0 |
-      $\sqrt{1 - 1/n}$ ($1/(n\sqrt{2h})$) | no |
-      where it is 0 |
-    | `directionality` | excess norm of columns of $M$ less that of rows, over their sum | [-1, 1] | 0 | 0 | yes | no |
-    | `balance` | $(\|W\|^2 - \|V\|^2)/(\|W\|^2 + \|V\|^2)$ | [-1, 1] | 0 | that of the variances | no | no |
+      $\sqrt{1 - 1/n}$ ($1/(n\sqrt{2h})$) | no | no | where it is 0 |
+    | `directionality` | excess norm of columns of $M$ less that of rows, over their sum | [-1, 1] | 0 | 0 |
+      yes | yes | no |
+    | `balance` | $(\|W\|^2 - \|V\|^2)/(\|W\|^2 + \|V\|^2)$ | [-1, 1] | 0 | that of the variances | no | none | no |
 
     $c = 2\|V\|\|W\|/(\|V\|^2 + \|W\|^2)$. Norms are Frobenius norms. The *excess* of columns is the sum of what column
     norms have above their mean plus two standard deviations, and likewise for rows; where none stands out the
     directionality is 0. Its null is symmetric, but wide: `significance` tells how wide.
+
+    *Gauge* says whether the value, and apart from it the z and p of `significance`, keep what they are under
+    $w_\alpha \to c_\alpha w_\alpha$, $v_\alpha \to v_\alpha/c_\alpha$ for all $c_\alpha \ne 0$. For $V = -W^\top$,
+    which is as symmetric as $V = W^\top$, all cosines are -1, the score is 1, the conservative distance is 0, and both
+    breakings are 2.
     """
 
     cosine: Scalar
@@ -81,57 +119,46 @@ def measure_asymmetry(coupling: Coupling) -> Asymmetry:
 
     - `coupling`: gives $W$ (`up`) and $V$ (`down`).
 
-    **Returns:** an `Asymmetry`. An index of a zero matrix is NaN; hidden units with a zero $v_\alpha$ or $w_\alpha$ are
-    left out of the mean and the quantiles of the cosines.
+    **Returns:** an `Asymmetry` in the dtype of the weights. An index of a zero matrix is NaN; hidden units with a zero
+    $v_\alpha$ or $w_\alpha$ are left out of the mean and the quantiles of the cosines. A ratio of sizes that the dtype
+    cannot hold is 0 or infinite.
+
+    **Raises:** `TypeError` for weights that are no floating-point numbers.
 
     **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score and directionality;
     claim C07 for cosines of units and the distance to a conservative coupling.
     """
-    # Squares of squares leave float32 soon: each matrix in units of its largest entry, or both in the same.
-    size_w, size_v = largest(coupling.up), largest(coupling.down)
-    w, v = coupling.up / size_w, coupling.down / size_v
-    inner, w2, v2 = (jnp.sum(a * b, axis=1) for a, b in ((w, v.T), (w, w), (v.T, v.T)))
-    both = jnp.maximum(size_w, size_v)
-    all_w2, all_v2 = jnp.sum(w2) * (size_w / both) ** 2, jnp.sum(v2) * (size_v / both) ** 2
-    # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do not overflow.
-    gap = 2 * _norm((0.5 * coupling.down.T - 0.5 * coupling.up) / both)
-    cosines = unit_cosines(coupling)
-    low, median, high = jnp.nanquantile(cosines, jnp.asarray([0.1, 0.5, 0.9], cosines.dtype))
-    product = _moments(v, w)
-    apart = _norm(v - nearest_conservative(Coupling(w, v, 0.0)).down)
+    v, w = coupling.down, coupling.up
+    units = units_of(v, w)
+    product = moments(units)
     # A weight that is not a number must not pass as a unit that is left out.
-    broken = jnp.where(jnp.isfinite(size_w + size_v), jnp.zeros_like(size_w), jnp.nan)
-    return Asymmetry(
-        cosine=jnp.sum(inner) / (_norm(w) * _norm(v)),
-        relative_breaking=gap**2 / (all_w2 + all_v2),
-        # The weights |v||w| of the mean cancel the denominators of the cosines.
-        unit_cosine=jnp.sum(inner) / jnp.sum(root(w2) * root(v2)),
-        symmetry_score=product.inner / jnp.sum(product.rows),
-        breaking_ratio=gap / root(all_w2),
-        mean_unit_cosine=jnp.nanmean(cosines) + broken,
-        low_unit_cosine=low + broken,
-        median_unit_cosine=median + broken,
-        high_unit_cosine=high + broken,
-        conservative_distance=apart / _norm(v),
+    size = jnp.max(jnp.abs(units.w.entries)) + jnp.max(jnp.abs(units.v.entries))
+    broken = jnp.where(jnp.isfinite(size), jnp.zeros_like(size), jnp.nan)
+    found = Asymmetry(
+        **_of_pairs(units),
+        **_of_cosines(units, broken),
+        **_of_sizes(units, working(v, "down"), working(w, "up")),
+        symmetry_score=product.score,
         directionality=_directionality(product) + broken,
-        balance=(all_w2 - all_v2) / (all_w2 + all_v2),
     )
+    return Asymmetry(*(index.astype(w.dtype) for index in found))
 
 
 def unit_cosines(coupling: Coupling) -> Float[Array, " hidden"]:
     r"""The cosine of the outgoing and incoming weights of each hidden unit,
     $v_\alpha \cdot w_\alpha / (|v_\alpha||w_\alpha|)$, in [-1, 1]; NaN where one of them is zero.
 
-    A coupling of elementwise hidden units is conservative exactly where all are $\pm 1$ (claim C07). Invariant under
-    gauge and gains. Null: 0 ($1/\sqrt n$) for each unit.
+    Where all are $\pm 1$, that is where $V = W^\top D$ with gains of any sign, a coupling of elementwise hidden units
+    is conservative (claim C07); -1 is as symmetric as 1. The converse needs what C07 assumes: $\phi'$ of the units no
+    polynomial on the inputs that they meet, rows $w_\alpha$ that are not zero and pairwise not parallel, activations
+    that fill an open set, and no norm that removes a common part of the force. Linear units, for instance, need no more
+    than a symmetric $VW$. Invariant under gauge (of either sign) and gains. Null: 0 ($1/\sqrt n$) for each unit.
 
     **Arguments:**
 
     - `coupling`: $V$ and $W$.
     """
-    w, v = coupling.up, coupling.down.T
-    # Each divided by its own length first: the product of two small squares would underflow in float32.
-    return jnp.sum(_unit_rows(w / largest(w)) * _unit_rows(v / largest(v)), axis=1)
+    return _cosines(units_of(coupling.down, coupling.up)).astype(coupling.up.dtype)
 
 
 def nearest_conservative(coupling: Coupling) -> Coupling:
@@ -145,257 +172,148 @@ def nearest_conservative(coupling: Coupling) -> Coupling:
 
     - `coupling`: $V$ and $W$; units with $w_\alpha = 0$ get $D_\alpha = 0$.
     """
-    w, v = coupling.up, coupling.down.T
-    square = jnp.sum(w**2, axis=1)
-    gains = jnp.sum(v * w, axis=1) / jnp.where(square > 0, square, 1)
-    return Coupling(w, w.T * gains[None], 0.0)
+    units = units_of(coupling.down, coupling.up)
+    nearest = _along(units) * power(units.v.exponents, units.v.entries.dtype)[:, None]
+    return Coupling(coupling.up, nearest.T.astype(coupling.up.dtype), 0.0)
 
 
 def symmetry_score(v: Down, w: Up) -> Scalar:
     r"""The symmetry score of $M = VW$, $\langle M, M^\top\rangle/|M|^2 = (|M_s|^2 - |M_a|^2)/|M|^2$, in [-1, 1].
 
-    With fewer hidden than visible units $M$ is never formed: $\langle M, M^\top\rangle = \mathrm{tr}\,(WV)^2$ and
+    1 for a symmetric $M$, that of $V = -W^\top$ among them, and -1 for an antisymmetric one. With fewer hidden than
+    visible units $M$ is never formed: $\langle M, M^\top\rangle = \mathrm{tr}\,(WV)^2$ and
     $|M|^2 = \sum_i V_i\,W W^\top V_i^\top$ take matrices of hidden size only.
 
     **Source:** Saponati et al. (arXiv 2502.10927), whose score is $\tfrac12(1 + \text{this})$.
     """
-    product = _moments(v, w)
-    return product.inner / jnp.sum(product.rows)
+    return moments(units_of(v, w)).score.astype(w.dtype)
 
 
-class Spectrum(NamedTuple):
-    r"""Indices of the spectrum of $M = VW$; see `measure_spectrum`.
+# ---- Indices of pairs of weights --------------------------------------------------------------------------------
 
-    | index | formula | range | symmetric $M$ | null |
-    |---|---|---|---|---|
-    | `complex_fraction` | share of the $s = \min(n, h)$ eigenvalues that are not real; a zero is real | [0, 1] | 0 |
-      $c = 1 - \sqrt{4/\pi s}$ for $h = n$, up to $1 - \sqrt{2/\pi s}$ for very unequal sizes
-      ($\sqrt{(2 - \sqrt2)(1 - c)/s}$) |
-    | `largest_imaginary` | $\max_k |\mathrm{Im}\,\lambda_k| / \max_k |\lambda_k|$ | [0, 1] | 0 | about 0.85 (0.1)
-      at sizes of 32 to 160 |
-    | `departure` | $\sqrt{1 - \sum_k |\lambda_k|^2/|M|^2}$, from normality | [0, 1] | 0 | `null_departure` ($0.5/n$) |
-    | `overlap` | share of the $k$ leading right singular vectors in the span of the left ones | [0, 1] | 1 |
-      $k/n$ ($\sqrt2\,(n - k)/n^2$) |
 
-    All keep their value under the gauge of hidden units, orthogonal changes of the visible basis, and scales of $V$ and
-    $W$. A normal $M$, an antisymmetric one for instance, has departure 0 and (for simple pairs of singular values and
-    even $k$) overlap 1 too: these two tell normality from symmetry only together with the others. Where singular values
-    are equal, the leading vectors and their overlap are arbitrary.
+def _of_pairs(units: Units) -> dict[str, Scalar]:
+    """Those that add what each unit has, weighted by its sizes."""
+    (w, at_w), (v, at_v) = units
+    inner, long_w, long_v = jnp.sum(w * v, axis=1), _lengths(w), _lengths(v)
+    strength = power(units.strengths, w.dtype)
+    size_w = power(at_w - jnp.max(at_w), w.dtype)
+    size_v = power(at_v - jnp.max(at_v), v.dtype)
+    all_v = norm(size_v * long_v)
+    apart = norm(size_v * _lengths(v - _along(units)))
+    return {
+        "cosine": jnp.sum(inner * size_w * size_v) / (norm(size_w * long_w) * all_v),
+        # The weights |v||w| of the mean cancel the denominators of the cosines.
+        "unit_cosine": jnp.sum(strength * inner) / jnp.sum(strength * long_w * long_v),
+        "conservative_distance": apart / all_v,
+    }
+
+
+def _of_cosines(units: Units, broken: Scalar) -> dict[str, Scalar]:
+    """Those of the cosines of all units alike."""
+    cosines = _cosines(units)
+    low, median, high = jnp.nanquantile(cosines, jnp.asarray([0.1, 0.5, 0.9], cosines.dtype))
+    return {
+        "mean_unit_cosine": jnp.nanmean(cosines) + broken,
+        "low_unit_cosine": low + broken,
+        "median_unit_cosine": median + broken,
+        "high_unit_cosine": high + broken,
+    }
+
+
+def _of_sizes(units: Units, v: Down, w: Up) -> dict[str, Scalar]:
+    """Those of the norms of V, of W and of their difference."""
+    (entries_w, at_w), (entries_v, at_v) = units
+    top = jnp.maximum(jnp.max(at_w), jnp.max(at_v))
+    unit = power(jnp.where(top == NOTHING, 0, top), w.dtype)
+    all_w = norm(power(at_w - top, w.dtype) * _lengths(entries_w))
+    all_v = norm(power(at_v - top, w.dtype) * _lengths(entries_v))
+    # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do not overflow.
+    gap = 2 * norm((0.5 * v.T - 0.5 * w) / unit)
+    both = all_w**2 + all_v**2
+    return {
+        "relative_breaking": gap**2 / both,
+        "breaking_ratio": gap / all_w,
+        "balance": (all_w**2 - all_v**2) / both,
+    }
+
+
+def _cosines(units: Units) -> Float[Array, " hidden"]:
+    w, v = units.w.entries, units.v.entries
+    sizes = _lengths(w) * _lengths(v)
+    return jnp.sum(w * v, axis=1) / jnp.where(sizes > 0, sizes, jnp.nan)
+
+
+def _along(units: Units) -> Up:
+    r"""The part of each $v_\alpha$ along $w_\alpha$, in the units of $v_\alpha$."""
+    w, v = units.w.entries, units.v.entries
+    square = jnp.sum(w**2, axis=1)
+    gains = jnp.sum(v * w, axis=1) / jnp.where(square > 0, square, 1)
+    return w * gains[:, None]
+
+
+def _lengths(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
+    return root(jnp.sum(rows**2, axis=1))
+
+
+# ---- Indices of the product -------------------------------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    r"""Of $M = VW$ in units of $2^\text{exponent}$: its inner product with its transpose, and the squared norms of its
+    rows and columns.
+
+    The exponent counts from the strongest hidden unit.
     """
-
-    complex_fraction: Scalar
-    largest_imaginary: Scalar
-    departure: Scalar
-    overlap: Scalar
-
-
-def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
-    r"""Eigenvalues and singular vectors of $M = VW$ by the indices of `Spectrum`.
-
-    Everything is computed at the smaller of the two sizes. An eigenvalue counts as real where its imaginary part is
-    below the square root of the rounding unit, relative to the largest one.
-
-    **Arguments:**
-
-    - `coupling`: gives $V$ and $W$.
-    - `leading`: $k$, how many singular vectors span what is compared; at most the smaller size.
-
-    **Returns:** a `Spectrum`, NaN for a zero matrix. The rounding of `departure` is that of a square root: 1e-8 in
-    float64, 1e-3 in float32.
-
-    **Raises:** `ValueError` for `leading` below 1.
-
-    **Source:** Henrici 1962 for the departure from normality; `theory/notation.md`.
-    """
-    if leading < 1:
-        raise ValueError(f"`measure_spectrum` needs leading >= 1, got {leading}.")
-    values = eigenvalues(coupling)
-    sizes, imaginary = jnp.abs(values), jnp.abs(values.imag)
-    radius = jnp.max(sizes)
-    square = jnp.sum(_moments(coupling.down, coupling.up).rows)
-    real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * radius
-    left, right = _singular_vectors(coupling, leading)
-    return Spectrum(
-        complex_fraction=jnp.where(radius > 0, jnp.mean(1 - real.astype(imaginary.dtype)), jnp.nan),
-        largest_imaginary=jnp.max(imaginary) / radius,
-        departure=jnp.sqrt(jnp.maximum(1 - jnp.sum(sizes**2) / square, 0)),
-        overlap=jnp.where(radius > 0, jnp.sum((left.T @ right) ** 2) / left.shape[1], jnp.nan),
-    )
-
-
-def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
-    r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of $WV$ if $h < n$."""
-    w, v = coupling.up, coupling.down
-    return _one_by_one(jnp.linalg.eigvals)(v @ w if v.shape[0] <= w.shape[0] else w @ v)
-
-
-def _one_by_one(decompose: Callable) -> Callable:
-    """The same for matrices in a batch, one after another.
-
-    On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for them in one of
-    these threads: a few such calls at a time, of other layers or other programs, wait for each other for ever.
-    """
-
-    @jax.custom_jvp
-    def one_by_one(matrix: Array) -> PyTree[Array]:
-        return jax.custom_batching.sequential_vmap(lambda matrix: decompose(matrix))(matrix)
-
-    # The rule of batches has no transpose.
-    one_by_one.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
-    return one_by_one
-
-
-def null_departure(visible: int, hidden: int) -> float:
-    r"""The departure from normality of $M = VW$ for large independent Gaussian $V$ and $W$,
-
-    $$\sqrt{1 - \frac{s}{n}\left(\frac{1}{3\nu} + \frac{\nu - 1}{2\nu}\right)}, \qquad s = \min(n, h), \quad
-      \nu = \max(n, h)/s,$$
-
-    from the radial law of the eigenvalues of a product of two Ginibre matrices: 0.816 for $h = n$, 0.707 for
-    $h \gg n$.
-
-    **Source:** Burda, Janik & Waclaw 2010 (arXiv 0912.3422) for the law; the second moment of it: hopmix.
-    """
-    smaller, larger = sorted((visible, hidden))
-    ratio = larger / smaller
-    return math.sqrt(1 - smaller / visible * (1 / (3 * ratio) + (ratio - 1) / (2 * ratio)))
-
-
-class Significance(NamedTuple):
-    """An index of some weights beside its null distribution; each field has the form of what `significance` measures.
-
-    - `value`: the index.
-    - `mean`, `std`: of the null distribution.
-    - `z`: (value - mean) / std; NaN for an index that does not depend on how hidden units are paired.
-    - `p`: two-sided, the share of pairings at least as far from the mean as the value, which counts as one of them.
-    """
-
-    value: Any
-    mean: Any
-    std: Any
-    z: Any
-    p: Any
-
-
-def significance(
-    coupling: Coupling,
-    measure: Callable[[Coupling], PyTree[Scalar]] = measure_asymmetry,
-    *,
-    key: PRNGKey,
-    pairings: int = 199,
-) -> Significance:
-    r"""Compare indices with those of the same weights where hidden units are paired at random,
-    $v_\alpha \to v_{\pi(\alpha)}$ with random permutations $\pi$.
-
-    All $w_\alpha$ and $v_\alpha$ stay as they are: what is tested is whether the way down of a unit has to do with its
-    way up, not how large either is. `balance` does not depend on that and gets no z-score.
-
-    **Arguments:**
-
-    - `coupling`: the weights.
-    - `measure`: from a coupling to an index, of order one, or a tree of them.
-    - `key`: of the permutations.
-    - `pairings`: how many; the smallest p that can come out is 1/(pairings + 1).
-
-    **Raises:** `ValueError` for fewer than 2 pairings or hidden units.
-    """
-    paired = lambda order: measure(Coupling(coupling.up, coupling.down[:, order], 0.0))
-    return compare_pairings(measure(coupling), paired, coupling.up.shape[0], key=key, pairings=pairings)
-
-
-def compare_pairings(
-    value: PyTree[Scalar],
-    measure: Callable[[Int[Array, " hidden"]], PyTree[Scalar]],
-    hidden: int,
-    *,
-    key: PRNGKey,
-    pairings: int,
-) -> Significance:
-    r"""`significance` of a value by a measure that takes, for each $w_\alpha$, the unit whose $v$ it is paired with."""
-    if pairings < 2 or hidden < 2:
-        raise ValueError(f"`significance` needs 2 pairings and 2 hidden units, got {pairings} and {hidden}.")
-    orders = jax.vmap(lambda k: jr.permutation(k, hidden))(jr.split(key, pairings))
-    null = jax.lax.map(measure, orders, batch_size=min(pairings, 16))
-    compared = jax.tree.map(_compare, value, null)
-    is_row = lambda node: isinstance(node, _Row)
-    return Significance(*(jax.tree.map(lambda row, i=i: row[i], compared, is_leaf=is_row) for i in range(5)))
-
-
-class _Row(NamedTuple):
-    value: Scalar
-    mean: Scalar
-    std: Scalar
-    z: Scalar
-    p: Scalar
-
-
-def _compare(value: Scalar, null: Float[Array, " pairings"]) -> _Row:
-    mean, std = jnp.mean(null), jnp.std(null, ddof=1)
-    # A spread of rounding is none; indices are of order one.
-    spread = std > 64 * jnp.finfo(null.dtype).eps * jnp.maximum(jnp.max(jnp.abs(null)), 1)
-    z = jnp.where(spread, (value - mean) / jnp.where(spread, std, 1), jnp.nan)
-    beyond = jnp.sum(jnp.abs(null - mean) >= jnp.abs(value - mean)).astype(value.dtype)
-    p = jnp.where(spread & jnp.isfinite(value), (1 + beyond) / (1 + null.size), jnp.nan)
-    return _Row(value, mean, std, z, p)
-
-
-class _Moments(NamedTuple):
-    """Of M = VW: the inner product with its transpose, and the squared norms of its rows and columns."""
 
     inner: Scalar
     rows: Float[Array, " visible"]
     columns: Float[Array, " visible"]
+    exponent: Int[Array, ""]
+
+    @property
+    def score(self) -> Scalar:
+        """The symmetry score."""
+        return self.inner / jnp.sum(self.rows)
 
 
-def _moments(v: Down, w: Up) -> _Moments:
-    visible, hidden = v.shape
+def moments(units: Units) -> Moments:
+    """The moments of the product of some units, by matrices of the smaller size."""
+    hidden, visible = units.w.entries.shape
     if visible <= hidden:
-        m = v @ w
-        return _Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0))
-    small, rows, columns = w @ v, jnp.sum((v @ (w @ w.T)) * v, axis=1), jnp.sum(((v.T @ v) @ w) * w, axis=0)
-    return _Moments(jnp.sum(small * small.T), rows, columns)
+        m = product_of(units)
+        shift = exponent(largest(m))
+        m = m / power(shift, m.dtype)
+        return Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0), shift)
+    w, v = shared(units)
+    small = w @ v.T
+    rows, columns = jnp.sum(((w @ w.T) @ v) * v, axis=0), jnp.sum(((v @ v.T) @ w) * w, axis=0)
+    return Moments(jnp.sum(small * small.T), rows, columns, jnp.zeros((), jnp.int32))
 
 
-def _directionality(product: _Moments) -> Scalar:
+def product_of(units: Units) -> Float[Array, "visible visible"]:
+    """M = VW, in units of the strongest hidden unit."""
+    w, v = units.w.entries, units.v.entries
+    return (v * power(units.strengths, v.dtype)[:, None]).T @ w
+
+
+def shared(units: Units) -> tuple[Up, Up]:
+    r"""The $w_\alpha$ and the $v_\alpha$ in the gauge in which both have the same size, up to factors of $2\sqrt n$."""
+    half = units.strengths // 2
+    w, v = units.w.entries, units.v.entries
+    return w * power(half, w.dtype)[:, None], v * power(units.strengths - half, v.dtype)[:, None]
+
+
+def _directionality(product: Moments) -> Scalar:
     column, row = _excess(product.columns), _excess(product.rows)
     total = column + row
     return jnp.where(total == 0, jnp.zeros_like(total), (column - row) / jnp.where(total == 0, 1, total))
 
 
 def _excess(squares: Float[Array, " visible"]) -> Scalar:
-    """What norms have in sum above their mean plus two standard deviations."""
+    """What norms have in sum above their mean plus two standard deviations, beyond rounding."""
     norms = root(jnp.maximum(squares, 0))
     deviation = norms - jnp.mean(norms)
     spread = root(jnp.sum(deviation**2) / max(norms.size - 1, 1))
-    return jnp.sum(jnp.maximum(deviation - STANDS_OUT * spread, 0))
-
-
-def _norm(a: Float[Array, "rows columns"]) -> Scalar:
-    return root(jnp.sum(a**2))
-
-
-def _unit_rows(a: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    size = jnp.linalg.norm(a, axis=1, keepdims=True)
-    return a / jnp.where(size > 0, size, jnp.nan)
-
-
-def _singular_vectors(coupling: Coupling, leading: int) -> tuple[Down, Down]:
-    """The leading left and right singular vectors of M, as columns."""
-    w, v = coupling.up, coupling.down
-    k, svd, qr = min(leading, *v.shape), _one_by_one(_thin_svd), _one_by_one(_thin_qr)
-    if v.shape[0] <= w.shape[0]:
-        left, right = svd(v @ w)
-        return left[:, :k], right[:, :k]
-    (frame_v, small_v), (frame_w, small_w) = qr(v), qr(w.T)
-    left, right = svd(small_v @ small_w.T)
-    return frame_v @ left[:, :k], frame_w @ right[:, :k]
-
-
-def _thin_svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-    left, _, right = jnp.linalg.svd(matrix, full_matrices=False)
-    return left, right.T
-
-
-def _thin_qr(matrix: Float[Array, "n h"]) -> tuple[Float[Array, "n h"], Float[Array, "h h"]]:
-    frame, small = jnp.linalg.qr(matrix)
-    return frame, small
+    rounding = 16 * jnp.finfo(norms.dtype).eps * jnp.max(norms)
+    return jnp.sum(jnp.maximum(deviation - STANDS_OUT * spread - rounding, 0))

@@ -38,6 +38,8 @@ ORDER = (
     "_certificate",
     "_magnitude",
     "_symmetry",
+    "_spectrum",
+    "_significance",
     "_vector_field",
     "_breaking",
     "testing",

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy import integrate
 
-from hopmix._symmetry import null_departure
+from hopmix._spectrum import null_departure
 
 _LEADING = 8  # singular vectors of `overlap`, as they are measured
 

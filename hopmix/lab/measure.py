@@ -14,20 +14,21 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 import hopmix
 from hopmix._coupling import Coupling
-from hopmix._symmetry import Asymmetry, Significance, compare_pairings, measure_asymmetry, measure_spectrum
+from hopmix._significance import Significance, compare, compare_rotations, pair, pair_directions
+from hopmix._spectrum import measure_spectrum
+from hopmix._symmetry import Asymmetry, measure_asymmetry
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab._compiler_options import once_options
-from hopmix.lab._measure_layers import Found, Layer, LeftOut
+from hopmix.lab._measure_layers import Found, Kind, Layer, LeftOut
+from hopmix.lab._measure_units import UNITS as UNITS
+from hopmix.lab._measure_units import of_units as of_units
+from hopmix.lab._measure_units import units_against_pairings
 
 PRODUCT = ("symmetry_score", "directionality")
 """The indices that depend on the product M = VW alone."""
-
-UNITS = ("cosine", "unit_cosine", "mean_unit_cosine", "conservative_distance")
-"""The indices that depend on how hidden units are paired through each unit's own two weight vectors."""
 
 LARGEST_SPECTRUM = 1024
 """The size of the smaller side of W up to which eigenvalues are computed: some seconds."""
@@ -53,6 +54,7 @@ def _compiled(function: Callable, **options: Any) -> Callable:
 
 
 _compiled_for_pairings = functools.partial(_compiled, static_argnames="pairings")
+_units_against_pairings = _compiled_for_pairings(units_against_pairings)
 
 
 class Index(NamedTuple):
@@ -158,7 +160,7 @@ def _significance(
             left_out.append(SAMPLED)
         tested |= _rows(_units_against_pairings(_sample(coupling, key), key, pairings))
     if full or product_work(layer, pairings) <= LARGEST_WORK:
-        tested |= _rows(_product_against_pairings(coupling, key, pairings))
+        tested |= _rows(_PRODUCT_NULLS[layer.kind](coupling, key, pairings))
     else:
         left_out.append(NO_PRODUCT)
     return tested, left_out
@@ -181,53 +183,38 @@ def _sample(coupling: Coupling, key: PRNGKey) -> Coupling:
     return Coupling(coupling.up[units], coupling.down[:, units], 0.0)
 
 
-@_compiled_for_pairings
-def _product_against_pairings(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    """The indices of `PRODUCT` by `significance`, one pairing after another: each takes the memory of a layer."""
-
-    @jax.custom_batching.sequential_vmap
-    def measure(partners: Int[Array, " hidden"]) -> dict[str, Scalar]:
-        # The compiler drops the indices that nobody asks for.
-        values = measure_asymmetry(Coupling(coupling.up[partners], coupling.down, 0.0))._asdict()
-        return {name: values[name] for name in PRODUCT}
-
-    return _against_pairings(measure, coupling, key, pairings)
+@jax.custom_batching.sequential_vmap
+def _of_product(coupling: Coupling) -> dict[str, Scalar]:
+    """The indices of `PRODUCT`, one layer after another: each takes the memory of one."""
+    values = measure_asymmetry(coupling)._asdict()
+    return {name: values[name] for name in PRODUCT}
 
 
 @_compiled_for_pairings
-def _units_against_pairings(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    r"""The indices of `UNITS` by `significance`, from the overlaps $v_\alpha \cdot w_\beta$ of all pairs of units.
-
-    Moving the weights for every pairing would take a hundred times as long.
-    """
-    w, v = coupling.up, coupling.down.T
-    overlaps, sizes_w, sizes_v = v @ w.T, jnp.linalg.norm(w, axis=1), jnp.linalg.norm(v, axis=1)
-
-    def measure(partners: Int[Array, " hidden"]) -> dict[str, Scalar]:
-        return of_units(overlaps[jnp.arange(len(v)), partners], sizes_w[partners], sizes_v)
-
-    return _against_pairings(measure, coupling, key, pairings)
+def _product_against_directions(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
+    """The indices of `PRODUCT` against pairings of directions: every gauge of hidden units keeps z and p."""
+    draw = lambda key: _of_product(pair_directions(coupling, key))
+    return compare(_of_product(coupling), draw, coupling.up.shape, key=key, draws=pairings)
 
 
-def _against_pairings(measure: Callable, coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    """`significance` of a measure that takes the unit whose W each unit's V is paired with."""
-    hidden = coupling.up.shape[0]
-    return compare_pairings(measure(jnp.arange(hidden)), measure, hidden, key=key, pairings=pairings)
+@_compiled_for_pairings
+def _product_against_rotations(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
+    """The same against rotations of the singular basis: every basis of a head keeps z and p."""
+    return compare_rotations(coupling, _of_product, key=key, draws=pairings)
 
 
-def of_units(
-    overlap: Float[Array, " hidden"], w: Float[Array, " hidden"], v: Float[Array, " hidden"]
-) -> dict[str, Scalar]:
-    r"""The indices of `UNITS` as in `Asymmetry`, from $v_\alpha \cdot w_\alpha$, $|w_\alpha|$ and $|v_\alpha|$."""
-    sizes = w * v
-    cosines = overlap / jnp.where(sizes > 0, sizes, jnp.nan)
-    apart = v**2 * (1 - jnp.where(sizes > 0, cosines, 0) ** 2)
-    return {
-        "cosine": jnp.sum(overlap) / (jnp.linalg.norm(w) * jnp.linalg.norm(v)),
-        "unit_cosine": jnp.sum(overlap) / jnp.sum(sizes),
-        "mean_unit_cosine": jnp.nanmean(cosines),
-        "conservative_distance": jnp.sqrt(jnp.maximum(jnp.sum(apart), 0)) / jnp.linalg.norm(v),
-    }
+@_compiled_for_pairings
+def _product_against_orders(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
+    """The same of a square matrix, against its rows in random order."""
+    draw = lambda key: _of_product(pair(coupling, key))
+    return compare(_of_product(coupling), draw, coupling.up.shape, key=key, draws=pairings)
+
+
+_PRODUCT_NULLS: dict[Kind, Callable[[Coupling, PRNGKey, int], Significance]] = {
+    "pair": _product_against_directions,
+    "query-key": _product_against_rotations,
+    "square": _product_against_orders,
+}
 
 
 # ---- Over seeds, and as JSON ------------------------------------------------------------------------------------

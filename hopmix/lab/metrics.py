@@ -17,7 +17,8 @@ from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling, couplings
 from hopmix._derive import Block, SerialBlock
 from hopmix._pseudo_energy import descent_margin, power
-from hopmix._symmetry import Asymmetry, eigenvalues, measure_asymmetry, measure_spectrum
+from hopmix._spectrum import eigenvalues, measure_spectrum
+from hopmix._symmetry import Asymmetry, measure_asymmetry
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.models.mixer import Mixer

@@ -1,0 +1,196 @@
+r"""The spectrum of $M = VW$: eigenvalues and singular vectors, at the smaller of the two sizes and at every scale."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, Int, PyTree
+
+from hopmix._coupling import Coupling
+from hopmix._magnitude import NOTHING, exponent, largest, power, shifted, working
+from hopmix._symmetry import Units, moments, product_of, shared, units_of
+from hopmix._types import Scalar
+
+Frame = Float[Array, "visible leading"]
+
+UNEQUAL = 16
+"""The ratio of sizes of V and W, as an exponent, from which a visible unit is brought to its own scale."""
+
+
+class Spectrum(NamedTuple):
+    r"""Indices of the spectrum of $M = VW$; see `measure_spectrum`.
+
+    | index | formula | range | symmetric $M$ | null |
+    |---|---|---|---|---|
+    | `complex_fraction` | share of the $s = \min(n, h)$ eigenvalues that are not real; a zero is real | [0, 1] | 0 |
+      $c = 1 - \sqrt{4/\pi s}$ for $h = n$, up to $1 - \sqrt{2/\pi s}$ for very unequal sizes
+      ($\sqrt{(2 - \sqrt2)(1 - c)/s}$) |
+    | `largest_imaginary` | $\max_k |\mathrm{Im}\,\lambda_k| / \max_k |\lambda_k|$ | [0, 1] | 0 | about 0.85 (0.1)
+      at sizes of 32 to 160 |
+    | `departure` | $\sqrt{1 - \sum_k |\lambda_k|^2/|M|^2}$, from normality | [0, 1] | 0 | `null_departure` ($0.5/n$) |
+    | `overlap` | share of the $k$ leading right singular vectors in the span of the left ones | [0, 1] | 1 |
+      $k/n$ ($\sqrt2\,(n - k)/n^2$) |
+
+    All keep their value under the gauge of hidden units, orthogonal changes of the visible basis, and scales of $V$ and
+    $W$. A normal $M$, an antisymmetric one for instance, has departure 0 and (for simple pairs of singular values and
+    even $k$) overlap 1 too: these two tell normality from symmetry only together with the others. Where singular values
+    are equal, the leading vectors and their overlap are arbitrary.
+    """
+
+    complex_fraction: Scalar
+    largest_imaginary: Scalar
+    departure: Scalar
+    overlap: Scalar
+
+
+def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
+    r"""Eigenvalues and singular vectors of $M = VW$ by the indices of `Spectrum`.
+
+    Everything is computed at the smaller of the two sizes, in units in which the largest entries are about 1. An
+    eigenvalue counts as real where its imaginary part is below the square root of the rounding unit, relative to the
+    largest one.
+
+    **Arguments:**
+
+    - `coupling`: gives $V$ and $W$.
+    - `leading`: $k$, how many singular vectors span what is compared; at most the smaller size.
+
+    **Returns:** a `Spectrum` in the dtype of the weights, NaN for a zero matrix. The rounding of `departure` is that of
+    a square root: 1e-8 in float64, 1e-3 in float32.
+
+    **Raises:** `ValueError` for `leading` below 1, `TypeError` for weights that are no floating-point numbers.
+
+    **Source:** Henrici 1962 for the departure from normality; `theory/notation.md`.
+    """
+    if leading < 1:
+        raise ValueError(f"`measure_spectrum` needs leading >= 1, got {leading}.")
+    units = units_of(coupling.down, coupling.up)
+    values, unit = _eigenvalues(coupling)
+    sizes, imaginary = jnp.abs(values), jnp.abs(values.imag)
+    radius = jnp.max(sizes)
+    product = moments(units)
+    relative = sizes * power(unit - units.top - product.exponent, sizes.dtype)
+    real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * radius
+    left, _, right = singular_frames(units, leading)
+    found = Spectrum(
+        complex_fraction=jnp.where(radius > 0, jnp.mean(1 - real.astype(imaginary.dtype)), jnp.nan),
+        largest_imaginary=jnp.max(imaginary) / radius,
+        departure=jnp.sqrt(jnp.maximum(1 - jnp.sum(relative**2) / jnp.sum(product.rows), 0)),
+        overlap=jnp.where(radius > 0, jnp.sum((left.T @ right) ** 2) / left.shape[1], jnp.nan),
+    )
+    return Spectrum(*(index.astype(coupling.up.dtype) for index in found))
+
+
+def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
+    r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of $WV$ if $h < n$.
+
+    They are computed in units in which the largest entries are about 1, because LAPACK's of float32 can be wrong below
+    1e-12 and above 1e12. Each is as accurate as rounding of the largest one; parts that the dtype cannot hold are 0 or
+    infinite, and weights that are no numbers have eigenvalues that are none.
+
+    **Arguments:**
+
+    - `coupling`: gives $V$ and $W$.
+
+    **Returns:** complex numbers of the precision of the weights, of single precision for float16 and bfloat16.
+
+    **Raises:** `TypeError` for weights that are no floating-point numbers.
+    """
+    values, unit = _eigenvalues(coupling)
+    return jax.lax.complex(shifted(values.real, unit), shifted(values.imag, unit))
+
+
+def _eigenvalues(coupling: Coupling) -> tuple[Complex[Array, " smaller"], Int[Array, ""]]:
+    """The eigenvalues in units of a power of two, and its exponent."""
+    units = _even(coupling)
+    hidden, visible = units.w.entries.shape
+    if visible <= hidden:
+        matrix = product_of(units)
+    else:
+        w, v = shared(units)
+        matrix = w @ v.T
+    shift = exponent(largest(matrix))
+    values = _one_by_one(jnp.linalg.eigvals)(matrix / power(shift, matrix.dtype))
+    return values, shift + units.top
+
+
+def _even(coupling: Coupling) -> Units:
+    r"""The hidden units after a change $M \to D^{-1}MD$ of visible units that $V$ and $W$ have at very unequal sizes.
+
+    It keeps the eigenvalues, and keeps small products of a large and a small number apart from rounding to zero.
+    """
+    w, v = working(coupling.up, "up"), working(coupling.down, "down")
+    at_w, at_v = exponent(_sizes(w, axis=0)), exponent(_sizes(v, axis=1))
+    ratio = jnp.where((at_w == NOTHING) | (at_v == NOTHING), 0, at_v - at_w)
+    half = jnp.where(jnp.abs(ratio) < UNEQUAL, 0, ratio // 2)
+    return units_of(v * power(-half, v.dtype)[:, None], w * power(half, w.dtype)[None])
+
+
+def _sizes(a: Float[Array, "rows columns"], axis: int) -> Float[Array, " others"]:
+    return jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=axis))
+
+
+def singular_frames(units: Units, leading: int) -> tuple[Frame, Float[Array, " leading"], Frame]:
+    r"""The leading left singular vectors, singular values and right singular vectors of $M$, vectors as columns.
+
+    There are no more than the smaller size. Values are in units of the strongest hidden unit.
+    """
+    hidden, visible = units.w.entries.shape
+    svd = _one_by_one(_thin_svd)
+    if visible <= hidden:
+        left, values, right = svd(product_of(units))
+        return left[:, :leading], values[:leading], right[:, :leading]
+    w, v = shared(units)
+    frame_v, small_v = thin_qr(v.T)
+    frame_w, small_w = thin_qr(w.T)
+    left, values, right = svd(small_v @ small_w.T)
+    return frame_v @ left[:, :leading], values[:leading], frame_w @ right[:, :leading]
+
+
+def _one_by_one(decompose: Callable) -> Callable:
+    """The same for matrices in a batch, one after another.
+
+    On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for them in one of
+    these threads: a few such calls at a time, of other layers or other programs, wait for each other for ever.
+    """
+
+    @jax.custom_jvp
+    def one_by_one(matrix: Array) -> PyTree[Array]:
+        return jax.custom_batching.sequential_vmap(lambda matrix: decompose(matrix))(matrix)
+
+    # The rule of batches has no transpose.
+    one_by_one.defjvp(lambda primals, tangents: jax.jvp(decompose, primals, tangents))
+    return one_by_one
+
+
+def _thin_svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    return left, values, right.T
+
+
+def thin_qr(matrix: Float[Array, "n h"]) -> tuple[Float[Array, "n h"], Float[Array, "h h"]]:
+    """Orthonormal columns and a triangle; of a batch one after another."""
+    return _one_by_one(_qr)(matrix)
+
+
+def _qr(matrix: Float[Array, "n h"]) -> tuple[Float[Array, "n h"], Float[Array, "h h"]]:
+    frame, triangle = jnp.linalg.qr(matrix)
+    return frame, triangle
+
+
+def null_departure(visible: int, hidden: int) -> float:
+    r"""The departure from normality of $M = VW$ for large independent Gaussian $V$ and $W$,
+
+    $$\sqrt{1 - \frac{s}{n}\left(\frac{1}{3\nu} + \frac{\nu - 1}{2\nu}\right)}, \qquad s = \min(n, h), \quad
+      \nu = \max(n, h)/s,$$
+
+    from the radial law of the eigenvalues of a product of two Ginibre matrices: 0.816 for $h = n$, 0.707 for
+    $h \gg n$.
+
+    **Source:** Burda, Janik & Waclaw 2010 (arXiv 0912.3422) for the law; the second moment of it: hopmix.
+    """
+    smaller, larger = sorted((visible, hidden))
+    ratio = larger / smaller
+    return math.sqrt(1 - smaller / visible * (1 / (3 * ratio) + (ratio - 1) / (2 * ratio)))
