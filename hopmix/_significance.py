@@ -36,7 +36,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import NOTHING, power, root, working
+from hopmix._magnitude import root, working
 from hopmix._spectrum import singular_frames, thin_qr
 from hopmix._symmetry import Units, measure_asymmetry, units_of
 from hopmix._types import PRNGKey, Scalar
@@ -135,8 +135,8 @@ def _takes_gauge(measure: Measure, coupling: Coupling, key: PRNGKey) -> PyTree[B
     first, second = jr.split(key)
     w = jr.normal(first, (hidden, visible), coupling.up.dtype)
     v = jr.normal(second, (visible, hidden), coupling.up.dtype)
-    # Powers of two, whose rounding is none.
-    gauge = power(jnp.arange(hidden) % 5, w.dtype) * jnp.where(jnp.arange(hidden) % 2 == 0, 1, -1).astype(w.dtype)
+    # Powers of four and their roots round nothing.
+    gauge = jnp.resize(jnp.asarray([1.0, -4.0, 16.0, -1.0, 4.0], w.dtype), hidden)
     before = measure(Coupling(w, v, 0.0))
     after = measure(Coupling(gauge[:, None] * w, v / gauge[None], 0.0))
     return jax.tree.map(_equal, before, after)
@@ -172,7 +172,7 @@ def pair_directions(coupling: Coupling, key: PRNGKey) -> Coupling:
     units = units_of(coupling.down, coupling.up)
     partners, signs = directed_pairing(units, key)
     lengths, directions = polar(units.v.entries)
-    sizes = signs * lengths * power(units.v.exponents, lengths.dtype)
+    sizes = signs * lengths * units.v.sizes
     return Coupling(coupling.up, (directions[partners] * sizes[:, None]).T, 0.0)
 
 
@@ -184,7 +184,7 @@ def directed_pairing(units: Units, key: PRNGKey) -> Pairing:
     """
     first, second = jr.split(key)
     w = units.w.entries
-    silent = (units.w.exponents == NOTHING) | (units.v.exponents == NOTHING)
+    silent = (units.w.sizes == 0) | (units.v.sizes == 0)
     ranks = jnp.where(silent, 2, jr.uniform(first, silent.shape))
     # Both orders end with the silent units as they are, so that these are paired with themselves.
     partners = jnp.zeros(silent.size, jnp.int32).at[jnp.argsort(silent)].set(jnp.argsort(ranks).astype(jnp.int32))

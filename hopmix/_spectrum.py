@@ -6,17 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Int, PyTree
+from jaxtyping import Array, Complex, Float, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import NOTHING, exponent, largest, power, shifted, working
-from hopmix._symmetry import Units, moments, product_of, shared, units_of
+from hopmix._magnitude import largest
+from hopmix._symmetry import Units, moments, shared, units_of
 from hopmix._types import Scalar
 
 Frame = Float[Array, "visible leading"]
-
-UNEQUAL = 16
-"""The ratio of sizes of V and W, as an exponent, from which a visible unit is brought to its own scale."""
 
 
 class Spectrum(NamedTuple):
@@ -67,11 +64,11 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
     if leading < 1:
         raise ValueError(f"`measure_spectrum` needs leading >= 1, got {leading}.")
     units = units_of(coupling.down, coupling.up)
-    values, unit = _eigenvalues(coupling)
+    values, small = _eigenvalues(units)
     sizes, imaginary = jnp.abs(values), jnp.abs(values.imag)
     radius = jnp.max(sizes)
     product = moments(units)
-    relative = sizes * power(unit - units.top - product.exponent, sizes.dtype)
+    relative = sizes * (small / product.unit)
     real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * radius
     left, _, right = singular_frames(units, leading)
     found = Spectrum(
@@ -86,9 +83,9 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
 def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
     r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of $WV$ if $h < n$.
 
-    They are computed in units in which the largest entries are about 1, because LAPACK's of float32 can be wrong below
-    1e-12 and above 1e12. Each is as accurate as rounding of the largest one; parts that the dtype cannot hold are 0 or
-    infinite, and weights that are no numbers have eigenvalues that are none.
+    They are computed in units of the largest entry, because LAPACK's of float32 can be wrong below 1e-12 and above
+    1e12. Errors are those of rounding relative to the norm of $M$. Parts that the dtype cannot hold are 0 or infinite,
+    and weights that are no numbers have eigenvalues that are none.
 
     **Arguments:**
 
@@ -98,51 +95,31 @@ def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
 
     **Raises:** `TypeError` for weights that are no floating-point numbers.
     """
-    values, unit = _eigenvalues(coupling)
-    return jax.lax.complex(shifted(values.real, unit), shifted(values.imag, unit))
+    units = units_of(coupling.down, coupling.up)
+    values, small = _eigenvalues(units)
+    real, imaginary = (part * small * units.unit * units.unit for part in (values.real, values.imag))
+    return jax.lax.complex(real, imaginary)
 
 
-def _eigenvalues(coupling: Coupling) -> tuple[Complex[Array, " smaller"], Int[Array, ""]]:
-    """The eigenvalues in units of a power of two, and its exponent."""
-    units = _even(coupling)
-    hidden, visible = units.w.entries.shape
-    if visible <= hidden:
-        matrix = product_of(units)
-    else:
-        w, v = shared(units)
-        matrix = w @ v.T
-    shift = exponent(largest(matrix))
-    values = _one_by_one(jnp.linalg.eigvals)(matrix / power(shift, matrix.dtype))
-    return values, shift + units.top
-
-
-def _even(coupling: Coupling) -> Units:
-    r"""The hidden units after a change $M \to D^{-1}MD$ of visible units that $V$ and $W$ have at very unequal sizes.
-
-    It keeps the eigenvalues, and keeps small products of a large and a small number apart from rounding to zero.
-    """
-    w, v = working(coupling.up, "up"), working(coupling.down, "down")
-    at_w, at_v = exponent(_sizes(w, axis=0)), exponent(_sizes(v, axis=1))
-    ratio = jnp.where((at_w == NOTHING) | (at_v == NOTHING), 0, at_v - at_w)
-    half = jnp.where(jnp.abs(ratio) < UNEQUAL, 0, ratio // 2)
-    return units_of(v * power(-half, v.dtype)[:, None], w * power(half, w.dtype)[None])
-
-
-def _sizes(a: Float[Array, "rows columns"], axis: int) -> Float[Array, " others"]:
-    return jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=axis))
+def _eigenvalues(units: Units) -> tuple[Complex[Array, " smaller"], Scalar]:
+    """The eigenvalues in units of a number, which itself is in the square of the unit of the units; and that number."""
+    w, v = shared(units)
+    matrix = v.T @ w if w.shape[1] <= w.shape[0] else w @ v.T
+    small = largest(matrix)
+    return _one_by_one(jnp.linalg.eigvals)(matrix / small), small
 
 
 def singular_frames(units: Units, leading: int) -> tuple[Frame, Float[Array, " leading"], Frame]:
     r"""The leading left singular vectors, singular values and right singular vectors of $M$, vectors as columns.
 
-    There are no more than the smaller size. Values are in units of the strongest hidden unit.
+    There are no more than the smaller size. Values are in the square of the unit of the units.
     """
-    hidden, visible = units.w.entries.shape
+    w, v = shared(units)
+    hidden, visible = w.shape
     svd = _one_by_one(_thin_svd)
     if visible <= hidden:
-        left, values, right = svd(product_of(units))
+        left, values, right = svd(v.T @ w)
         return left[:, :leading], values[:leading], right[:, :leading]
-    w, v = shared(units)
     frame_v, small_v = thin_qr(v.T)
     frame_w, small_w = thin_qr(w.T)
     left, values, right = svd(small_v @ small_w.T)

@@ -12,8 +12,8 @@ unit cosines of -1 and the symmetry score 1, as is $V = W^\top D$ with gains of 
 $\pm 1$. A symmetry score of -1 is another thing, an antisymmetric $M$, which only rotates.
 
 No index depends on a common scale of the weights, or on that of single units where the gauge says so, as long as their
-numbers are in the range of the dtype: rows are brought to their own units by powers of two before anything is squared
-or multiplied. Weights in float16 and bfloat16 are computed with in float32; what comes out has their dtype.
+numbers are in the range of the dtype: rows are brought to their own units before anything is squared or multiplied.
+Weights in float16 and bfloat16 are computed with in float32; what comes out has their dtype.
 
 *Null* values are means (standard deviations) for independent weights with Gaussian entries, one variance for $V$ and
 one for $W$, to leading order in the $n$ visible and $h$ hidden units. `significance` compares any index with the same
@@ -23,10 +23,10 @@ weights in which hidden units are paired at random.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import NOTHING, Rows, exponent, in_own_units, largest, norm, power, root, working
+from hopmix._magnitude import Rows, in_own_units, largest, norm, root, working
 from hopmix._types import Scalar
 
 Up = Float[Array, "hidden visible"]
@@ -43,20 +43,14 @@ class Units(NamedTuple):
     v: Rows
 
     @property
-    def top(self) -> Int[Array, ""]:
-        r"""The exponent of the largest $|w_\alpha||v_\alpha|$; 0 where all are zero."""
-        top = jnp.max(self._products)
-        return jnp.where(top == NOTHING, 0, top)
+    def even(self) -> Float[Array, " hidden"]:
+        r"""The size of $w_\alpha$ and $v_\alpha$ where both are given the same, which every gauge keeps."""
+        return jnp.sqrt(self.w.sizes) * jnp.sqrt(self.v.sizes)
 
     @property
-    def strengths(self) -> Int[Array, " hidden"]:
-        r"""The exponents of $|w_\alpha||v_\alpha|$ less the top; every gauge keeps them."""
-        return self._products - self.top
-
-    @property
-    def _products(self) -> Int[Array, " hidden"]:
-        silent = (self.w.exponents == NOTHING) | (self.v.exponents == NOTHING)
-        return jnp.where(silent, NOTHING, self.w.exponents + self.v.exponents)
+    def unit(self) -> Scalar:
+        """The largest of these sizes."""
+        return largest(self.even)
 
 
 def units_of(v: Down, w: Up) -> Units:
@@ -173,7 +167,7 @@ def nearest_conservative(coupling: Coupling) -> Coupling:
     - `coupling`: $V$ and $W$; units with $w_\alpha = 0$ get $D_\alpha = 0$.
     """
     units = units_of(coupling.down, coupling.up)
-    nearest = _along(units) * power(units.v.exponents, units.v.entries.dtype)[:, None]
+    nearest = _along(units) * units.v.sizes[:, None]
     return Coupling(coupling.up, nearest.T.astype(coupling.up.dtype), 0.0)
 
 
@@ -194,15 +188,15 @@ def symmetry_score(v: Down, w: Up) -> Scalar:
 
 def _of_pairs(units: Units) -> dict[str, Scalar]:
     """Those that add what each unit has, weighted by its sizes."""
-    (w, at_w), (v, at_v) = units
+    w, v = units.w.entries, units.v.entries
     inner, long_w, long_v = jnp.sum(w * v, axis=1), _lengths(w), _lengths(v)
-    strength = power(units.strengths, w.dtype)
-    size_w = power(at_w - jnp.max(at_w), w.dtype)
-    size_v = power(at_v - jnp.max(at_v), v.dtype)
-    all_v = norm(size_v * long_v)
+    strength = (units.even / units.unit) ** 2
+    size_w = units.w.sizes / largest(units.w.sizes)
+    size_v = units.v.sizes / largest(units.v.sizes)
+    all_v = _length(size_v * long_v)
     apart = norm(size_v * _lengths(v - _along(units)))
     return {
-        "cosine": jnp.sum(inner * size_w * size_v) / (norm(size_w * long_w) * all_v),
+        "cosine": jnp.sum(inner * size_w * size_v) / (_length(size_w * long_w) * all_v),
         # The weights |v||w| of the mean cancel the denominators of the cosines.
         "unit_cosine": jnp.sum(strength * inner) / jnp.sum(strength * long_w * long_v),
         "conservative_distance": apart / all_v,
@@ -223,11 +217,9 @@ def _of_cosines(units: Units, broken: Scalar) -> dict[str, Scalar]:
 
 def _of_sizes(units: Units, v: Down, w: Up) -> dict[str, Scalar]:
     """Those of the norms of V, of W and of their difference."""
-    (entries_w, at_w), (entries_v, at_v) = units
-    top = jnp.maximum(jnp.max(at_w), jnp.max(at_v))
-    unit = power(jnp.where(top == NOTHING, 0, top), w.dtype)
-    all_w = norm(power(at_w - top, w.dtype) * _lengths(entries_w))
-    all_v = norm(power(at_v - top, w.dtype) * _lengths(entries_v))
+    unit = jnp.maximum(largest(units.w.sizes), largest(units.v.sizes))
+    all_w = _length(units.w.sizes / unit * _lengths(units.w.entries))
+    all_v = _length(units.v.sizes / unit * _lengths(units.v.entries))
     # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do not overflow.
     gap = 2 * norm((0.5 * v.T - 0.5 * w) / unit)
     both = all_w**2 + all_v**2
@@ -252,6 +244,11 @@ def _along(units: Units) -> Up:
     return w * gains[:, None]
 
 
+def _length(a: Float[Array, " entries"]) -> Scalar:
+    """The norm of what is in units of its largest entry."""
+    return root(jnp.sum(a**2))
+
+
 def _lengths(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
     return root(jnp.sum(rows**2, axis=1))
 
@@ -260,16 +257,12 @@ def _lengths(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
 
 
 class Moments(NamedTuple):
-    r"""Of $M = VW$ in units of $2^\text{exponent}$: its inner product with its transpose, and the squared norms of its
-    rows and columns.
-
-    The exponent counts from the strongest hidden unit.
-    """
+    """Of $M = VW$ in some unit: its inner product with its transpose, and the squared norms of rows and columns."""
 
     inner: Scalar
     rows: Float[Array, " visible"]
     columns: Float[Array, " visible"]
-    exponent: Int[Array, ""]
+    unit: Scalar
 
     @property
     def score(self) -> Scalar:
@@ -278,30 +271,24 @@ class Moments(NamedTuple):
 
 
 def moments(units: Units) -> Moments:
-    """The moments of the product of some units, by matrices of the smaller size."""
-    hidden, visible = units.w.entries.shape
-    if visible <= hidden:
-        m = product_of(units)
-        shift = exponent(largest(m))
-        m = m / power(shift, m.dtype)
-        return Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0), shift)
+    """The moments of the product of some units, by matrices of the smaller size; their unit counts from the units'."""
     w, v = shared(units)
+    hidden, visible = w.shape
+    if visible <= hidden:
+        m = v.T @ w
+        unit = largest(m)
+        m = m / unit
+        return Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0), unit)
     small = w @ v.T
     rows, columns = jnp.sum(((w @ w.T) @ v) * v, axis=0), jnp.sum(((v @ v.T) @ w) * w, axis=0)
-    return Moments(jnp.sum(small * small.T), rows, columns, jnp.zeros((), jnp.int32))
-
-
-def product_of(units: Units) -> Float[Array, "visible visible"]:
-    """M = VW, in units of the strongest hidden unit."""
-    w, v = units.w.entries, units.v.entries
-    return (v * power(units.strengths, v.dtype)[:, None]).T @ w
+    return Moments(jnp.sum(small * small.T), rows, columns, jnp.ones_like(units.unit))
 
 
 def shared(units: Units) -> tuple[Up, Up]:
-    r"""The $w_\alpha$ and the $v_\alpha$ in the gauge in which both have the same size, up to factors of $2\sqrt n$."""
-    half = units.strengths // 2
-    w, v = units.w.entries, units.v.entries
-    return w * power(half, w.dtype)[:, None], v * power(units.strengths - half, v.dtype)[:, None]
+    r"""The $w_\alpha$ and the $v_\alpha$ in the gauge in which the largest entries of both are the same, relative to
+    the largest of all."""
+    size = (units.even / units.unit)[:, None]
+    return units.w.entries * size, units.v.entries * size
 
 
 def _directionality(product: Moments) -> Scalar:

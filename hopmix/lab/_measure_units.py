@@ -7,7 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import Rows, power
+from hopmix._magnitude import Rows, largest
 from hopmix._significance import Pairing, Significance, compare, directed_pairing, polar
 from hopmix._symmetry import Units, units_of
 from hopmix._types import PRNGKey, Scalar
@@ -62,12 +62,12 @@ class _Pairs:
     def __init__(self, units: Units):
         long_w, w = polar(units.w.entries)
         long_v, v = polar(units.v.entries)
-        half = units.strengths // 2
+        even = units.even / units.unit
         heard = ((long_w > 0) & (long_v > 0)).astype(w.dtype)
         self.cosines = v @ w.T
         self.here = jnp.arange(len(w))
         self.own = _Sizes(_relative(units.w, long_w), _relative(units.v, long_v))
-        self.even = _Sizes(power(half, w.dtype) * long_w, power(units.strengths - half, w.dtype) * long_v)
+        self.even = _Sizes(even * long_w, even * long_v)
         self.alike = _Sizes(heard, heard)
 
     @property
@@ -85,4 +85,4 @@ class _Pairs:
 
 def _relative(rows: Rows, lengths: Float[Array, " rows"]) -> Float[Array, " rows"]:
     """Norms of rows in units of about the largest."""
-    return lengths * power(rows.exponents - jnp.max(rows.exponents), lengths.dtype)
+    return lengths * (rows.sizes / largest(rows.sizes))
