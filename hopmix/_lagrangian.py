@@ -16,19 +16,30 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
+from hopmix._special import gaussian_lobe, in_single, log_cosh, logistic_energy, tanh_energy
 from hopmix._types import Layer, Scalar, ScalarLike
+
+Summands = tuple[Float[Array, "..."], ...]
+"""Arrays whose entries add up to an energy."""
 
 
 class AbstractLagrangian(eqx.Module):
     """A scalar function $L$ of the state of one layer.
 
     Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
-    where it is known.
+    and `energy_summands` where a closed form is known.
     """
 
     __array_ufunc__ = None  # so that a NumPy number times a Lagrangian asks the Lagrangian
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        # A closed form belongs to its own value and activation: who replaces one of these has another energy.
+        replaced = {"__call__", "activation"} & set(vars(cls))
+        if replaced and "energy_summands" not in vars(cls):
+            cls.energy_summands = AbstractLagrangian.__dict__["energy_summands"]
 
     @abc.abstractmethod
     def __call__(self, x: Layer) -> Scalar:
@@ -55,6 +66,26 @@ class AbstractLagrangian(eqx.Module):
     def hessian_vector_product(self, x: Layer, v: Layer) -> Layer:
         r"""$H(x)\,v$ with $H = \partial^2 L/\partial x^2$, without forming $H$."""
         return jax.jvp(self.activation, (x,), (v,))[1]
+
+    def energy_summands(self, x: Layer) -> Summands:
+        r"""Arrays whose entries add up to the layer energy $x \cdot g - L(x)$.
+
+        By default $x \odot g$ and $-L(x)$, two large numbers where $g$ saturates or is normalised. A closed form says
+        the same without their difference.
+        """
+        return x * self.activation(x), -self(x)
+
+    @in_single
+    def energy(self, x: Layer) -> Scalar:
+        r"""The layer energy $x \cdot g - L(x)$ at $g = L'(x)$, by `energy_summands`."""
+        first, *others = map(jnp.sum, self.energy_summands(x))
+        return sum(others, first)
+
+    @in_single
+    def energy_magnitude(self, x: Layer) -> Scalar:
+        """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to this."""
+        first, *others = (jnp.sum(jnp.abs(summand)) for summand in self.energy_summands(x))
+        return sum(others, first)
 
     def conjugate(self, g: Layer) -> Scalar:
         r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its domain.
@@ -97,11 +128,15 @@ class Sum(AbstractLagrangian):
         lowest, highest = zip(*(term.curvature for term in self.terms))
         return sum(lowest), sum(highest)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return sum((term(x) for term in self.terms[1:]), self.terms[0](x))
 
     def activation(self, x: Layer) -> Layer:
         return sum((term.activation(x) for term in self.terms[1:]), self.terms[0].activation(x))
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return tuple(summand for term in self.terms for summand in term.energy_summands(x))
 
     @property
     def parts(self) -> tuple[AbstractLagrangian, ...]:
@@ -129,11 +164,15 @@ class Scaled(AbstractLagrangian):
         ends = [factor * end for end in self.lagrangian.curvature]
         return min(ends), max(ends)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return self.factor * self.lagrangian(x)
 
     def activation(self, x: Layer) -> Layer:
         return self.factor * self.lagrangian.activation(x)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return tuple(self.factor * summand for summand in self.lagrangian.energy_summands(x))
 
     def conjugate(self, g: Layer) -> Scalar:
         some = jnp.where(self.factor == 0, 1, self.factor)
@@ -156,11 +195,15 @@ class Quadratic(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return 1.0, 1.0
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return 0.5 * jnp.sum(x**2)
 
     def activation(self, x: Layer) -> Layer:
         return x
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return (0.5 * x**2,)
 
     def conjugate(self, g: Layer) -> Scalar:
         return 0.5 * jnp.sum(g**2)
@@ -176,11 +219,15 @@ class ReLU(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return 0.0, 1.0
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return 0.5 * jnp.sum(jax.nn.relu(x) ** 2)
 
     def activation(self, x: Layer) -> Layer:
         return jax.nn.relu(x)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return (0.5 * jax.nn.relu(x) ** 2,)
 
     def conjugate(self, g: Layer) -> Scalar:
         return jnp.sum(jnp.where(g >= 0, 0.5 * g**2, jnp.inf))
@@ -191,7 +238,7 @@ class RePU(AbstractLagrangian):
 
     **Arguments:**
 
-    - `power`: the degree $n \ge 2$. In float32, $L$ overflows where $|x|^n$ exceeds 3e38.
+    - `power`: the degree $n \ge 2$. Value and energy overflow where $x^n$ does: in float32 above 3e38.
 
     **Raises:** `ValueError` if `power` is below 2.
 
@@ -208,11 +255,15 @@ class RePU(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return 0.0, 1.0 if self.power == 2 else math.inf
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jax.nn.relu(x) ** self.power) / self.power
 
     def activation(self, x: Layer) -> Layer:
         return jax.nn.relu(x) ** (self.power - 1)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return ((1 - 1 / self.power) * jax.nn.relu(x) ** self.power,)
 
     def conjugate(self, g: Layer) -> Scalar:
         dual = self.power / (self.power - 1)
@@ -236,14 +287,20 @@ class GELU(AbstractLagrangian):
         tail, density = 0.5 * math.erfc(1.0), math.exp(-1.0) / math.sqrt(math.pi)
         return tail - density, 1 - tail + density
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be left.
-        half = x * jnp.sqrt(0.5).astype(x.dtype)
-        gauss = x * jnp.exp(-(half**2)) * jnp.sqrt(2 / jnp.pi).astype(x.dtype)
-        return 0.25 * jnp.sum(x**2 * jsp.erfc(-half) - jsp.erf(half) + gauss)
+        return 0.25 * jnp.sum(_gelu_square(x) - gaussian_lobe(x))
 
     def activation(self, x: Layer) -> Layer:
         return _gelu(x)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return 0.25 * _gelu_square(x), 0.25 * gaussian_lobe(x)
+
+
+def _gelu_square(x: Layer) -> Layer:
+    # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be left, or 0 times inf.
+    return x * (x * jsp.erfc(-x * math.sqrt(0.5)))
 
 
 @jax.checkpoint
@@ -277,11 +334,16 @@ class Exponential(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return _signed(self.beta, math.inf)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jnp.exp(self.beta * x)) / self.beta
 
     def activation(self, x: Layer) -> Layer:
         return jnp.exp(self.beta * x)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        z = self.beta * x
+        return ((z - 1) * jnp.exp(z) / self.beta,)
 
     def conjugate(self, g: Layer) -> Scalar:
         return if_convex(self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta)
@@ -306,16 +368,22 @@ class Tanh(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return _signed(self.beta, float(self.beta))
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        # log cosh z = |z| + log(1 + e^{-2|z|}) - log 2 never overflows; logaddexp is smooth at 0, |z| is not.
-        z = self.beta * x
-        return jnp.sum(jnp.logaddexp(z, -z) - jnp.log(2.0).astype(z.dtype)) / self.beta
+        return jnp.sum(log_cosh(self.beta * x)) / self.beta
 
     def activation(self, x: Layer) -> Layer:
         return jnp.tanh(self.beta * x)
 
+    def energy_summands(self, x: Layer) -> Summands:
+        return (tanh_energy(self.beta * x) / self.beta,)
+
     def conjugate(self, g: Layer) -> Scalar:
-        inside = _entropy(0.5 * (1 + g)) + _entropy(0.5 * (1 - g)) + jnp.log(2.0).astype(g.dtype)
+        # (1 + g) log(1 + g) + (1 - g) log(1 - g), of which the parts that are odd in g cancel near 0.
+        small = jnp.clip(g, -0.5, 0.5)
+        near = 2 * small * jnp.arctanh(small) + jnp.log1p(-(small**2))
+        far = jsp.xlog1py(1 + g, g) + jsp.xlog1py(1 - g, -g)
+        inside = 0.5 * jnp.where(jnp.abs(g) < 0.5, near, far)
         return if_convex(self.beta, jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta)
 
 
@@ -338,15 +406,19 @@ class Sigmoid(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return _signed(self.beta, 0.25 * float(self.beta))
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         return jnp.sum(jax.nn.softplus(self.beta * x)) / self.beta
 
     def activation(self, x: Layer) -> Layer:
         return jax.nn.sigmoid(self.beta * x)
 
+    def energy_summands(self, x: Layer) -> Summands:
+        return (logistic_energy(self.beta * x) / self.beta,)
+
     def conjugate(self, g: Layer) -> Scalar:
         inside = (g >= 0) & (g <= 1)
-        total = jnp.sum(jnp.where(inside, _entropy(g) + _entropy(1 - g), jnp.inf))
+        total = jnp.sum(jnp.where(inside, _entropy(g) + jsp.xlog1py(1 - g, -g), jnp.inf))
         return if_convex(self.beta, total / self.beta)
 
 

@@ -5,6 +5,7 @@ whole layer one group.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
-from hopmix._lagrangian import AbstractLagrangian, if_convex, need_number, spread
+from hopmix._lagrangian import AbstractLagrangian, Summands, if_convex, need_number, spread
+from hopmix._special import in_single, log1p_gap, widened
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None
@@ -41,14 +43,21 @@ class Softmax(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return _competing(self.beta)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(jax.nn.logsumexp(self.beta * x, axis=self.axes)) / self.beta
+        top = _top(x, self.axes, self.beta)
+        return jnp.sum(top + jnp.log1p(_rivals(self.beta * (x - top), self.axes)) / self.beta)
 
     def activation(self, x: Layer) -> Layer:
-        return jax.nn.softmax(self.beta * x, axis=self.axes)
+        return jax.nn.softmax(self.beta * (x - _top(x, self.axes, self.beta)), axis=self.axes)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        below = _finite(self.beta * (x - _top(x, self.axes, self.beta)))
+        rivals = _rivals(below, self.axes)
+        return below * jnp.exp(below) / (1 + rivals) / self.beta, -jnp.log1p(rivals) / self.beta
 
     def conjugate(self, g: Layer) -> Scalar:
-        total = jnp.sum(jnp.where(_on_simplex(g, self.axes), jsp.xlogy(g, g), jnp.inf))
+        total = jnp.sum(jnp.where(_on_simplex(g, self.axes), g * _log_shares(g, self.axes), jnp.inf))
         return if_convex(self.beta, total / self.beta)
 
 
@@ -76,20 +85,29 @@ class GhostMax(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return _competing(self.beta)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        partition = jnp.logaddexp(jax.nn.logsumexp(self.beta * x, axis=self.axes), jnp.zeros((), x.dtype))
-        return jnp.sum(partition) / self.beta
+        top = _top(x, self.axes, self.beta, silent=True)
+        rivals = _rivals(self.beta * (x - top), self.axes, silent=self.beta * -top)
+        return jnp.sum(top + jnp.log1p(rivals) / self.beta)
 
     def activation(self, x: Layer) -> Layer:
         # Not exp(beta x - log(...)): that difference of large numbers has lost its digits.
-        top = jax.lax.stop_gradient(jax.nn.relu(jnp.max(self.beta * x, axis=self.axes, keepdims=True)))
-        shares = jnp.exp(self.beta * x - top)
-        return shares / (jnp.exp(-top) + jnp.sum(shares, axis=self.axes, keepdims=True))
+        top = _top(x, self.axes, self.beta, silent=True)
+        shares = jnp.exp(self.beta * (x - top))
+        return shares / (jnp.exp(self.beta * -top) + jnp.sum(shares, axis=self.axes, keepdims=True))
+
+    def energy_summands(self, x: Layer) -> Summands:
+        top = _top(x, self.axes, self.beta, silent=True)
+        below, silent = _finite(self.beta * (x - top)), _finite(self.beta * -top)
+        rivals = _rivals(below, self.axes, silent)
+        weighted = (a * jnp.exp(a) / (1 + rivals) / self.beta for a in (below, silent))
+        return *weighted, -jnp.log1p(rivals) / self.beta
 
     def conjugate(self, g: Layer) -> Scalar:
-        rest = 1 - jnp.sum(g, axis=self.axes, keepdims=True)
-        inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & (rest >= -_slack(g))
-        terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + jsp.xlogy(jnp.maximum(rest, 0), rest)
+        total = jnp.sum(g, axis=self.axes, keepdims=True)
+        inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & (total <= 1 + _slack(g))
+        terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + _silent_entropy(total)
         return if_convex(self.beta, jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta)
 
 
@@ -127,32 +145,36 @@ class Entmax(AbstractLagrangian):
         # The Jacobian of the maximiser is diag(s) - s s^T / sum(s) with s = g^(2 - alpha) <= 1.
         return (0.0, float(self.beta)) if float(self.beta) > 0 else (float(self.beta), 0.0)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
         # The simplex makes the value of a group move with its top: what is left has no large numbers that cancel.
-        top = self._top(x)
-        g = self._maximiser(x, top)
-        rest = g * (self.beta * x - top) - self._negentropy(g)
-        return jnp.sum(jnp.sum(rest, axis=self.axes, keepdims=True) + top) / self.beta
+        top = _top(x, self.axes, self.beta)
+        below = _finite(self.beta * (x - top))
+        g = self._maximiser(below)
+        rest = jnp.sum(g * below - self._negentropy(g), axis=self.axes, keepdims=True)
+        return jnp.sum(top + rest / self.beta)
 
     def activation(self, x: Layer) -> Layer:
-        return self._maximiser(x, self._top(x))
+        return self._maximiser(_finite(self.beta * (x - _top(x, self.axes, self.beta))))
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return (self._negentropy(self.activation(x)) / self.beta,)
 
     def conjugate(self, g: Layer) -> Scalar:
         total = jnp.sum(jnp.where(_on_simplex(g, self.axes), self._negentropy(g), jnp.inf))
         return if_convex(self.beta, total / self.beta)
 
-    def _top(self, x: Layer) -> Layer:
-        return jax.lax.stop_gradient(jnp.max(self.beta * x, axis=self.axes, keepdims=True))
-
     def _negentropy(self, g: Layer) -> Layer:
-        return (_power(g, self.alpha) - g) / (self.alpha * (self.alpha - 1))
+        # p (p^(alpha - 1) - 1), of which p^(alpha - 1) - 1 would be lost in rounding for p near 1
+        powers = jnp.expm1((self.alpha - 1) * _log_shares(g, self.axes))
+        return g * powers / (self.alpha * (self.alpha - 1))
 
     def _powers(self, u: Layer) -> Layer:
         return _power(u, 1 / (self.alpha - 1))
 
-    def _maximiser(self, x: Layer, top: Layer) -> Layer:
+    def _maximiser(self, below: Layer) -> Layer:
         """The theta of each group by bisection; two steps of Newton then make it exact and differentiable twice."""
-        below = (self.alpha - 1) * (self.beta * x - top)  # near zero, where floating-point numbers are dense
+        below = (self.alpha - 1) * below  # near zero, where floating-point numbers are dense
 
         def halve(_, bracket):
             low, high = bracket
@@ -160,8 +182,9 @@ class Entmax(AbstractLagrangian):
             too_low = jnp.sum(self._powers(below - middle), axis=self.axes, keepdims=True) > 1
             return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
 
-        start = -jnp.ones_like(top), jnp.zeros_like(top)
-        theta = jax.lax.stop_gradient(jax.lax.fori_loop(0, jnp.finfo(x.dtype).nmant, halve, start)[0])
+        high = jnp.zeros_like(jnp.max(below, axis=self.axes, keepdims=True))
+        rounds = jnp.finfo(below.dtype).nmant
+        theta = jax.lax.stop_gradient(jax.lax.fori_loop(0, rounds, halve, (high - 1, high))[0])
         for _ in range(2):
             mass = jnp.sum(self._powers(below - theta), axis=self.axes, keepdims=True)
             slope = jax.jvp(self._powers, (below - theta,), (jnp.ones_like(below),))[1]
@@ -201,14 +224,37 @@ class LogSumReLU(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return -math.inf, math.inf  # concave where the active units stay the same, kinked where one joins them
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(jnp.log(self._mass(x))) / self.beta
+        return jnp.sum(self._log_mass(x)) / self.beta
 
     def activation(self, x: Layer) -> Layer:
         return jnp.where(1 + self.beta * x > 0, 1 / self._mass(x), jnp.zeros((), x.dtype))
 
+    def energy_summands(self, x: Layer) -> Summands:
+        # beta E = (m - eps - n) / m - log m with n active units; where n = 1, without the 1 that both parts have
+        count = self._active(x, jnp.ones_like(x))
+        alone = count == 1
+        excess = jnp.where(alone, self._excess(x, count), jnp.zeros_like(count))
+        share = jnp.where(alone, -log1p_gap(excess) - self.eps / (1 + excess), 1 - (self.eps + count) / self._mass(x))
+        return share / self.beta, jnp.where(alone, jnp.zeros_like(count), -self._log_mass(x)) / self.beta
+
     def _mass(self, x: Layer) -> Layer:
         return self.eps + jnp.sum(jax.nn.relu(1 + self.beta * x), axis=self.axes, keepdims=True)
+
+    def _log_mass(self, x: Layer) -> Layer:
+        mass, excess = self._mass(x), self._excess(x, self._active(x, jnp.ones_like(x)))
+        near = jnp.abs(excess) < 0.5
+        return jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), jnp.log(mass))
+
+    def _excess(self, x: Layer, count: Layer) -> Layer:
+        """The mass less 1, which the ones of the active units need not be added up for."""
+        # eps comes last: XLA makes eps + (count - 1) one constant, eps - 1, in which eps has lost its digits.
+        return (count - 1) + self._active(x, self.beta * x) + self.eps
+
+    def _active(self, x: Layer, values: Layer) -> Layer:
+        inactive = jnp.zeros((), x.dtype)
+        return jnp.sum(jnp.where(1 + self.beta * x > 0, values, inactive), axis=self.axes, keepdims=True)
 
 
 class LayerNorm(AbstractLagrangian):
@@ -248,14 +294,23 @@ class LayerNorm(AbstractLagrangian):
         size = abs(scale) / math.sqrt(self.eps) if self.eps else math.inf
         return (0.0, size) if scale >= 0 else (-size, 0.0)
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        root = jnp.sqrt(jnp.var(x, axis=self.axes) + self.eps)
-        value = self.scale * (x.size // root.size) * jnp.sum(root)
+        spreads = self.spreads(x)
+        value = self.scale * (x.size // spreads.size) * jnp.sum(spreads)
         return value if self.shift is None else value + jnp.sum(spread(self.shift, x.ndim) * x)
 
     def activation(self, x: Layer) -> Layer:
         g = self.scale * _normalise(x, self.axes, self.eps)
         return g if self.shift is None else g + spread(self.shift, g.ndim)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        spreads = self.spreads(x)
+        return (-(self.scale * (x.size // spreads.size) * self.eps) / spreads,)
+
+    def spreads(self, x: Layer) -> Layer:
+        r"""The $\sqrt{\operatorname{var}(x) + \epsilon}$ of each group, of the rank of `x`."""
+        return _length(_centre(x, self.axes), self.axes, self.eps, jnp.mean)
 
     def conjugate(self, g: Layer) -> Scalar:
         u = g if self.shift is None else g - spread(self.shift, g.ndim)
@@ -270,11 +325,22 @@ class LayerNorm(AbstractLagrangian):
 def _normalise(x: Layer, axes: Axes, eps: float) -> Layer:
     """Groups with mean 0 and variance 1; the way back computes the statistics again, as that of GELU does."""
     # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
-    wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-    centred = wide - jnp.mean(wide, axis=axes, keepdims=True)
-    # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
-    centred = centred - jax.lax.stop_gradient(jnp.mean(centred, axis=axes, keepdims=True))
+    centred = _centre(widened(x), axes)
     return (centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=axes, keepdims=True) + eps)).astype(x.dtype)
+
+
+def _centre(x: Layer, axes: Axes) -> Layer:
+    centred = x - jnp.mean(x, axis=axes, keepdims=True)
+    # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
+    return centred - jax.lax.stop_gradient(jnp.mean(centred, axis=axes, keepdims=True))
+
+
+def _length(x: Layer, axes: Axes, eps: float, gather: Callable[..., Layer]) -> Layer:
+    """The root of eps and the mean or the sum of squares, in a unit in which squares stay in the range of the dtype."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True))
+    unit = jnp.maximum(largest, math.sqrt(eps))
+    unit = jnp.where(unit == 0, 1, unit)
+    return unit * jnp.sqrt(gather((x / unit) ** 2, axis=axes, keepdims=True) + (math.sqrt(eps) / unit) ** 2)
 
 
 class SphericalNorm(AbstractLagrangian):
@@ -300,11 +366,16 @@ class SphericalNorm(AbstractLagrangian):
     def curvature(self) -> tuple[float, float]:
         return 0.0, 1 / math.sqrt(self.eps) if self.eps else math.inf
 
+    @in_single
     def __call__(self, x: Layer) -> Scalar:
-        return jnp.sum(jnp.sqrt(jnp.sum(x**2, axis=self.axes) + self.eps))
+        return jnp.sum(_length(x, self.axes, self.eps, jnp.sum))
 
     def activation(self, x: Layer) -> Layer:
-        return x * jax.lax.rsqrt(jnp.sum(x**2, axis=self.axes, keepdims=True) + self.eps)
+        wide = widened(x)
+        return (wide / _length(wide, self.axes, self.eps, jnp.sum)).astype(x.dtype)
+
+    def energy_summands(self, x: Layer) -> Summands:
+        return (-self.eps / _length(x, self.axes, self.eps, jnp.sum),)
 
     def conjugate(self, g: Layer) -> Scalar:
         square = jnp.sum(g**2, axis=self.axes, keepdims=True)
@@ -316,6 +387,50 @@ def _competing(beta: ScalarLike) -> tuple[float, float]:
     """The curvature of softmax: diag(p) - p p^T has no eigenvalue above 1/2."""
     half = 0.5 * float(beta)
     return (0.0, half) if half > 0 else (half, 0.0)
+
+
+def _top(x: Layer, axes: Axes, beta: ScalarLike, silent: bool = False) -> Layer:
+    """The entry of each group that wins the competition, the highest or, for a negative beta, the lowest; it is a
+    constant of differentiation. A silent unit competes with 0."""
+    highest, lowest = jnp.max(x, axis=axes, keepdims=True), jnp.min(x, axis=axes, keepdims=True)
+    if silent:
+        highest, lowest = jnp.maximum(highest, 0), jnp.minimum(lowest, 0)
+    return jax.lax.stop_gradient(jnp.where(beta > 0, highest, lowest))
+
+
+def _rivals(below: Layer, axes: Axes, silent: Layer | None = None) -> Layer:
+    """The sum of exponentials of what lies below the top of each group, without the 1 of the top itself."""
+    total = jnp.sum(_without_ones(below), axis=axes, keepdims=True)
+    ties = jnp.sum(below == 0, axis=axes, keepdims=True, dtype=below.dtype)
+    if silent is not None:
+        total = total + _without_ones(silent)
+        ties = ties + (silent == 0).astype(ties.dtype)
+    return total + (ties - 1)
+
+
+def _without_ones(below: Layer) -> Layer:
+    """The exponential, 0 instead of 1; its derivatives are those of the exponential."""
+    return jnp.where(below == 0, jnp.expm1(below), jnp.exp(below))
+
+
+def _finite(below: Layer) -> Layer:
+    """Distances from the top of a group, so that 0 times one of them is 0."""
+    return jnp.maximum(below, float(jnp.finfo(below.dtype).min))
+
+
+def _log_shares(g: Layer, axes: Axes) -> Layer:
+    """The logarithms of entries of a simplex, 0 at 0; one near 1 is known by what is left for the others."""
+    most = g > 0.75
+    rest = jnp.sum(jnp.where(most, 0, g), axis=axes, keepdims=True)
+    rest = jnp.where(rest < 0.5, rest, 0)
+    return jnp.where(most, jnp.log1p(-rest), jnp.log(jnp.where(g > 0, g, 1)))
+
+
+def _silent_entropy(total: Layer) -> Layer:
+    r"""$p \log p$ of a silent unit that has what the others leave."""
+    left = total < 1
+    total = jnp.where(left, total, 0)
+    return jnp.where(left, (1 - total) * jnp.log1p(-total), 0)
 
 
 def _power(x: Layer, exponent: float) -> Layer:

@@ -109,7 +109,13 @@ class Neurons(eqx.Module):
         r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of each example."""
         if x.ndim > len(self.shape):
             return jax.vmap(self.energy, in_axes=1)(x)
-        return jnp.sum(x * self.lagrangian.activation(x)) - self.lagrangian(x)
+        return self.lagrangian.energy(x)
+
+    def energy_magnitude(self, x: Layer) -> Energy:
+        """The sum of the magnitudes of all that `energy` adds up; of a token-major batch, that of each example."""
+        if x.ndim > len(self.shape):
+            return jax.vmap(self.energy_magnitude, in_axes=1)(x)
+        return self.lagrangian.energy_magnitude(x)
 
     def input_energy(self, g: Layer) -> Energy:
         r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "hopmix"
 # Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py.
 ORDER = (
     "_types",
+    "_special",
     "_lagrangian",
     "_lagrangian_groups",
     "_coupling",
