@@ -5,7 +5,6 @@ every flip, and there are finitely many states. Updating all spins at once has n
 weights: with $E = s_0 s_1$ (weights $W_{01} = W_{10} = -1$) it goes from $(1, 1)$ to $(-1, -1)$ and back for ever.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -17,8 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Exponential
-from hopmix._lagrangian_groups import Softmax
+from hopmix._special import Wide, widened
 from hopmix._types import Layer, PRNGKey, Scalar
 
 BinaryEnergy: TypeAlias = Callable[[Layer], Scalar] | HopfieldMemory
@@ -29,10 +27,10 @@ class Recall(NamedTuple):
     """A trajectory of asynchronous sweeps; entry 0 of each array is the start.
 
     - `states`: the spins after each sweep, stacked on a new first axis.
-    - `energies`: the energy of each state, which never rises (beyond rounding). That of `Exponential` may overflow;
-        flips are then still right, as they follow its logarithm.
-    - `converged`: whether the last sweep changed nothing, so that its state is a local minimum. False where the numbers
-        that flips are decided by have overflowed.
+    - `energies`: the energy of each state, which never rises (beyond rounding). It may overflow; flips of stored
+        patterns are then still right, as `flip_costs` is.
+    - `converged`: whether the last sweep changed nothing and no cost of its state is negative, so that it is a local
+        minimum. False where a cost is NaN, as it is of a function that overflows before and after a flip.
     """
 
     states: Float[Array, "sweeps_and_start ..."]
@@ -43,11 +41,14 @@ class Recall(NamedTuple):
 def flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
     r"""What it costs to flip each spin alone, $c_i = E(\ldots, -s_i, \ldots) - E(s)$.
 
-    A state is a local minimum if and only if no cost is negative.
+    A state is a local minimum if and only if no cost is negative. Those of stored patterns are sums over patterns of
+    what a flip changes, not differences of sums: they have the right sign also where the energy overflows, and are then
+    large or infinite. (A cost that would underflow is the smallest number of its sign.)
 
     **Arguments:**
 
-    - `energy`: a function of the spins, or a `HopfieldMemory`. Each new function is compiled anew.
+    - `energy`: a function of the spins, or a `HopfieldMemory`. Each new function is compiled anew. Where a function
+        overflows before and after a flip, the cost is NaN.
     - `spins`: -1 or +1, of any shape; batch with `jax.vmap`.
 
     **Raises:** `ValueError` for other spins; inside a transformation such as `jax.jit`, a runtime error.
@@ -58,9 +59,12 @@ def flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
 @eqx.filter_jit
 def _flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
     view, flat = _view(energy, spins), spins.ravel()
+    return _costs(view, flat).reshape(spins.shape)
+
+
+def _costs(view: "_View", flat: Float[Array, " n"]) -> Float[Array, " n"]:
     seen = view.look(flat)
-    flipped = jax.vmap(lambda i: view.energy(view.flip(seen, flat, i)))(jnp.arange(flat.size))
-    return (flipped - view.energy(seen)).reshape(spins.shape)
+    return jax.vmap(lambda i: view.flip(seen, flat, i)[1])(jnp.arange(flat.size))
 
 
 def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
@@ -68,11 +72,22 @@ def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
 
     Where one pattern dominates it corrects all errors at once; elsewhere it may raise the energy, and cycle.
 
-    **Arguments and errors:** as in `flip_costs`.
+    **Arguments:** as in `flip_costs`.
+
+    **Raises:** as in `flip_costs`, and likewise for a function whose costs are NaN, which say of no spin whether it
+    should flip.
 
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929), the dynamics of its theorem on retrieval.
     """
-    return jnp.where(flip_costs(_decisive(energy), spins) < 0, -spins, spins)
+    costs = flip_costs(energy, spins)
+    unknown = jnp.isnan(costs)
+    rule = "The energy overflows before and after a flip, which says nothing about it"
+    cure = "scale the energy down, or store patterns in a HopfieldMemory, whose flips are decided without overflow"
+    if isinstance(unknown, Tracer):
+        costs = eqx.error_if(costs, unknown, f"{rule}: {cure}.")
+    elif unknown.any():
+        raise ValueError(f"{rule}, for {int(unknown.sum())} of {costs.size} spins: {cure}.")
+    return jnp.where(costs < 0, -spins, spins)
 
 
 def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> Recall:
@@ -99,69 +114,67 @@ def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> 
 
 @eqx.filter_jit
 def _recall(energy: BinaryEnergy, spins: Layer, sweeps: int, key: PRNGKey) -> Recall:
-    view, decisive = _view(energy, spins), _view(_decisive(energy), spins)
+    view = _view(energy, spins)
 
     def sweep(flat, key):
-        flat = _sweep(decisive, flat, jr.permutation(key, flat.size))
+        flat = _sweep(view, flat, jr.permutation(key, flat.size))
         return flat, flat
 
     states = jax.lax.scan(sweep, spins.ravel(), jr.split(key, sweeps))[1]
     states = jnp.concatenate([spins.ravel()[None], states])
     energies = jax.lax.map(lambda flat: view.energy(view.look(flat)), states)
-    at_rest = jnp.all(states[-1] == states[-2]) & jnp.isfinite(decisive.energy(decisive.look(states[-1])))
-    return Recall(states.reshape(-1, *spins.shape), energies, at_rest)
-
-
-def _decisive(energy: BinaryEnergy) -> BinaryEnergy:
-    """An energy with the same order of states. That of exponentials overflows soon, its logarithm does not."""
-    if not isinstance(energy, HopfieldMemory) or type(energy.separation) is not Exponential:
-        return energy
-    return dataclasses.replace(energy, separation=Softmax(energy.separation.beta))
+    at_rest = jnp.all(states[-1] == states[-2]) & jnp.all(_costs(view, states[-1]) >= 0)
+    return Recall(states.reshape(-1, *spins.shape), energies.astype(spins.dtype), at_rest)
 
 
 def _sweep(view: "_View", flat: Float[Array, " n"], order: Int[Array, " n"]) -> Float[Array, " n"]:
     def visit(carry, i):
-        flat, seen, lowest = carry
-        flipped = view.flip(seen, flat, i)
-        value = view.energy(flipped)
-        falls = value < lowest
+        flat, seen = carry
+        flipped, cost = view.flip(seen, flat, i)
+        falls = cost < 0
         flat = flat.at[i].set(jnp.where(falls, -flat[i], flat[i]))
-        return (flat, jnp.where(falls, flipped, seen), jnp.where(falls, value, lowest)), None
+        return (flat, jax.tree.map(lambda new, old: jnp.where(falls, new, old), flipped, seen)), None
 
     seen = view.look(flat)  # afresh in every sweep: what flips add up to is rounded where patterns are no integers
-    return jax.lax.scan(visit, (flat, seen, view.energy(seen)), order)[0][0]
+    return jax.lax.scan(visit, (flat, seen), order)[0][0]
 
 
 class _Spins(eqx.Module):
-    """Any energy looks at the spins themselves."""
+    """Any energy looks at the spins themselves; seen are they and their energy."""
 
     function: Callable[[Layer], Scalar]
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def look(self, flat: Float[Array, " n"]) -> Float[Array, " n"]:
-        return flat
+    def look(self, flat: Float[Array, " n"]) -> tuple[Float[Array, " n"], Scalar]:
+        return flat, self.function(flat.reshape(self.shape))
 
-    def flip(self, seen: Float[Array, " n"], flat: Float[Array, " n"], i: Int[Array, ""]) -> Float[Array, " n"]:
-        return seen.at[i].set(-flat[i])
+    def flip(self, seen: tuple[Float[Array, " n"], Scalar], flat: Float[Array, " n"], i: Int[Array, ""]):
+        """What is seen after a flip, and its cost."""
+        flipped = self.look(flat.at[i].set(-flat[i]))
+        return flipped, flipped[1] - seen[1]
 
-    def energy(self, seen: Float[Array, " n"]) -> Scalar:
-        return self.function(seen.reshape(self.shape))
+    def energy(self, seen: tuple[Float[Array, " n"], Scalar]) -> Scalar:
+        return seen[1]
 
 
 class _Similarities(eqx.Module):
-    """Stored patterns see the spins only by their products with them, which a flip changes by one column."""
+    """Stored patterns see the spins only by their similarities, which a flip changes by one column."""
 
-    columns: Float[Array, "n patterns"]
-    separation: AbstractLagrangian
+    memory: HopfieldMemory
+    shape: tuple[int, ...] = eqx.field(static=True)
 
     def look(self, flat: Float[Array, " n"]) -> Float[Array, " patterns"]:
-        return flat @ self.columns
+        return self.memory.similarities(widened(flat).reshape(self.shape))
 
-    def flip(self, seen: Float[Array, " p"], flat: Float[Array, " n"], i: Int[Array, ""]) -> Float[Array, " p"]:
-        return seen - 2 * flat[i] * self.columns[i]
+    def flip(self, seen: Float[Array, " p"], flat: Float[Array, " n"], i: Int[Array, ""]):
+        """What is seen after a flip, and its cost."""
+        # Of distances too: -(pattern - spin)^2 / 2 changes by -2 spin * pattern.
+        step = -2 * widened(flat[i]) * self.memory.patterns.reshape(len(seen), -1)[:, i]
+        mantissa, exponent = self.memory.separation.difference(seen, step)
+        return seen + step, Wide(-mantissa, exponent).narrow(flat.dtype)
 
     def energy(self, seen: Float[Array, " patterns"]) -> Scalar:
-        return -self.separation(seen)
+        return -self.memory.separation(seen)
 
 
 _View: TypeAlias = _Spins | _Similarities
@@ -170,13 +183,15 @@ _View: TypeAlias = _Spins | _Similarities
 def _view(energy: BinaryEnergy, spins: Layer) -> _View:
     if not isinstance(energy, HopfieldMemory):
         return _Spins(energy, spins.shape)
-    if energy.similarity != "dot":
+    if type(energy) is not HopfieldMemory:  # who knows what else its energy is
         return _Spins(energy.energy, spins.shape)
     energy.similarities(spins)  # complains where the patterns do not fit
-    return _Similarities(energy.patterns.reshape(len(energy.patterns), -1).T, energy.separation)
+    return _Similarities(jax.tree.map(widened, energy), spins.shape)
 
 
 def _checked(spins: Layer) -> Layer:
+    if not jnp.issubdtype(spins.dtype, jnp.floating):
+        raise ValueError(f"Spins are floating-point numbers, got {spins.dtype}; use spins.astype(float).")
     wrong = jnp.abs(spins) != 1
     rule = "Spins must be -1 or +1"
     if isinstance(wrong, Tracer):

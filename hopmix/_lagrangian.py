@@ -18,7 +18,18 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Float, Shaped
 
-from hopmix._special import gaussian_lobe, in_single, log_cosh, logistic_energy, tanh_energy
+from hopmix._special import (
+    Wide,
+    add,
+    difference_of_exponentials,
+    difference_of_powers,
+    gaussian_lobe,
+    in_single,
+    log_cosh,
+    logistic_energy,
+    tanh_energy,
+    wide,
+)
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Summands = tuple[Float[Array, "..."], ...]
@@ -37,9 +48,9 @@ class AbstractLagrangian(eqx.Module):
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         # A closed form belongs to its own value and activation: who replaces one of these has another energy.
-        replaced = {"__call__", "activation"} & set(vars(cls))
-        if replaced and "energy_summands" not in vars(cls):
-            cls.energy_summands = AbstractLagrangian.__dict__["energy_summands"]
+        if {"__call__", "activation"} & set(vars(cls)):
+            for name in {"energy_summands", "difference"} - set(vars(cls)):
+                setattr(cls, name, AbstractLagrangian.__dict__[name])
 
     @abc.abstractmethod
     def __call__(self, x: Layer) -> Scalar:
@@ -86,6 +97,14 @@ class AbstractLagrangian(eqx.Module):
         """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to this."""
         first, *others = (jnp.sum(jnp.abs(summand)) for summand in self.energy_summands(x))
         return sum(others, first)
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        r"""$L(x + d) - L(x)$ for a step $d$, as a number that may be out of the range of its dtype.
+
+        By default the difference of the two values; a closed form keeps the sign where both overflow, or where the
+        difference is lost in them.
+        """
+        return wide(self(x + step) - self(x))
 
     def conjugate(self, g: Layer) -> Scalar:
         r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its domain.
@@ -138,6 +157,9 @@ class Sum(AbstractLagrangian):
     def energy_summands(self, x: Layer) -> Summands:
         return tuple(summand for term in self.terms for summand in term.energy_summands(x))
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return add(tuple(term.difference(x, step) for term in self.terms))
+
     @property
     def parts(self) -> tuple[AbstractLagrangian, ...]:
         return tuple(part for term in self.terms for part in term.parts)
@@ -174,6 +196,10 @@ class Scaled(AbstractLagrangian):
     def energy_summands(self, x: Layer) -> Summands:
         return tuple(self.factor * summand for summand in self.lagrangian.energy_summands(x))
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        mantissa, exponent = self.lagrangian.difference(x, step)
+        return Wide(self.factor * mantissa, exponent)
+
     def conjugate(self, g: Layer) -> Scalar:
         some = jnp.where(self.factor == 0, 1, self.factor)
         nothing = jnp.where(jnp.any(g != 0), jnp.inf, 0).astype(g.dtype)
@@ -205,6 +231,9 @@ class Quadratic(AbstractLagrangian):
     def energy_summands(self, x: Layer) -> Summands:
         return (0.5 * x**2,)
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return difference_of_powers(x, step, 2, rectified=False)
+
     def conjugate(self, g: Layer) -> Scalar:
         return 0.5 * jnp.sum(g**2)
 
@@ -228,6 +257,9 @@ class ReLU(AbstractLagrangian):
 
     def energy_summands(self, x: Layer) -> Summands:
         return (0.5 * jax.nn.relu(x) ** 2,)
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return difference_of_powers(x, step, 2, rectified=True)
 
     def conjugate(self, g: Layer) -> Scalar:
         return jnp.sum(jnp.where(g >= 0, 0.5 * g**2, jnp.inf))
@@ -265,6 +297,9 @@ class RePU(AbstractLagrangian):
     def energy_summands(self, x: Layer) -> Summands:
         return ((1 - 1 / self.power) * jax.nn.relu(x) ** self.power,)
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return difference_of_powers(x, step, self.power, rectified=True)
+
     def conjugate(self, g: Layer) -> Scalar:
         dual = self.power / (self.power - 1)
         return jnp.sum(jnp.where(g >= 0, jnp.abs(g) ** dual / dual, jnp.inf))
@@ -296,6 +331,9 @@ class GELU(AbstractLagrangian):
 
     def energy_summands(self, x: Layer) -> Summands:
         return 0.25 * _gelu_square(x), 0.25 * gaussian_lobe(x)
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return _unit_by_unit(self, x, step)
 
 
 def _gelu_square(x: Layer) -> Layer:
@@ -345,6 +383,9 @@ class Exponential(AbstractLagrangian):
         z = self.beta * x
         return ((z - 1) * jnp.exp(z) / self.beta,)
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return difference_of_exponentials(x, step, self.beta)
+
     def conjugate(self, g: Layer) -> Scalar:
         return if_convex(self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta)
 
@@ -377,6 +418,9 @@ class Tanh(AbstractLagrangian):
 
     def energy_summands(self, x: Layer) -> Summands:
         return (tanh_energy(self.beta * x) / self.beta,)
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return _unit_by_unit(self, x, step)
 
     def conjugate(self, g: Layer) -> Scalar:
         # (1 + g) log(1 + g) + (1 - g) log(1 - g), of which the parts that are odd in g cancel near 0.
@@ -416,10 +460,18 @@ class Sigmoid(AbstractLagrangian):
     def energy_summands(self, x: Layer) -> Summands:
         return (logistic_energy(self.beta * x) / self.beta,)
 
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return _unit_by_unit(self, x, step)
+
     def conjugate(self, g: Layer) -> Scalar:
         inside = (g >= 0) & (g <= 1)
         total = jnp.sum(jnp.where(inside, _entropy(g) + jsp.xlog1py(1 - g, -g), jnp.inf))
         return if_convex(self.beta, total / self.beta)
+
+
+def _unit_by_unit(lagrangian: AbstractLagrangian, x: Layer, step: Layer) -> Wide:
+    """The sum of the differences of independent units, which that of their sums would lose."""
+    return wide(jnp.sum(jax.vmap(lagrangian)((x + step).ravel()) - jax.vmap(lagrangian)(x.ravel())))
 
 
 def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:

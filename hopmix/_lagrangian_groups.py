@@ -15,7 +15,7 @@ import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
 from hopmix._lagrangian import AbstractLagrangian, Summands, if_convex, need_number, spread
-from hopmix._special import in_single, log1p_gap, widened
+from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide, widened
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None
@@ -55,6 +55,9 @@ class Softmax(AbstractLagrangian):
         below = _finite(self.beta * (x - _top(x, self.axes, self.beta)))
         rivals = _rivals(below, self.axes)
         return below * jnp.exp(below) / (1 + rivals) / self.beta, -jnp.log1p(rivals) / self.beta
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return _difference(self, x, step, silent=False)
 
     def conjugate(self, g: Layer) -> Scalar:
         total = jnp.sum(jnp.where(_on_simplex(g, self.axes), g * _log_shares(g, self.axes), jnp.inf))
@@ -103,6 +106,9 @@ class GhostMax(AbstractLagrangian):
         rivals = _rivals(below, self.axes, silent)
         weighted = (a * jnp.exp(a) / (1 + rivals) / self.beta for a in (below, silent))
         return *weighted, -jnp.log1p(rivals) / self.beta
+
+    def difference(self, x: Layer, step: Layer) -> Wide:
+        return _difference(self, x, step, silent=True)
 
     def conjugate(self, g: Layer) -> Scalar:
         total = jnp.sum(g, axis=self.axes, keepdims=True)
@@ -406,6 +412,17 @@ def _rivals(below: Layer, axes: Axes, silent: Layer | None = None) -> Layer:
         total = total + _without_ones(silent)
         ties = ties + (silent == 0).astype(ties.dtype)
     return total + (ties - 1)
+
+
+def _difference(lagrangian: Softmax | GhostMax, x: Layer, step: Layer, silent: bool) -> Wide:
+    """The difference of the values of one group; of several, that of their sums."""
+    direct = lagrangian(x + step) - lagrangian(x)
+    top = _top(x, lagrangian.axes, lagrangian.beta, silent)
+    if top.size > 1:
+        return wide(direct)
+    top, beta = top.reshape(()), lagrangian.beta
+    rivals = _rivals(beta * (x - top), None, beta * -top if silent else None)
+    return difference_of_logarithms(x, step, beta, top, rivals.reshape(()), direct)
 
 
 def _without_ones(below: Layer) -> Layer:

@@ -3,14 +3,15 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
+from jaxtyping import Array, Bool
 
-from hopmix._types import Layer, Scalar
+from hopmix._types import Layer, Scalar, ScalarLike
 
 SERIES = 15
 """How many terms make the series here accurate in double precision."""
@@ -95,3 +96,102 @@ def log1p_gap(t: Layer) -> Layer:
     for k in range(SERIES, 0, -1):
         series = w**2 * (1 / (2 * k + 1) + series)
     return jnp.where(near, 2 * w * (w / (1 + w) + series), jnp.log1p(t) - t / (1 + t))
+
+
+# ---- Differences that may overflow --------------------------------------------------------------------------------
+
+
+class Wide(NamedTuple):
+    r"""The number mantissa $\cdot\, 2^{\text{exponent}}$, whose sign is known also where it overflows or underflows."""
+
+    mantissa: Scalar
+    exponent: Scalar
+
+    def narrow(self, dtype: Any) -> Scalar:
+        """The number in this dtype: infinite where it overflows, and never 0 where it only underflows."""
+        info = jnp.finfo(dtype)
+        size = jnp.where(self.mantissa == 0, 1, jnp.abs(self.mantissa))
+        exponent = jnp.where(self.mantissa == 0, 0, self.exponent)
+        scaled = jnp.sign(self.mantissa) * jnp.exp2(jnp.log2(size) + exponent)
+        number = jnp.where(self.exponent == 0, self.mantissa, scaled).astype(dtype)
+        least = jnp.sign(self.mantissa).astype(dtype) * float(info.tiny)
+        return jnp.where((jnp.abs(number) < float(info.tiny)) & (self.mantissa != 0), least, number)
+
+
+def wide(mantissa: Scalar) -> Wide:
+    """A number that is in range as it is."""
+    return Wide(mantissa, jnp.zeros_like(mantissa))
+
+
+def add(numbers: tuple[Wide, ...]) -> Wide:
+    """Their sum, in the unit of the largest."""
+    exponents = jnp.stack([jnp.where(n.mantissa == 0, -jnp.inf, n.exponent) for n in numbers])
+    top = jnp.max(exponents)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    terms = [jnp.where(n.exponent == top, n.mantissa, n.mantissa * jnp.exp2(n.exponent - top)) for n in numbers]
+    return Wide(sum(terms[1:], terms[0]), top)
+
+
+def difference_of_powers(x: Layer, step: Layer, power: int, rectified: bool) -> Wide:
+    r"""$\tfrac1n \sum_i [(x_i + d_i)^n - x_i^n]$ of numbers or of their positive parts, term by term."""
+    x = jnp.where(step == 0, 0, x)
+    before, after = (jax.nn.relu(a) if rectified else a for a in (x, x + step))
+    largest = jnp.max(jnp.maximum(jnp.abs(before), jnp.abs(after)), initial=0)
+    rounds = jnp.log2(jnp.where(largest == 0, 1, largest))
+    fits = power * jnp.abs(rounds) < _room(x)
+    unit = jnp.where(fits, 1, largest)
+    gap = jnp.where((before != 0) & (after != 0), step, after - before) / unit
+    # a^n - b^n = (a - b) (a^(n - 1) + a^(n - 2) b + ... + b^(n - 1)), to the bit alike for a step up and the step down
+    lower, upper = (f(before, after) / unit for f in (jnp.minimum, jnp.maximum))
+    factor = powers = jnp.ones_like(lower)
+    for _ in range(power - 1):
+        powers = powers * lower
+        factor = factor * upper + powers
+    return Wide(jnp.sum(gap * factor) / power, jnp.where(fits, 0, power * rounds))
+
+
+def difference_of_exponentials(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
+    r"""$\tfrac1\beta \sum_i [e^{\beta (x_i + d_i)} - e^{\beta x_i}]$."""
+    larger = jnp.where(beta > 0, jnp.maximum(x, x + step), jnp.minimum(x, x + step))
+    top = _leader(larger, step != 0, beta)
+    shift = jnp.where(jnp.abs(beta * top) / math.log(2) < _room(x), 0, top)
+    gains = jnp.sign(beta * step) * -jnp.expm1(-jnp.abs(beta * step))
+    total = jnp.sum(jnp.where(step == 0, 0, gains * jnp.exp(beta * (larger - shift))))
+    exponent = jnp.clip(beta * shift / math.log(2), -_huge(x), _huge(x))
+    return Wide(total / beta, exponent)
+
+
+def difference_of_logarithms(
+    x: Layer, step: Layer, beta: ScalarLike, top: Layer, rivals: Layer, direct: Scalar
+) -> Wide:
+    r"""$\tfrac1\beta \log \frac{\sum_i e^{\beta (x_i + d_i)}}{\sum_i e^{\beta x_i}}$, whose sign is that of the
+    difference of the sums.
+
+    **Arguments:**
+
+    - `top`, `rivals`: the sum before is $e^{\beta\,\text{top}} (1 + \text{rivals})$.
+    - `direct`: the same as the difference of two logarithms, which is taken where it is not small.
+    """
+    change = difference_of_exponentials(x - top, step, beta)
+    shares = Wide(change.mantissa * beta / (1 + rivals), change.exponent)
+    ratio = jnp.where(shares.exponent < 0, 0, shares.narrow(x.dtype))
+    tiny = Wide(shares.mantissa / beta, shares.exponent)
+    near = wide(jnp.log1p(jnp.where(jnp.abs(ratio) < 0.5, ratio, 0)) / beta)
+    known = wide(jnp.where(jnp.abs(ratio) < 0.5, near.mantissa, direct))
+    return jax.tree.map(lambda a, b: jnp.where(shares.exponent < 0, a, b), tiny, known)
+
+
+def _room(x: Layer) -> float:
+    """The powers of two up to which a sum of many numbers is far from overflow, and as far from underflow."""
+    return 0.7 * float(jnp.finfo(x.dtype).maxexp)
+
+
+def _huge(x: Layer) -> float:
+    return 1e-3 * float(jnp.finfo(x.dtype).max)
+
+
+def _leader(x: Layer, taking_part: Bool[Array, "..."], beta: ScalarLike) -> Scalar:
+    """The highest of the entries that take part, the lowest for a negative beta; 0 if there are none."""
+    highest = jnp.max(jnp.where(taking_part, x, -jnp.inf))
+    lowest = jnp.min(jnp.where(taking_part, x, jnp.inf))
+    return jnp.where(jnp.any(taking_part), jnp.where(beta > 0, highest, lowest), 0)

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import mpmath as mp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -17,6 +18,7 @@ from jaxtyping import Array
 
 from hopmix import (
     Exponential,
+    GhostMax,
     HopfieldMemory,
     LogSumReLU,
     Quadratic,
@@ -28,6 +30,7 @@ from hopmix import (
     recall,
     update_all,
 )
+from hopmix._lagrangian import Scaled, Sum
 
 
 class Pairs(eqx.Module):
@@ -228,6 +231,171 @@ def test_the_exponential_memory_recalls_where_its_energy_overflows(units, getkey
 
 
 def test_what_overflows_has_not_converged(getkey):
+    """A function that overflows before and after every flip says nothing, and neither does what it is asked by."""
     patterns = jnp.sign(normal(getkey(), (3, 200), jnp.float32))
-    found = recall(HopfieldMemory(patterns, RePU(30)), patterns[0], sweeps=2, key=jr.key(0))
-    assert not bool(found.converged)
+    overflowing = Overflowing(patterns)
+    assert np.all(np.isnan(flip_costs(overflowing, patterns[0])))
+    assert not bool(recall(overflowing, patterns[0], sweeps=2, key=jr.key(0)).converged)
+    with pytest.raises(
+        ValueError, match=r"overflows before and after a flip, .* for 200 of 200 spins: scale the energy"
+    ):
+        update_all(overflowing, patterns[0])
+    with pytest.raises(Exception, match="overflows before and after a flip"):
+        jax.block_until_ready(eqx.filter_jit(update_all)(overflowing, patterns[0]))
+
+
+class Overflowing(eqx.Module):
+    """What is known of its patterns from outside is minus infinity."""
+
+    patterns: Array
+
+    def __call__(self, spins):
+        return -jnp.sum(jnp.exp(self.patterns @ spins))
+
+
+class Doubled(HopfieldMemory):
+    """Stored patterns with another energy than theirs."""
+
+    def energy(self, *activations):
+        return 2 * super().energy(*activations) + jnp.sum(activations[0])
+
+
+def test_stored_patterns_of_another_energy_are_taken_as_any_function(getkey):
+    memory, spins = Doubled(normal(getkey(), (4, 6)), RePU(3)), spins_of(getkey())
+    assert_close(flip_costs(memory, spins), jnp.asarray(by_hand(memory.energy, spins)), 1e-11)
+
+
+# ---- Costs that overflow, underflow, or are lost in the sums that they are the difference of ------------------------
+
+
+def exact_difference(separation, before, steps):
+    """L(s + d) - L(s) of exact numbers, unit by unit."""
+    difference = lambda f: mp.fsum(f(s + d) - f(s) for s, d in zip(before, steps, strict=True) if d)
+    if isinstance(separation, Scaled):
+        return mp.mpf(float(separation.factor)) * exact_difference(separation.lagrangian, before, steps)
+    if isinstance(separation, Sum):
+        return mp.fsum(exact_difference(term, before, steps) for term in separation.terms)
+    if isinstance(separation, Quadratic):
+        return difference(lambda s: s**2) / 2
+    if isinstance(separation, ReLU | RePU):
+        power = getattr(separation, "power", 2)
+        return difference(lambda s: max(s, mp.mpf(0)) ** power) / power
+    beta = mp.mpf(float(separation.beta))
+    change = difference(lambda s: mp.exp(beta * s)) / beta
+    if isinstance(separation, Exponential):
+        return change
+    partition = mp.fsum(mp.exp(beta * s) for s in before) + isinstance(separation, GhostMax)
+    ratio = change * beta / partition
+    if abs(ratio) < 0.5:
+        return mp.log1p(ratio) / beta
+    after = mp.fsum(mp.exp(beta * (s + d)) for s, d in zip(before, steps, strict=True))
+    return mp.log((after + isinstance(separation, GhostMax)) / partition) / beta
+
+
+HARD = {
+    "quadratic": Quadratic(),
+    "relu": ReLU(),
+    "repu 3": RePU(3),
+    "repu 30": RePU(30),
+    "repu 200": RePU(200),
+    "exponential": Exponential(),
+    "exponential, hot": Exponential(0.01),
+    "exponential, cold": Exponential(40.0),
+    "exponential, negative": Exponential(-1.0),
+    "softmax": Softmax(),
+    "softmax, cold": Softmax(1e4),
+    "softmax, freezing": Softmax(1e37),
+    "softmax, negative": Softmax(-2.0),
+    "ghost-max": GhostMax(0.5),
+    "sum": Exponential() + 0.5 * RePU(30) + Quadratic(),
+    "difference": Exponential(0.5) + -2.0 * Exponential(0.75),
+    "scaled": -3.0 * RePU(40),
+}
+
+
+def exact_costs(memory: HopfieldMemory, spins: np.ndarray, few: np.ndarray) -> list:
+    """What flips of a few spins cost, in exact arithmetic."""
+    patterns = [[mp.mpf(float(a)) for a in pattern] for pattern in np.asarray(memory.patterns)]
+    signs = [mp.mpf(float(a)) for a in spins]
+    if memory.similarity == "dot":
+        seen = [mp.fdot(pattern, signs) for pattern in patterns]
+    else:
+        seen = [-mp.fsum((a - b) ** 2 for a, b in zip(pattern, signs, strict=True)) / 2 for pattern in patterns]
+    flips = [[-2 * signs[i] * pattern[i] for pattern in patterns] for i in few]
+    return [-exact_difference(memory.separation, seen, steps) for steps in flips]
+
+
+def hard_cases(random: np.random.Generator):
+    """Patterns, spins and similarity: a stored pattern and a noisy one, patterns with silent entries, small numbers."""
+    stored = random.choice([-1.0, 1.0], (4, 784))
+    noisy = stored[0] * np.where(np.arange(784) % 9 == 0, -1, 1)
+    sparse = stored * (random.random((4, 784)) < 0.5)
+    sparse[0, :20] = 0  # nothing that the nearest pattern says, all of it that the others do
+    yield stored, stored[0], "dot"
+    yield stored, noisy, "dot"
+    yield sparse, np.where(stored[0] == 0, 1.0, stored[0]), "dot"
+    yield stored, noisy, "distance"
+    yield 1e-3 * stored + 1e-6 * random.normal(size=stored.shape), noisy, "dot"
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_costs_have_the_right_sign_at_every_separation(name):
+    """Of 784 spins in single precision, against exact arithmetic, for the spins that are the hardest to decide."""
+    info = np.finfo(np.float32)
+    with mp.workdps(60):
+        for patterns, spins, similarity in hard_cases(np.random.default_rng(0)):
+            if similarity == "distance" and isinstance(HARD[name], ReLU | RePU):
+                continue
+            memory = HopfieldMemory(jnp.asarray(patterns, jnp.float32), HARD[name], similarity)
+            costs = np.asarray(flip_costs(memory, jnp.asarray(spins, jnp.float32)), np.float64)
+            few = np.unique([*range(0, 784, 98), int(np.argmin(np.abs(costs))), int(np.argmin(costs))])
+            for i, exact in zip(few, exact_costs(memory, spins, few), strict=True):
+                assert np.sign(costs[i]) == np.sign(float(mp.sign(exact))), f"spin {i}: {costs[i]}, not {exact}"
+                if abs(exact) > float(info.max):
+                    assert abs(costs[i]) > 0.9 * float(info.max)
+                elif abs(exact) > 1e-30:
+                    np.testing.assert_allclose(costs[i], float(exact), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in HARD if "negative" not in name and name not in ("scaled", "difference")]
+)
+def test_what_is_stored_is_recalled_at_every_separation(name):
+    """Noisy bits are corrected, one update or many, also where the energy is no number of the dtype; then it rests."""
+    stored = np.random.default_rng(1).choice([-1.0, 1.0], (4, 784))
+    patterns = jnp.asarray(stored, jnp.float32)
+    noisy = patterns[0] * jnp.where(jnp.arange(784) % 20 == 0, -1, 1).astype(jnp.float32)
+    memory = HopfieldMemory(patterns, HARD[name])
+    found = recall(memory, noisy, sweeps=2, key=jr.key(0))
+    assert found.converged
+    assert_close(found.states[-1], patterns[0], 0)
+    assert_close(update_all(memory, noisy), patterns[0], 0)
+    assert np.all(flip_costs(memory, patterns[0]) > 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
+def test_costs_keep_the_dtype_of_the_spins(dtype):
+    """The similarities of half precision are added up in single; 783 is no number of bfloat16."""
+    stored = jnp.asarray(np.random.default_rng(2).choice([-1.0, 1.0], (4, 783)), dtype)
+    for name in ("exponential", "quadratic", "softmax", "repu 30"):
+        memory = HopfieldMemory(stored, HARD[name])
+        costs, found = flip_costs(memory, stored[0]), recall(memory, stored[0], sweeps=1, key=jr.key(0))
+        assert costs.dtype == found.energies.dtype == found.states.dtype == dtype
+        assert np.all(costs > 0)
+        assert found.converged
+
+
+def test_ties_of_stored_patterns_keep():
+    """With integers nothing is rounded: two patterns that pull equally hard leave a spin alone."""
+    patterns = jnp.asarray([[1.0, 1, 1, 1], [1.0, 1, 1, -1]])
+    for separation in (Quadratic(), ReLU(), RePU(3), RePU(300), Exponential(300.0), Softmax(2.0), Softmax(1e300)):
+        memory = HopfieldMemory(patterns, separation)
+        start = jnp.asarray([1.0, 1.0, 1.0, 1.0])
+        costs = flip_costs(memory, start)
+        assert costs[3] == 0
+        assert_close(recall(memory, start, sweeps=1, key=jr.key(0)).states[-1], start, 0)
+
+
+def test_integer_spins_are_refused():
+    with pytest.raises(Exception, match=r"int8|i8"):
+        flip_costs(HopfieldMemory(jnp.ones((2, 4)), Quadratic()), jnp.ones(4, jnp.int8))
