@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._synapse import AbstractSynapse, Activations, bilinear_energy
-from hopmix._types import Energy, Layer
+from hopmix._synapse import AbstractSynapse, Activations, bilinear_energy, bilinear_magnitude
+from hopmix._types import Energy, Layer, Scalar
 
 Images: TypeAlias = Float[Array, "_ _ _ _"]
 """Batch, height, width and channels, as convolutions take them."""
@@ -58,6 +58,9 @@ class Convolution(AbstractSynapse):
     def energy(self, *activations: Layer) -> Energy:
         return bilinear_energy(self, *activations)
 
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
+
     def current(self, into: int, activations: Activations) -> Layer:
         v, h = activations
         if into:
@@ -98,6 +101,9 @@ class Pooling(AbstractSynapse):
 
     def energy(self, *activations: Layer) -> Energy:
         return bilinear_energy(self, *activations)
+
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Layer:
         v, h = activations

@@ -19,8 +19,9 @@ import jax.random as jr
 import optimistix as optx
 
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._rounding import state_magnitude, total
 from hopmix._synapse import Bias
-from hopmix._types import Energy, Layer, PRNGKey
+from hopmix._types import Energy, Layer, PRNGKey, Scalar
 
 SWEEPS = 4096
 """How many sweeps over joined hidden layers may take."""
@@ -61,6 +62,13 @@ class Potential(eqx.Module):
         terms = [neurons[h].energy(x) + neurons[h].input_energy(self._activation(h, x)) for h, x in states.items()]
         terms += [memory.synapses[s].energy(*(outputs[a] for a in layers)) for s, layers in memory.connections]
         return -sum(terms, self.neurons.input_energy(g))
+
+    def energy_magnitude(self, g: Layer) -> Scalar:
+        """The sum of the magnitudes of all that the potential adds up, of one example."""
+        outputs, states = self._settle(g)
+        hidden = [self.memory.neurons[h].energy_magnitude(x) for h, x in states.items()]
+        driven = [self.memory.neurons[h].input_magnitude(self._activation(h, x)) for h, x in states.items()]
+        return total([self.neurons.input_magnitude(g), *hidden, *driven, *self.memory.synapse_magnitudes(outputs)])
 
     def force(self, g: Layer, gates: Mapping[str, Layer] | None = None) -> Layer:
         r"""The explicit force $F(g) = \sum_h V_h\, \phi_h(W_h g)$, which is $\nabla U$ when the field is conservative.
@@ -193,6 +201,18 @@ class Block(eqx.Module):
         self._check(x)
         potential = self.potential(self.activation(x))
         return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
+
+    def energy_magnitude(self, x: Layer) -> Energy:
+        r"""The sum of the magnitudes of all that the energy adds up, down to single products, and of what rounding of
+        the state changes, $\sum_i |x_i\,\partial E/\partial x_i|$; of a token-major batch, of each example.
+
+        **Source:** `theory/C18-rounding.md`.
+        """
+        self._check(x)
+        if x.ndim > len(self.potential.neurons.shape):
+            return jax.vmap(self.energy_magnitude, in_axes=1)(x)
+        terms = [self.potential.energy_magnitude(self.activation(x)), state_magnitude(self.energy, x)]
+        return total(terms if self.leak == 0 else [*terms, self.leak * self.potential.neurons.energy_magnitude(x)])
 
     def _check(self, x: Layer):
         """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""

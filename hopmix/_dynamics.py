@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from hopmix._derive import Block
 from hopmix._memory import AssociativeMemory
+from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
+from hopmix._special import widened
 from hopmix._types import Layer, Scalar, State
 
 System: TypeAlias = AssociativeMemory | Block
@@ -92,7 +94,8 @@ class Descent(NamedTuple):
 
     - `states`: the states, stacked on a new first axis.
     - `energies`: the energy of each state.
-    - `descends`: whether no step raised the energy by more than rounding (64 ulp of the largest magnitude).
+    - `descends`: whether no step raised the energy by more than rounding of the terms of the two energies compared
+        (`theory/C18-rounding.md`).
     - `status`: a `Status`, which is `descended` or says what happened instead.
     """
 
@@ -137,12 +140,18 @@ def descend(
         return (moved, stalled | stuck), (x, system.energy(x))
 
     (_, stalled), (states, energies) = jax.lax.scan(record, (start, jnp.zeros((), bool)), None, length=steps + 1)
-    rounding = 64 * jnp.finfo(energies.dtype).eps * jnp.max(jnp.abs(energies))
-    descends = jnp.all(jnp.diff(energies) <= rounding)
+    descends = jnp.all(_falls(system, states, energies))
     status = Status.where(stalled, Status.stalled, Status.descended)
     status = Status.where(descends, status, Status.rose)
     status = Status.where(jnp.all(jnp.isfinite(energies)), status, Status.not_finite)
     return Descent(states, energies, descends, status)
+
+
+def _falls(system: System, states: Any, energies: Float[Array, " n"]) -> Bool[Array, " steps"]:
+    """Whether each step of a trajectory raised the energy by no more than rounding."""
+    at = lambda k: (jax.tree.map(lambda a: a[k], states), energies[k])
+    falls = lambda k: is_rounding(system, energies[k + 1] - energies[k], at(k), at(k + 1))
+    return jax.lax.map(falls, jnp.arange(energies.size - 1))
 
 
 class Settled(NamedTuple):
@@ -230,13 +239,13 @@ def _advance(system: System, step: float | None, backtrack: bool = False) -> Cal
             raise ValueError(f"A block has a step of its own, {system.step}; give it to `derive_block`, not here.")
         if not backtrack:
             return lambda x: (system(x), never)
-        once = lambda _, carry: _backtrack(system.energy, system.force, carry[0], system.step, carry[1])
+        once = lambda _, carry: _backtrack(system, system.force, carry[0], system.step, carry[1])
         return lambda x: jax.lax.fori_loop(0, system.n_iter, once, (x, never))
     if step is None:
         raise ValueError("A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe.")
     direction = lambda x: velocity(system, x)
     if backtrack:
-        return lambda x: _backtrack(system.energy, direction, x, step, never)
+        return lambda x: _backtrack(system, direction, x, step, never)
     return lambda x: (_move(x, direction(x), step), never)
 
 
@@ -252,18 +261,24 @@ def _move(x: Any, direction: Any, step: Any) -> Any:
     return jax.tree.map(lambda a, d: a + jnp.asarray(step, a.dtype) * d, x, direction)
 
 
-def _backtrack(energy, force, x: Any, step: float, stalled: Array) -> tuple[Any, Array]:
+def _backtrack(system: System, force: Callable, x: Any, step: float, stalled: Array) -> tuple[Any, Array]:
     """Armijo's rule along the force, with at most 40 halvings."""
     direction = force(x)
-    start, slope = jax.jvp(energy, (x,), (direction,))
-    rounding = 4 * jnp.finfo(start.dtype).eps * jnp.abs(start)
+    start, slope = jax.jvp(system.energy, (x,), (direction,))
     first = jnp.asarray(step, start.dtype)
+    nothing = jnp.zeros_like(widened(start))
+    by_terms = lambda: allowed_rise(energy_magnitude(system, x), nothing, start.dtype)
 
-    def too_high(size):
-        promised = 1e-4 * size * jnp.minimum(slope, 0)
-        # A NaN counts as too high.
-        return (size > first * 2.0**-40) & ~(energy(_move(x, direction, size)) <= start + promised + rounding)
+    def halve(carry):
+        size, _, rounding, known = carry
+        excess = system.energy(_move(x, direction, size)) - start - 1e-4 * size * jnp.minimum(slope, 0)
+        # What costs a gradient is asked for once, and only if the magnitude of the energy itself does not say enough.
+        ask = ~known & ~(excess <= rounding)
+        rounding = jax.lax.cond(ask, by_terms, lambda: rounding)
+        too_high = ~(excess <= rounding)  # a NaN counts as too high
+        return jnp.where(too_high, 0.5 * size, size), too_high, rounding, known | ask
 
-    size = jax.lax.while_loop(too_high, lambda size: 0.5 * size, first)
-    stuck = size <= first * 2.0**-40
+    quick = allowed_rise(jnp.abs(widened(start)), nothing, start.dtype)
+    begin = first, jnp.ones((), bool), quick, jnp.zeros((), bool)
+    size, stuck, *_ = jax.lax.while_loop(lambda carry: carry[1] & (carry[0] > first * 2.0**-40), halve, begin)
     return _move(x, direction, jnp.where(stuck, jnp.zeros_like(size), size)), stalled | stuck

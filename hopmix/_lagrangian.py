@@ -92,7 +92,6 @@ class AbstractLagrangian(eqx.Module):
         first, *others = map(jnp.sum, self.energy_summands(x))
         return sum(others, first)
 
-    @in_single
     def energy_magnitude(self, x: Layer) -> Scalar:
         """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to this."""
         first, *others = (jnp.sum(jnp.abs(summand)) for summand in self.energy_summands(x))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
 from hopmix._types import Energy, Layer, Scalar, State
 
@@ -112,14 +113,16 @@ class Neurons(eqx.Module):
         return self.lagrangian.energy(x)
 
     def energy_magnitude(self, x: Layer) -> Energy:
-        """The sum of the magnitudes of all that `energy` adds up; of a token-major batch, that of each example."""
-        if x.ndim > len(self.shape):
-            return jax.vmap(self.energy_magnitude, in_axes=1)(x)
+        """The sum of the magnitudes of all that `energy` adds up, of one example."""
         return self.lagrangian.energy_magnitude(x)
 
     def input_energy(self, g: Layer) -> Energy:
         r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""
         return jnp.zeros((), g.dtype) if self.input is None else -inner(spread(self.input, g.ndim), g, len(self.shape))
+
+    def input_magnitude(self, g: Layer) -> Scalar:
+        r"""The sum of the magnitudes of all that `input_energy` adds up, of one example."""
+        return jnp.zeros((), g.dtype) if self.input is None else jnp.sum(jnp.abs(self.input * g))
 
     def release(self, force: Layer) -> Layer:
         """A force or a velocity with the clamped entries set to zero."""
@@ -199,6 +202,22 @@ class AssociativeMemory(eqx.Module):
     def energy(self, state: State) -> Scalar:
         r"""The total energy $E(x)$ of one state."""
         return jnp.sum(jnp.stack(jax.tree.leaves(self.energy_terms(state))))
+
+    def energy_magnitude(self, state: State) -> Scalar:
+        r"""The sum of the magnitudes of all that the energy of one state adds up, down to single products, and of what
+        rounding of the state changes, $\sum_i |x_i\,\partial E/\partial x_i|$: what rounding is relative to.
+
+        **Source:** `theory/C18-rounding.md`.
+        """
+        activations, state = self.activations(state), dict(state)
+        outputs = self._outputs(activations)
+        layers = [n.energy_magnitude(state[name]) for name, n in self.neurons.items()]
+        inputs = [n.input_magnitude(activations[name]) for name, n in self.neurons.items()]
+        return total([*layers, *inputs, *self.synapse_magnitudes(outputs), state_magnitude(self.energy, state)])
+
+    def synapse_magnitudes(self, outputs: Mapping[str, Layer]) -> list[Scalar]:
+        """The magnitude of the energy of each synapse where it reads these, of one example."""
+        return [self.synapses[name].energy_magnitude(*map(outputs.get, layers)) for name, layers in self.connections]
 
     def force(self, state: State) -> dict[str, Layer]:
         r"""The force on each layer, $f_a = \tau_a \dot x_a$.

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import spread
+from hopmix._rounding import state_magnitude
 from hopmix._types import Energy, Layer, Scalar
 
 Activations: TypeAlias = tuple[Any, ...]
@@ -47,6 +48,16 @@ class AbstractSynapse(eqx.Module):
     @abc.abstractmethod
     def energy(self, *activations: Layer) -> Energy:
         """The energy of the interaction at these activations; of a token-major batch, that of each example."""
+
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        r"""The sum of the magnitudes of all that `energy` adds up at these activations, of one example.
+
+        By default $|E|$ and what relative errors of one unit can change in it, $\sum |g\,\partial E/\partial g|$, over
+        the activations and the parameters.
+        """
+        parameters, rest = eqx.partition(self, eqx.is_inexact_array)
+        energy = lambda inputs: eqx.combine(inputs[0], rest).energy(*inputs[1])
+        return jnp.abs(self.energy(*activations)) + state_magnitude(energy, (parameters, activations))
 
     def current(self, into: int, activations: Activations) -> Layer:
         r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the synapse is conservative.
@@ -116,6 +127,9 @@ class Dense(AbstractSynapse):
     def energy(self, *activations: Float[Array, "_ *batch"]) -> Energy:
         return bilinear_energy(self, *activations, rank=1)
 
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
+
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
         v, h = activations
         return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
@@ -141,6 +155,9 @@ class TokenMixing(AbstractSynapse):
     def energy(self, *activations: Float[Array, "_ *batch channels"]) -> Energy:
         return bilinear_energy(self, *activations)
 
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
+
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
         v, h = activations
         return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
@@ -165,6 +182,9 @@ class ChannelMixing(AbstractSynapse):
 
     def energy(self, *activations: Float[Array, "tokens *batch _"]) -> Energy:
         return bilinear_energy(self, *activations)
+
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
         v, h = activations
@@ -209,6 +229,13 @@ def bilinear_energy(synapse: AbstractSynapse, *activations: Layer, rank: int = 2
     v, h = activations
     upwards, downwards = synapse.current(1, (v, None)), synapse.current(0, (None, h))
     return -0.5 * (inner(h, upwards, rank) + inner(v, downwards, rank))
+
+
+def bilinear_magnitude(synapse: AbstractSynapse, *activations: Layer) -> Scalar:
+    r"""The magnitudes of all single products of `bilinear_energy`, $\tfrac12(|h| \cdot |W||v| + |v| \cdot |V||h|)$."""
+    positive = lambda leaf: jnp.abs(leaf) if eqx.is_inexact_array(leaf) else leaf
+    synapse, activations = jax.tree.map(positive, (synapse, activations))
+    return -synapse.energy(*activations)
 
 
 def inner(a: Layer, b: Layer, rank: int) -> Energy:

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "hopmix"
 ORDER = (
     "_types",
     "_special",
+    "_rounding",
     "_lagrangian",
     "_lagrangian_groups",
     "_coupling",

@@ -1,0 +1,74 @@
+r"""Rounding: how much a computed energy may rise in a step that descends exactly.
+
+$$\hat E(\hat x') - \hat E(\hat x) \le \left(8\,\epsilon + 24\,\epsilon_{32}\right) [M(x) + M(x')]$$
+
+with the unit $\epsilon$ in the last place of the dtype, that of the sums, $\epsilon_{32}$ (of float32 for half
+precision, else $\epsilon$ itself), and the *magnitude* $M$ of an energy: the sum of the magnitudes of all that it adds
+up, down to single products, and of what rounding of its state changes, $\sum_i |x_i\,\partial E/\partial x_i|$.
+`theory/C18-rounding.md` has the proof.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from hopmix._special import widened
+from hopmix._types import Energy, Scalar
+
+ROUNDINGS, ADDITIONS = 8, 24
+"""Units in the last place for the roundings of each number on its way into a sum, and for those of the sums."""
+
+
+def rounding_unit(dtype: Any) -> float:
+    """The rise that rounding explains, in units of the magnitudes of the two energies together."""
+    eps = float(jnp.finfo(dtype).eps)
+    return ROUNDINGS * eps + ADDITIONS * min(eps, float(jnp.finfo(jnp.float32).eps))
+
+
+def allowed_rise(before: Energy, after: Energy, dtype: Any) -> Energy:
+    """The rise of a computed energy in one step that rounding explains.
+
+    **Arguments:**
+
+    - `before`, `after`: the magnitudes of the two energies.
+    - `dtype`: of the states and energies.
+    """
+    return rounding_unit(dtype) * before + rounding_unit(dtype) * after  # not of a sum, which overflows sooner
+
+
+def energy_magnitude(system: Any, state: Any) -> Energy:
+    """The magnitude of the energy of a block or a memory, in at least float32, where sums of halves do not overflow."""
+    system, state = jax.tree.map(widened, (system, state))
+    return system.energy_magnitude(state)
+
+
+def state_magnitude(energy: Callable[[Any], Scalar], state: Any) -> Scalar:
+    r"""$\sum_i |x_i\,\partial E/\partial x_i|$: by how much relative errors of the state can change its energy."""
+    slopes = jax.grad(energy)(state)
+    return total([jnp.sum(jnp.abs(x * slope)) for x, slope in zip(jax.tree.leaves(state), jax.tree.leaves(slopes))])
+
+
+def total(magnitudes: list[Scalar]) -> Scalar:
+    """The sum of some numbers."""
+    return sum(magnitudes[1:], magnitudes[0])
+
+
+def is_rounding(system: Any, rise: Scalar, before: tuple[Any, Scalar], after: tuple[Any, Scalar]) -> Bool[Array, ""]:
+    """Whether a rise of the energy is no more than rounding; one that is not a number is more.
+
+    **Arguments:**
+
+    - `system`: with `energy_magnitude(state)`, as blocks and memories have it.
+    - `before`, `after`: the state and its energy.
+    """
+    dtype = rise.dtype
+    # No energy is larger than its magnitude, which costs a gradient and is not asked for where this says enough.
+    sure = rise <= allowed_rise(*(jnp.abs(widened(energy)) for _, energy in (before, after)), dtype)
+
+    def by_terms() -> Bool[Array, ""]:
+        return rise <= allowed_rise(*(energy_magnitude(system, state) for state, _ in (before, after)), dtype)
+
+    return jax.lax.cond(sure, lambda: jnp.ones((), bool), by_terms)
