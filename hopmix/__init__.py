@@ -70,6 +70,9 @@ from hopmix._retrieval import retrieval_failure as retrieval_failure
 from hopmix._retrieval import retrieve as retrieve
 from hopmix._significance import Significance as Significance
 from hopmix._significance import significance as significance
+from hopmix._small_breaking import BreakingBound as BreakingBound
+from hopmix._small_breaking import breaking_bound as breaking_bound
+from hopmix._small_breaking import breaking_size as breaking_size
 from hopmix._spectrum import Spectrum as Spectrum
 from hopmix._spectrum import eigenvalues as eigenvalues
 from hopmix._spectrum import measure_spectrum as measure_spectrum

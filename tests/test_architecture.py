@@ -36,6 +36,7 @@ ORDER = (
     "_conservative_form",
     "_concavity",
     "_softness",
+    "_small_breaking",
     "_assumptions",
     "_certificate",
     "_magnitude",

@@ -23,7 +23,7 @@ NAMES = LAGRANGIANS | {
     *("flip_costs", "Recall", "recall", "update_all"),
     *("bit_error", "capacity", "pattern_separation", "retrieval_bound", "retrieval_failure", "retrieve"),
     *("descent_margin", "energy_budget", "Power", "power", "radial_energy", "radial_potential", "residual_force"),
-    *("with_tied_weights",),
+    *("with_tied_weights", "breaking_bound", "BreakingBound", "breaking_size"),
     *("Assumption", "Certificate", "certify", "Check", "concavity_bound"),
     *("Asymmetry", "measure_asymmetry", "nearest_conservative", "symmetry_score", "unit_cosines"),
     *("eigenvalues", "measure_spectrum", "null_departure", "Spectrum", "Significance", "significance"),

@@ -17,6 +17,7 @@ from hopmix.claims import (
     c12_retrieval,
     c13_transformer,
     c14_imixer,
+    c16_small_breaking,
 )
 from hopmix.claims._claim import Claim, Measurement
 
@@ -35,6 +36,7 @@ CLAIMS: tuple[Claim, ...] = (
     c12_retrieval.CLAIM,
     c13_transformer.CLAIM,
     c14_imixer.CLAIM,
+    c16_small_breaking.CLAIM,
 )
 """In the order of their ids."""
 
