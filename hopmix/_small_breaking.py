@@ -104,6 +104,8 @@ def breaking_bound(block: Block, x: Layer) -> BreakingBound:
         )
     eps = float(jnp.finfo(x.dtype).eps)
     here = jax.tree.map(lambda a: np.asarray(a, float), _jacobians(block, x))
+    if not all(np.all(np.isfinite(part)) for part in jax.tree.leaves(here)):
+        return _nothing("the state, the weights, or a derivative at the state is not finite")
     bend = partial(_visible_bend, block.potential.neurons, np.asarray(x, float))
     size = breaking_size(block)
     return _best([_tolerance(_constants(block, here, s, eps), bend, size) for s in SOFTNESS], size)

@@ -116,7 +116,9 @@ def draw(key: PRNGKey, kind: int) -> tuple[Block, Layer, np.ndarray]:
     visible, hidden = KINDS[kind]
     random = generator(key)
     x = random.normal(size=VISIBLE)
-    up, direction = random.normal(size=(HIDDEN, VISIBLE)), random.normal(size=(VISIBLE, HIDDEN))
+    x = x / np.std(x)
+    up = random.normal(size=(HIDDEN, VISIBLE))
+    direction = random.normal(size=(VISIBLE, HIDDEN))
     steepness = max(map(abs, hidden.curvature)) * _highest_curvature(visible, x)
     size = math.sqrt(random.uniform(0.2, 0.9) * LEAK / steepness) / np.linalg.norm(up, 2)
     block = resting_block(visible, hidden, jnp.asarray(size * up), jnp.asarray(x))
