@@ -162,7 +162,7 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 CLAIM = Claim(
     id="C02",
     statement="with hidden time constants eps tau_h the visible layer follows the flow of the eliminated potential up "
-    "to O(eps) on any finite time, of order exactly 1: hidden layers not joined with each other, any weights",
+    "to O(eps) on any finite time, and no better in general: hidden layers not joined with each other, any weights",
     source="Tikhonov 1952 for the limit; Krotov & Hopfield 2020 (arXiv 2008.06996), Krotov 2021; the order: hopmix",
     status="proved",
     page="C02-adiabatic.md",

@@ -140,7 +140,7 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C04",
-    statement="behind an exact norm (eps = 0) a leaky stack with steps eta_t is a residual one with gains "
+    statement="behind an exact norm (eps = 0) a leaky stack with steps eta_t < 1 is a residual one with gains "
     "eta_t / prod_(s<=t) (1 - eta_s), and the energies are equal; every residual stack is a leaky one",
     source="hopmix; the algebra is that of weight decay behind a norm (Li & Arora, ICLR 2020)",
     status="proved",

@@ -258,8 +258,9 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C06",
-    statement="where U + K/2 |g|^2 is convex (GELU: K = 0.1289 sum |W|^2) steps to 2/(K l + leak) descend, behind a "
-    "norm to min (s + s')/(scale K + leak s); a 2 x 2 mixer rises at step 1, and flows with tau_h > 0 can",
+    statement="where U + K/2 |g|^2 is convex (GELU: K = 0.1289 sum |W|^2) steps to 2/(K l + leak), "
+    "behind a norm to min (s + s')/(scale K + leak s), descend (1/leak at most); "
+    "a 2 x 2 mixer rises at step 1, flows with tau_h > 0 can",
     source="hopmix",
     status="proved",
     page="C06-gelu.md",

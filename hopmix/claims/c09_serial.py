@@ -134,7 +134,7 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 CLAIM = Claim(
     id="C09",
     statement="a tied serial block is no gradient step: HJ - (HJ)^T of its displacement is a commutator of the two "
-    "mixings, of second order in the step, and not zero; that of the parallel block with the same weights is",
+    "mixings, of second order in the step, in general not 0; that of the parallel block with the same weights is 0",
     source="hopmix",
     status="proved",
     page="C09-serial.md",

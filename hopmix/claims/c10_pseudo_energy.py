@@ -123,8 +123,8 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C10",
-    statement="untied weights: the correction of the energy has the sign -1/2; E_rad is exact where F is a gradient; "
-    "dE/dt = work - dissipation; the tied energy falls up to t* times the breaking",
+    statement="untied weights: the correction of the energy has the sign -1/2; E_rad is exact where F is a "
+    "gradient on segments from g = 0; dE/dt = work - dissipation; the tied energy falls up to t* times the breaking",
     source="arXiv 2406.12220, section 6 (with the sign of its notebook set right); the rest hopmix",
     status="proved",
     page="C10-pseudo-energy.md",

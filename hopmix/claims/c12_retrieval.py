@@ -218,13 +218,13 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C12",
-    statement="one update misses x_i by < 2M(N-1) exp(-beta (D_i - 2M|x - x_i|)) (softmax), by nothing (log-sum-ReLU); "
-    "at capacity < 1 of d random bits is unstable (degree 2, 3); exponential memories fail below their bound",
+    statement="one update misses x_i by < 2M(N-1) exp(-beta (D_i - 2M|x - x_i|)) (softmax), by 0 (log-sum-ReLU); of d "
+    "bits < 1 is unstable at capacity (degree 2), none below it as d -> inf (degree n); exponential: a bound",
     source="Ramsauer et al. 2020 (arXiv 2008.02217); arXiv 2506.10801; Krotov & Hopfield 2016; Demircigil et al. 2017",
     status="proved",
     page="C12-retrieval.md",
     test="test_c12_retrieval.py",
-    what="error of one update and failures of 200 memories of bits for each example, in units of their bounds; and of "
-    "bit_error's estimate at four times the capacity",
+    what="error of one update, and failures of 200 memories for each example (degree 2 and 3, exponential; one size "
+    "each), in units of their bounds; and of bit_error's estimate at four times the capacity",
     measure=measure,
 )

@@ -125,8 +125,8 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C13",
-    statement="an Energy Transformer descends along its flow with self, causal or both masks, and in residual steps up "
-    "to min s/(scale K), K = (1 + sqrt n) sum |W_K^T W_Q|; without what is sent back it has no energy",
+    statement="an Energy Transformer with beta > 0 descends along its flow with self, causal or both masks, and in "
+    "residual steps to min s/(scale K), K = (1 + sqrt n) sum |W_K^T W_Q|; without what is sent back it has no energy",
     source="Hoover et al. 2023 (arXiv 2302.07253); the bound on steps: hopmix",
     status="proved",
     page="C13-transformer.md",
