@@ -69,6 +69,19 @@ def maxima(getkey):
     return whole(biased, jnp.full((12, 1), 1e-3), 1.0), whole(sphere, tilted, 2.0)
 
 
+def test_no_step_above_one_over_the_leak_is_safe_behind_a_norm():
+    """The state turns round though the step is below 2/(K l + leak): the bound of statement 3 needs its minimum."""
+    neurons = {"x": Neurons(LayerNorm(eps=1e-10), (2,)), "h": Neurons(GELU(), (1,))}
+    synapses = {"s": Dense(Coupling(jnp.asarray([[1e-2, -1e-2]])))}
+    memory = AssociativeMemory(neurons, synapses, {"s": ("x", "h")})
+    x, leak = jnp.asarray([20.0, -20.0]), 100.0
+    for step, rises in ((0.0099, False), (0.019, True)):
+        block = derive_block(memory, ["h"], leak=leak, step=step)
+        highest = neurons["x"].lagrangian.curvature[1]
+        assert step < 2 / (concavity_bound(block.potential) * highest + leak)
+        assert bool(block.energy(block(x)) > block.energy(x) + 1e-6) is rises
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_the_bounds_are_sharp(kind, maxima):
     """Two per cent beyond them the energy rises; so it would with a constant that is two per cent smaller."""

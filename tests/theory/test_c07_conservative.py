@@ -173,6 +173,14 @@ def test_linear_units_are_an_exception():
     assert worst(up, down, states, hidden=GELU()) > 1e-2
 
 
+def test_units_that_are_linear_on_their_range_are_an_exception(getkey):
+    """The same weights with ReLU units: an energy where all are active, none once the states meet the kinks."""
+    up, down = np.eye(2), np.asarray([[1.0, 2.0], [2.0, -1.0]])
+    active = 0.1 + jnp.abs(normal(getkey(), (20, 2)))
+    assert worst(up, down, active, hidden=ReLU()) < 1e-14
+    assert worst(up, down, active * jnp.asarray([[1.0, -1.0]]), hidden=ReLU()) > 0.1
+
+
 @pytest.mark.parametrize("hidden", [GELU(), ReLU()], ids=lambda h: type(h).__name__)
 def test_opposite_rows_are_an_exception(hidden, fixedkey):
     """phi(h) - phi(-h) = h: two units make a linear one, so that parallel rows have to be excluded."""

@@ -1,6 +1,7 @@
 """C13: the Energy Transformer descends with each of its masks, and what breaks it. `theory/C13-transformer.md`."""
 
 import itertools
+import math
 
 import equinox as eqx
 import jax
@@ -185,6 +186,17 @@ def test_the_step_is_sharp_for_two_tokens(causal, repulsion):
         block = alone(attention, Quadratic(), 2, step=step)
         assert_close(block(x), (1 - step) * x)
         assert (block.energy(block(x)) < block.energy(x)) == falls
+
+
+@pytest.mark.parametrize("beta, rises", [(4.0, False), (-4.0, True)])
+def test_the_bound_on_steps_needs_a_positive_beta(beta, rises):
+    """The variance bends U down for beta < 0, which no K without beta makes up for."""
+    queries, keys = jnp.asarray([[[0.0, 1.0], [-1.0, 0.0]]]), jnp.eye(2)[None]
+    attention = Attention(queries, keys, jnp.asarray(beta))
+    block = alone(attention, Quadratic(), 3, step=0.4)
+    assert block.step < 1 / math.sqrt(5)  # 1/K, K = sqrt(n + 2) for three tokens that attend to the others
+    x = jnp.asarray([[1.4, 5.4], [-0.6, -3.8], [-0.7, -3.1]])
+    assert bool(block.energy(block(x)) > block.energy(x) + 10) is rises
 
 
 def test_behind_a_norm_large_steps_rise_too():
