@@ -16,6 +16,7 @@ from hopmix._certificate import Certificate as Certificate
 from hopmix._certificate import Check as Check
 from hopmix._certificate import certify as certify
 from hopmix._concavity import concavity_bound as concavity_bound
+from hopmix._contraction import contraction_rate as contraction_rate
 from hopmix._convolution import Convolution as Convolution
 from hopmix._convolution import Pooling as Pooling
 from hopmix._coupling import Coupling as Coupling

@@ -38,6 +38,7 @@ ORDER = (
     "_softness",
     "_small_breaking",
     "_assumptions",
+    "_contraction",
     "_certificate",
     "_magnitude",
     "_symmetry",

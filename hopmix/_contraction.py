@@ -1,0 +1,310 @@
+r"""Contraction: when one explicit step brings any two states closer, and by which factor.
+
+Let $F(g) - F(g') = \bar A\,(g - g')$ with $|\bar A - a| \le \rho$ for a number $a$, and let the Hessian of the visible
+Lagrangian lie between $\mu$ and $\ell$. With $m = (\ell + \mu)/2$, $d = (\ell - \mu)/2$ and $s = \text{leak}\,\eta$ the
+step $x' = (1 - s)\,x + \eta F(g)$ has the Lipschitz constant
+
+$$q = |1 - s + \eta a m| + \eta\,(|a|\,d + \rho\,\ell)$$
+
+at most: `theory/C17-contraction.md`. No symmetry is needed; where there is some, $a$ makes use of it.
+"""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from hopmix._assumptions import COUPLED, _gain, _is_known, _norm
+from hopmix._attention import Attention
+from hopmix._convolution import Pooling
+from hopmix._derive import Block, Potential
+from hopmix._hopfield import HopfieldMemory
+from hopmix._lagrangian import AbstractLagrangian, Sigmoid, Tanh
+from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._synapse import AbstractSynapse, Bias
+
+UNIT_ENTRIES = (Tanh, Sigmoid)
+"""Lagrangians whose activations have entries of size one at most."""
+
+UNIT_GROUPS = (Softmax, GhostMax, Entmax, SphericalNorm)
+"""Lagrangians whose activations have groups of Euclidean norm one at most."""
+
+
+class Disc(NamedTuple):
+    r"""The matrices within a distance of a multiple of the identity, $|A - a|_2 \le \rho$.
+
+    - `centre`: $a$.
+    - `radius`: $\rho$; infinite where nothing is known.
+    """
+
+    centre: float
+    radius: float
+
+    @property
+    def size(self) -> float:
+        """The largest norm in the disc."""
+        return abs(self.centre) + self.radius
+
+
+NOTHING, UNKNOWN = Disc(0.0, 0.0), Disc(0.0, math.inf)
+
+
+def contraction_rate(block: Block) -> float:
+    r"""The factor by which one call of a block brings any two states closer, $|T(x) - T(y)| \le q\,|x - y|$.
+
+    Where it is below 1, there is one state of rest $x^*$, `settle` reaches it from every state, and after a call from
+    $x$ to $x'$
+
+    $$|x' - x^*| \le \frac{q}{1 - q}\,|x' - x| .$$
+
+    Weights may be tied or not. Norms are Euclidean, over all entries of the state; of a block with clamped entries the
+    states have these in common. The rate is that of exact arithmetic.
+
+    **Arguments:**
+
+    - `block`: of concrete weights.
+
+    **Returns:** $q < 1$, or 1.0 where no contraction is proved: without a leak, for weights that are too large,
+    behind norms with a small `eps` (they are steep at constant states), with attention of tokens that are not bounded,
+    and for parts of which nothing is known.
+
+    **Source:** Banach's theorem; the constants in `theory/C17-contraction.md`.
+    """
+    constant = step_lipschitz(block)
+    return constant**block.n_iter if constant < 1 else 1.0
+
+
+def step_lipschitz(block: Block) -> float:
+    """A Lipschitz constant of one explicit step; infinite where none is known."""
+    if type(block) is not Block or not _is_plain(block.potential):
+        return math.inf
+    lagrangian = block.potential.neurons.lagrangian
+    lowest, highest = lagrangian.curvature
+    if not _is_known(lagrangian) or math.isinf(highest - lowest):
+        return math.inf
+    discs = [Disc(0.0, force_lipschitz(block.potential)), force_disc(block.potential)]
+    return min(_lipschitz(block, disc, lowest, highest) for disc in discs)
+
+
+def _lipschitz(block: Block, disc: Disc, lowest: float, highest: float) -> float:
+    if not math.isfinite(disc.size):
+        return math.inf
+    middle, half = 0.5 * (highest + lowest), 0.5 * (highest - lowest)
+    kept = abs(1 - block.leak * block.step + block.step * disc.centre * middle)
+    return kept + block.step * (abs(disc.centre) * half + disc.radius * (abs(middle) + half))
+
+
+# ---- The force by norms alone -----------------------------------------------------------------------------------
+
+
+def force_lipschitz(potential: Potential) -> float:
+    r"""A Lipschitz constant of the force $F(g)$ from norms alone; infinite where none is known.
+
+    Of hidden layers that are joined with the visible one alone it is $\sum_h |V_h|_2\,\ell_h\,|W_h|_2$. Of those
+    that are joined with each other, let the nonnegative matrix $N$ say how much each moves the others: if its Perron
+    root is below 1, they have one state of rest, which moves by $(1 - N)^{-1}$ times what reaches it.
+    """
+    memory, visible, hidden = potential.memory, potential.visible, potential.hidden
+    moved = _influence(memory)
+    if not np.all(np.isfinite(moved)):
+        return math.inf
+    place = {name: i for i, name in enumerate(memory.neurons)}
+    v, h = place[visible], [place[name] for name in hidden]
+    slopes = np.asarray([_steepness(memory.neurons[name]) for name in hidden])
+    if not np.all(np.isfinite(slopes)):
+        return math.inf
+    among = slopes[:, None] * moved[np.ix_(h, h)]
+    if h and np.max(np.abs(np.linalg.eigvals(among))) >= 1:
+        return math.inf
+    answers = np.linalg.solve(np.eye(len(h)) - among, slopes * moved[h, v])
+    return float(_gain(potential.neurons) * _way_out(potential.neurons) * (moved[v, v] + moved[v, h] @ answers))
+
+
+def _influence(memory: AssociativeMemory) -> np.ndarray:
+    """How much the current into each layer (row) moves with what each layer sends (column), at most."""
+    place = {name: i for i, name in enumerate(memory.neurons)}
+    moved = np.zeros((len(place), len(place)))
+    for name, ends in memory.connections:
+        synapse = memory.synapses[name]
+        if type(synapse) is Bias:
+            continue
+        if len(ends) == 2 and type(synapse) in (*COUPLED, Pooling):
+            first, second = (place[end] for end in ends)
+            moved[second, first] += _norm(synapse)
+            moved[first, second] += _norm_back(synapse)
+        else:
+            rows = [place[end] for end in ends]
+            moved[np.ix_(rows, rows)] += own_disc(synapse, memory.neurons[ends[0]]).size
+    return moved
+
+
+def _steepness(neurons: Neurons) -> float:
+    """How much what a hidden layer sends moves with the current into it, at most."""
+    if not _is_known(neurons.lagrangian):
+        return math.inf
+    return max(map(abs, neurons.lagrangian.curvature)) * _gain(neurons) * _way_out(neurons)
+
+
+def _way_out(neurons: Neurons) -> float:
+    """The largest factor on currents into a layer."""
+    return _gain(neurons) if neurons.affine is not None and neurons.affine.conservative else 1.0
+
+
+def _norm_back(synapse: AbstractSynapse) -> float:
+    if type(synapse) is Pooling:
+        return _norm(synapse)
+    coupling = synapse.coupling  # pyright: ignore[reportAttributeAccessIssue]
+    if coupling.breaking is None:
+        return abs(float(coupling.tie)) * _norm(synapse)
+    return _norm(_with_up(synapse, np.asarray(coupling.down).T))
+
+
+def _with_up(synapse: AbstractSynapse, up: np.ndarray) -> AbstractSynapse:
+    return eqx.tree_at(lambda s: s.coupling.up, synapse, up)
+
+
+# ---- The force with what is symmetric in it ---------------------------------------------------------------------
+
+
+def force_disc(potential: Potential) -> Disc:
+    r"""A disc around all mean Jacobians of the force, from the part of each coupling that is symmetric.
+
+    With $V = cW^\top + B$ a branch is $c\,W^\top D W + B D W$ with a symmetric $D$ between the curvatures of the
+    hidden Lagrangian: an interval on the real line, widened by $|B|_2\,\ell_h\,|W|_2$. For tied weights the disc is
+    the interval $[-K, \Lambda]$ of $\nabla^2 U$.
+    """
+    visible = potential.neurons
+    if not potential.is_explicit or _is_lopsided(visible):
+        return UNKNOWN
+    memory = potential.memory
+    own = [memory.synapses[name] for name, ends in memory.connections if set(ends) == {potential.visible}]
+    discs = [_branch(potential, name) for name in potential.hidden]
+    discs += [own_disc(synapse, visible) for synapse in own]
+    centre, radius = (sum(parts) for parts in zip(NOTHING, *discs))
+    return _rescaled(Disc(centre, radius), visible)
+
+
+def _branch(potential: Potential, hidden: str) -> Disc:
+    memory, neurons = potential.memory, potential.memory.neurons[hidden]
+    if not _is_known(neurons.lagrangian) or _is_lopsided(neurons):
+        return UNKNOWN
+    joining = [memory.synapses[name] for name, ends in memory.connections if hidden in ends]
+    joining = [synapse for synapse in joining if type(synapse) is not Bias]
+    norm = sum(map(_norm, joining))
+    turn, rest = _split(joining)
+    low, high = (end * _gain(neurons) ** 2 for end in neurons.lagrangian.curvature)
+    if not math.isfinite(high - low):
+        return UNKNOWN
+    interval = sorted((turn * min(low, 0.0) * norm**2, turn * max(high, 0.0) * norm**2))
+    widened = rest * max(abs(low), abs(high)) * norm
+    return Disc(0.5 * (interval[0] + interval[1]), 0.5 * (interval[1] - interval[0]) + widened)
+
+
+def _split(joining: list[AbstractSynapse]) -> tuple[float, float]:
+    r"""The number $c$ for which $V - cW^\top$ is smallest, and the spectral norm of what is left."""
+    if all(type(synapse) is Pooling for synapse in joining):
+        return 1.0, 0.0
+    if any(type(synapse) not in COUPLED for synapse in joining):
+        return 1.0, math.inf
+    couplings = [synapse.coupling for synapse in joining]  # pyright: ignore[reportAttributeAccessIssue]
+    ups = [np.asarray(coupling.up, float) for coupling in couplings]
+    downs = [np.asarray(coupling.down, float) for coupling in couplings]
+    square = sum(np.sum(up**2) for up in ups)
+    turn = sum(np.sum(down.T * up) for down, up in zip(downs, ups)) / square if square else 0.0
+    left = [_with_up(synapse, down.T - turn * up) for synapse, down, up in zip(joining, downs, ups)]
+    return float(turn), float(sum(map(_norm, left)))
+
+
+def own_disc(synapse: AbstractSynapse, visible: Neurons) -> Disc:
+    """A disc around the mean Jacobians of the current of a synapse of a layer with itself, in what the layer sends."""
+    if type(synapse) is Bias:
+        return NOTHING
+    if type(synapse) is Attention:
+        return attention_disc(synapse, visible.shape[0], token_radius(visible))
+    if type(synapse) is HopfieldMemory and _is_known(synapse.separation):
+        return _memory_disc(synapse)
+    return UNKNOWN
+
+
+def attention_disc(attention: Attention, tokens: int, radius: float) -> Disc:
+    r"""The interval of the Hessian of attention as an energy, for tokens of size $R$ at most:
+
+    $$-K \le \nabla^2 U \le K + \beta R^2 \left(1 + \sqrt{n/2}\right)^2 \sum_h |W^{K\top}_h W^Q_h|_2^2$$
+
+    with the $K$ of `Attention.concavity` and the number $n$ of tokens that attend to one token, at most.
+    """
+    keys, queries = np.asarray(attention.keys, float), np.asarray(attention.queries, float)
+    norms = np.linalg.norm(np.einsum("hdc,hde->hce", keys, queries), 2, axis=(1, 2))
+    concavity = attention._mask_factor(tokens) * float(np.sum(norms))
+    listeners = tokens if attention.include_self else tokens - 1
+    spread = float(attention.beta) * (radius * (1 + math.sqrt(listeners / 2))) ** 2 * float(np.sum(norms**2))
+    return _between(-concavity + min(spread, 0.0), concavity + max(spread, 0.0)) if listeners else NOTHING
+
+
+def _memory_disc(memory: HopfieldMemory) -> Disc:
+    patterns = np.asarray(memory.patterns, float).reshape(len(memory.patterns), -1)
+    low, high = memory.separation.curvature
+    if memory.similarity == "dot":
+        square = float(np.linalg.norm(patterns, 2)) ** 2
+        return _between(min(low, 0.0) * square, max(high, 0.0) * square)
+    if type(memory.separation) is not Softmax:
+        return UNKNOWN
+    # beta times a covariance of patterns, minus the identity; a variance is a quarter of a squared range, at most.
+    gaps = patterns[:, None] - patterns[None]
+    spread = 0.25 * float(memory.separation.beta) * float(np.max(np.sum(gaps**2, axis=-1)))
+    return _between(min(spread, 0.0) - 1, max(spread, 0.0) - 1)
+
+
+def token_radius(neurons: Neurons) -> float:
+    """The largest Euclidean norm of what one token of a layer sends; infinite where it is not bounded."""
+    lagrangian, affine = neurons.lagrangian, neurons.affine
+    radius = _gain(neurons) * _activation_radius(lagrangian, neurons.shape)
+    return radius if affine is None else radius + _largest_row(affine.shift, neurons.shape)
+
+
+def _activation_radius(lagrangian: AbstractLagrangian, shape: tuple[int, ...]) -> float:
+    channels = math.prod(shape[1:])
+    if type(lagrangian) is LayerNorm:
+        group = channels if lagrangian.axes == (-1,) and len(shape) == 2 else math.prod(shape)
+        shift = 0.0 if lagrangian.shift is None else _largest_row(lagrangian.shift, shape)
+        return abs(float(lagrangian.scale)) * math.sqrt(group) + shift
+    if type(lagrangian) in UNIT_GROUPS:
+        axes = lagrangian.axes  # pyright: ignore[reportAttributeAccessIssue]
+        return 1.0 if len(shape) == 2 and (axes is None or -1 in axes) else math.sqrt(channels)
+    return math.sqrt(channels) if type(lagrangian) in UNIT_ENTRIES else math.inf
+
+
+def _largest_row(parameter, shape: tuple[int, ...]) -> float:
+    rows = np.broadcast_to(np.asarray(parameter, float), shape).reshape(shape[0], -1)
+    return float(np.max(np.linalg.norm(rows, axis=1)))
+
+
+def _between(low: float, high: float) -> Disc:
+    return Disc(0.5 * (low + high), 0.5 * (high - low))
+
+
+def _rescaled(disc: Disc, neurons: Neurons) -> Disc:
+    r"""The disc of $\Gamma A \Gamma$ for a diagonal $\Gamma$."""
+    if neurons.affine is None:
+        return disc
+    scale = np.asarray(neurons.affine.scale, float) ** 2
+    middle, half = 0.5 * float(np.max(scale) + np.min(scale)), 0.5 * float(np.max(scale) - np.min(scale))
+    return Disc(middle * disc.centre, half * abs(disc.centre) + float(np.max(scale)) * disc.radius)
+
+
+def _is_lopsided(neurons: Neurons) -> bool:
+    """Whether a scale stands on the way in only, so that what was symmetric no longer is."""
+    return neurons.affine is not None and not neurons.affine.conservative
+
+
+def _is_plain(potential: Potential) -> bool:
+    """Whether all parts are those of hopmix, unchanged, and all numbers are finite."""
+    memory = potential.memory
+    layers = memory.neurons.values()
+    types = type(potential) is Potential and type(memory) is AssociativeMemory
+    types = types and all(type(a) is Neurons and type(a.affine) in (Affine, type(None)) for a in layers)
+    arrays = eqx.filter((memory.neurons, memory.synapses), eqx.is_inexact_array)
+    return types and all(bool(np.all(np.isfinite(np.asarray(leaf, float)))) for leaf in jax.tree.leaves(arrays))
