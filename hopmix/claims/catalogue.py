@@ -17,7 +17,9 @@ from hopmix.claims import (
     c12_retrieval,
     c13_transformer,
     c14_imixer,
+    c15_convergence,
     c16_small_breaking,
+    c17_contraction,
 )
 from hopmix.claims._claim import Claim, Measurement
 
@@ -37,6 +39,8 @@ CLAIMS: tuple[Claim, ...] = (
     c13_transformer.CLAIM,
     c14_imixer.CLAIM,
     c16_small_breaking.CLAIM,
+    c15_convergence.CLAIM,
+    c17_contraction.CLAIM,
 )
 """In the order of their ids."""
 
