@@ -145,14 +145,18 @@ SMALL = 1e-6
 
 
 def rate_gaps(potential: Potential, rest: Layer, leak: Scalar, step: Scalar) -> Float[Array, " two"]:
-    r"""How far a rest is from having the factor $1 - \eta\nu$ along the direction of the lowest $\nu$.
+    r"""How far a rest is from having the factor $1 - \eta\nu$ along the direction of the $\nu$ farthest from the leak.
 
     In the Jacobian of one step, and, where this has a norm of 1.5 at most, in two trajectories from either side, which
     part as $(1 - \eta\nu)^k$. The latter in units of a thousand: small differences of states are off by that much more.
     """
     advance = lambda x: explicit_step(potential, x, leak, step)
     strengths, directions = linearised(potential, rest, leak)
-    factor, along = 1 - step * strengths[0], directions[0] / jnp.linalg.norm(directions[0])
+    strongest = jnp.argmax(
+        jnp.abs(leak - strengths)
+    )  # where there is no pull, there is no direction that belongs to it
+    factor = 1 - step * strengths[strongest]
+    along = directions[strongest] / jnp.linalg.norm(directions[strongest])
     jacobian = jax.jacfwd(advance)(rest)
     size = jnp.linalg.norm(jacobian, 2)
     slope = jnp.linalg.norm(jacobian @ along - factor * along) / (1 + size)
