@@ -35,7 +35,7 @@ from hopmix.claims.c06_gelu import explicit_step, gelu_concavity
 STEPS = 6
 """How many steps of a trajectory are looked at."""
 
-# ---- The step at a rest -------------------------------------------------------------------------------------------
+# ---- The step at a rest -----------------------------------------------------------------------------------------
 
 
 class Linearised(NamedTuple):
@@ -71,7 +71,7 @@ def convergence_rate(block: Block, x: Layer) -> Scalar:
     return jnp.max(jnp.abs(step_factors(block, x)))
 
 
-# ---- Steps within their bound ----------------------------------------------------------------------------------------
+# ---- Steps within their bound -----------------------------------------------------------------------------------
 
 
 class Example(NamedTuple):
@@ -196,7 +196,7 @@ def draw_examples(key: PRNGKey, number: int, visible: AbstractLagrangian, hidden
     return Example(memories, jnp.asarray(normal(5)), jnp.asarray(2 * normal(5)), some(0.5, 3), some(0.05, 0.9))
 
 
-# ---- Residual steps behind an exact norm ---------------------------------------------------------------------------
+# ---- Residual steps behind an exact norm ------------------------------------------------------------------------
 
 
 def exact_mixer(key: PRNGKey) -> AssociativeMemory:
@@ -211,12 +211,14 @@ def sideways(g: Layer, force: Layer) -> Layer:
 
 
 def sphere_gap(block: Block, x: Layer) -> Scalar:
-    r"""By how much a step loses less than $\tfrac12 |F_\perp|\,|g' - g|$ of the energy, relative to it."""
+    r"""By how much a step loses less than $\tfrac12 |F_\perp|\,|g' - g|$ of the energy, and $\eta |F_\perp|$ exceeds
+    $s'\,|g' - g|$ behind a norm of scale 1; relative."""
     after = block(x)
     g, g_after = block.activation(x), block.activation(after)
-    least = 0.5 * jnp.linalg.norm(sideways(g, block.potential.force(g))) * jnp.linalg.norm(g_after - g)
+    turned, slope = jnp.linalg.norm(g_after - g), jnp.linalg.norm(sideways(g, block.potential.force(g)))
     risen = block.potential(g_after) - block.potential(g)
-    return (least - risen) / block.potential(g_after)
+    kept = (0.5 * slope * turned - risen) / block.potential(g_after)
+    return jnp.maximum(kept, block.step * slope / (jnp.std(after) * turned) - 1)
 
 
 @eqx.filter_jit
@@ -225,7 +227,7 @@ def sphere_gaps(memories: AssociativeMemory, states: Layer, step: float) -> Floa
     return eqx.filter_vmap(lambda m, x: sphere_gap(derive_block(m, BRANCHES, step=step), x))(memories, states)
 
 
-# ---- What does not converge, or not so fast --------------------------------------------------------------------------
+# ---- What does not converge, or not so fast ---------------------------------------------------------------------
 
 
 def flat_block(step: float) -> Block:

@@ -59,7 +59,7 @@ def slope_gaps(x: Float[Array, " four"]) -> Float[Array, " lagrangians"]:
     return jnp.stack(gaps)
 
 
-# ---- Attention on bounded tokens ---------------------------------------------------------------------------------
+# ---- Attention on bounded tokens --------------------------------------------------------------------------------
 
 
 class AttentionExample(NamedTuple):
@@ -112,7 +112,7 @@ def _stack(examples: list):
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *examples)
 
 
-# ---- Steps --------------------------------------------------------------------------------------------------------
+# ---- Steps ------------------------------------------------------------------------------------------------------
 
 
 def competing(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeMemory:
@@ -196,7 +196,7 @@ def step_gaps(blocks: Block, x: Layer, y: Layer, constants: Float[Array, " _"]) 
     return eqx.filter_vmap(gap)(blocks, x, y, constants)
 
 
-# ---- Monotone forces ------------------------------------------------------------------------------------------------
+# ---- Monotone forces --------------------------------------------------------------------------------------------
 
 
 class Monotone(NamedTuple):
@@ -261,7 +261,7 @@ def draw_monotone(key: PRNGKey, number: int) -> Monotone:
     return Monotone(*map(jnp.asarray, (up, away, 2 * normal(5), 3 * normal(5))))
 
 
-# ---- What does not contract -----------------------------------------------------------------------------------------
+# ---- What does not contract -------------------------------------------------------------------------------------
 
 
 def lone_unit(weight: Scalar) -> Block:
