@@ -61,7 +61,7 @@ def contraction_rate(block: Block) -> float:
     $$|x' - x^*| \le \frac{q}{1 - q}\,|x' - x| .$$
 
     Weights may be tied or not. Norms are Euclidean, over all entries of the state; of a block with clamped entries the
-    states have these in common. The rate is that of exact arithmetic.
+    states have these in common. The rate is that of exact arithmetic, and of calls without a key.
 
     **Arguments:**
 
@@ -85,8 +85,9 @@ def step_lipschitz(block: Block) -> float:
     lowest, highest = lagrangian.curvature
     if not _is_known(lagrangian) or math.isinf(highest - lowest):
         return math.inf
-    discs = [Disc(0.0, force_lipschitz(block.potential)), force_disc(block.potential)]
-    return min(_lipschitz(block, disc, lowest, highest) for disc in discs)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no bound
+        discs = [Disc(0.0, force_lipschitz(block.potential)), force_disc(block.potential)]
+        return min(_lipschitz(block, disc, lowest, highest) for disc in discs)
 
 
 def _lipschitz(block: Block, disc: Disc, lowest: float, highest: float) -> float:
@@ -114,9 +115,9 @@ def force_lipschitz(potential: Potential) -> float:
     place = {name: i for i, name in enumerate(memory.neurons)}
     v, h = place[visible], [place[name] for name in hidden]
     slopes = np.asarray([_steepness(memory.neurons[name]) for name in hidden])
-    if not np.all(np.isfinite(slopes)):
-        return math.inf
     among = slopes[:, None] * moved[np.ix_(h, h)]
+    if not np.all(np.isfinite(among)):
+        return math.inf
     if h and np.max(np.abs(np.linalg.eigvals(among))) >= 1:
         return math.inf
     answers = np.linalg.solve(np.eye(len(h)) - among, slopes * moved[h, v])
@@ -194,13 +195,15 @@ def _branch(potential: Potential, hidden: str) -> Disc:
     joining = [memory.synapses[name] for name, ends in memory.connections if hidden in ends]
     joining = [synapse for synapse in joining if type(synapse) is not Bias]
     norm = sum(map(_norm, joining))
-    turn, rest = _split(joining)
-    low, high = (end * _gain(neurons) ** 2 for end in neurons.lagrangian.curvature)
-    if not math.isfinite(high - low):
+    gain = _gain(neurons)
+    low, high = (end * gain * gain for end in neurons.lagrangian.curvature)
+    if not math.isfinite((high - low) * norm * norm):
         return UNKNOWN
-    interval = sorted((turn * min(low, 0.0) * norm**2, turn * max(high, 0.0) * norm**2))
+    turn, rest = _split(joining)
+    start, end = sorted((turn * min(low, 0.0) * norm * norm, turn * max(high, 0.0) * norm * norm))
     widened = rest * max(abs(low), abs(high)) * norm
-    return Disc(0.5 * (interval[0] + interval[1]), 0.5 * (interval[1] - interval[0]) + widened)
+    interval = _between(start, end)
+    return Disc(interval.centre, interval.radius + widened)
 
 
 def _split(joining: list[AbstractSynapse]) -> tuple[float, float]:
@@ -237,10 +240,14 @@ def attention_disc(attention: Attention, tokens: int, radius: float) -> Disc:
     with the $K$ of `Attention.concavity` and the number $n$ of tokens that attend to one token, at most.
     """
     keys, queries = np.asarray(attention.keys, float), np.asarray(attention.queries, float)
-    norms = np.linalg.norm(np.einsum("hdc,hde->hce", keys, queries), 2, axis=(1, 2))
+    products = np.einsum("hdc,hde->hce", keys, queries)
+    if not np.all(np.isfinite(products)):
+        return UNKNOWN
+    norms = np.linalg.norm(products, 2, axis=(1, 2))
     concavity = attention._mask_factor(tokens) * float(np.sum(norms))
     listeners = tokens if attention.include_self else tokens - 1
-    spread = float(attention.beta) * (radius * (1 + math.sqrt(listeners / 2))) ** 2 * float(np.sum(norms**2))
+    reach = radius * (1 + math.sqrt(listeners / 2))
+    spread = float(attention.beta) * reach * reach * float(np.sum(norms**2))
     return _between(-concavity + min(spread, 0.0), concavity + max(spread, 0.0)) if listeners else NOTHING
 
 
@@ -248,7 +255,7 @@ def _memory_disc(memory: HopfieldMemory) -> Disc:
     patterns = np.asarray(memory.patterns, float).reshape(len(memory.patterns), -1)
     low, high = memory.separation.curvature
     if memory.similarity == "dot":
-        square = float(np.linalg.norm(patterns, 2)) ** 2
+        square = float(np.linalg.norm(patterns, 2) ** 2)
         return _between(min(low, 0.0) * square, max(high, 0.0) * square)
     if type(memory.separation) is not Softmax:
         return UNKNOWN

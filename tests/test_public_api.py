@@ -25,6 +25,8 @@ NAMES = LAGRANGIANS | {
     *("descent_margin", "energy_budget", "Power", "power", "radial_energy", "radial_potential", "residual_force"),
     *("with_tied_weights", "breaking_bound", "BreakingBound", "breaking_size"),
     *("Assumption", "Certificate", "certify", "Check", "concavity_bound"),
+    *("with_tied_weights",),
+    *("Assumption", "Certificate", "certify", "Check", "concavity_bound", "contraction_rate"),
     *("Asymmetry", "measure_asymmetry", "nearest_conservative", "symmetry_score", "unit_cosines"),
     *("eigenvalues", "measure_spectrum", "null_departure", "Spectrum", "Significance", "significance"),
     *("Estimate", "estimate_field_asymmetry", "field_asymmetry", "helmholtz_split", "Split"),

@@ -103,8 +103,8 @@ def draw_attention(key: PRNGKey, number: int, include_self: bool, causal: bool) 
         radius = float(random.uniform(0.2, 3))
         g = radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
         disc = attention_disc(attention, TOKENS, radius)
-        ends = (disc.centre - disc.radius, disc.centre + disc.radius)
-        drawn.append(AttentionExample(attention, g, *ends, read_lipschitz(attention, TOKENS, radius)))
+        bounds = (disc.centre - disc.radius, disc.centre + disc.radius, read_lipschitz(attention, TOKENS, radius))
+        drawn.append(AttentionExample(attention, g, *map(jnp.asarray, bounds)))
     return _stack(drawn)
 
 

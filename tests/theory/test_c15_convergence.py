@@ -1,6 +1,7 @@
 """C15: where trajectories end, and at which rate; and those that end nowhere. `theory/C15-convergence.md`."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import math
 from functools import partial

@@ -1,6 +1,7 @@
 """C17: when a step contracts, at which rate, and what does not. `theory/C17-contraction.md`."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import math
 
@@ -304,6 +305,10 @@ UNPROVED = {
     "another visible Lagrangian": lambda: small(Steep()),
     "NaN weights": lambda: small(up=[[math.nan]]),
     "infinite weights": lambda: small(up=[[math.inf]]),
+    "weights whose square overflows": lambda: small(up=[[1e200]]),
+    "attention that overflows": lambda: tokens(
+        Neurons(Tanh(), (3, 1)), {"a": Attention(*jnp.full((2, 1, 1, 1), 1e200), 1.0)}, {"a": ("x",)}
+    ),
     "another block": lambda: Jumping(small().potential, leak=1.0),
     "any function": lambda: tokens(Neurons(Tanh(), (2,)), {"s": HyperSynapse(jnp.sum)}, {"s": ("x",)}),
     "attention of tokens without bound": lambda: tokens(
@@ -353,6 +358,19 @@ def test_attention_is_steeper_than_any_constant(size):
     assert found <= disc.centre + disc.radius
     small_tokens = attention_disc(attention, 2, 0.1 * size)
     assert found > small_tokens.centre + small_tokens.radius  # a bound for other tokens is none for these
+
+
+@pytest.mark.parametrize("size, beta", [(1.0, 40.0), (2.0, 10.0)])
+def test_the_bound_of_attention_grows_with_the_tokens_as_it_must(size, beta):
+    r"""All tokens attend to the same two: apart, these have the curvature $\beta R^2 (n - 2)/2$."""
+    queries, keys = jnp.asarray([[[1.0, 0.0]]]), jnp.asarray([[[0.0, 1.0]]])  # M takes the first axis to the second
+    attention = Attention(queries, keys, beta, include_self=True)
+    g = jnp.zeros((40, 2)).at[:, 0].set(size).at[:2].set(jnp.asarray([0.0, size]))
+    apart = jnp.zeros((40, 2)).at[:2, 1].set(jnp.asarray([1.0, -1.0]) / math.sqrt(2))
+    product = jax.jvp(jax.grad(lambda g: -attention.energy(g)), (g,), (apart,))[1]
+    found, disc = float(jnp.sum(product * apart)), attention_disc(attention, 40, size)
+    assert found == pytest.approx(beta * size**2 * 38 / 2, rel=1e-9)
+    assert 0.6 * (disc.centre + disc.radius) < found < disc.centre + disc.radius
 
 
 # ---- Monotone forces --------------------------------------------------------------------------------------------
