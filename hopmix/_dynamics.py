@@ -1,7 +1,7 @@
 r"""Dynamics: follow a system in continuous time, take explicit steps, or settle in a fixed point.
 
-`flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle` finds a fixed point of
-them with Optimistix and differentiates it implicitly. A *system* is a block, whose state is one array, or a memory,
+`flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle` takes them to a fixed
+point and differentiates it implicitly. A *system* is a block, whose state is one array, or a memory,
 whose state maps the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
 """
 
@@ -13,9 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hopmix._derive import Block
+from hopmix._implicit import implicit_root, spoil
 from hopmix._memory import AssociativeMemory
 from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
 from hopmix._special import widened
@@ -30,9 +32,7 @@ def velocity(system: System, state: Any) -> Any:
     **Raises:** `TypeError` for anything else.
     """
     _need_system(system)
-    if isinstance(system, Block):
-        return system.force(state) / system.potential.neurons.tau
-    return {name: force / system.neurons[name].tau for name, force in system.force(state).items()}
+    return jax.tree.map(lambda force, tau: force / tau, system.force(state), _taus(system))
 
 
 def flow(
@@ -157,9 +157,10 @@ def _falls(system: System, states: Any, energies: Float[Array, " n"]) -> Bool[Ar
 class Settled(NamedTuple):
     """Where a system came to rest, or how far it got.
 
-    - `state`: the last state.
-    - `residual`: the largest remaining velocity, in units of the state per unit of time.
-    - `result`: an `optimistix.RESULTS`; a failure is a value, not an exception.
+    - `state`: the last state; NaN where numbers stopped being finite.
+    - `residual`: the largest remaining velocity, in units of the state per unit of time; a constant of differentiation.
+    - `result`: an `optimistix.RESULTS`; a failure is a value, not an exception. `stagnation` says that a step was too
+        short to change the state, which is not at rest, in its dtype.
     - `steps`: how many steps were taken.
     """
 
@@ -181,6 +182,12 @@ class Settled(NamedTuple):
         moved = f"the state moves by {float(self.residual):.3g} per unit of time"
         if bool(self.result == optx.RESULTS.successful):
             return f"Settled after {int(self.steps)} steps; {moved}."
+        dtype = jnp.result_type(*jax.tree.leaves(self.state))
+        if bool(self.result == optx.RESULTS.stagnation):
+            return (
+                f"Not settled after {int(self.steps)} steps (rounding to {dtype} swallows the steps); {moved}. Take "
+                "longer steps, a larger tolerance, or numbers of a higher precision."
+            )
         why = optx.RESULTS[self.result].strip().rstrip(".")
         return f"Not settled after {int(self.steps)} steps ({why}); {moved}. Allow more steps, or take smaller ones."
 
@@ -196,38 +203,129 @@ def settle(
 ) -> Settled:
     r"""The fixed point that explicit steps reach from a state, with implicit gradients.
 
+    The state is at rest where each entry moves by at most atol + rtol |x| per unit of time, and also per time constant:
+
+    $$|f_i| \le \min(\tau, 1)\,(\text{atol} + \text{rtol}\,|x_i|), \qquad f = \tau \dot x,$$
+
+    however short the steps are. A step that rounding swallows is no rest: the state that is left is said to stagnate.
+
+    Gradients are those of the implicit function $f(x) = 0$ of the free entries, whose parameters are the weights and
+    the clamped entries of the start; free entries of the start have none. They take a matrix of the size of the state
+    squared. Where the state did not come to rest they are what the same formula gives at the last state, and NaN where
+    numbers stopped being finite; a bad example of a batch of `jax.vmap` leaves the others alone.
+
     **Arguments:**
 
     - `system`: a memory, or a block with `leak` > 0; without decay its states grow for ever.
     - `state`: the initial state.
     - `step`: the step of a memory, as in `descend`.
-    - `rtol`, `atol`: the state is at rest where each entry moves by less than atol + rtol |x| per unit of time, however
-        small the steps are.
-    - `max_steps`: as in `optimistix.fixed_point`.
+    - `rtol`, `atol`: the tolerances, in the unit of the state; both apply to each entry.
+    - `max_steps`: how many steps may be taken, calls of a block.
 
     **Returns:** a `Settled`; a failure is a value with a sentence, not an exception.
 
-    **Raises:** `ValueError` if the leak of a block is 0, for a memory without a step, and for a block with one;
-    `TypeError` for what is neither.
+    **Raises:** `ValueError` if the leak of a block is 0, for a memory without a step, and for a block with one, and for
+    negative tolerances and numbers of steps; `TypeError` for what is neither.
     """
     _need_system(system)
     if isinstance(system, Block) and system.leak == 0:
         raise ValueError("A block with leak 0 has no fixed point in general; derive it with leak > 0.")
-    _advance(system, step)  # complain before the solver does
-    length = system.step if isinstance(system, Block) else step
-    assert length is not None
-    # The solver looks at the change in one step, which says little where steps are short.
-    solution = optx.fixed_point(
-        lambda x, system: _advance(system, step)(x)[0],
-        optx.FixedPointIteration(rtol=rtol * length, atol=atol * length),
-        dict(state) if isinstance(state, Mapping) else state,
-        args=system,
-        max_steps=max_steps,
-        throw=False,
-    )
-    speeds = jax.tree.map(lambda v: jnp.max(jnp.abs(v)), velocity(system, solution.value))
-    residual = jnp.max(jnp.stack(jax.tree.leaves(speeds)))
-    return Settled(solution.value, residual, solution.result, solution.stats["num_steps"])
+    _advance(system, step)  # complain before the steps are compiled
+    for name, value in {"rtol": rtol, "atol": atol, "max_steps": max_steps}.items():
+        if not isinstance(value, Tracer) and not value >= 0:
+            raise ValueError(f"`settle` takes {name} >= 0, got {value}.")
+    return _settle(system, _start(system, state), step, rtol, atol, max_steps)
+
+
+@eqx.filter_jit
+def _settle(system: System, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> Settled:
+    def residual(x):
+        return _hold(system, system.force(x), jax.tree.map(jnp.subtract, x, start))
+
+    def find(x):
+        walk = _walk(system, x, step, rtol, atol, max_steps)
+        return walk.x, walk
+
+    state, walk = implicit_root(residual, start, find)
+    finite = _all(jax.tree.map(jnp.isfinite, (walk.x, walk.force)))
+    result = optx.RESULTS.where(walk.stuck, optx.RESULTS.stagnation, optx.RESULTS.nonlinear_max_steps_reached)
+    result = optx.RESULTS.where(_at_rest(system, walk, rtol, atol), optx.RESULTS.successful, result)
+    result = optx.RESULTS.where(finite, result, optx.RESULTS.nonfinite)
+    speeds = jax.tree.map(lambda force, tau: jnp.max(jnp.abs(force / tau)), walk.force, _taus(system))
+    return Settled(spoil(state, ~finite), jnp.max(jnp.stack(jax.tree.leaves(speeds))), result, walk.steps)
+
+
+class _Walk(NamedTuple):
+    """A state, the force at it, whether the step to it changed nothing, and how many steps were taken."""
+
+    x: Any
+    force: Any
+    stuck: Bool[Array, ""]
+    steps: Array
+
+
+def _walk(system: System, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> _Walk:
+    def once(walk: _Walk) -> _Walk:
+        x = walk.x
+        force = walk.force
+        for _ in range(_calls(system)):
+            x = jax.tree.map(_euler, x, force, _lengths(system, step))
+            force = system.force(x)
+        return _Walk(x, force, _all(jax.tree.map(jnp.equal, x, walk.x)), walk.steps + 1)
+
+    def goes_on(walk: _Walk) -> Bool[Array, ""]:
+        finite = _all(jax.tree.map(jnp.isfinite, (walk.x, walk.force)))
+        return finite & ~walk.stuck & (walk.steps < max_steps) & ~_at_rest(system, walk, rtol, atol)
+
+    begun = _Walk(start, system.force(start), jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(goes_on, once, begun)
+
+
+def _at_rest(system: System, walk: _Walk, rtol: float, atol: float) -> Bool[Array, ""]:
+    def slow(x, force, tau):
+        return jnp.abs(force) <= min(tau, 1.0) * (atol + rtol * jnp.abs(x))
+
+    return _all(jax.tree.map(slow, walk.x, walk.force, _taus(system)))
+
+
+def _all(tree: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(tree)]))
+
+
+def _hold(system: System, free: Any, held: Any) -> Any:
+    """One tree at the free entries of a state, another at the clamped ones."""
+    if isinstance(system, Block):
+        return system.potential.neurons.hold(free, held)
+    return {name: neurons.hold(free[name], held[name]) for name, neurons in system.neurons.items()}
+
+
+def _taus(system: System) -> Any:
+    """The time constants, in a tree of the form of a state."""
+    if isinstance(system, Block):
+        return system.potential.neurons.tau
+    return {name: neurons.tau for name, neurons in system.neurons.items()}
+
+
+def _lengths(system: System, step: float | None) -> Any:
+    """By what a force is multiplied in one explicit step."""
+    return system.step if isinstance(system, Block) else {name: step / n.tau for name, n in system.neurons.items()}
+
+
+def _calls(system: System) -> int:
+    """How many explicit steps count as one."""
+    return system.n_iter if isinstance(system, Block) else 1
+
+
+def _euler(x: Layer, force: Layer, length: Any) -> Layer:
+    return x + jnp.asarray(length, x.dtype) * force
+
+
+def _start(system: System, state: Any) -> Any:
+    """A state as arrays of the dtype that forces have, which is a wider one where the weights are."""
+    state = dict(state) if isinstance(state, Mapping) else state
+    forces = jax.eval_shape(system.force, state)
+    dtype = jnp.result_type(*jax.tree.leaves(forces))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), state)
 
 
 def _advance(system: System, step: float | None, backtrack: bool = False) -> Callable[[Any], tuple[Any, Array]]:

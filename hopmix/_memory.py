@@ -126,9 +126,11 @@ class Neurons(eqx.Module):
 
     def release(self, force: Layer) -> Layer:
         """A force or a velocity with the clamped entries set to zero."""
-        if self.clamped is None:
-            return force
-        return jnp.where(spread(self.clamped, force.ndim), jnp.zeros((), force.dtype), force)
+        return self.hold(force, jnp.zeros((), force.dtype))
+
+    def hold(self, free: Layer, held: Layer) -> Layer:
+        """The first array at free entries, the second one, which is broadcast, at clamped entries."""
+        return free if self.clamped is None else jnp.where(spread(self.clamped, free.ndim), held, free)
 
     def output(self, g: Layer) -> Layer:
         r"""What synapses read when the activation is `g`."""
