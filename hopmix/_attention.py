@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
+from hopmix._dtypes import need_floats
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Energy, PRNGKey, Scalar, ScalarLike
 
@@ -31,7 +32,7 @@ class Attention(AbstractSynapse):
     - `include_self`: whether a token attends to itself.
     - `causal`: whether a token attends to earlier tokens only.
 
-    **Raises:** `ValueError` if queries and keys differ in shape.
+    **Raises:** `ValueError` for integers, and if queries and keys differ in shape.
 
     **Source:** Hoover et al. 2023 (arXiv 2302.07253), equation 4.
     """
@@ -44,6 +45,9 @@ class Attention(AbstractSynapse):
     takes_batch: ClassVar[bool] = True
 
     def __check_init__(self):
+        need_floats("`queries`", self.queries)
+        need_floats("`keys`", self.keys)
+        need_floats("`beta`", self.beta)
         if self.queries.shape != self.keys.shape:
             raise ValueError(
                 f"Queries and keys must have one shape, (heads, dim, channels), got {self.queries.shape} and "

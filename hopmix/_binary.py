@@ -15,6 +15,7 @@ import jax.random as jr
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from hopmix._dtypes import need_floats
 from hopmix._hopfield import HopfieldMemory
 from hopmix._special import Wide, widened
 from hopmix._types import Layer, PRNGKey, Scalar
@@ -51,7 +52,7 @@ def flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
         overflows before and after a flip, the cost is NaN.
     - `spins`: -1 or +1, of any shape; batch with `jax.vmap`.
 
-    **Raises:** `ValueError` for other spins; inside a transformation such as `jax.jit`, a runtime error.
+    **Raises:** `ValueError` for integers and other spins; inside a transformation such as `jax.jit`, a runtime error.
     """
     return _flip_costs(energy, _checked(spins))
 
@@ -190,8 +191,7 @@ def _view(energy: BinaryEnergy, spins: Layer) -> _View:
 
 
 def _checked(spins: Layer) -> Layer:
-    if not jnp.issubdtype(spins.dtype, jnp.floating):
-        raise ValueError(f"Spins are floating-point numbers, got {spins.dtype}; use spins.astype(float).")
+    need_floats("The spins", spins)
     wrong = jnp.abs(spins) != 1
     rule = "Spins must be -1 or +1"
     if isinstance(wrong, Tracer):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._dtypes import need_floats
 from hopmix._types import PRNGKey, Scalar
 
 Breaking = Literal["zeros", "xavier"]
@@ -41,7 +42,7 @@ class Coupling(eqx.Module):
     - `breaking`: of shape (visible, hidden), or `None` for exactly zero.
     - `tie`: the share of $W^\top$ in $V$: 1 for tied weights, 0 for independent ones.
 
-    **Raises:** `ValueError` if `breaking` has not the transposed shape of `up`.
+    **Raises:** `ValueError` for integers, and if `breaking` has not the transposed shape and the dtype of `up`.
 
     **Source:** arXiv 2406.12220, sections 5 and 6 (SymMixer, AsymMixer, ParaMixer).
     """
@@ -56,14 +57,23 @@ class Coupling(eqx.Module):
         breaking: Float[Array, "visible hidden"] | None = None,
         tie: float | Scalar = 1.0,
     ):
+        need_floats("`up`", up)
+        need_floats("`breaking`", breaking)
         self.up = up
         self.breaking = breaking
         self.tie = jnp.asarray(tie, up.dtype)
 
     def __check_init__(self):
-        if self.breaking is not None and self.breaking.shape != self.up.shape[::-1]:
+        if self.breaking is None:
+            return
+        if self.breaking.shape != self.up.shape[::-1]:
             raise ValueError(
                 f"`breaking` must have the transposed shape of `up`, {self.up.shape[::-1]}, got {self.breaking.shape}."
+            )
+        dtypes = [jnp.result_type(array) for array in (self.up, self.breaking)]
+        if dtypes[0] != dtypes[1]:
+            raise ValueError(
+                f"`breaking` must have the dtype of `up`, {dtypes[0]}, got {dtypes[1]}; use breaking.astype(up.dtype)."
             )
 
     @classmethod

@@ -12,7 +12,6 @@ is a network layer.
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,7 +20,8 @@ import jax.random as jr
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from hopmix._implicit import SWEEPS, fixed_point, wide
+from hopmix._dtypes import cast, need_floats, wide
+from hopmix._implicit import SWEEPS, fixed_point
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._rounding import state_magnitude, total
 from hopmix._synapse import Bias
@@ -126,9 +126,9 @@ class Potential(eqx.Module):
         start = {h: jnp.zeros(self.memory.neurons[h].shape, output.dtype) for h in self.hidden}
         swept = jax.eval_shape(lambda states: self._sweep(states, output), start)
         dtype = jnp.result_type(*jax.tree.leaves(swept))  # that of the weights may be wider than that of the state
-        potential, output, start = _cast((self, output, start), wide(dtype))
+        potential, output, start = cast((self, output, start), wide(dtype))
         rest, at_rest = fixed_point(lambda states: potential._sweep(states, output), start)
-        return _cast(rest, dtype), at_rest
+        return cast(rest, dtype), at_rest
 
     def _sweep(self, states: dict[str, Layer], output: Layer) -> dict[str, Layer]:
         """Set each hidden layer in turn to the current into it."""
@@ -144,10 +144,6 @@ class Potential(eqx.Module):
 
     def _output(self, layer: str, x: Layer) -> Layer:
         return self.memory.neurons[layer].output(self._activation(layer, x))
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 class Block(eqx.Module):
@@ -234,8 +230,7 @@ class Block(eqx.Module):
     def _check(self, x: Layer):
         """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""
         shape, memory = self.potential.neurons.shape, self.potential.memory
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"States are floating-point numbers, got {x.dtype}; use x.astype(float).")
+        need_floats("The state", x)
         extra = x.ndim - len(shape)
         if extra < 0 or x.shape[:1] + x.shape[1 + extra :] != shape:
             raise ValueError(

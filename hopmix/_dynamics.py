@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hopmix._derive import Block
+from hopmix._dtypes import cast, wide
 from hopmix._implicit import implicit_root, spoil
 from hopmix._memory import AssociativeMemory
 from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
@@ -47,7 +48,7 @@ def flow(
     atol: float = 1e-9,
     max_steps: int = 4096,
 ) -> diffrax.Solution:
-    r"""Integrate $\tau \dot x = f(x)$ from a state over a duration.
+    r"""Integrate $\tau \dot x = f(x)$ from a state over a duration, half precision in float32.
 
     **Arguments:**
 
@@ -63,21 +64,24 @@ def flow(
     **Returns:** the `diffrax.Solution`; a failure is its `result`, not an exception.
     """
     _need_system(system)
-    state = dict(state) if isinstance(state, Mapping) else state
-    dtype = jnp.result_type(*jax.tree.leaves(state))  # time in the precision of the state
+    start = _start(system, state)
+    own = jnp.result_type(*jax.tree.leaves(start))
+    dtype = wide(own)  # that of time too
+    system, start = cast((system, start), dtype)
     adaptive = diffrax.PIDController(rtol=rtol, atol=atol)
-    return diffrax.diffeqsolve(
+    solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, args: velocity(system, x)),
         diffrax.Tsit5() if solver is None else solver,
         t0=jnp.zeros((), dtype),
         t1=jnp.asarray(duration, dtype),
         dt0=None if step is None else jnp.asarray(step, dtype),
-        y0=state,
+        y0=start,
         saveat=diffrax.SaveAt(t1=True) if saveat is None else saveat,
         stepsize_controller=adaptive if step is None else diffrax.ConstantStepSize(),
         max_steps=max_steps,
         throw=False,
     )
+    return eqx.tree_at(lambda s: s.ys, solution, cast(solution.ys, own), is_leaf=lambda leaf: leaf is None)
 
 
 class Status(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]

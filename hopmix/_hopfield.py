@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian, ReLU, RePU
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer, Scalar
@@ -26,7 +27,7 @@ class HopfieldMemory(AbstractSynapse):
     - `separation`: $L$.
     - `similarity`: `"dot"` or `"distance"`.
 
-    **Raises:** `ValueError` for another similarity, and for rectified polynomials of distances, which are never
+    **Raises:** `ValueError` for integers, for another similarity, and for rectified polynomials of distances, which are never
     positive: they would be silent.
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et al. 2017 (arXiv
@@ -39,6 +40,7 @@ class HopfieldMemory(AbstractSynapse):
     takes_batch: ClassVar[bool] = False
 
     def __check_init__(self):
+        need_floats("`patterns`", self.patterns)
         if self.similarity not in ("dot", "distance"):
             raise ValueError(f'similarity must be "dot" or "distance", got {self.similarity!r}.')
         if self.similarity == "distance" and type(self.separation) in (ReLU, RePU):
@@ -48,7 +50,11 @@ class HopfieldMemory(AbstractSynapse):
             )
 
     def similarities(self, g: Layer) -> Float[Array, " patterns"]:
-        r"""The similarity of an activation to each pattern."""
+        r"""The similarity of an activation to each pattern.
+
+        **Raises:** `ValueError` for integers, and for another shape than that of a pattern.
+        """
+        need_floats("The activation", g)
         if self.patterns.shape[1:] != g.shape:
             raise ValueError(f"Patterns of shape {self.patterns.shape[1:]} do not fit a layer of shape {g.shape}.")
         if self.similarity == "dot":

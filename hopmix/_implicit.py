@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from hopmix._dtypes import wide
 from hopmix._types import Scalar
 
 Vector = Float[Array, " n"]
@@ -29,11 +30,6 @@ WINDOW = 16
 
 NEWTON = 32
 SQUARINGS = 16
-
-
-def wide(dtype: Any) -> Any:
-    """The dtype for linear algebra, which no backend has in half precision."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def implicit_root(

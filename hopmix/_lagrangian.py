@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Float, Shaped
 
+from hopmix._dtypes import need_floats
 from hopmix._special import (
     Wide,
     add,
@@ -489,10 +490,12 @@ def if_convex(parameter: ScalarLike, conjugate: Scalar) -> Scalar:
 
 
 def need_number(name: str, value: ScalarLike):
-    """Refuse an elementwise parameter: the sum over a layer would no longer have the activation as its gradient.
+    """Refuse an elementwise parameter: the sum over a layer would no longer have the activation as its gradient. Refuse
+    an array of integers too.
 
     **Raises:** `ValueError`.
     """
+    need_floats(name, value)
     if jnp.ndim(value):
         raise ValueError(
             f"{name} must be one number, got shape {jnp.shape(value)}; an elementwise scale is an `Affine` of the "

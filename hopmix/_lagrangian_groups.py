@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
+from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian, Summands, if_convex, need_number, spread
 from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide, widened
 from hopmix._types import Layer, Scalar, ScalarLike
@@ -290,6 +291,7 @@ class LayerNorm(AbstractLagrangian):
 
     def __check_init__(self):
         need_number("The scale of LayerNorm", self.scale)
+        need_floats("The shift of LayerNorm", self.shift)
         if self.eps < 0:
             raise ValueError(f"LayerNorm needs eps >= 0, got {self.eps}; the usual value is 1e-6.")
 

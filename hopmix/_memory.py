@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from hopmix._dtypes import need_floats, need_mask
 from hopmix._lagrangian import AbstractLagrangian, spread
 from hopmix._rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
@@ -34,12 +35,18 @@ class Affine(eqx.Module):
     - `scale`, `shift`: $\gamma$ and $\delta$, of the rank of the layer and broadcast against it.
     - `conservative`: whether the scale also stands on the way out.
 
+    **Raises:** `ValueError` for integers.
+
     **Source:** arXiv 2406.12220, code (`nn.LayerNorm` with elementwise affine); the conservative form is ours.
     """
 
     scale: Layer
     shift: Layer
     conservative: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        need_floats("`scale`", self.scale)
+        need_floats("`shift`", self.shift)
 
     def __call__(self, g: Layer) -> Layer:
         return spread(self.scale, g.ndim) * g + spread(self.shift, g.ndim)
@@ -62,7 +69,7 @@ class Neurons(eqx.Module):
     - `clamped`: which entries of the state are held fixed, likewise, or `None`.
 
     **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive, and for parameters,
-    inputs or masks that have another rank than the layer.
+    inputs or masks that have another rank than the layer or are integers.
     """
 
     lagrangian: AbstractLagrangian
@@ -80,6 +87,8 @@ class Neurons(eqx.Module):
                 f"Neurons need a number tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0."
             )
         self._check_groups()
+        need_floats("The input", self.input)
+        need_mask("The mask of clamped entries", self.clamped)
         for name, parameter in self._broadcast_parameters():
             if parameter is not None and not _fits(parameter.shape, self.shape):
                 raise ValueError(
@@ -306,8 +315,7 @@ class AssociativeMemory(eqx.Module):
         for name, layer in self.neurons.items():
             if name not in state:
                 raise ValueError(f"The state lacks layer {name!r}; it has {sorted(state)}.")
-            if not jnp.issubdtype(state[name].dtype, jnp.floating):
-                raise ValueError(f"States are floating-point numbers, got {state[name].dtype} for layer {name!r}.")
+            need_floats(f"The state of layer {name!r}", state[name])
             if state[name].shape != layer.shape:
                 raise ValueError(
                     f"Layer {name!r} holds states of shape {layer.shape}, got {state[name].shape}; "

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._dtypes import need_floats
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._types import Layer, Scalar, ScalarLike
@@ -33,6 +34,8 @@ def retrieve(memory: HopfieldMemory, state: Layer) -> Layer:
     - `memory`: the patterns, the similarity to them and the separation $L$.
     - `state`: $x$, of the shape of one pattern.
 
+    **Raises:** `ValueError` for integers, and for a state that does not fit the patterns.
+
     **Source:** Ramsauer et al. 2020 (arXiv 2008.02217), equation 3; log-sum-ReLU: arXiv 2506.10801.
     """
     weights = memory.separation.activation(memory.similarities(state))
@@ -48,10 +51,11 @@ def pattern_separation(patterns: Patterns) -> Float[Array, " patterns"]:
 
     - `patterns`: at least two, of shape (patterns, *shape of the layer).
 
-    **Raises:** `ValueError` for a single pattern.
+    **Raises:** `ValueError` for a single pattern, and for integers.
 
     **Source:** Ramsauer et al. 2020 (arXiv 2008.02217), definition 2.
     """
+    need_floats("The patterns", patterns)
     if len(patterns) < 2:
         raise ValueError("The separation of a pattern is that from the others: at least 2 patterns are needed, got 1.")
     flat = patterns.reshape(len(patterns), -1)
@@ -71,23 +75,30 @@ def retrieval_bound(patterns: Patterns, state: Layer, beta: ScalarLike) -> Float
     - `state`: $x$.
     - `beta`: the inverse temperature $\beta > 0$ of the softmax.
 
+    **Raises:** `ValueError` as in `pattern_separation`.
+
     **Source:** Ramsauer et al. 2020 (arXiv 2008.02217), theorem 5, here with $|x - x_i|$ alone where it has the larger
     of that and $|x_i^* - x_i|$; proof in `theory/C12-retrieval.md`.
     """
+    need_floats("The state", state)
+    separation = pattern_separation(patterns)
     flat = patterns.reshape(len(patterns), -1)
     largest = jnp.max(jnp.linalg.norm(flat, axis=1))
     away = jnp.linalg.norm(state.ravel()[None] - flat, axis=1)
-    exponent = pattern_separation(patterns) - 2 * largest * away
+    exponent = separation - 2 * largest * away
     return 2 * largest * (len(patterns) - 1) * jnp.exp(-beta * exponent)
 
 
 def bit_error(separation: AbstractLagrangian, units: int, patterns: int) -> float:
-    r"""The probability that a bit of a stored binary pattern is unstable, in the Gaussian approximation:
+    r"""The probability that a bit of a stored binary pattern is unstable: that to flip it alone lowers the energy. A
+    bit whose flip costs nothing keeps, as in `update_all` and `recall`, and is not counted; nor are bits that flip once
+    others have. In the Gaussian approximation, in which such ties have no weight,
 
     $$P \approx \tfrac12\,\mathrm{erfc}\!\left(\frac{S}{\sqrt{2 (K - 1)\,\langle c^2\rangle}}\right), \qquad
       S = F(d) - F(d - 2), \quad c = F(m + 1) - F(m - 1),$$
 
-    with $m$ the sum of $d - 1$ fair signs. The signal $S$ and the variance are exact; that the noise is Gaussian is an
+    with $m$ the sum of $d - 1$ fair signs. That many bits and few patterns tie is what it misses: of two classical
+    patterns none is unstable in truth, as the cost $2 (d - 1 \pm m)$ is never negative. The signal $S$ and the variance are exact; that the noise is Gaussian is an
     approximation, good for polynomials and many patterns, and useless for `Exponential`. For $F(z) = z^n$ and large $d$
     it is $\sqrt{(2n-3)!!\,K/2\pi d^{n-1}}\; e^{-d^{n-1}/2K(2n-3)!!}$.
 

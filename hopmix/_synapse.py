@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
+from hopmix._dtypes import need_floats
 from hopmix._lagrangian import spread
 from hopmix._rounding import state_magnitude
 from hopmix._types import Energy, Layer, Scalar
@@ -96,11 +97,16 @@ class Bias(AbstractSynapse):
 
     It acts on the first of the layers it is connected with. Others, of the same rank, are only named: the bias counts
     as a part of what they send, so that stochastic depth drops it with them.
+
+    **Raises:** `ValueError` for integers.
     """
 
     bias: Layer
     is_explicit: ClassVar[bool] = True
     takes_batch: ClassVar[bool] = True
+
+    def __check_init__(self):
+        need_floats("`bias`", self.bias)
 
     def energy(self, *activations: Layer) -> Energy:
         return -inner(spread(self.bias, activations[0].ndim), activations[0], self.bias.ndim)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._magnitude import largest, root
 from hopmix._types import Layer, PRNGKey, Scalar
@@ -231,6 +232,7 @@ def _activation(lagrangian: AbstractLagrangian | None) -> Field:
 
 
 def _check(f: Field, x: Layer):
+    need_floats("The state", x)
     out = jax.eval_shape(f, x)
     if out.shape != x.shape:
         raise ValueError(f"A vector field keeps the shape of its state: got {out.shape} from {x.shape}.")

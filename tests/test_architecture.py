@@ -18,6 +18,7 @@ ORDER = (
     "_types",
     "_special",
     "_rounding",
+    "_dtypes",
     "_implicit",
     "_lagrangian",
     "_lagrangian_groups",
