@@ -25,7 +25,7 @@ def need_mask(name: str, array: Any):
     **Raises:** `ValueError`.
     """
     dtype = getattr(array, "dtype", None)
-    if dtype is not None and dtype != bool:
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.bool_):
         raise ValueError(f"{name} must hold booleans, got {dtype}; use x.astype(bool).")
 
 

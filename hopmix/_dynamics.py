@@ -5,6 +5,7 @@ point and differentiates it implicitly. A *system* is a block, whose state is on
 whose state maps the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -54,7 +55,7 @@ def flow(
 
     - `system`: a memory or a block.
     - `state`: the initial state.
-    - `duration`: in the unit of the time constants.
+    - `duration`: in the unit of the time constants; below 0 it goes back in time.
     - `solver`, `saveat`: as in `diffrax.diffeqsolve`; Tsit5 and the final state by default.
         `diffrax.SaveAt(dense=True)` gives a solution that can be evaluated at any time.
     - `step`: a fixed step, for solvers that can't adapt theirs; adaptive by default.
@@ -62,8 +63,15 @@ def flow(
     - `max_steps`: the bound on the number of solver steps.
 
     **Returns:** the `diffrax.Solution`; a failure is its `result`, not an exception.
+
+    **Raises:** `ValueError` for integer states, a duration that is not finite, and steps that are not positive;
+    `TypeError` for what is neither.
     """
     _need_system(system)
+    if not isinstance(duration, Tracer) and not math.isfinite(duration):
+        raise ValueError(f"`flow` takes a finite duration, got {duration}; `settle` follows a system to its rest.")
+    if step is not None:
+        _need_positive(step)
     start = _start(system, state)
     own = jnp.result_type(*jax.tree.leaves(start))
     dtype = wide(own)  # that of time too
@@ -74,7 +82,7 @@ def flow(
         diffrax.Tsit5() if solver is None else solver,
         t0=jnp.zeros((), dtype),
         t1=jnp.asarray(duration, dtype),
-        dt0=None if step is None else jnp.asarray(step, dtype),
+        dt0=None if step is None else jnp.copysign(jnp.asarray(step, dtype), duration),
         y0=start,
         saveat=diffrax.SaveAt(t1=True) if saveat is None else saveat,
         stepsize_controller=adaptive if step is None else diffrax.ConstantStepSize(),
@@ -136,7 +144,7 @@ def descend(
     if steps < 0:
         raise ValueError(f"`descend` takes steps >= 0, got {steps}.")
     advance = _advance(system, step, backtrack)
-    start = dict(state) if isinstance(state, Mapping) else state
+    start = _start(system, state)
 
     def record(carry, _):
         x, stalled = carry
@@ -228,8 +236,8 @@ def settle(
 
     **Returns:** a `Settled`; a failure is a value with a sentence, not an exception.
 
-    **Raises:** `ValueError` if the leak of a block is 0, for a memory without a step, and for a block with one, and for
-    negative tolerances and numbers of steps; `TypeError` for what is neither.
+    **Raises:** `ValueError` for integer states, if the leak of a block is 0, for a memory without a step > 0, for a block
+    with a step, and for negative tolerances and numbers of steps; `TypeError` for what is neither.
     """
     _need_system(system)
     if isinstance(system, Block) and system.leak == 0:
@@ -345,10 +353,16 @@ def _advance(system: System, step: float | None, backtrack: bool = False) -> Cal
         return lambda x: jax.lax.fori_loop(0, system.n_iter, once, (x, never))
     if step is None:
         raise ValueError("A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe.")
+    _need_positive(step)
     direction = lambda x: velocity(system, x)
     if backtrack:
         return lambda x: _backtrack(system, direction, x, step, never)
     return lambda x: (_move(x, direction(x), step), never)
+
+
+def _need_positive(step: Any):
+    if not isinstance(step, Tracer) and not step > 0:
+        raise ValueError(f"Steps are > 0, got {step}; a tenth of the smallest time constant is safe.")
 
 
 def _need_system(system: Any):

@@ -27,8 +27,8 @@ class HopfieldMemory(AbstractSynapse):
     - `separation`: $L$.
     - `similarity`: `"dot"` or `"distance"`.
 
-    **Raises:** `ValueError` for integers, for another similarity, and for rectified polynomials of distances, which are never
-    positive: they would be silent.
+    **Raises:** `ValueError` for integers, for another similarity, and for rectified polynomials of distances, which are
+    never positive: they would be silent.
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et al. 2017 (arXiv
     1702.01929); Ramsauer et al. 2020 (arXiv 2008.02217); log-sum-ReLU: arXiv 2506.10801.

@@ -75,8 +75,10 @@ def fixed_point(sweep: Callable[[Any], Any], start: Any) -> tuple[Any, Bool[Arra
 
     Sweeps go on until those that are left can't matter: with moves that shrink by $\rho$ in each, the last one by
     $\delta$, the way left is $\rho\,\delta/(1 - \rho)$, which is to be at most 100 units in the last place. Where 4096
-    do not suffice, Newton's method finishes, so that slow contractions are as exact as fast ones, and the point must
-    attract sweeps: $|S'(x)^k| < 1$ for a $k$ up to $2^{16}$.
+    do not suffice, Newton's method finishes, so that slow contractions are as exact as fast ones: what is left is
+    rounding, which any method blows up by $1/(1 - \rho)$. Its last step, about the error, must be small (ten times the
+    square root of a unit in the last place), and the point must attract sweeps: $|S'(x)^k| < 1$ for a $k$ up to
+    $2^{16}$.
 
     **Returns:** the fixed point, which is NaN, with derivatives of NaN, where sweeps do not come to rest; and whether
     they do.
@@ -101,9 +103,9 @@ def _find(sweep: Map, residual: Map, start: Vector) -> tuple[Vector, Bool[Array,
     precision = 100 * jnp.finfo(start.dtype).eps
     walk = _walk(sweep, start, precision)
     close = walk.left <= precision * _largest(walk.x)
-    x = _newton(residual, walk.x, ~close)
-    small = _largest(residual(x)) <= 10 * precision * _largest(x)
-    return x, close | (small & _attracts(residual, x, ~close))
+    x, error = _newton(residual, walk.x, ~close)
+    exact = (error <= precision**0.5 * _largest(x)) & (_largest(residual(x)) <= 10 * precision * _largest(x))
+    return x, close | (exact & _attracts(residual, x, ~close))
 
 
 def _walk(sweep: Map, start: Vector, precision: float) -> _Walk:
@@ -126,8 +128,10 @@ def _walk(sweep: Map, start: Vector, precision: float) -> _Walk:
     return jax.lax.while_loop(goes_on, window, _Walk(start, unknown, unknown, jnp.zeros((), int)))
 
 
-def _newton(residual: Map, start: Vector, needed: Bool[Array, ""]) -> Vector:
-    """Newton's method as long as its steps halve at least, at most 32 of them, where it is needed."""
+def _newton(residual: Map, start: Vector, needed: Bool[Array, ""]) -> tuple[Vector, Scalar]:
+    """Newton's method as long as its steps halve at least, at most 32 of them, where it is needed; and the last step,
+    which is about as large as the error.
+    """
 
     def step(carry):
         x, size, _, steps = carry
@@ -140,7 +144,7 @@ def _newton(residual: Map, start: Vector, needed: Bool[Array, ""]) -> Vector:
         return needed & ((steps == 0) | ((size > 0) & (size < 0.5 * before) & (steps < NEWTON)))
 
     unknown = jnp.full((), jnp.inf, start.dtype)
-    return jax.lax.while_loop(goes_on, step, (start, unknown, unknown, jnp.zeros((), int)))[0]
+    return jax.lax.while_loop(goes_on, step, (start, unknown, unknown, jnp.zeros((), int)))[:2]
 
 
 def _attracts(residual: Map, x: Vector, needed: Bool[Array, ""]) -> Bool[Array, ""]:

@@ -90,17 +90,18 @@ def retrieval_bound(patterns: Patterns, state: Layer, beta: ScalarLike) -> Float
 
 
 def bit_error(separation: AbstractLagrangian, units: int, patterns: int) -> float:
-    r"""The probability that a bit of a stored binary pattern is unstable: that to flip it alone lowers the energy. A
-    bit whose flip costs nothing keeps, as in `update_all` and `recall`, and is not counted; nor are bits that flip once
-    others have. In the Gaussian approximation, in which such ties have no weight,
+    r"""The probability that a bit of a stored binary pattern is unstable: that to flip it, and it alone, lowers the
+    energy. In the Gaussian approximation it is
 
     $$P \approx \tfrac12\,\mathrm{erfc}\!\left(\frac{S}{\sqrt{2 (K - 1)\,\langle c^2\rangle}}\right), \qquad
       S = F(d) - F(d - 2), \quad c = F(m + 1) - F(m - 1),$$
 
-    with $m$ the sum of $d - 1$ fair signs. That many bits and few patterns tie is what it misses: of two classical
-    patterns none is unstable in truth, as the cost $2 (d - 1 \pm m)$ is never negative. The signal $S$ and the variance are exact; that the noise is Gaussian is an
+    with $m$ the sum of $d - 1$ fair signs. The signal $S$ and the variance are exact; that the noise is Gaussian is an
     approximation, good for polynomials and many patterns, and useless for `Exponential`. For $F(z) = z^n$ and large $d$
     it is $\sqrt{(2n-3)!!\,K/2\pi d^{n-1}}\; e^{-d^{n-1}/2K(2n-3)!!}$.
+
+    Ties have no weight in it: a bit whose flip costs nothing keeps, as in `update_all` and `recall`. With few patterns
+    that matters; of two, no bit is ever unstable for $F(z) = z^2$, as the noise is at most as large as the signal.
 
     **Arguments:**
 
