@@ -1,8 +1,8 @@
 r"""Dynamics: follow a system in continuous time, take explicit steps, or settle in a fixed point.
 
 `flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle` takes them to a fixed
-point and differentiates it implicitly. A *system* is a block, whose state is one array, or a memory,
-whose state maps the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
+point and differentiates it implicitly. A *system* is a block, whose state is one array, or a memory, whose state maps
+the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
 """
 
 import math
@@ -76,13 +76,14 @@ def flow(
     own = jnp.result_type(*jax.tree.leaves(start))
     dtype = wide(own)  # that of time too
     system, start = cast((system, start), dtype)
+    end = jnp.asarray(duration, dtype)
     adaptive = diffrax.PIDController(rtol=rtol, atol=atol)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, args: velocity(system, x)),
         diffrax.Tsit5() if solver is None else solver,
         t0=jnp.zeros((), dtype),
-        t1=jnp.asarray(duration, dtype),
-        dt0=None if step is None else jnp.copysign(jnp.asarray(step, dtype), duration),
+        t1=end,
+        dt0=None if step is None else jnp.copysign(jnp.asarray(step, dtype), end),
         y0=start,
         saveat=diffrax.SaveAt(t1=True) if saveat is None else saveat,
         stepsize_controller=adaptive if step is None else diffrax.ConstantStepSize(),
@@ -236,8 +237,8 @@ def settle(
 
     **Returns:** a `Settled`; a failure is a value with a sentence, not an exception.
 
-    **Raises:** `ValueError` for integer states, if the leak of a block is 0, for a memory without a step > 0, for a block
-    with a step, and for negative tolerances and numbers of steps; `TypeError` for what is neither.
+    **Raises:** `ValueError` for integer states, a block whose leak is 0, a memory without a step > 0, a block with a
+    step, negative tolerances and numbers of steps; `TypeError` for what is neither.
     """
     _need_system(system)
     if isinstance(system, Block) and system.leak == 0:

@@ -98,11 +98,16 @@ class _Walk(NamedTuple):
     left: Scalar
     windows: Array
 
+    def is_close(self, precision: float) -> Bool[Array, ""]:
+        """Whether the way that is left is at most this part of the state, which is finite."""
+        size = _largest(self.x)
+        return (self.left <= precision * size) & jnp.isfinite(size)
+
 
 def _find(sweep: Map, residual: Map, start: Vector) -> tuple[Vector, Bool[Array, ""]]:
-    precision = 100 * jnp.finfo(start.dtype).eps
+    precision = 100 * float(jnp.finfo(start.dtype).eps)
     walk = _walk(sweep, start, precision)
-    close = walk.left <= precision * _largest(walk.x)
+    close = walk.is_close(precision)
     x, error = _newton(residual, walk.x, ~close)
     exact = (error <= precision**0.5 * _largest(x)) & (_largest(residual(x)) <= 10 * precision * _largest(x))
     return x, close | (exact & _attracts(residual, x, ~close))
@@ -121,8 +126,7 @@ def _walk(sweep: Map, start: Vector, precision: float) -> _Walk:
         return _Walk(x, move, jnp.where(move == 0, jnp.zeros_like(left), left), walk.windows + 1)
 
     def goes_on(walk: _Walk) -> Bool[Array, ""]:
-        close = walk.left <= precision * _largest(walk.x)
-        return ~close & jnp.all(jnp.isfinite(walk.x)) & (walk.windows < SWEEPS // WINDOW)
+        return ~walk.is_close(precision) & jnp.all(jnp.isfinite(walk.x)) & (walk.windows < SWEEPS // WINDOW)
 
     unknown = jnp.full((), jnp.nan, start.dtype)  # the first window has no rate
     return jax.lax.while_loop(goes_on, window, _Walk(start, unknown, unknown, jnp.zeros((), int)))

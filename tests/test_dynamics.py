@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optimistix as optx
 import pytest
 from helpers import (
@@ -30,7 +31,21 @@ from helpers import (
     three_layers,
 )
 
-from hopmix import AssociativeMemory, Block, Neurons, ReLU, Status, derive_block, descend, flow, settle, velocity
+from hopmix import (
+    AssociativeMemory,
+    Block,
+    Coupling,
+    Dense,
+    Neurons,
+    Quadratic,
+    ReLU,
+    Status,
+    derive_block,
+    descend,
+    flow,
+    settle,
+    velocity,
+)
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 TIMES = diffrax.SaveAt(ts=jnp.linspace(0, 2, 21))
@@ -291,3 +306,221 @@ def test_a_memory_settles_where_its_forces_vanish(getkey):
 def test_a_block_without_leak_has_nowhere_to_settle(getkey):
     with pytest.raises(ValueError, match=r"A block with leak 0 has no fixed point in general; derive it with leak > 0"):
         settle(make_block(getkey()), jnp.zeros(VISIBLE_SHAPE))
+
+
+# ---- Fixed points: clamped entries, bad examples, and what rest is --------------------------------------------------
+
+
+def unrolled(system, state, steps: int, **options):
+    """The end of many explicit steps, differentiable through all of them."""
+    return jax.tree.map(lambda a: a[-1], descend(system, state, steps, **options).states)
+
+
+CLAMPS: dict[str, Any] = {
+    "some entries": {"v": [True, False, False, True, False]},
+    "a whole layer": {"h": [True]},
+    "a layer and some entries": {"v": [True], "h": [False, True, False]},
+    "all": {"v": [True], "h": [True]},
+}
+
+
+@pytest.mark.parametrize("name", CLAMPS)
+def test_gradients_of_a_clamped_memory_are_those_of_its_free_entries(name, getkey):
+    """By the start, of which clamped entries alone count, and by the weights: as through all the steps."""
+    held = {layer: jnp.asarray(mask) for layer, mask in CLAMPS[name].items()}
+    memory = jax.tree.map(lambda leaf: 0.5 * leaf, dense_pair(getkey(), "free"))
+    start, weights = random_state(memory, getkey()), random_state(memory, getkey())
+    up = coupling_of(memory, "s").up
+
+    def loss(find, up, start):
+        moved = eqx.tree_at(lambda m: coupling_of(m, "s").up, memory, up).clamp(held)
+        end = find(moved, start)
+        return sum(jnp.sum(weights[layer] * end[layer]) for layer in end)
+
+    tight = lambda m, x: settle(m, x, step=0.4, rtol=1e-13, atol=1e-13, max_steps=4096).state
+    slow = lambda m, x: unrolled(m, x, 400, step=0.4)
+    found = jax.jit(jax.grad(lambda *a: loss(tight, *a), argnums=(0, 1)))(up, start)
+    expected = jax.jit(jax.grad(lambda *a: loss(slow, *a), argnums=(0, 1)))(up, start)
+    assert_close(found, expected, 1e-9)
+    for layer, neurons in memory.clamp(held).neurons.items():
+        assert not jnp.any(neurons.release(found[1][layer]))
+
+
+def linear_block(key, held) -> tuple[Block, jax.Array]:
+    """Linear units: x = M x at free entries, M = V W."""
+    down, up = 0.3 * normal(key, (5, 3)), 0.3 * normal(jr.fold_in(key, 1), (3, 5))
+    neurons = {"v": Neurons(Quadratic(), (5,), tau=3.0, clamped=held), "h": Neurons(Quadratic(), (3,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(up, down, 0.0))}, {"s": ("v", "h")})
+    return derive_block(memory, ["h"], leak=1.0, step=0.5), down @ up
+
+
+def test_a_clamped_linear_block_has_a_closed_form(getkey):
+    """x_f = (1 - M_ff)^-1 M_fc x_c, and the matrix is the Jacobian by the clamped entries."""
+    held = jnp.asarray([True, False, True, False, False])
+    block, m = linear_block(getkey(), held)
+    x = normal(getkey(), (5,))
+    free = np.flatnonzero(~np.asarray(held))
+    fixed = np.flatnonzero(np.asarray(held))
+    m = np.asarray(m)
+    solution = np.linalg.solve(np.eye(3) - m[np.ix_(free, free)], m[np.ix_(free, fixed)])
+    end = lambda x: settle(block, x, rtol=1e-14, atol=1e-14, max_steps=4096).state
+    assert_close(end(x)[free], solution @ np.asarray(x)[fixed], 1e-11)
+    assert jnp.array_equal(end(x)[fixed], x[fixed])
+    expected = np.zeros((5, 5))
+    expected[np.ix_(free, fixed)] = solution
+    expected[fixed, fixed] = 1
+    assert_close(jax.jacrev(end)(x), expected, 1e-11)
+    assert_close(jax.jacfwd(end)(x), expected, 1e-11)
+
+
+def test_second_derivatives_of_a_rest_are_those_of_the_implicit_function(getkey):
+    held = jnp.asarray([True, False, True, False, False])
+    block, x = contracting(getkey()), normal(getkey(), (5,))
+    block = derive_block(block.potential.memory.clamp({"v": held}), ["h"], leak=1.0, step=0.8)
+    end = lambda x: jnp.sum(settle(block, x, rtol=1e-13, atol=1e-13, max_steps=4096).state ** 2)
+    through = lambda x: jnp.sum(unrolled(block, x, 120) ** 2)
+    assert_close(jax.jit(jax.hessian(end))(x), jax.jit(jax.hessian(through))(x), 1e-8)
+
+
+def pair_of_scale(up) -> AssociativeMemory:
+    neurons = {"v": Neurons(Quadratic(), (4,)), "h": Neurons(Quadratic(), (4,))}
+    return AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("v", "h")})
+
+
+def test_a_bad_example_has_gradients_of_nan_and_leaves_the_others_alone(getkey):
+    """Of three memories the second runs away, and the third starts from NaN."""
+    ups = jnp.stack([0.2 * jnp.eye(4), 3.0 * jnp.eye(4), 0.2 * jnp.eye(4)])
+    starts = {"v": normal(getkey(), (3, 4)).at[2, 1].set(jnp.nan), "h": normal(getkey(), (3, 4))}
+
+    def loss(up, start):
+        memory = pair_of_scale(up).clamp({"v": jnp.asarray([True, False, False, False])})
+        settled = settle(memory, start, step=0.5, max_steps=4000, rtol=1e-12, atol=1e-12)
+        return settled.state["h"][0], settled
+
+    for transform in (jax.vmap, lambda f: jax.jit(jax.vmap(f))):
+        gradients, settled = transform(jax.grad(loss, argnums=(0, 1), has_aux=True))(ups, starts)
+        good = jax.tree.map(lambda a: a[0], (gradients, settled))
+        alone = jax.grad(loss, argnums=(0, 1), has_aux=True)(ups[0], jax.tree.map(lambda a: a[0], starts))
+        assert_close(good[0], alone[0], 1e-12)
+        assert_close(good[0][1]["v"][0], 0.2, 1e-9)  # h = 0.2 v
+        assert good[1].sentence.startswith("Settled after")
+        for i in (1, 2):
+            (by_weights, by_start), last = jax.tree.map(lambda a, i=i: a[i], (gradients, settled))
+            assert all(bool(jnp.all(jnp.isnan(a))) for a in (by_weights.ravel()[:4], *last.state.values()))
+            assert jnp.isnan(by_start["v"][0])
+            assert not jnp.any(by_start["v"][1:])
+            assert not jnp.any(by_start["h"])
+            assert last.result == optx.RESULTS.nonfinite
+            assert "Nonfinite" in last.sentence
+
+
+def test_gradients_before_rest_are_the_formula_at_the_last_state(getkey):
+    """-(df/dx)^-1 df/dW, which needs no rest to have a value."""
+    block, x = contracting(getkey()), normal(getkey(), (5,))
+    up = lambda b: coupling_of(b.potential.memory, "s").up
+    end = lambda w: settle(eqx.tree_at(up, block, w), x, rtol=1e-12, atol=1e-12, max_steps=3).state
+    last = end(up(block))
+    by_state = jax.jacfwd(block.force)(last)
+    by_weights = jax.jacfwd(lambda w: eqx.tree_at(up, block, w).force(last))(up(block))
+    expected = -np.linalg.solve(np.asarray(by_state), np.asarray(by_weights).reshape(5, -1)).reshape(by_weights.shape)
+    assert_close(jax.jit(jax.jacrev(end))(up(block)), expected, 1e-10)
+
+
+@pytest.mark.parametrize("taus", [{"v": 1e-4, "h": 1e3}, {}])
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_what_is_called_rest_moves_no_faster_than_promised(taus, dtype, getkey):
+    """Each entry alone, per unit of time and per time constant, for any step; else it is not called rest."""
+    memory = cast(paced(jax.tree.map(lambda leaf: 0.5 * leaf, dense_pair(getkey())), taus), dtype)
+    state = cast(random_state(memory, getkey()), dtype)
+    sentences = []
+    for scale, rtol in ((0.5, 1e-5), (0.5, 1e-3), (0.01, 1e-5), (0.001, 1e-5), (0.01, 0.0)):
+        step = scale * min(layer.tau for layer in memory.neurons.values())
+        settled = settle(memory, state, step=step, rtol=rtol, atol=1e-5, max_steps=4000)
+        forces = memory.force(settled.state)
+        margins = []
+        for name, layer in memory.neurons.items():
+            x = np.abs(np.asarray(settled.state[name], np.float64))
+            allowed = min(layer.tau, 1.0) * (1e-5 + rtol * x)
+            # The force is computed anew, in another order: each of its terms is below 1 + |x|.
+            rounding = 16 * float(jnp.finfo(dtype).eps) * (1 + x)
+            margins.append((np.abs(np.asarray(forces[name], np.float64)) - allowed) / rounding)
+        if settled.result == optx.RESULTS.successful:
+            assert np.max(np.concatenate(margins)) <= 1
+        else:
+            assert np.max(np.concatenate(margins)) >= -1
+        sentences.append(settled.sentence)
+    if not taus:
+        assert sentences[0].startswith("Settled after")
+
+
+def test_a_step_that_rounding_swallows_is_no_rest():
+    """x <- x + 2^-30 (1 - x) from 0.5 in float32 stays where it is, with a force of a half."""
+    neurons = {"v": Neurons(Quadratic(), (1,), input=jnp.ones(1, jnp.float32))}
+    memory = AssociativeMemory(neurons, {}, {})
+    settled = settle(memory, {"v": jnp.full((1,), 0.5, jnp.float32)}, step=2.0**-30)
+    assert settled.result == optx.RESULTS.stagnation
+    assert float(settled.residual) == 0.5
+    assert int(settled.steps) == 1
+    assert settled.sentence == (
+        "Not settled after 1 steps (rounding to float32 swallows the steps); the state moves by 0.5 per unit of time. "
+        "Take longer steps, a larger tolerance, or numbers of a higher precision."
+    )
+    exact = settle(memory, {"v": jnp.ones(1, jnp.float32)}, step=2.0**-30, rtol=0.0, atol=0.0)
+    assert exact.sentence == "Settled after 0 steps; the state moves by 0 per unit of time."
+
+
+DTYPES = [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16]
+HALF = {jnp.float64: 1e-12, jnp.float32: 2e-5, jnp.bfloat16: 0.05, jnp.float16: 0.006}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_dtype_goes_in_and_the_same_comes_out(dtype, getkey):
+    """Of steps, flows and fixed points and of their gradients, near the numbers of float64."""
+    exact, x = contracting(getkey()), normal(getkey(), (5,))
+    block, start = cast(exact, dtype), x.astype(dtype)
+    uses = {
+        "settle": lambda b, x: settle(b, x, max_steps=100).state,
+        "flow": lambda b, x: flow(b, x, 1.0).ys,
+        "descend": lambda b, x: descend(b, x, 3).states,
+        "gradient": lambda b, x: jax.grad(lambda x: jnp.sum(settle(b, x, max_steps=100).state))(x),
+    }
+    for name, use in uses.items():
+        found = use(block, start)
+        assert found.dtype == dtype, name
+        assert_close(found, use(exact, x), HALF[dtype])
+    weights = eqx.filter_grad(lambda b: jnp.sum(settle(b, start, max_steps=100).state))(block)
+    assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))} == {jnp.dtype(dtype)}
+
+
+def test_wider_weights_widen_the_state(getkey):
+    """As in a call of the block, where dtypes may mix."""
+    block, x = contracting(getkey()), normal(getkey(), (5,)).astype(jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        for found in (settle(block, x).state, flow(block, x, 0.1).ys, descend(block, x, 2).states):
+            assert found.dtype == block(x).dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda b, m, s: settle(m, s, step=0.0), r"Steps are > 0, got 0.0; a tenth of the smallest time constant is"),
+        (lambda b, m, s: descend(m, s, 2, step=-0.1), r"Steps are > 0, got -0.1"),
+        (lambda b, m, s: flow(m, s, 1.0, step=jnp.nan), r"Steps are > 0, got nan"),
+        (lambda b, m, s: flow(m, s, jnp.inf), r"`flow` takes a finite duration, got inf"),
+        (lambda b, m, s: settle(b, s["v"], rtol=-1.0), r"`settle` takes rtol >= 0, got -1.0"),
+        (lambda b, m, s: settle(b, s["v"], atol=jnp.nan), r"`settle` takes atol >= 0, got nan"),
+        (lambda b, m, s: settle(b, s["v"], max_steps=-1), r"`settle` takes max_steps >= 0, got -1"),
+    ],
+)
+def test_steps_durations_and_tolerances_that_make_no_sense_are_named(call, message, getkey):
+    block = contracting(getkey())
+    memory = block.potential.memory
+    with pytest.raises(ValueError, match=message):
+        call(block, memory, random_state(memory, getkey()))
+
+
+def test_a_flow_goes_back_in_time(getkey):
+    memory = dense_pair(getkey())
+    state = random_state(memory, getkey())
+    there = end(flow(memory, state, 0.3, solver=diffrax.Tsit5(), step=0.01))
+    assert_close(end(flow(memory, there, -0.3, solver=diffrax.Tsit5(), step=0.01)), state, 1e-8)
