@@ -13,17 +13,17 @@ import math
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import numpy as np
 
-from hopmix._assumptions import COUPLED, _gain, _is_known, _norm
 from hopmix._attention import Attention
+from hopmix._catalogue import COUPLED, foreign_parts, is_known, not_finite
+from hopmix._concavity import largest_gain, spectral_norm
 from hopmix._convolution import Pooling
 from hopmix._derive import Block, Potential
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import AbstractLagrangian, Sigmoid, Tanh
 from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
-from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias
 
 UNIT_ENTRIES = (Tanh, Sigmoid)
@@ -79,11 +79,11 @@ def contraction_rate(block: Block) -> float:
 
 def step_lipschitz(block: Block) -> float:
     """A Lipschitz constant of one explicit step; infinite where none is known."""
-    if type(block) is not Block or not _is_plain(block.potential):
+    if foreign_parts(block) or not_finite(block):
         return math.inf
     lagrangian = block.potential.neurons.lagrangian
     lowest, highest = lagrangian.curvature
-    if not _is_known(lagrangian) or math.isinf(highest - lowest):
+    if not is_known(lagrangian) or math.isinf(highest - lowest):
         return math.inf
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no bound
         discs = [Disc(0.0, force_lipschitz(block.potential)), force_disc(block.potential)]
@@ -121,7 +121,7 @@ def force_lipschitz(potential: Potential) -> float:
     if h and np.max(np.abs(np.linalg.eigvals(among))) >= 1:
         return math.inf
     answers = np.linalg.solve(np.eye(len(h)) - among, slopes * moved[h, v])
-    return float(_gain(potential.neurons) * _way_out(potential.neurons) * (moved[v, v] + moved[v, h] @ answers))
+    return float(largest_gain(potential.neurons) * _way_out(potential.neurons) * (moved[v, v] + moved[v, h] @ answers))
 
 
 def _influence(memory: AssociativeMemory) -> np.ndarray:
@@ -134,7 +134,7 @@ def _influence(memory: AssociativeMemory) -> np.ndarray:
             continue
         if len(ends) == 2 and type(synapse) in (*COUPLED, Pooling):
             first, second = (place[end] for end in ends)
-            moved[second, first] += _norm(synapse)
+            moved[second, first] += spectral_norm(synapse)
             moved[first, second] += _norm_back(synapse)
         else:
             rows = [place[end] for end in ends]
@@ -144,23 +144,23 @@ def _influence(memory: AssociativeMemory) -> np.ndarray:
 
 def _steepness(neurons: Neurons) -> float:
     """How much what a hidden layer sends moves with the current into it, at most."""
-    if not _is_known(neurons.lagrangian):
+    if not is_known(neurons.lagrangian):
         return math.inf
-    return max(map(abs, neurons.lagrangian.curvature)) * _gain(neurons) * _way_out(neurons)
+    return max(map(abs, neurons.lagrangian.curvature)) * largest_gain(neurons) * _way_out(neurons)
 
 
 def _way_out(neurons: Neurons) -> float:
     """The largest factor on currents into a layer."""
-    return _gain(neurons) if neurons.affine is not None and neurons.affine.conservative else 1.0
+    return largest_gain(neurons) if neurons.affine is not None and neurons.affine.conservative else 1.0
 
 
 def _norm_back(synapse: AbstractSynapse) -> float:
     if type(synapse) is Pooling:
-        return _norm(synapse)
+        return spectral_norm(synapse)
     coupling = synapse.coupling  # pyright: ignore[reportAttributeAccessIssue]
     if coupling.breaking is None:
-        return abs(float(coupling.tie)) * _norm(synapse)
-    return _norm(_with_up(synapse, np.asarray(coupling.down).T))
+        return abs(float(coupling.tie)) * spectral_norm(synapse)
+    return spectral_norm(_with_up(synapse, np.asarray(coupling.down).T))
 
 
 def _with_up(synapse: AbstractSynapse, up: np.ndarray) -> AbstractSynapse:
@@ -190,12 +190,12 @@ def force_disc(potential: Potential) -> Disc:
 
 def _branch(potential: Potential, hidden: str) -> Disc:
     memory, neurons = potential.memory, potential.memory.neurons[hidden]
-    if not _is_known(neurons.lagrangian) or _is_lopsided(neurons):
+    if not is_known(neurons.lagrangian) or _is_lopsided(neurons):
         return UNKNOWN
     joining = [memory.synapses[name] for name, ends in memory.connections if hidden in ends]
     joining = [synapse for synapse in joining if type(synapse) is not Bias]
-    norm = sum(map(_norm, joining))
-    gain = _gain(neurons)
+    norm = sum(map(spectral_norm, joining))
+    gain = largest_gain(neurons)
     low, high = (end * gain * gain for end in neurons.lagrangian.curvature)
     if not math.isfinite((high - low) * norm * norm):
         return UNKNOWN
@@ -218,7 +218,7 @@ def _split(joining: list[AbstractSynapse]) -> tuple[float, float]:
     square = sum(np.sum(up**2) for up in ups)
     turn = sum(np.sum(down.T * up) for down, up in zip(downs, ups)) / square if square else 0.0
     left = [_with_up(synapse, down.T - turn * up) for synapse, down, up in zip(joining, downs, ups)]
-    return float(turn), float(sum(map(_norm, left)))
+    return float(turn), float(sum(map(spectral_norm, left)))
 
 
 def own_disc(synapse: AbstractSynapse, visible: Neurons) -> Disc:
@@ -227,7 +227,7 @@ def own_disc(synapse: AbstractSynapse, visible: Neurons) -> Disc:
         return NOTHING
     if type(synapse) is Attention:
         return attention_disc(synapse, visible.shape[0], token_radius(visible))
-    if type(synapse) is HopfieldMemory and _is_known(synapse.separation):
+    if type(synapse) is HopfieldMemory and is_known(synapse.separation):
         return _memory_disc(synapse)
     return UNKNOWN
 
@@ -244,7 +244,7 @@ def attention_disc(attention: Attention, tokens: int, radius: float) -> Disc:
     if not np.all(np.isfinite(products)):
         return UNKNOWN
     norms = np.linalg.norm(products, 2, axis=(1, 2))
-    concavity = attention._mask_factor(tokens) * float(np.sum(norms))
+    concavity = attention.mask_factor(tokens) * float(np.sum(norms))
     listeners = tokens if attention.include_self else tokens - 1
     reach = radius * (1 + math.sqrt(listeners / 2))
     spread = float(attention.beta) * reach * reach * float(np.sum(norms**2))
@@ -268,7 +268,7 @@ def _memory_disc(memory: HopfieldMemory) -> Disc:
 def token_radius(neurons: Neurons) -> float:
     """The largest Euclidean norm of what one token of a layer sends; infinite where it is not bounded."""
     lagrangian, affine = neurons.lagrangian, neurons.affine
-    radius = _gain(neurons) * _activation_radius(lagrangian, neurons.shape)
+    radius = largest_gain(neurons) * _activation_radius(lagrangian, neurons.shape)
     return radius if affine is None else radius + _largest_row(affine.shift, neurons.shape)
 
 
@@ -305,13 +305,3 @@ def _rescaled(disc: Disc, neurons: Neurons) -> Disc:
 def _is_lopsided(neurons: Neurons) -> bool:
     """Whether a scale stands on the way in only, so that what was symmetric no longer is."""
     return neurons.affine is not None and not neurons.affine.conservative
-
-
-def _is_plain(potential: Potential) -> bool:
-    """Whether all parts are those of hopmix, unchanged, and all numbers are finite."""
-    memory = potential.memory
-    layers = memory.neurons.values()
-    types = type(potential) is Potential and type(memory) is AssociativeMemory
-    types = types and all(type(a) is Neurons and type(a.affine) in (Affine, type(None)) for a in layers)
-    arrays = eqx.filter((memory.neurons, memory.synapses), eqx.is_inexact_array)
-    return types and all(bool(np.all(np.isfinite(np.asarray(leaf, float)))) for leaf in jax.tree.leaves(arrays))

@@ -70,8 +70,18 @@ def test_weights_with_gains_are_certified_with_their_own_energy(hidden, getkey):
     assert certificate.flow_claim == "C10"
     assert certificate.check(getkey(), examples=32).passed
     assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
-    # The block's own pseudo-energy has another gradient.
-    assert jnp.max(jnp.abs(gradient(block, block.energy, x) - block.force(x))) > 1e-3
+
+
+def test_the_energy_of_the_block_itself_is_not_the_one_that_falls():
+    """One unit w = 1, D = 2: the symmetrised energy has the slope phi + (D - 1)(phi + phi' g)/2, not D phi."""
+    block = derive_block(memory_of(gained(jnp.ones((1, 1)), jnp.asarray([2.0])), hidden=Sigmoid()), ["h"], leak=0.5)
+    x = jnp.asarray([0.7])
+    g = jnp.tanh(x)
+    phi = jax.nn.sigmoid(g)
+    expected = phi + 0.5 * (phi + phi * (1 - phi) * g) - 0.5 * x
+    assert_close(gradient(block, block.energy, x), expected)
+    assert_close(gradient(block, certify(block).energy, x), 2 * phi - 0.5 * x)
+    assert_close(block.force(x), 2 * phi - 0.5 * x)
 
 
 def test_the_own_energy_of_gains_is_the_radial_one(getkey):
