@@ -13,8 +13,8 @@ from hopmix._breaking import breaking_velocity as breaking_velocity
 from hopmix._breaking import product_gradient as product_gradient
 from hopmix._breaking import unit_balance as unit_balance
 from hopmix._certificate import Certificate as Certificate
-from hopmix._certificate import Check as Check
 from hopmix._certificate import certify as certify
+from hopmix._check import Check as Check
 from hopmix._concavity import concavity_bound as concavity_bound
 from hopmix._contraction import contraction_rate as contraction_rate
 from hopmix._convolution import Convolution as Convolution

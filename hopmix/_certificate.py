@@ -11,14 +11,7 @@ r"""Certificate: which theorem covers an object, which of its assumptions hold, 
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
-
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
-import numpy as np
-from jaxtyping import Array
+from typing import Any
 
 from hopmix._assumptions import (
     Assumption,
@@ -29,38 +22,17 @@ from hopmix._assumptions import (
     free_groups,
     gradient_activation,
     one_rest,
-    precision_of,
     sound,
     tied_couplings,
 )
 from hopmix._attention import Attention
+from hopmix._check import Check, System, check_descent, draw_states
 from hopmix._concavity import concavity_bound
 from hopmix._conservative_form import conservative_form, gained_layers
 from hopmix._derive import Block, SerialBlock
-from hopmix._dynamics import velocity
 from hopmix._memory import AssociativeMemory
 from hopmix._softness import safe_step
 from hopmix._types import Layer, PRNGKey, Scalar
-
-System = Block | AssociativeMemory | SerialBlock
-
-
-class Check(NamedTuple):
-    """The worst case of a numerical check.
-
-    - `passed`: whether the energy never rose by more than rounding (64 ulp), and the field was conservative up to
-        rounding.
-    - `worst_rise`: the largest rise of the energy in one step, relative to the largest energy along its trajectory; NaN
-        where there is no energy.
-    - `asymmetry`: the metric-aware asymmetry of the field, $|HJ - (HJ)^\\top| / (2|HJ|)$, by random probes; 0 for a
-        gradient.
-    - `examples`: how many states were tried.
-    """
-
-    passed: bool
-    worst_rise: float
-    asymmetry: float
-    examples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,18 +117,11 @@ class Certificate:
         - `key`: of the random states, Gaussian of standard deviation `scale`.
         - `examples`, `steps`: how many states, and how many steps from each.
         """
-        states = jax.vmap(lambda k: _draw(self.system, k, scale))(jr.split(key, examples))
-        return self.check_from(states, steps=steps)
+        return self.check_from(draw_states(self.system, key, examples, scale), steps=steps)
 
     def check_from(self, states: Any, *, steps: int = 16) -> Check:
         """Try descent and symmetry from given states, stacked on a first axis, and report the worst case."""
-        energies, probes = eqx.filter_jit(_trial)(self.system, self.form or self.system, states, steps)
-        largest = jnp.max(jnp.abs(energies), axis=1)
-        rise = float(jnp.max(jnp.max(jnp.diff(energies, axis=1), axis=1) / jnp.where(largest > 0, largest, 1.0)))
-        asymmetry = _asymmetry(probes)
-        eps = float(jnp.finfo(energies.dtype).eps)
-        passed = rise <= 64 * eps and asymmetry <= min(1e4 * eps, 0.1)
-        return Check(passed, rise, asymmetry, energies.shape[0])
+        return check_descent(self.system, self.form or self.system, states, steps)
 
     def __str__(self) -> str:
         proved = lambda yes, claim: f"proved ({claim})" if yes else "not proved"
@@ -288,71 +253,3 @@ def _flow_claim(memory: AssociativeMemory) -> str:
     if gained_layers(memory):
         return "C10"
     return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"
-
-
-# ---- The numerical trial ----------------------------------------------------------------------------------------
-
-
-def _visible(system: Block | SerialBlock):
-    block = system if isinstance(system, Block) else system.token
-    return block.potential.neurons
-
-
-def _draw(system: System, key: PRNGKey, scale: float) -> Any:
-    dtype = precision_of(system)
-    if not isinstance(system, AssociativeMemory):
-        return scale * jr.normal(key, _visible(system).shape, dtype)
-    keys = jr.split(key, len(system.neurons))
-    return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
-
-
-def _trial(system: System, form: System, states: Any, steps: int) -> tuple[Array, Array]:
-    """Energies of the form along explicit steps of the system, and both halves of a random antisymmetric probe."""
-    keys = jr.split(jr.key(0), jax.tree.leaves(states)[0].shape[0])
-    probes = jax.lax.map(lambda pair: _probe(system, form, *pair), (states, keys))
-    return jax.lax.map(lambda x: _trace(system, form, x, steps), states, batch_size=64), probes
-
-
-def _trace(system: System, form: System, start: Any, steps: int) -> Array:
-    if isinstance(system, SerialBlock):
-        return jnp.full(steps + 1, jnp.nan, start.dtype)
-    if isinstance(system, Block):
-        step = system.__call__
-    else:
-        dt = 0.01 * min(layer.tau for layer in system.neurons.values())
-        step = lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
-    energy: Any = form.energy  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.lax.scan(lambda x, _: (step(x), energy(x)), start, None, length=steps + 1)[1]
-
-
-def _probe(system: System, form: System, x: Any, key: PRNGKey) -> Array:
-    r"""$u \cdot HJv$ and $v \cdot HJu$ for random $u$ and $v$, equal where the field is a gradient."""
-    leaves, structure = jax.tree.flatten(x)
-    draws = ([jr.normal(k, a.shape, a.dtype) for k, a in zip(jr.split(k, len(leaves)), leaves)] for k in jr.split(key))
-    u, v = (_release(system, jax.tree.unflatten(structure, draw)) for draw in draws)
-    field = (lambda x: system(x) - x) if isinstance(system, SerialBlock) else system.force
-    first, second = (_inner(a, _metric(form, x, jax.jvp(field, (x,), (b,))[1])) for a, b in ((u, v), (v, u)))
-    return jnp.stack([first, second])
-
-
-def _metric(system: System, x: Any, v: Any) -> Any:
-    """H v, layer by layer."""
-    if isinstance(system, AssociativeMemory):
-        return {n: layer.lagrangian.hessian_vector_product(x[n], v[n]) for n, layer in system.neurons.items()}
-    return _visible(system).lagrangian.hessian_vector_product(x, v)
-
-
-def _release(system: System, v: Any) -> Any:
-    if isinstance(system, AssociativeMemory):
-        return {n: layer.release(v[n]) for n, layer in system.neurons.items()}
-    return _visible(system).release(v)
-
-
-def _inner(a: Any, b: Any) -> Array:
-    return sum(jnp.sum(p * q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b)))  # pyright: ignore
-
-
-def _asymmetry(probes: Array) -> float:
-    """|M - M^T| / (2|M|): the mean of (u.Mv - v.Mu)^2 is |M - M^T|^2, that of (u.Mv)^2 is |M|^2."""
-    first, second = np.asarray(probes, float).T
-    return float(np.sqrt(np.sum((first - second) ** 2) / max(2 * np.sum(first**2 + second**2), np.finfo(float).tiny)))

@@ -41,6 +41,7 @@ ORDER = (
     "_small_breaking",
     "_assumptions",
     "_contraction",
+    "_check",
     "_certificate",
     "_magnitude",
     "_symmetry",

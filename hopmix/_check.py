@@ -1,0 +1,153 @@
+"""Check: descent and symmetry of a system tried on numbers, and the worst case."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array
+
+from hopmix._assumptions import precision_of
+from hopmix._derive import Block, SerialBlock
+from hopmix._dynamics import velocity
+from hopmix._memory import AssociativeMemory
+from hopmix._rounding import energy_magnitude, rounding_unit
+from hopmix._types import PRNGKey
+
+System = Block | AssociativeMemory | SerialBlock
+
+
+class Check(NamedTuple):
+    """The worst case of a numerical check.
+
+    - `passed`: whether the energy never rose by more than rounding of its terms (`theory/C18-rounding.md`), and the
+        field was conservative up to rounding.
+    - `worst_rise`: the largest rise of the energy in one step, in units of the two energies compared; where that is
+        more than rounding of these, in units of their magnitudes, which count all terms. NaN where there is no energy.
+    - `asymmetry`: the metric-aware asymmetry of the field, $|HJ - (HJ)^\\top| / (2|HJ|)$, by random probes; 0 for a
+        gradient.
+    - `examples`: how many states were tried.
+    """
+
+    passed: bool
+    worst_rise: float
+    asymmetry: float
+    examples: int
+
+
+def draw_states(system: System, key: PRNGKey, examples: int, scale: float) -> Any:
+    """Gaussian states of this standard deviation, stacked on a first axis."""
+    return jax.vmap(lambda k: _draw(system, k, scale))(jr.split(key, examples))
+
+
+def check_descent(system: System, form: System, states: Any, steps: int) -> Check:
+    """Try descent and symmetry from given states.
+
+    **Arguments:**
+
+    - `system`: whose steps and forces are tried.
+    - `form`: whose energy and metric they are held against; the system itself, or its conservative form.
+    - `states`: stacked on a first axis.
+    - `steps`: how many from each state.
+    """
+    energies, probes = eqx.filter_jit(_trial)(system, form, states, steps)
+    rise = _worst_rise(system, form, energies, states)
+    asymmetry = _asymmetry(probes)
+    eps = float(jnp.finfo(energies.dtype).eps)
+    passed = rise <= rounding_unit(energies.dtype) and asymmetry <= min(1e4 * eps, 0.1)
+    return Check(passed, rise, asymmetry, energies.shape[0])
+
+
+def _worst_rise(system: System, form: System, energies: Array, states: Any) -> float:
+    """The largest relative rise along trajectories, of which these are the first states."""
+    values = np.asarray(energies, float)
+    rises = np.diff(values, axis=1)
+    sizes = np.abs(values[:, 1:]) + np.abs(values[:, :-1])
+    doubtful = rises > rounding_unit(energies.dtype) * sizes
+    examples = np.flatnonzero(np.any(doubtful, axis=1))
+    if examples.size:  # no energy is larger than its magnitude, which is asked for only where it may matter
+        few = jax.tree.map(lambda a: a[examples], states)
+        magnitudes = np.asarray(eqx.filter_jit(_magnitudes)(system, form, few, rises.shape[1]), float)
+        by_terms = magnitudes[:, 1:] + magnitudes[:, :-1]
+        sizes[examples] = np.where(doubtful[examples], by_terms, sizes[examples])
+    return float(np.max(rises / np.where(sizes > 0, sizes, 1.0)))
+
+
+def _visible(system: Block | SerialBlock):
+    block = system if isinstance(system, Block) else system.token
+    return block.potential.neurons
+
+
+def _draw(system: System, key: PRNGKey, scale: float) -> Any:
+    dtype = precision_of(system)
+    if not isinstance(system, AssociativeMemory):
+        return scale * jr.normal(key, _visible(system).shape, dtype)
+    keys = jr.split(key, len(system.neurons))
+    return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
+
+
+def _trial(system: System, form: System, states: Any, steps: int) -> tuple[Array, Array]:
+    """Energies along explicit steps from each state, and the two halves of a random antisymmetric probe."""
+    keys = jr.split(jr.key(0), jax.tree.leaves(states)[0].shape[0])
+    probes = jax.lax.map(lambda pair: _probe(system, form, *pair), (states, keys))
+    # Small systems side by side; of large ones one fills the cache.
+    together = max(1, min(64, 2**16 // sum(a[0].size for a in jax.tree.leaves(states))))
+    return jax.lax.map(lambda x: _trace(system, form, x, steps), states, batch_size=together), probes
+
+
+def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
+    if isinstance(system, SerialBlock):
+        return jnp.full(steps + 1, jnp.nan, start.dtype)
+    return _along(system, form.energy, start, steps)
+
+
+def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> Array:
+    """The magnitudes of the energies along explicit steps from each state."""
+    return jax.lax.map(lambda x: _along(system, partial(energy_magnitude, form), x, steps), starts)
+
+
+def _along(system: Block | AssociativeMemory, function: Callable[[Any], Array], start: Any, steps: int) -> Array:
+    if isinstance(system, Block):
+        step = system.__call__
+    else:
+        dt = 0.01 * min(layer.tau for layer in system.neurons.values())
+        step = lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
+    return jax.lax.scan(lambda x, _: (step(x), function(x)), start, None, length=steps + 1)[1]
+
+
+def _probe(system: System, form: System, x: Any, key: PRNGKey) -> Array:
+    r"""$u \cdot HJv$ and $v \cdot HJu$ for random $u$ and $v$, equal where the field is a gradient."""
+    leaves, structure = jax.tree.flatten(x)
+    draws = [jr.normal(k, (2, *a.shape), a.dtype) for k, a in zip(jr.split(key, len(leaves)), leaves)]
+    field = (lambda x: system(x) - x) if isinstance(system, SerialBlock) else system.force
+    both = jax.vmap(partial(_release, system))(jax.tree.unflatten(structure, draws))
+    pushed = jax.vmap(lambda v: _metric(form, x, jax.jvp(field, (x,), (v,))[1]))(both)  # the field itself once
+    swapped = jax.tree.map(lambda a: a[::-1], both)
+    return jax.vmap(_inner)(swapped, pushed)
+
+
+def _metric(system: System, x: Any, v: Any) -> Any:
+    """H v, layer by layer."""
+    if isinstance(system, AssociativeMemory):
+        return {n: layer.lagrangian.hessian_vector_product(x[n], v[n]) for n, layer in system.neurons.items()}
+    return _visible(system).lagrangian.hessian_vector_product(x, v)
+
+
+def _release(system: System, v: Any) -> Any:
+    if isinstance(system, AssociativeMemory):
+        return {n: layer.release(v[n]) for n, layer in system.neurons.items()}
+    return _visible(system).release(v)
+
+
+def _inner(a: Any, b: Any) -> Array:
+    return sum(jnp.sum(p * q) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b)))  # pyright: ignore
+
+
+def _asymmetry(probes: Array) -> float:
+    """|M - M^T| / (2|M|): the mean of (u.Mv - v.Mu)^2 is |M - M^T|^2, that of (u.Mv)^2 is |M|^2."""
+    first, second = np.asarray(probes, float).T
+    return float(np.sqrt(np.sum((first - second) ** 2) / max(2 * np.sum(first**2 + second**2), np.finfo(float).tiny)))
