@@ -283,7 +283,7 @@ def test_implicit_gradients_are_those_of_the_unrolled_steps(getkey):
 
     implicit = jax.jit(jax.grad(settled))(up(block))
     assert_close(implicit, jax.jit(jax.jacfwd(unrolled))(up(block)), 1e-9)
-    assert_close(implicit, differences(unrolled, up(block)), 1e-7)
+    assert_close(implicit, differences(unrolled, up(block), 1e-4), 1e-7)
     start = jax.grad(lambda x: jnp.sum(weights * settle(block, x)[0]))(x)
     assert not jnp.any(start)
 

@@ -72,6 +72,7 @@ def test_memories_are_conservative_by_default(data):
     assert_conservative(memory.force, state, activation=memory.activations)
 
 
+@settings(max_examples=25)
 @given(st.data(), st.sampled_from(["symmetric", "free"]))
 def test_memories_are_of_the_kind_asked_for(data, kind):
     memory = data.draw(memories(kind=kind, dtype=jnp.float32))
