@@ -261,7 +261,8 @@ def _settle(system: System, start: Any, step: float | None, rtol: float, atol: f
 
     state, walk = implicit_root(residual, start, find)
     finite = _all(jax.tree.map(jnp.isfinite, (walk.x, walk.force)))
-    result = optx.RESULTS.where(walk.stuck, optx.RESULTS.stagnation, optx.RESULTS.nonlinear_max_steps_reached)
+    stuck: Any = optx.RESULTS.stagnation  # inherited, which type checkers do not see
+    result = optx.RESULTS.where(walk.stuck, stuck, optx.RESULTS.nonlinear_max_steps_reached)
     result = optx.RESULTS.where(_at_rest(system, walk, rtol, atol), optx.RESULTS.successful, result)
     result = optx.RESULTS.where(finite, result, optx.RESULTS.nonfinite)
     speeds = jax.tree.map(lambda force, tau: jnp.max(jnp.abs(force / tau)), walk.force, _taus(system))
@@ -321,7 +322,10 @@ def _taus(system: System) -> Any:
 
 def _lengths(system: System, step: float | None) -> Any:
     """By what a force is multiplied in one explicit step."""
-    return system.step if isinstance(system, Block) else {name: step / n.tau for name, n in system.neurons.items()}
+    if isinstance(system, Block):
+        return system.step
+    assert step is not None
+    return {name: step / neurons.tau for name, neurons in system.neurons.items()}
 
 
 def _calls(system: System) -> int:

@@ -73,12 +73,12 @@ def spoil(tree: Any, bad: Bool[Array, ""]) -> Any:
 def fixed_point(sweep: Callable[[Any], Any], start: Any) -> tuple[Any, Bool[Array, ""]]:
     r"""The fixed point that sweeps $x \leftarrow S(x)$ reach from a start, differentiated implicitly.
 
-    Sweeps go on until those that are left can't matter: with moves that shrink by $\rho$ in each, the last one by
-    $\delta$, the way left is $\rho\,\delta/(1 - \rho)$, which is to be at most 100 units in the last place. Where 4096
-    do not suffice, Newton's method finishes, so that slow contractions are as exact as fast ones: what is left is
-    rounding, which any method blows up by $1/(1 - \rho)$. Its last step, about the error, must be small (ten times the
-    square root of a unit in the last place), and the point must attract sweeps: $|S'(x)^k| < 1$ for a $k$ up to
-    $2^{16}$.
+    Sweeps go on until they move the largest entry by at most 16 units in its last place, and those that are left can't
+    matter: where moves shrink by $\rho$ in each sweep, and the last one is $\delta$, the way left is
+    $\rho\,\delta/(1 - \rho)$, which is to be at most 100 such units. Where 4096 sweeps do not suffice, Newton's method
+    finishes, so that slow contractions are as exact as fast ones: what is left is rounding, which any method blows up
+    by $1/(1 - \rho)$. Its last step, about the error, must be small (ten times the square root of a unit in the last
+    place), and the point must attract sweeps: $|S'(x)^k| < 1$ for a $k$ up to $2^{16}$.
 
     **Returns:** the fixed point, which is NaN, with derivatives of NaN, where sweeps do not come to rest; and whether
     they do.
@@ -98,22 +98,25 @@ class _Walk(NamedTuple):
     left: Scalar
     windows: Array
 
-    def is_close(self, precision: float) -> Bool[Array, ""]:
-        """Whether the way that is left is at most this part of the state, which is finite."""
+    @property
+    def is_close(self) -> Bool[Array, ""]:
+        """Whether moves are rounding, and the way that is left is small, in units of the state, which is finite."""
         size = _largest(self.x)
-        return (self.left <= precision * size) & jnp.isfinite(size)
+        unit = float(jnp.finfo(size.dtype).eps) * size
+        # Both: a fast error that has just gone hides a slow one from the rate, and the rate sees what moves do not.
+        return (self.move <= 16 * unit) & (self.left <= 100 * unit) & jnp.isfinite(size)
 
 
 def _find(sweep: Map, residual: Map, start: Vector) -> tuple[Vector, Bool[Array, ""]]:
-    precision = 100 * float(jnp.finfo(start.dtype).eps)
-    walk = _walk(sweep, start, precision)
-    close = walk.is_close(precision)
+    walk = _walk(sweep, start)
+    close = walk.is_close
     x, error = _newton(residual, walk.x, ~close)
-    exact = (error <= precision**0.5 * _largest(x)) & (_largest(residual(x)) <= 10 * precision * _largest(x))
+    eps = float(jnp.finfo(start.dtype).eps)
+    exact = (error <= 10 * eps**0.5 * _largest(x)) & (_largest(residual(x)) <= 1000 * eps * _largest(x))
     return x, close | (exact & _attracts(residual, x, ~close))
 
 
-def _walk(sweep: Map, start: Vector, precision: float) -> _Walk:
+def _walk(sweep: Map, start: Vector) -> _Walk:
     def once(_, carry):
         x, move = carry
         swept = sweep(x)
@@ -126,7 +129,7 @@ def _walk(sweep: Map, start: Vector, precision: float) -> _Walk:
         return _Walk(x, move, jnp.where(move == 0, jnp.zeros_like(left), left), walk.windows + 1)
 
     def goes_on(walk: _Walk) -> Bool[Array, ""]:
-        return ~walk.is_close(precision) & jnp.all(jnp.isfinite(walk.x)) & (walk.windows < SWEEPS // WINDOW)
+        return ~walk.is_close & jnp.all(jnp.isfinite(walk.x)) & (walk.windows < SWEEPS // WINDOW)
 
     unknown = jnp.full((), jnp.nan, start.dtype)  # the first window has no rate
     return jax.lax.while_loop(goes_on, window, _Walk(start, unknown, unknown, jnp.zeros((), int)))
