@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._derive import Block
+from hopmix._derive import Block, SerialBlock
 from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Sigmoid, Tanh
 from hopmix._lagrangian_groups import GhostMax, LayerNorm, Softmax, SphericalNorm
-from hopmix._memory import Neurons
+from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._pseudo_energy import with_tied_weights
 from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
 from hopmix._types import Layer
@@ -71,7 +71,7 @@ class BreakingBound(NamedTuple):
         return self.times > 1
 
 
-def breaking_bound(block: Block, x: Layer) -> BreakingBound:
+def breaking_bound(block: Block | SerialBlock | AssociativeMemory, x: Any) -> BreakingBound:
     r"""The breaking up to which the rest near a state is proved to persist and to stay stable,
 
     $$c = \max_{P, R}\,\min\left\{\frac{m - kR}{b_1},\ \frac{R\,(m - kR/2) - \rho}{b_0 + R\,b_1}\right\}.$$
@@ -81,7 +81,7 @@ def breaking_bound(block: Block, x: Layer) -> BreakingBound:
 
     **Arguments:**
 
-    - `block`: with leak > 0 and any weights. Hidden layers are each joined with the visible one by a
+    - `block`: a `Block` with leak > 0 and any weights. Hidden layers are each joined with the visible one by a
         `Dense`, `TokenMixing` or `ChannelMixing`, and are `Quadratic`, `GELU`, `Tanh`, `Sigmoid`,
         `Softmax` or `GhostMax`. The visible layer is one of these that is convex, a `LayerNorm` or a
         `SphericalNorm`. Nothing is proved of others.
@@ -94,6 +94,8 @@ def breaking_bound(block: Block, x: Layer) -> BreakingBound:
 
     **Source:** hopmix; `theory/C16-small-breaking.md`.
     """
+    if not isinstance(block, Block):
+        return _nothing(f"{type(block).__name__} is not covered; take a Block")
     why = _not_covered(block)
     if why:
         return _nothing(why)
@@ -136,7 +138,7 @@ def breaking_size(block: Block) -> float:
 def _not_covered(block: Block) -> str:
     """Why nothing is known of a block; empty where something is."""
     if type(block) is not Block:
-        return f"{type(block).__name__} is not covered; take a Block"
+        return f"{type(block).__name__} may override any method of a Block"
     if block.leak == 0:
         return "without a leak there is no rest; behind a norm, take the block with leak 1 (C04)"
     return _foreign_synapse(block) or _foreign_hidden(block) or _foreign_visible(block)

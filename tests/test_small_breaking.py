@@ -30,6 +30,7 @@ from hopmix import (
     Neurons,
     Quadratic,
     ReLU,
+    SerialBlock,
     Sigmoid,
     Softmax,
     SphericalNorm,
@@ -306,6 +307,14 @@ def test_attention_and_subclasses_are_not_covered(getkey):
 
     block = pair(LINEAR, UNIT)
     assert "Other" in breaking_bound(Other(block.potential, 1.0), jnp.ones(4)).reason
+
+
+def test_memories_and_serial_blocks_are_not_covered():
+    block = pair(LINEAR, UNIT)
+    memory = block.potential.memory
+    state = {name: jnp.ones(layer.shape) for name, layer in memory.neurons.items()}
+    assert "AssociativeMemory" in breaking_bound(memory, state).reason
+    assert "SerialBlock" in breaking_bound(SerialBlock(block, block), jnp.ones(4)).reason
 
 
 def test_a_large_jacobian_is_not_formed(monkeypatch):

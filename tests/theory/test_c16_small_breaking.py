@@ -1,6 +1,6 @@
 """C16: small breaking keeps a stable rest, and the residual bounds the attractor. `theory/C16-small-breaking.md`."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 import math
 
