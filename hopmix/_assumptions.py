@@ -250,7 +250,7 @@ def free_groups(name: str, neurons: Neurons) -> list[Assumption]:
     if not is_known(neurons.lagrangian):
         unknown = f"{reason}, and which units {_foreign(neurons.lagrangian)} couples is not known"
         return [Assumption(statement, "unknown", unknown)]
-    axes = [part.axes for part in neurons.lagrangian.parts if hasattr(part, "axes")]  # pyright: ignore
+    axes = [part.axes for part in neurons.lagrangian.parts if not part.is_elementwise]  # pyright: ignore
     whole = all(np.array_equal(mask.any(axis=a), mask.all(axis=a)) for a in axes)
     return [Assumption(statement, "holds" if whole else "fails", reason)]
 

@@ -71,8 +71,7 @@ def is_known(lagrangian: AbstractLagrangian) -> bool:
 
 def is_elementwise(lagrangian: AbstractLagrangian) -> bool:
     """Whether a Lagrangian of hopmix is a sum over single units."""
-    units = ELEMENTWISE | {Gained}
-    return is_known(lagrangian) and all(type(part) in units for part in lagrangian.parts)
+    return is_known(lagrangian) and all(part.is_elementwise for part in lagrangian.parts)
 
 
 def foreign_parts(system: Any) -> list[str]:

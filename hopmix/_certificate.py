@@ -31,6 +31,7 @@ from hopmix._concavity import concavity_bound
 from hopmix._conservative_form import conservative_form, gained_layers
 from hopmix._derive import Block, SerialBlock
 from hopmix._memory import AssociativeMemory
+from hopmix._small_breaking import BreakingBound, breaking_bound
 from hopmix._softness import safe_step
 from hopmix._types import Layer, PRNGKey, Scalar
 
@@ -105,6 +106,13 @@ class Certificate:
         if not isinstance(block, Block) or math.isnan(self.step_bound) or not self.concavity:
             return self.step_bound
         return max(self.step_bound, safe_step(block, x, self.concavity))
+
+    def breaking_bound(self, x: Layer) -> BreakingBound:
+        r"""Up to which $|V - W^\top|$ the rest at a state is proved to persist and to stay stable: `breaking_bound`.
+
+        **Source:** `theory/C16-small-breaking.md`.
+        """
+        return breaking_bound(self.system, x)
 
     def check(self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0) -> Check:
         r"""Try descent and symmetry on random states, and report the worst case.

@@ -245,7 +245,8 @@ class Block(eqx.Module):
         if layers or synapses:
             raise ValueError(
                 f"The block takes states of shape {shape}, got {x.shape}, and {', '.join(layers + synapses)} does not "
-                "allow a token-major batch (axes (0, -1) or (-1,) of a norm do); batch with `jax.vmap`."
+                "allow a token-major batch (axes (0, -1) or (-1,) of a norm do, and `is_elementwise`); batch with "
+                "`jax.vmap`."
             )
 
     def _gates(self, x: Layer, key: PRNGKey | None) -> list[dict[str, Layer] | None]:
@@ -258,8 +259,11 @@ class Block(eqx.Module):
 
 
 def _takes_batch(neurons: Neurons) -> bool:
-    axes = [getattr(part, "axes", "elementwise") for part in neurons.lagrangian.parts]
-    return all(a == "elementwise" or (len(neurons.shape) > 1 and a in ((0, -1), (-1,))) for a in axes)
+    """Whether no unit of a layer is joined with those of other examples, whose axis stands after the first."""
+    if all(part.is_elementwise for part in neurons.lagrangian.parts):
+        return True
+    grouped = [part for part in neurons.lagrangian.parts if not part.is_elementwise]
+    return len(neurons.shape) > 1 and all(getattr(part, "axes", None) in ((0, -1), (-1,)) for part in grouped)
 
 
 class SerialBlock(eqx.Module):

@@ -1,5 +1,7 @@
 """Gained: elementwise units that send out their activation with a gain each."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ class Gained(AbstractLagrangian):
     **Source:** `theory/C10-pseudo-energy.md`.
     """
 
+    is_elementwise: ClassVar[bool] = True
     lagrangian: AbstractLagrangian
     gains: Layer
 

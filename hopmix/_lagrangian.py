@@ -11,6 +11,7 @@ norm are in `hopmix._lagrangian_groups`.
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -42,7 +43,12 @@ class AbstractLagrangian(eqx.Module):
 
     Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
     and `energy_summands` where a closed form is known.
+
+    - `is_elementwise`: whether it is a sum over single units. Others take a token-major batch only if they have `axes`
+        that allow it; what does not say so is taken to join all of its units.
     """
+
+    is_elementwise: ClassVar[bool] = False
 
     __array_ufunc__ = None  # so that a NumPy number times a Lagrangian asks the Lagrangian
 
@@ -217,6 +223,8 @@ class Quadratic(AbstractLagrangian):
     **Source:** Krotov & Hopfield 2020 (arXiv 2008.06996).
     """
 
+    is_elementwise: ClassVar[bool] = True
+
     @property
     def curvature(self) -> tuple[float, float]:
         return 1.0, 1.0
@@ -243,6 +251,8 @@ class ReLU(AbstractLagrangian):
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), the rectified polynomial with $n = 2$.
     """
+
+    is_elementwise: ClassVar[bool] = True
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -276,6 +286,8 @@ class RePU(AbstractLagrangian):
 
     **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164).
     """
+
+    is_elementwise: ClassVar[bool] = True
 
     power: int = eqx.field(static=True)
 
@@ -315,6 +327,8 @@ class GELU(AbstractLagrangian):
 
     **Source:** arXiv 2406.12220, code of the authors; bounds in Hendrycks & Gimpel (arXiv 1606.08415).
     """
+
+    is_elementwise: ClassVar[bool] = True
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -363,6 +377,8 @@ class Exponential(AbstractLagrangian):
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929).
     """
 
+    is_elementwise: ClassVar[bool] = True
+
     beta: ScalarLike = 1.0
 
     def __check_init__(self):
@@ -399,6 +415,8 @@ class Tanh(AbstractLagrangian):
 
     **Source:** Hopfield 1984 (graded responses).
     """
+
+    is_elementwise: ClassVar[bool] = True
 
     beta: ScalarLike = 1.0
 
@@ -440,6 +458,8 @@ class Sigmoid(AbstractLagrangian):
 
     **Source:** Hopfield 1984 (graded responses).
     """
+
+    is_elementwise: ClassVar[bool] = True
 
     beta: ScalarLike = 1.0
 

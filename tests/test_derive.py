@@ -32,9 +32,11 @@ from helpers import (
 
 from hopmix import (
     GELU,
+    AbstractLagrangian,
     AssociativeMemory,
     Bias,
     Block,
+    ChannelMixing,
     Coupling,
     Dense,
     LayerNorm,
@@ -640,3 +642,40 @@ def test_a_block_works_on_any_number_of_axes(getkey):
     assert_close(block(x), x + 0.5 * gradient_force(block, x))
     batch = normal(getkey(), (5, 3))
     assert_close(block(batch), jnp.stack([block(batch[:, i]) for i in range(3)], axis=1))
+
+
+class Radial(AbstractLagrangian):
+    """A user's Lagrangian that joins all units, and one that does not."""
+
+    curvature = (0.0, 1e3)
+
+    def __call__(self, x):
+        return jnp.sqrt(jnp.sum(x**2) + 1e-6)
+
+    def activation(self, x):
+        return x / jnp.sqrt(jnp.sum(x**2) + 1e-6)
+
+
+class Independent(AbstractLagrangian):
+    is_elementwise = True
+    curvature = (1.0, 1.0)
+
+    def __call__(self, x):
+        return 0.5 * jnp.sum(x**2)
+
+    def activation(self, x):
+        return x
+
+
+def test_what_joins_units_in_an_unknown_way_takes_no_batch(getkey):
+    """Its units would be joined with those of the other examples."""
+    x = normal(getkey(), (3, 7, 4))
+    for lagrangian, takes in ((Independent(), True), (Radial(), False), (0.5 * Radial() + Quadratic(), False)):
+        neurons = {"x": Neurons(lagrangian, (3, 4)), "h": Neurons(ReLU(), (3, 5))}
+        synapses = {"s": ChannelMixing(Coupling(normal(getkey(), (5, 4))))}
+        block = derive_block(AssociativeMemory(neurons, synapses, {"s": ("x", "h")}), ["h"])
+        if takes:
+            assert_close(block(x), jax.vmap(block, 1, 1)(x))
+        else:
+            with pytest.raises(ValueError, match=r"layer 'x' does not allow a token-major batch .*is_elementwise"):
+                block(x)
