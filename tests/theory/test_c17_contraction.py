@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, normal
+from helpers import assert_close, cast, normal
 
 from hopmix import (
     GELU,
@@ -256,15 +256,31 @@ def test_no_jacobian_is_steeper_than_the_constant(part, getkey):
     assert steepest(block, states.at[0].set(0.0)) <= constant * (1 + 1e-9)  # joined layers come to rest to 1e-12
 
 
-def test_distances_to_one_pattern_pull_by_a_constant():
-    r"""One pattern: $F = \xi - g$, and the step is $(1 - 2\eta)\,x + \eta\xi$."""
-    block = tokens(
-        Neurons(Quadratic(), (2,)),
-        {"m": HopfieldMemory(jnp.ones((1, 2)), Softmax(), "distance")},
-        {"m": ("x",)},
-        step=0.3,
-    )
+@pytest.mark.parametrize("patterns, slopes", [([[1.0]], [-1.0]), ([[1.0], [-1.0]], [-1.0, 0.5])])
+def test_distances_pull_by_a_spread_less_one(patterns, slopes):
+    r"""One pattern: $F = \xi - g$. Two at $\pm 1$: $F' = \beta - 1$ between them, and nearly -1 far away."""
+    memory = HopfieldMemory(jnp.asarray(patterns), Softmax(1.5), "distance")
+    block = tokens(Neurons(Quadratic(), (1,)), {"m": memory}, {"m": ("x",)}, step=0.3)
+    assert contraction_rate(block) == pytest.approx(max(abs(0.7 + 0.3 * slope) for slope in slopes), rel=1e-12)
+    reached = steepest(block, jnp.zeros((1, 1)))
+    assert float(reached) == pytest.approx(contraction_rate(block), rel=1e-12)
+
+
+def test_a_scale_on_the_way_in_alone_counts_once():
+    """T = W^T W (x / 2), where W^T W has norm 0.8: no square of the scale."""
+    affine = Affine(jnp.full(2, 0.5), jnp.zeros(2), conservative=False)
+    block = one(Quadratic(), Quadratic(), math.sqrt(0.8) * jnp.eye(2), layer={"affine": affine})
     assert contraction_rate(block) == pytest.approx(0.4, rel=1e-12)
+    assert float(steepest(block, jnp.zeros((1, 2)))) == pytest.approx(0.4, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_the_rate_of_other_precisions(dtype, getkey):
+    """That of the weights as they are stored."""
+    block = one(Quadratic(), Tanh(), with_norm(normal(getkey(), (4, 5)), 0.7), 0.01 * normal(getkey(), (5, 4)))
+    narrow = cast(block, dtype)
+    assert contraction_rate(narrow) == pytest.approx(contraction_rate(cast(narrow, jnp.float64)), rel=2e-2)
+    assert contraction_rate(narrow) < 1
 
 
 def test_held_entries_do_not_matter(getkey):
