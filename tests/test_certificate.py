@@ -363,7 +363,7 @@ def test_of_an_energy_transformer_the_flow_and_small_steps_are_proved(getkey):
     assert careful.step_claim == "C13"
     assert isinstance(careful.system, Block)
     potential = careful.system.potential
-    x = normal(getkey(), potential.neurons.shape)
+    x = LayerNorm((-1,)).activation(normal(getkey(), potential.neurons.shape))  # each token of spread 1, not 0
     assert careful.step_bound_at(x) > 10 * careful.step_bound
     (attention,) = (s for s in potential.memory.synapses.values() if isinstance(s, Attention))
     assert_close(careful.concavity, float(attention.concavity(len(x))))

@@ -291,7 +291,7 @@ def test_gradients_reach_the_weights(getkey):
 
 def test_a_symmetric_perturbation_leaves_the_rotation_of_the_product_unchanged(getkey):
     """Adding a tied part to a coupling (more hidden units with v = w) adds a symmetric matrix to M."""
-    v, w, more = normal(getkey(), (6, 4)), normal(getkey(), (4, 6)), normal(getkey(), (5, 6))
+    v, w, more = normal(getkey(), (6, 4)), normal(getkey(), (4, 6)), 3 * normal(getkey(), (5, 6))  # the larger part
     wider = couple(jnp.concatenate([v, more.T], axis=1), jnp.concatenate([w, more]))
     antisymmetric = lambda c: 0.5 * (1 - measure_asymmetry(c).symmetry_score) * jnp.sum((c.down @ c.up) ** 2)
     assert_close(antisymmetric(wider), antisymmetric(couple(v, w)), 1e-10)
