@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
+from hopmix._magnitude import in_own_units, norm, root, working
 from hopmix._types import Scalar
 
 
@@ -54,15 +55,18 @@ def breaking_rate(coupling: Coupling, gradient: Coupling) -> Scalar:
 
     **Source:** hopmix, claim C11 (`theory/C11-breaking.md`).
     """
-    gap, velocity = coupling.down - coupling.up.T, breaking_velocity(coupling, gradient)
-    size, norm = jnp.linalg.norm(gap), jnp.linalg.norm(coupling.up)
+    velocity = working(breaking_velocity(coupling, gradient), "gradient")
+    up, down = working(coupling.up, "up"), working(coupling.down, "down")
+    gap = down - up.T
+    size_gap, size_up = norm(gap), norm(up)
     # A compiled program may leave rounding where V = W^T: a gap without a direction counts as none.
-    apart = size > 4 * jnp.finfo(gap.dtype).eps * norm
-    along = jnp.sum(gap * velocity) / jnp.where(apart, size, 1)
-    growth = jnp.where(apart, along, jnp.linalg.norm(velocity)) / norm
-    if gradient.up is None:
-        return growth
-    return growth + size * jnp.sum(coupling.up * gradient.up) / norm**3
+    apart = size_gap > 4 * jnp.finfo(coupling.up.dtype).eps * size_up
+    along = jnp.sum(gap / jnp.where(apart, size_gap, 1) * velocity)
+    growth = jnp.where(apart, along, norm(velocity)) / size_up
+    if gradient.up is not None:
+        stretch = jnp.sum(up / size_up * working(gradient.up, "gradient")) / size_up
+        growth = growth + size_gap / size_up * stretch
+    return growth.astype(coupling.up.dtype)
 
 
 def product_gradient(coupling: Coupling, gradient: Float[Array, "visible visible"]) -> Coupling:
@@ -102,7 +106,14 @@ def unit_balance(coupling: Coupling) -> Float[Array, " hidden"]:
 
     **Source:** Du, Hu & Lee 2018 (arXiv 1806.00900); claim C11 (`theory/C11-breaking.md`).
     """
-    return jnp.sum(coupling.up**2, axis=1) - jnp.sum(coupling.down**2, axis=0)
+    long_w, long_v = (_lengths(working(rows, "weights")) for rows in (coupling.up, coupling.down.T))
+    # By the third binomial formula large squares have no difference that is not a number.
+    return ((long_w - long_v) * (long_w + long_v)).astype(coupling.up.dtype)
+
+
+def _lengths(a: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
+    rows = in_own_units(a)
+    return rows.sizes * root(jnp.sum(rows.entries**2, axis=1))
 
 
 def _check(coupling: Coupling, gradient: Coupling):

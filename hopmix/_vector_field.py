@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._magnitude import largest, root
+from hopmix._magnitude import largest, root, working
 from hopmix._types import Layer, PRNGKey, Scalar
 
 Field: TypeAlias = Callable[[Layer], Layer]
@@ -54,11 +54,17 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
             f"The Jacobian of a state of {x.size:,} entries would have {x.size**2:,}; up to {LARGEST:,} entries are "
             "exact, use `estimate_field_asymmetry(f, x, lagrangian, key=key)`."
         )
-    jacobian = jax.jacfwd(f)(x).reshape(x.size, x.size)
+    jacobian = _in_units_of_largest(jax.jacfwd(f)(x).reshape(x.size, x.size))
     if lagrangian is not None:
-        jacobian = jax.jacfwd(lagrangian.activation)(x).reshape(x.size, x.size) @ jacobian
-    jacobian = jacobian / largest(jacobian)
-    return root(jnp.sum((jacobian - jacobian.T) ** 2)) / (2 * root(jnp.sum(jacobian**2)))
+        metric = _in_units_of_largest(jax.jacfwd(lagrangian.activation)(x).reshape(x.size, x.size))
+        jacobian = _in_units_of_largest(metric @ jacobian)
+    asymmetry = root(jnp.sum((jacobian - jacobian.T) ** 2)) / (2 * root(jnp.sum(jacobian**2)))
+    return asymmetry.astype(x.dtype)
+
+
+def _in_units_of_largest(a: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+    a = working(a, "f")
+    return a / largest(a)
 
 
 class Estimate(NamedTuple):
@@ -99,19 +105,21 @@ def estimate_field_asymmetry(
 
     def probe(key: PRNGKey) -> Float[Array, " 3"]:
         direction = jr.rademacher(key, x.shape, x.dtype)
-        both = jnp.stack(_products(f, x, lagrangian, direction))
-        forwards, backwards = both / largest(both)  # in units of this, squares stay in float32
-        whole = 0.5 * (jnp.sum(forwards**2) + jnp.sum(backwards**2))
-        return jnp.stack([jnp.sum((forwards - backwards) ** 2), whole, jax.lax.stop_gradient(jnp.max(jnp.abs(both)))])
+        forwards, backwards = _products_in_units(f, x, lagrangian, direction)
+        unit = jnp.maximum(forwards.root, backwards.root)
+        ahead, behind = (part.entries * (part.root / unit) ** 2 for part in (forwards, backwards))
+        whole = 0.5 * (jnp.sum(ahead**2) + jnp.sum(behind**2))
+        return jnp.stack([jnp.sum((ahead - behind) ** 2), whole, unit])
 
     gaps, wholes, sizes = jax.lax.map(probe, jr.split(key, probes)).T
-    units = (sizes / largest(sizes)) ** 2
+    units = (sizes / largest(sizes)) ** 4
     gaps, wholes = gaps * units, wholes * units
     gap, whole = jnp.mean(gaps), jnp.mean(wholes)
     value = 0.5 * root(gap / whole)
     # The logarithm of a ratio has the variance of the difference of its parts, each in units of its mean.
     relative = gaps / jnp.where(gap > 0, gap, 1) - wholes / whole
-    return Estimate(value, 0.5 * value * jnp.std(relative, ddof=1) / math.sqrt(probes))
+    stderr = 0.5 * value * jnp.std(relative, ddof=1) / math.sqrt(probes)
+    return Estimate(value.astype(x.dtype), stderr.astype(x.dtype))
 
 
 class Split(NamedTuple):
@@ -144,7 +152,7 @@ def helmholtz_split(f: Field, x: Layer, direction: Layer, lagrangian: AbstractLa
     """
     _check(f, x)
     forwards, backwards = _products(f, x, lagrangian, direction)
-    return Split(0.5 * (forwards + backwards), 0.5 * (forwards - backwards))
+    return Split(0.5 * forwards + 0.5 * backwards, 0.5 * forwards - 0.5 * backwards)
 
 
 def work_along(
@@ -166,7 +174,7 @@ def work_along(
     """
     _check(f, states[0])
     forces, activations = jax.vmap(f)(states), jax.vmap(_activation(lagrangian))(states)
-    steps = 0.5 * (forces[1:] + forces[:-1]) * jnp.diff(activations, axis=0)
+    steps = (0.5 * forces[1:] + 0.5 * forces[:-1]) * jnp.diff(activations, axis=0)
     pieces = jnp.sum(steps, axis=tuple(range(1, states.ndim)))
     return jnp.concatenate([jnp.zeros(1, pieces.dtype), jnp.cumsum(pieces)])
 
@@ -208,23 +216,56 @@ def loop_integral(
     if nodes < 3:
         raise ValueError(f"A loop needs nodes >= 3, got {nodes}; 64 is usual.")
 
-    def power(angle: Scalar) -> Scalar:
+    def move(angle: Scalar) -> tuple[Layer, Layer]:
         position = lambda angle: x + jnp.cos(angle) * first + jnp.sin(angle) * second
         activation = lambda angle: _activation(lagrangian)(position(angle))
-        return jnp.sum(f(position(angle)) * jax.jvp(activation, (angle,), (jnp.ones_like(angle),))[1])
+        return f(position(angle)), jax.jvp(activation, (angle,), (jnp.ones_like(angle),))[1]
 
-    powers = jax.vmap(power)(jnp.linspace(0, 2 * math.pi, nodes, endpoint=False, dtype=x.dtype))
-    size = jnp.sum(jnp.abs(powers))
+    angles = jnp.linspace(0, 2 * math.pi, nodes, endpoint=False, dtype=x.dtype)
+    forces, velocities = (working(part, "f") for part in jax.vmap(move)(angles))
+    # In units of the largest, a product of two large or two small numbers stays in range; so does the share.
+    unit_f, unit_v = largest(forces), largest(velocities)
+    powers = jnp.sum((forces / unit_f) * (velocities / unit_v), axis=tuple(range(1, forces.ndim)))
     work = jnp.sum(powers)
-    return Loop(2 * math.pi / nodes * work, work / jnp.where(size > 0, size, 1))
+    size = jnp.sum(jnp.abs(powers))
+    share = work / jnp.where(size > 0, size, 1)
+    return Loop((2 * math.pi / nodes * work * unit_f * unit_v).astype(x.dtype), share.astype(x.dtype))
 
 
 def _products(f: Field, x: Layer, lagrangian: AbstractLagrangian | None, direction: Layer) -> tuple[Layer, Layer]:
     """M times a direction, and its transpose times it."""
-    lift = (lambda v: v) if lagrangian is None else (lambda v: lagrangian.hessian_vector_product(x, v))
-    forwards = lift(jax.jvp(f, (x,), (direction,))[1])
-    (backwards,) = jax.vjp(f, x)[1](lift(direction))
+    forwards = _lift(x, lagrangian, jax.jvp(f, (x,), (direction,))[1])
+    (backwards,) = jax.vjp(f, x)[1](_lift(x, lagrangian, direction))
     return forwards, backwards
+
+
+class _InUnits(NamedTuple):
+    """Entries in units of the square of a root, which stays in range where the square may not."""
+
+    entries: Layer
+    root: Scalar
+
+
+def _products_in_units(
+    f: Field, x: Layer, lagrangian: AbstractLagrangian | None, direction: Layer
+) -> tuple[_InUnits, _InUnits]:
+    """M times a direction and its transpose times it, for a force and a metric of any size."""
+    pushed = jax.jvp(f, (x,), (direction,))[1]
+    forwards = _lift(x, lagrangian, pushed / largest(pushed))
+    lifted = _lift(x, lagrangian, direction)
+    (backwards,) = jax.vjp(f, x)[1](lifted / largest(lifted))
+    return _in_units(forwards, largest(pushed)), _in_units(backwards, largest(lifted))
+
+
+def _in_units(product: Layer, factor: Scalar) -> _InUnits:
+    product = working(product, "f")
+    own = largest(product)
+    return _InUnits(product / own, jnp.sqrt(own) * jnp.sqrt(working(factor, "f")))
+
+
+def _lift(x: Layer, lagrangian: AbstractLagrangian | None, vector: Layer) -> Layer:
+    """The metric times a vector."""
+    return vector if lagrangian is None else lagrangian.hessian_vector_product(x, vector)
 
 
 def _activation(lagrangian: AbstractLagrangian | None) -> Field:

@@ -163,7 +163,7 @@ def legend(report: Report, pairings: int) -> list[str]:
     if "pair" in kinds:
         lines.append(
             "cosine: of V and Wᵀ, 1 where tied; unit: of each hidden unit's outgoing and incoming weights, weighted "
-            "by their sizes."
+            "by their sizes. -1 is as symmetric as 1: V = -Wᵀ has cosines of -1 and the score 1."
         )
     lines.append("score: ⟨M, Mᵀ⟩/|M|² of M = VW, 1 where M is symmetric, -1 where it is antisymmetric.")
     if kinds - {"pair"}:
@@ -183,10 +183,22 @@ def _null_legend(kinds: Collection[str], pairings: int) -> list[str]:
     if not pairings:
         return []
     rows = ", of a square matrix with its rows in random order" if "square" in kinds else ""
-    return [
+    lines = [
         f"null, z, p: against {pairings} random pairings of the same hidden units{rows}; p is two-sided and at least "
-        f"{1 / (pairings + 1):.2g}."
+        f"{1 / (pairings + 1):.2g}. The layer counts as one of them, so that |z| is at most "
+        f"{pairings / math.sqrt(pairings + 1):.3g}."
     ]
+    if "pair" in kinds:
+        lines.append(
+            "Rescaling and turning hidden units (w to c w, v to v/c) keeps values, z and p of unit and score; of cosine "
+            "it keeps neither."
+        )
+    if "query-key" in kinds:
+        lines.append(
+            "Queries and keys are compared with random rotations of the singular basis of M: a change of basis of a head "
+            "keeps values, z and p."
+        )
+    return lines
 
 
 def omissions(report: Report) -> list[str]:

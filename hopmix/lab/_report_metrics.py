@@ -27,14 +27,15 @@ ASYMMETRY = (
         "cosine of V and Wᵀ",
         "⟨<i>V</i>, <i>W</i>ᵀ⟩ / (‖<i>V</i>‖ ‖<i>W</i>‖)",
         "−1 to 1",
-        "1 means that the way down is the way up up to one common factor; unrelated weights give about 0.",
+        "1 means that the way down is the way up up to one common factor, −1 that it is its opposite, which is as "
+        "symmetric; unrelated weights give about 0.",
     ),
     Metric(
         "relative_breaking",
         "relative breaking",
         "‖<i>V</i> − <i>W</i>ᵀ‖² / (‖<i>V</i>‖² + ‖<i>W</i>‖²)",
         "0 to 2",
-        "0 means tied, unrelated weights give about 1, opposite ones 2; it also sees differences of scale, so it can "
+        "0 means tied, unrelated weights give about 1, opposite ones (as symmetric as tied) 2; it also sees differences of scale, so it can "
         "overstate how far a block is from a gradient step.",
         logarithmic=True,
     ),
@@ -45,14 +46,16 @@ ASYMMETRY = (
         "Σ<sub>α</sub> ‖<i>v</i><sub>α</sub>‖ ‖<i>w</i><sub>α</sub>‖",
         "−1 to 1",
         "The cosine of each hidden unit's outgoing and incoming weights, averaged with the product of their norms; "
-        "rescaling a unit does not change its cosine, and 1 is enough for an energy to exist.",
+        "rescaling a unit does not change its cosine. 1 is enough for an energy to exist, and so is −1: <i>V</i> = "
+        "−<i>W</i>ᵀ is as symmetric as <i>V</i> = <i>W</i>ᵀ.",
     ),
     Metric(
         "symmetry_score",
         "symmetry score of VW",
         "⟨<i>M</i>, <i>M</i>ᵀ⟩ / ‖<i>M</i>‖²  with  <i>M</i> = <i>VW</i>",
         "−1 to 1",
-        "1 for a symmetric product, −1 for an antisymmetric one, about 0 for unrelated weights.",
+        "1 for a symmetric product (of <i>V</i> = <i>W</i>ᵀ and of <i>V</i> = −<i>W</i>ᵀ), −1 for an antisymmetric one, "
+        "about 0 for unrelated weights.",
     ),
     Metric(
         "breaking_ratio",
@@ -76,21 +79,21 @@ ASYMMETRY = (
         "unit cosine, 10 %",
         f"10 % quantile of {_COSINE}",
         "−1 to 1",
-        "A tenth of the hidden units is aligned less than this.",
+        "A tenth of the hidden units has a cosine below this; −1 is as symmetric as 1.",
     ),
     Metric(
         "median_unit_cosine",
         "unit cosine, median",
         f"median of {_COSINE}",
         "−1 to 1",
-        "The alignment of the typical hidden unit; 1 or −1 in all of them is what a conservative block needs.",
+        "The alignment of the typical hidden unit; 1 or −1 in each of them is enough for a block to be conservative.",
     ),
     Metric(
         "high_unit_cosine",
         "unit cosine, 90 %",
         f"90 % quantile of {_COSINE}",
         "−1 to 1",
-        "A tenth of the hidden units is aligned more than this.",
+        "A tenth of the hidden units has a cosine above this.",
     ),
     Metric(
         "conservative_distance",
