@@ -60,7 +60,7 @@ def breaking_rate(coupling: Coupling, gradient: Coupling) -> Scalar:
     gap = down - up.T
     size_gap, size_up = norm(gap), norm(up)
     # A compiled program may leave rounding where V = W^T: a gap without a direction counts as none.
-    apart = size_gap > 4 * jnp.finfo(coupling.up.dtype).eps * size_up
+    apart = size_gap > 4 * float(jnp.finfo(coupling.up.dtype).eps) * size_up
     along = jnp.sum(gap / jnp.where(apart, size_gap, 1) * velocity)
     growth = jnp.where(apart, along, norm(velocity)) / size_up
     if gradient.up is not None:

@@ -164,3 +164,34 @@ def test_single_precision_stays(getkey):
     gradient = product_gradient(coupling, normal(getkey(), (VISIBLE, VISIBLE), jnp.float32))
     for result in (breaking_velocity(coupling, gradient), breaking_rate(coupling, gradient), unit_balance(coupling)):
         assert result.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_rates_of_weights_of_any_scale(scale):
+    """In float32: the rate is that of float64, and a balance out of range is infinite or zero, never not a number."""
+    random = np.random.default_rng(0)
+    up, down, of_up, of_down = (random.normal(size=s) for s in ((3, 4), (4, 3)) * 2)
+    make = lambda up, down, scale, dtype: Coupling(
+        jnp.asarray(scale * up, dtype), jnp.asarray(scale * down, dtype), 0.0
+    )
+    expected = breaking_rate(make(up, down, 1.0, jnp.float64), make(of_up, of_down, 1.0, jnp.float64))
+    coupling = make(up, down, scale, jnp.float32)
+    for of_gradient in (scale, 1.0):
+        if 1e-8 < of_gradient / scale < 1e38:
+            rate = breaking_rate(coupling, make(of_up, of_down, of_gradient, jnp.float32))
+            assert_close(rate * np.float32(scale / of_gradient), expected, 1e-5)
+    tied = Coupling(coupling.up, coupling.up.T, 0.0)
+    expected = breaking_rate(make(up, up.T, 1.0, jnp.float64), make(of_up, of_down, 1.0, jnp.float64))
+    assert_close(breaking_rate(tied, make(of_up, of_down, scale, jnp.float32)), expected, 1e-5)
+    balance = np.sum(up**2, axis=1) - np.sum(down**2, axis=0)
+    with np.errstate(over="ignore", under="ignore"):
+        held = (scale**2 * balance).astype(np.float32)
+    np.testing.assert_allclose(unit_balance(coupling), held, rtol=1e-4, atol=1e-37)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_stays(dtype, getkey):
+    coupling = jax.tree.map(lambda a: a.astype(dtype), random_coupling(getkey, 0.0))
+    gradient = product_gradient(coupling, normal(getkey(), (VISIBLE, VISIBLE), dtype))
+    assert breaking_rate(coupling, gradient).dtype == dtype
+    assert unit_balance(coupling).dtype == dtype

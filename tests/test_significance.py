@@ -217,14 +217,14 @@ def test_a_null_keeps_what_it_says():
 
 def test_tied_and_opposite_weights_are_as_symmetric():
     """V = W^T and V = -W^T: cosines of 1 and -1, the same score, and the same p."""
-    _, _, w = draw(4)
-    tied, opposite = (ALL(sign * w.T, w) for sign in (1, -1))
-    assert_close((tied.value.unit_cosine, opposite.value.unit_cosine), (1.0, -1.0))
-    assert_close((tied.value.symmetry_score, opposite.value.symmetry_score), (1.0, 1.0))
-    for name in ("unit_cosine", "symmetry_score"):
-        assert_close((getattr(tied.p, name), getattr(opposite.p, name)), (0.05, 0.05))
-    assert tied.z.unit_cosine > 3
-    assert opposite.z.unit_cosine < -3
+    w = np.random.default_rng(4).normal(size=(16, 12))
+    both = lambda c: (indices(c)[1] / jnp.sum(c.up**2), score(c))
+    tied, opposite = (significance(couple(sign * w.T, w), both, key=jr.key(0), pairings=99) for sign in (1, -1))
+    assert_close((tied.value, opposite.value), ((1.0, 1.0), (-1.0, 1.0)))
+    assert_close((tied.p, opposite.p), ((0.01, 0.01), (0.01, 0.01)))
+    assert tied.z[0] > 5
+    assert opposite.z[0] < -5
+    assert tied.z[1] > 2
 
 
 # ---- Queries and keys -------------------------------------------------------------------------------------------

@@ -195,6 +195,50 @@ def test_fields_of_any_size_in_float32(size, getkey):
     assert_close(scaled.value, plain.value, 1e-5)
 
 
+SCALES = (1e-30, 1.0, 1e30)
+
+
+@pytest.mark.parametrize("of_field", SCALES)
+@pytest.mark.parametrize("of_metric", SCALES)
+def test_indices_of_fields_and_metrics_of_any_size(of_field, of_metric):
+    """In float32, where the product of both is out of range: those of NumPy in float64."""
+    random = np.random.default_rng(0)
+    a, x, first, second = (jnp.asarray(random.normal(size=s), jnp.float32) for s in ((6, 6), 6, 6, 6))
+    lagrangian = jnp.float32(of_metric) * Quadratic()
+    field = lambda x: jnp.float32(of_field) * (a @ x)
+    wide = np.asarray(a, float)
+    expected = np.linalg.norm(wide - wide.T) / (2 * np.linalg.norm(wide))
+    assert_close(field_asymmetry(field, x, lagrangian), expected, 1e-5)
+    signs = np.asarray(jax.vmap(lambda key: jr.rademacher(key, (6,), jnp.float32))(jr.split(jr.key(0), 32)), float)
+    gaps = np.sum((signs @ (wide - wide.T)) ** 2)
+    wholes = 0.5 * (np.sum((signs @ wide) ** 2) + np.sum((signs @ wide.T) ** 2))
+    found = estimate_field_asymmetry(field, x, lagrangian, key=jr.key(0))
+    assert_close(found.value, 0.5 * math.sqrt(gaps / wholes), 1e-5)
+    plain = estimate_field_asymmetry(lambda x: a @ x, x, key=jr.key(0))
+    assert_close(found.stderr, plain.stderr, 1e-4)
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    path = np.asarray(x)[None] + np.outer(np.cos(angles), first) + np.outer(np.sin(angles), second)
+    along = np.outer(-np.sin(angles), first) + np.outer(np.cos(angles), second)
+    powers = np.sum((path @ wide.T) * along, axis=1)
+    loop = loop_integral(field, x, first, second, lagrangian)
+    assert_close(loop.share, np.sum(powers) / np.sum(np.abs(powers)), 1e-4)
+    if of_field == of_metric == 1:
+        assert_close(loop.work, 2 * np.pi / 64 * np.sum(powers), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_one_dtype_in_the_same_out(dtype):
+    random = np.random.default_rng(0)
+    a, x, first, second = (jnp.asarray(random.normal(size=s), dtype) for s in ((6, 6), 6, 6, 6))
+    field = lambda x: a @ x
+    estimate = estimate_field_asymmetry(field, x, Quadratic(), key=jr.key(0))
+    found = (field_asymmetry(field, x, Quadratic()), *estimate, *loop_integral(field, x, first, second, Quadratic()))
+    assert {number.dtype for number in found} == {jnp.dtype(dtype)}
+    wide = np.asarray(a, float)
+    expected = np.linalg.norm(wide - wide.T) / (2 * np.linalg.norm(wide))
+    assert_close(found[0], expected, 2 * float(jnp.finfo(dtype).eps))
+
+
 def test_the_asymmetry_of_a_gradient_has_the_slope_zero(getkey):
     x = normal(getkey(), (5,))
     asymmetric = lambda a: field_asymmetry(lambda x: a @ x, x)

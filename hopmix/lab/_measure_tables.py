@@ -190,13 +190,13 @@ def _null_legend(kinds: Collection[str], pairings: int) -> list[str]:
     ]
     if "pair" in kinds:
         lines.append(
-            "Rescaling and turning hidden units (w to c w, v to v/c) keeps values, z and p of unit and score; of cosine "
-            "it keeps neither."
+            "Rescaling and turning hidden units (w to c w, v to v/c) keeps value, z and p of unit and score, and "
+            "none of them of cosine."
         )
     if "query-key" in kinds:
         lines.append(
-            "Queries and keys are compared with random rotations of the singular basis of M: a change of basis of a head "
-            "keeps values, z and p."
+            "Queries and keys are compared with random rotations of the singular basis of M, so that a change of "
+            "basis of a head keeps value, z and p."
         )
     return lines
 

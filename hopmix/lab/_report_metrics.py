@@ -35,8 +35,8 @@ ASYMMETRY = (
         "relative breaking",
         "‖<i>V</i> − <i>W</i>ᵀ‖² / (‖<i>V</i>‖² + ‖<i>W</i>‖²)",
         "0 to 2",
-        "0 means tied, unrelated weights give about 1, opposite ones (as symmetric as tied) 2; it also sees differences of scale, so it can "
-        "overstate how far a block is from a gradient step.",
+        "0 means tied, unrelated weights give about 1, opposite ones (as symmetric as tied) 2; it also sees "
+        "differences of scale, so it can overstate how far a block is from a gradient step.",
         logarithmic=True,
     ),
     Metric(
@@ -54,8 +54,8 @@ ASYMMETRY = (
         "symmetry score of VW",
         "⟨<i>M</i>, <i>M</i>ᵀ⟩ / ‖<i>M</i>‖²  with  <i>M</i> = <i>VW</i>",
         "−1 to 1",
-        "1 for a symmetric product (of <i>V</i> = <i>W</i>ᵀ and of <i>V</i> = −<i>W</i>ᵀ), −1 for an antisymmetric one, "
-        "about 0 for unrelated weights.",
+        "1 for a symmetric product (of <i>V</i> = <i>W</i>ᵀ and of <i>V</i> = −<i>W</i>ᵀ), −1 for an antisymmetric "
+        "one, about 0 for unrelated weights.",
     ),
     Metric(
         "breaking_ratio",
