@@ -47,9 +47,12 @@ def implicit_root(
     matrix of the size of the root squared.
     """
 
+    def as_float(leaf):
+        return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.float32)
+
     def find_floats(_, x):
         root, about = find(x)
-        return root, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), about)
+        return root, jax.tree.map(as_float, about)
 
     # JAX has derivatives only where all that is returned is a floating-point number.
     root, about = jax.lax.custom_root(residual, start, find_floats, solve_linear, has_aux=True)

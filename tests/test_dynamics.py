@@ -289,9 +289,11 @@ def test_implicit_gradients_are_those_of_the_unrolled_steps(getkey):
 
 
 def test_settling_that_does_not_converge_says_so_in_its_result(getkey):
-    settled = settle(contracting(getkey()), normal(getkey(), (5,)), rtol=1e-12, atol=1e-12, max_steps=2)
+    block = contracting(getkey())
+    settled = settle(block, normal(getkey(), (5,)), rtol=1e-12, atol=1e-12, max_steps=2)
     assert settled.result == optx.RESULTS.nonlinear_max_steps_reached
     assert settled.residual > 1e-6
+    assert_close(settled.residual, largest(velocity(block, settled.state)))
     assert settled.state.shape == (5,)
     assert re.match(r"Not settled after 2 steps \(The maximum number of steps .* Allow more steps", settled.sentence)
 
@@ -437,17 +439,19 @@ def test_what_is_called_rest_moves_no_faster_than_promised(taus, dtype, getkey):
         step = scale * min(layer.tau for layer in memory.neurons.values())
         settled = settle(memory, state, step=step, rtol=rtol, atol=1e-5, max_steps=4000)
         forces = memory.force(settled.state)
-        margins = []
+        margins, speeds, blurs = [], [], []
         for name, layer in memory.neurons.items():
-            x = np.abs(np.asarray(settled.state[name], np.float64))
-            allowed = min(layer.tau, 1.0) * (1e-5 + rtol * x)
+            x, force = (np.abs(np.asarray(a[name], np.float64)) for a in (settled.state, forces))
             # The force is computed anew, in another order: each of its terms is below 1 + |x|.
             rounding = 16 * float(jnp.finfo(dtype).eps) * (1 + x)
-            margins.append((np.abs(np.asarray(forces[name], np.float64)) - allowed) / rounding)
+            margins.append((force - min(layer.tau, 1.0) * (1e-5 + rtol * x)) / rounding)
+            speeds.append(np.max(force / layer.tau))
+            blurs.append(np.max(rounding / layer.tau))
         if settled.result == optx.RESULTS.successful:
             assert np.max(np.concatenate(margins)) <= 1
         else:
             assert np.max(np.concatenate(margins)) >= -1
+        assert abs(float(settled.residual) - max(speeds)) <= max(blurs)
         sentences.append(settled.sentence)
     if not taus:
         assert sentences[0].startswith("Settled after")
