@@ -38,8 +38,8 @@ CLAIMS: tuple[Claim, ...] = (
     c12_retrieval.CLAIM,
     c13_transformer.CLAIM,
     c14_imixer.CLAIM,
-    c16_small_breaking.CLAIM,
     c15_convergence.CLAIM,
+    c16_small_breaking.CLAIM,
     c17_contraction.CLAIM,
 )
 """In the order of their ids."""
