@@ -1,5 +1,6 @@
 """Strict numerics, reproducible randomness, and the material beside the repository that some tests need."""
 
+import itertools
 import os
 import secrets
 import shutil
@@ -37,6 +38,9 @@ CHECKS = {
 }
 hypothesis.settings.register_profile("fixed", max_examples=25, derandomize=True, **CHECKS)
 hypothesis.settings.register_profile("drawn", max_examples=100, derandomize=False, **CHECKS)
+
+
+FINISHED = itertools.count(1)
 
 
 def seeds() -> list[int]:
@@ -126,9 +130,21 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
 def free_compiled_programs():
-    """Compiled programs are kept for ever otherwise, and a long run ends up short of memory and of memory maps."""
-    yield
+    """They are kept for ever otherwise, and a long run ends up short of memory and of memory maps."""
     eqx.clear_caches()
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_at_the_end_of_a_file():
+    yield
+    free_compiled_programs()
+
+
+@pytest.fixture(autouse=True)
+def free_after_many_tests():
+    """Of one file too, where each of its tests runs for a hundred seeds."""
+    yield
+    if next(FINISHED) % 200 == 0:
+        free_compiled_programs()

@@ -38,8 +38,9 @@ def radial_gap(block: Block, x: Layer) -> Scalar:
 
 
 def homogeneous_gap(block: Block, x: Layer) -> Scalar:
-    """ReLU units without biases: radial and block's own energy."""
-    return _relative(radial_energy(block, x), block.energy(x))
+    """ReLU units without biases: radial and block's own energy, in units of the terms of both."""
+    size = jnp.sum(jnp.abs(x * block.activation(x)))
+    return jnp.abs(radial_energy(block, x) - block.energy(x)) / size
 
 
 def orthogonality_gap(block: Block, x: Layer) -> Scalar:
@@ -58,12 +59,13 @@ def split_gap(block: Block, x: Layer) -> Scalar:
 
 
 def margin_gap(block: Block, x: Layer) -> Scalar:
-    r"""Any weights: the rate of the tied energy at $t^*$ times the breaking, in units of that at none; 0 where
-    $t^* = \infty$."""
+    r"""Any weights: the rate of the tied energy at $t^*$ times the breaking, in units of $1 + t^*$ times that at none,
+    the size of what cancels; 0 where $t^* = \infty$."""
     tied, margin = with_tied_weights(block), descent_margin(block, x)
     finite = jnp.isfinite(margin)
     rate = lambda t: jax.jvp(tied.energy, (x,), (velocity(scale_breaking(block, t), x),))[1]
-    return jnp.where(finite, jnp.abs(rate(jnp.where(finite, margin, 0)) / rate(jnp.zeros_like(margin))), 0)
+    gap = jnp.abs(rate(jnp.where(finite, margin, 0)) / rate(jnp.zeros_like(margin)))
+    return jnp.where(finite, gap / (1 + margin), 0)
 
 
 def scale_breaking(block: Block, t: Scalar) -> Block:
