@@ -136,7 +136,7 @@ def _takes_gauge(measure: Measure, coupling: Coupling, key: PRNGKey) -> PyTree[B
     w = jr.normal(first, (hidden, visible), coupling.up.dtype)
     v = jr.normal(second, (visible, hidden), coupling.up.dtype)
     # Powers of four and their roots round nothing.
-    gauge = jnp.resize(jnp.asarray([1.0, -4.0, 16.0, -1.0, 4.0], w.dtype), hidden)
+    gauge = jnp.resize(jnp.asarray([1.0, -4.0, 16.0, -1.0, 4.0], w.dtype), (hidden,))
     before = measure(Coupling(w, v, 0.0))
     after = measure(Coupling(gauge[:, None] * w, v / gauge[None], 0.0))
     return jax.tree.map(_equal, before, after)

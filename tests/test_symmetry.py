@@ -1,6 +1,7 @@
 """Indices of asymmetry of weights: constructed cases with known values, invariances, null values, significance."""
 
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import jax
@@ -329,7 +330,7 @@ SINGLE = jax.jit(lambda v, w: measure_asymmetry(couple(v, w)))
 SINGLE_SPECTRUM = jax.jit(lambda v, w: (measure_spectrum(couple(v, w), leading=2), eigenvalues(couple(v, w))))
 
 
-def reference(v: np.ndarray, w: np.ndarray) -> dict[str, float]:
+def reference(v: np.ndarray, w: np.ndarray) -> dict[str, Any]:
     """By NumPy in float64, straight from the formulas, units one by one."""
     norm, m = np.linalg.norm, v @ w
     columns, rows = norm(m, axis=0), norm(m, axis=1)
@@ -393,7 +394,7 @@ def test_no_row_hides_another(seed, sizes):
     indices, values = SINGLE_SPECTRUM(scaled(v_own, -gauge[None]), scaled(w_own, gauge[:, None]))
     plain, product = SINGLE_SPECTRUM(v_own, w_own)[0], v_own.astype(float) @ w_own.astype(float)
     np.testing.assert_allclose(indices, plain, atol=1e-6)
-    np.testing.assert_allclose(np.sum(values), np.trace(product), atol=1e-4 * np.linalg.norm(product))
+    np.testing.assert_allclose(np.sum(values), np.trace(product), atol=1e-4 * float(np.linalg.norm(product)))
 
 
 @given(st.sampled_from([(9, 12), (12, 9)]), st.integers(-60, 60), st.integers(-60, 60))

@@ -122,6 +122,52 @@ def test_the_same_weights_give_the_same_numbers(three):
     assert again.indices == three[2].indices
 
 
+def test_a_gauge_keeps_value_z_and_p_of_pairs():
+    """w -> c w, v -> v / c with c of either sign, in float32; the cosine, which a gauge changes, gets another z."""
+    rng = np.random.default_rng(5)
+    own = coupling("independent")
+    gauge = (np.exp(2 * rng.normal(size=HIDDEN)) * rng.choice([-1, 1], HIDDEN)).astype(np.float32)
+    other = hm.Coupling(own.up * gauge[:, None], own.down / gauge[None], 0.0)
+    one, same = (m.indices for m in measured(own, other))
+    for name in ("unit_cosine", "mean_unit_cosine", *measure.PRODUCT):
+        assert same[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name
+        assert same[name].p == pytest.approx(one[name].p, abs=1e-6), name
+    assert abs(same["cosine"].z - one["cosine"].z) > 1e-2
+
+
+def test_a_basis_keeps_value_z_and_p_of_queries_and_keys():
+    """W_Q -> A W_Q, W_K -> A^-T W_K."""
+    rng = np.random.default_rng(6)
+    queries, keys = rng.normal(size=(2, 4, VISIBLE))
+    change = np.eye(4) + 0.3 * rng.normal(size=(4, 4))
+    both = [(queries, keys), (change @ queries, np.linalg.solve(change.T, keys))]
+    heads = [hm.Coupling(jnp.asarray(k, jnp.float32), jnp.asarray(q.T, jnp.float32), 0.0) for q, k in both]
+    one, same = measure.measure_found(found(*heads, kind="query-key"), pairings=99).measured
+    for name in measure.PRODUCT:
+        assert same.indices[name] == pytest.approx(one.indices[name], rel=1e-3, abs=1e-3), name
+        assert same.indices[name].p == pytest.approx(one.indices[name].p, abs=1e-6), name
+
+
+def test_rows_of_a_square_matrix_are_put_in_order_at_random():
+    """One draw of nineteen for each order: z and p are in the range of so many numbers."""
+    own = hm.Coupling(jnp.asarray(np.random.default_rng(7).normal(size=(9, 9)), jnp.float32), jnp.eye(9), 0.0)
+    (one,) = measure.measure_found(found(own, kind="square"), pairings=19).measured
+    assert abs(one.indices["symmetry_score"].z) <= 19 / math.sqrt(20)
+    assert one.indices["symmetry_score"].p >= 1 / 20
+
+
+def test_opposite_weights_are_told_to_be_as_symmetric():
+    w = make_weights("tied")
+    own = hm.Coupling(jnp.asarray(w.up), -jnp.asarray(w.up.T), 0.0)
+    (one,) = measured(own)
+    assert one.indices["unit_cosine"].value == pytest.approx(-1, abs=1e-6)
+    assert one.indices["symmetry_score"].value == pytest.approx(1, abs=1e-6)
+    assert one.indices["unit_cosine"].p == pytest.approx(1 / 100)
+    told = " ".join(_measure_tables.legend(measure.Report("a file", [one], []), 99))
+    assert "-1 is as symmetric as 1" in told
+    assert "|z| is at most 9.9" in told
+
+
 def test_products_have_only_what_depends_on_the_product():
     report = measure.measure_found(found(coupling("tied"), kind="query-key"), pairings=9)
     assert set(report.measured[0].indices) == {"symmetry_score", "directionality"}
