@@ -65,7 +65,8 @@ def check_descent(system: System, form: System, states: Any, steps: int) -> Chec
 def _worst_rise(system: System, form: System, energies: Array, states: Any) -> float:
     """The largest relative rise along trajectories, of which these are the first states."""
     values = np.asarray(energies, float)
-    rises = np.diff(values, axis=1)
+    with np.errstate(invalid="ignore"):  # of energies that are infinite
+        rises = np.diff(values, axis=1)
     sizes = np.abs(values[:, 1:]) + np.abs(values[:, :-1])
     doubtful = rises > rounding_unit(energies.dtype) * sizes
     examples = np.flatnonzero(np.any(doubtful, axis=1))
@@ -73,8 +74,8 @@ def _worst_rise(system: System, form: System, energies: Array, states: Any) -> f
         few = jax.tree.map(lambda a: a[examples], states)
         magnitudes = np.asarray(eqx.filter_jit(_magnitudes)(system, form, few, rises.shape[1]), float)
         by_terms = magnitudes[:, 1:] + magnitudes[:, :-1]
-        sizes[examples] = np.where(doubtful[examples], by_terms, sizes[examples])
-    return float(np.max(rises / np.where(sizes > 0, sizes, 1.0)))
+        sizes[examples] = np.where(doubtful[examples], np.fmax(by_terms, sizes[examples]), sizes[examples])
+    return float(np.max(rises / np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)))
 
 
 def _visible(system: Block | SerialBlock):

@@ -392,7 +392,7 @@ def _backtrack(system: System, force: Callable, x: Any, step: float, stalled: Ar
 
     def halve(carry):
         size, _, rounding, known = carry
-        excess = system.energy(_move(x, direction, size)) - start - 1e-4 * size * jnp.minimum(slope, 0)
+        excess = widened(system.energy(_move(x, direction, size)) - start - 1e-4 * size * jnp.minimum(slope, 0))
         # What costs a gradient is asked for once, and only if the magnitude of the energy itself does not say enough.
         ask = ~known & ~(excess <= rounding)
         rounding = jax.lax.cond(ask, by_terms, lambda: rounding)

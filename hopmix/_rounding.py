@@ -64,7 +64,7 @@ def is_rounding(system: Any, rise: Scalar, before: tuple[Any, Scalar], after: tu
     - `system`: with `energy_magnitude(state)`, as blocks and memories have it.
     - `before`, `after`: the state and its energy.
     """
-    dtype = rise.dtype
+    dtype, rise = rise.dtype, widened(rise)
     # No energy is larger than its magnitude, which costs a gradient and is not asked for where this says enough.
     sure = rise <= allowed_rise(*(jnp.abs(widened(energy)) for _, energy in (before, after)), dtype)
 

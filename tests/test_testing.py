@@ -351,11 +351,11 @@ def test_the_worst_rise_is_the_one_shown():
     with pytest.raises(AssertionError) as caught:
         assert_energy_descends(step, energy, starts, steps=3)
     message = str(caught.value)
-    assert "in step 3 of state 1, from 0.25 to 0.5: by 0.25 of the largest energy met" in message
+    assert "in step 3 of state 1, from 0.25 to 0.5: by 0.33 of the magnitudes of both, where" in message
     assert re.search(r"Energies: \[1\. +, 0\.5 +, 0\.25, 0\.5 +\]", message)
     assert message.endswith("State before this step:\n['k'] float64()\n2.\n['n'] float64()\n1.")
     assert_energy_descends(step, energy, starts, steps=1)
-    assert_energy_descends(step, energy, starts, steps=3, rtol=0.25)
+    assert_energy_descends(step, energy, starts, steps=3, rtol=0.34)
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])

@@ -20,6 +20,7 @@ from hopmix.claims import (
     c15_convergence,
     c16_small_breaking,
     c17_contraction,
+    c18_rounding,
 )
 from hopmix.claims._claim import Claim, Measurement
 
@@ -41,6 +42,7 @@ CLAIMS: tuple[Claim, ...] = (
     c15_convergence.CLAIM,
     c16_small_breaking.CLAIM,
     c17_contraction.CLAIM,
+    c18_rounding.CLAIM,
 )
 """In the order of their ids."""
 
