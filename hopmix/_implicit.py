@@ -163,15 +163,21 @@ def _attracts(residual: Map, x: Vector, needed: Bool[Array, ""]) -> Bool[Array, 
     def row_sums(power: Float[Array, "n n"]) -> Scalar:
         return jnp.max(jnp.sum(jnp.abs(power), axis=1))
 
+    def derivative(_):
+        return _matrix(jax.linearize(residual, x)[1], x) + jnp.eye(x.size, dtype=x.dtype)
+
     def goes_on(carry):
         power, squarings = carry
         # Not below 1 also where it is NaN.
-        return needed & ~(row_sums(power) < 1) & (squarings < SQUARINGS)
+        return needed & ~(row_sums(power) < 1) & (squarings <= SQUARINGS)
 
-    square = lambda carry: (carry[0] @ carry[0], carry[1] + 1)
-    derivative = _matrix(jax.linearize(residual, x)[1], x) + jnp.eye(x.size, dtype=x.dtype)
-    power, _ = jax.lax.while_loop(goes_on, square, (derivative, jnp.zeros((), int)))
-    return row_sums(power) < 1
+    def square(carry):
+        power, squarings = carry
+        # In the loop, as the derivative takes a sweep for each entry, and is needed for slow contractions alone.
+        return jax.lax.cond(squarings == 0, derivative, lambda power: power @ power, power), squarings + 1
+
+    unknown = jnp.full((x.size, x.size), jnp.inf, x.dtype)
+    return row_sums(jax.lax.while_loop(goes_on, square, (unknown, jnp.zeros((), int)))[0]) < 1
 
 
 def _matrix(linear: Map, like: Vector) -> Float[Array, "n n"]:

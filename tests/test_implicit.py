@@ -61,3 +61,13 @@ def test_a_start_at_rest_stays():
     rest, at_rest = fixed_point(lambda x: 0.5 * x, jnp.zeros(3))
     assert bool(at_rest)
     assert not jnp.any(rest)
+
+
+@pytest.mark.parametrize("factor", [2.0, 2.0**69, -3.0])
+def test_a_map_that_runs_away_has_no_fixed_point(factor):
+    """Though x = 1 + a x has a solution; with 2^69 the 16th sweep, the last of a window, overflows."""
+    solve = lambda a: fixed_point(lambda x: 1 + a * x, jnp.zeros(1))
+    rest, at_rest = solve(jnp.asarray(factor))
+    assert not bool(at_rest)
+    assert jnp.isnan(rest[0])
+    assert jnp.isnan(jax.grad(lambda a: solve(a)[0][0])(jnp.asarray(factor)))
