@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from hopmix._certificate import Certificate, Check, certify
 from hopmix._derive import Block, SerialBlock
 from hopmix._pseudo_energy import power
+from hopmix._rounding import is_rounding, rounding_unit
 from hopmix._types import Image, Layer
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement
@@ -114,8 +115,8 @@ STEPS = 16
 """How often each block is applied to each state, to see whether its energy ever rises."""
 
 EPS = float(np.finfo(np.float64).eps)
-RISE, ASYMMETRY, WORK = 64 * EPS, 1e4 * EPS, 1e-9
-"""What rounding grants: a rise relative to the energy, the asymmetry of a gradient, work relative to dissipation."""
+ASYMMETRY, WORK = 1e4 * EPS, 1e-9
+"""What rounding grants: the asymmetry of a gradient, work relative to dissipation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +242,8 @@ def check_block(
     """The certificate of a block as it is, against numbers from the states that reach it."""
     certificate = certify(block)
     check = certificate.check_from(states, steps=STEPS)
-    first = _first_step(block, states) if isinstance(block, Block) else None
+    form = certificate.form or block
+    first = _first_step(form, states) if isinstance(form, Block) else None
     bounds = _step_bounds(certificate, states)
     share = lambda name: math.nan if first is None else float(jnp.mean(getattr(first, name)))
     return BlockCheck(
@@ -265,11 +267,14 @@ def _first_step(block: Block, states: Float[Array, "n ..."]) -> FirstStep:
     single = dataclasses.replace(block, n_iter=1)  # the proofs are about one explicit step
 
     def of_one(x: Layer) -> FirstStep:
-        before, after, rate = block.energy(x), block.energy(single(x)), power(block, x)
+        following = single(x)
+        before = block.energy(x)
+        after = block.energy(following)
+        rate = power(block, x)
         # Where nothing moves, as at a constant state, there is neither work nor dissipation.
         still = rate.work == 0
         return FirstStep(
-            after - before > RISE * jnp.maximum(jnp.abs(before), jnp.abs(after)),
+            ~is_rounding(block, after - before, (x, before), (following, after)),
             rate.rate > 0,
             jnp.where(still, 0, jnp.abs(rate.work) / jnp.where(still, 1, rate.dissipation)),
         )
@@ -298,7 +303,7 @@ def _verdict(certificate: Certificate, check: Check, first: FirstStep | None, bo
         conservative,
         bool(jnp.all(first.work <= WORK)),
         not np.any(np.asarray(first.rises) & (step <= bounds)),
-        check.worst_rise <= RISE or not certificate.descends_in_steps,
+        check.worst_rise <= rounding_unit(np.float64) or not certificate.descends_in_steps,
     )
     return "holds" if all(agrees) else "contradicted"
 
