@@ -20,7 +20,7 @@ import jax.random as jr
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import cast, need_floats, wide
+from hopmix._dtypes import cast, need_floats, solver_dtype
 from hopmix._implicit import SWEEPS, fixed_point
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._rounding import state_magnitude, total
@@ -127,7 +127,7 @@ class Potential(eqx.Module):
         start = {h: jnp.zeros(self.memory.neurons[h].shape, output.dtype) for h in self.hidden}
         swept = jax.eval_shape(lambda states: self._sweep(states, output), start)
         dtype = jnp.result_type(*jax.tree.leaves(swept))  # that of the weights may be wider than that of the state
-        potential, output, start = cast((self, output, start), wide(dtype))
+        potential, output, start = cast((self, output, start), solver_dtype(dtype))
         rest, at_rest = fixed_point(lambda states: potential._sweep(states, output), start)
         return cast(rest, dtype), at_rest
 

@@ -29,9 +29,15 @@ def need_mask(name: str, array: Any):
         raise ValueError(f"{name} must hold booleans, got {dtype}; use x.astype(bool).")
 
 
-def wide(dtype: Any) -> Any:
+def solver_dtype(dtype: Any) -> Any:
     """The dtype for solvers and linear algebra: at least float32, as no backend has them in half precision."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def widened(a: Any) -> Any:
+    """An array of half precision in float32; anything else as it is."""
+    half = eqx.is_inexact_array(a) and jnp.finfo(a.dtype).bits < 32
+    return a.astype(jnp.float32) if half else a
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -18,11 +18,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hopmix._derive import Block
-from hopmix._dtypes import cast, wide
+from hopmix._dtypes import cast, solver_dtype, widened
 from hopmix._implicit import implicit_root, spoil
 from hopmix._memory import AssociativeMemory
 from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
-from hopmix._special import widened
 from hopmix._types import Layer, Scalar, State
 
 System: TypeAlias = AssociativeMemory | Block
@@ -74,7 +73,7 @@ def flow(
         _need_positive(step)
     start = _start(system, state)
     own = jnp.result_type(*jax.tree.leaves(start))
-    dtype = wide(own)  # that of time too
+    dtype = solver_dtype(own)  # that of time too
     system, start = cast((system, start), dtype)
     end = jnp.asarray(duration, dtype)
     adaptive = diffrax.PIDController(rtol=rtol, atol=atol)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from hopmix._dtypes import wide
+from hopmix._dtypes import solver_dtype
 from hopmix._types import Scalar
 
 Vector = Float[Array, " n"]
@@ -63,7 +63,7 @@ def solve_linear(linear: Callable[[Any], Any], right: Any) -> Any:
     """The tree that a linear map of trees takes to another; NaN or infinite where there is none."""
     flat, unravel = ravel_pytree(right)
     matrix = _matrix(lambda v: ravel_pytree(linear(unravel(v)))[0], flat)
-    dtype = wide(flat.dtype)
+    dtype = solver_dtype(flat.dtype)
     return unravel(jnp.linalg.solve(matrix.astype(dtype), flat.astype(dtype)).astype(flat.dtype))
 
 

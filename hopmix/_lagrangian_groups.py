@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import need_floats
+from hopmix._dtypes import need_floats, widened
 from hopmix._lagrangian import AbstractLagrangian, Summands, if_convex, need_number, spread
-from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide, widened
+from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hopmix._dtypes import need_floats, widened
 from hopmix._types import Scalar
 
 
@@ -29,11 +30,10 @@ def norm(a: Float[Array, "*shape"]) -> Scalar:
 def working(a: Array, name: str) -> Array:
     """An array in the dtype to compute in: its own, float32 for narrower ones, whose squares and decompositions fail.
 
-    **Raises:** `TypeError` for what holds no floating-point numbers.
+    **Raises:** `ValueError` for what holds no floating-point numbers.
     """
-    if not jnp.issubdtype(a.dtype, jnp.floating):
-        raise TypeError(f"`{name}` must hold floating-point numbers, got {a.dtype}; convert it with astype(float).")
-    return a.astype(jnp.float32) if jnp.finfo(a.dtype).bits < 32 else a
+    need_floats(f"`{name}`", a)
+    return widened(a)
 
 
 class Rows(NamedTuple):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from hopmix._special import widened
+from hopmix._dtypes import widened
 from hopmix._types import Energy, Scalar
 
 ROUNDINGS, ADDITIONS = 8, 24

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
+from hopmix._dtypes import widened
 from hopmix._types import Layer, Scalar, ScalarLike
 
 SERIES = 15
@@ -27,12 +27,6 @@ def in_single(method: Callable[[Any, Layer], Scalar]) -> Callable[[Any, Layer], 
         return method(jax.tree.map(widened, self), widened(x)).astype(x.dtype)
 
     return computed
-
-
-def widened(a: Any) -> Any:
-    """An array of half precision in float32; anything else as it is."""
-    half = eqx.is_inexact_array(a) and jnp.finfo(a.dtype).bits < 32
-    return a.astype(jnp.float32) if half else a
 
 
 def log_cosh(z: Layer) -> Layer:

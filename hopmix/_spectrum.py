@@ -57,7 +57,7 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
     **Returns:** a `Spectrum` in the dtype of the weights, NaN for a zero matrix. The rounding of `departure` is that of
     a square root: 1e-8 in float64, 1e-3 in float32.
 
-    **Raises:** `ValueError` for `leading` below 1, `TypeError` for weights that are no floating-point numbers.
+    **Raises:** `ValueError` for `leading` below 1, and for weights that are no floating-point numbers.
 
     **Source:** Henrici 1962 for the departure from normality; `theory/notation.md`.
     """
@@ -93,7 +93,7 @@ def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
 
     **Returns:** complex numbers of the precision of the weights, of single precision for float16 and bfloat16.
 
-    **Raises:** `TypeError` for weights that are no floating-point numbers.
+    **Raises:** `ValueError` for weights that are no floating-point numbers.
     """
     units = units_of(coupling.down, coupling.up)
     values, small = _eigenvalues(units)

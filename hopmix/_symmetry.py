@@ -117,7 +117,7 @@ def measure_asymmetry(coupling: Coupling) -> Asymmetry:
     $v_\alpha$ or $w_\alpha$ are left out of the mean and the quantiles of the cosines. A ratio of sizes that the dtype
     cannot hold is 0 or infinite.
 
-    **Raises:** `TypeError` for weights that are no floating-point numbers.
+    **Raises:** `ValueError` for weights that are no floating-point numbers.
 
     **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score and directionality;
     claim C07 for cosines of units and the distance to a conservative coupling.

@@ -457,7 +457,7 @@ def test_single_precision_stays_under_x64(getkey):
 
 def test_integers_are_refused():
     """By the functions themselves: outside tests nothing checks annotations."""
-    with pytest.raises(TypeError, match=r"`up` must hold floating-point numbers, got int32; convert it"):
+    with pytest.raises(ValueError, match=r"`up` must hold floating-point numbers, got int32; use x.astype"):
         working(jnp.ones((3, 2), jnp.int32), "up")
 
 
