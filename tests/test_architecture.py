@@ -16,9 +16,9 @@ PACKAGE = ROOT / "hopmix"
 # Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py.
 ORDER = (
     "_types",
-    "_rounding",
     "_dtypes",
     "_special",
+    "_rounding",
     "_implicit",
     "_lagrangian",
     "_lagrangian_groups",
