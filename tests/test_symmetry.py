@@ -466,7 +466,17 @@ def test_rounding_of_equal_norms_is_no_direction():
     random = np.random.default_rng(0)
     for size in (5, 40):
         frame = np.linalg.qr(random.normal(size=(size, size)))[0].astype(np.float32)
-        assert measure_asymmetry(couple(3 * frame, np.eye(size, dtype=np.float32))).directionality == 0
+        frame[0] *= np.float32(1 + 4 * np.finfo(np.float32).eps)
+        assert measure_asymmetry(couple(frame, np.eye(size, dtype=np.float32))).directionality == 0
+
+
+def test_a_product_far_below_its_factors_has_its_own_scale():
+    """Two units that cancel but for 1e-20: M = -1e-20 e_2 (1, 1), in single precision exactly."""
+    v, w = np.asarray([[1, 1], [0, 1e-20]], np.float32), np.asarray([[1, 1], [-1, -1]], np.float32)
+    values = np.asarray(eigenvalues(couple(v, w)))
+    np.testing.assert_allclose(np.sort(values.real), (-1e-20, 0), rtol=1e-5, atol=1e-26)
+    np.testing.assert_allclose(symmetry_score(jnp.asarray(v), jnp.asarray(w)), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(measure_spectrum(couple(v, w)).departure, math.sqrt(0.5), rtol=1e-5)
 
 
 def test_a_weight_that_is_no_number_is_in_every_index(getkey):
