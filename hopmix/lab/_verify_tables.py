@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hopmix._rounding import rounding_unit
 from hopmix.claims.table import magnitude
-from hopmix.lab.verify import RISE, STEPS, BlockCheck, Measured, RunCheck, Verdict
+from hopmix.lab.verify import STEPS, BlockCheck, Measured, RunCheck, Verdict
 
 COLOURS: dict[Verdict, str] = {
     "holds": "green",
@@ -67,7 +69,7 @@ def _block_cells(check: BlockCheck) -> tuple[str | Text, ...]:
         _short(check.step_bound),
         _percent(check.flow_rises),
         _percent(check.step_rises),
-        "none" if check.worst_rise <= RISE else _short(check.worst_rise),
+        "none" if check.worst_rise <= rounding_unit(np.float64) else _short(check.worst_rise),
         _short(check.asymmetry),
         Text(check.verdict, COLOURS[check.verdict]),
     )
@@ -81,7 +83,7 @@ def legend(checked: RunCheck) -> list[str]:
         "images; weights cast to float64.",
         "claim: the claim that covers the block as trained; bound: the largest step for which descent is proved from "
         "these states; flow, step: share of them whose energy rises along the flow, and in the step that the block "
-        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the largest energy; asym.: "
+        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the two energies compared or, where that is less, to all that they add up; asym.: "
         "asymmetry of the field, 0 for a gradient.",
         *([left_out] if checked.diverged else []),
     ]
