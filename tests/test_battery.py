@@ -115,7 +115,7 @@ class Found(NamedTuple):
 def size_of_terms(memory: AssociativeMemory, state: State) -> jax.Array:
     activations, terms = memory.activations(state), memory.energy_terms(state)
     products = [jnp.sum(jnp.abs(state[name] * g)) for name, g in activations.items()]
-    return sum(products) + sum(jnp.abs(term) for term in jax.tree.leaves(terms))
+    return jnp.sum(jnp.stack([*products, *map(jnp.abs, jax.tree.leaves(terms))]))
 
 
 @eqx.filter_jit  # all in one program, shared by the tests: compiling is most of the time

@@ -109,9 +109,9 @@ def test_fields_of_tied_and_of_serial_blocks(fixedkey):
     assert np.all(np.isnan(serial["margin_used"]))
 
 
-def breaking_pace(model, updates) -> np.ndarray:
+def breaking_pace(model: Any, updates: Any) -> np.ndarray:
     """How fast the breaking and W move, in units of W: the size of the terms of the rate."""
-    paces, norm = [], np.linalg.norm
+    paces, norm = [], lambda matrix: float(np.linalg.norm(matrix))
     for at, along in zip(model.blocks, updates.blocks):
         for c, u in zip(_token_then_channel(at), _token_then_channel(along)):
             paces.append((norm(u.breaking) + norm(c.breaking) * norm(u.up) / norm(c.up)) / norm(c.up))
