@@ -6,7 +6,7 @@ weights: with $E = s_0 s_1$ (weights $W_{01} = W_{10} = -1$) it goes from $(1, 1
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -149,12 +149,12 @@ class _Spins(eqx.Module):
     def look(self, flat: Float[Array, " n"]) -> tuple[Float[Array, " n"], Scalar]:
         return flat, self.function(flat.reshape(self.shape))
 
-    def flip(self, seen: tuple[Float[Array, " n"], Scalar], flat: Float[Array, " n"], i: Int[Array, ""]):
+    def flip(self, seen: Any, flat: Float[Array, " n"], i: Int[Array, ""]):
         """What is seen after a flip, and its cost."""
         flipped = self.look(flat.at[i].set(-flat[i]))
         return flipped, flipped[1] - seen[1]
 
-    def energy(self, seen: tuple[Float[Array, " n"], Scalar]) -> Scalar:
+    def energy(self, seen: Any) -> Scalar:
         return seen[1]
 
 
@@ -167,14 +167,14 @@ class _Similarities(eqx.Module):
     def look(self, flat: Float[Array, " n"]) -> Float[Array, " patterns"]:
         return self.memory.similarities(widened(flat).reshape(self.shape))
 
-    def flip(self, seen: Float[Array, " p"], flat: Float[Array, " n"], i: Int[Array, ""]):
+    def flip(self, seen: Any, flat: Float[Array, " n"], i: Int[Array, ""]):
         """What is seen after a flip, and its cost."""
         # Of distances too: -(pattern - spin)^2 / 2 changes by -2 spin * pattern.
         step = -2 * widened(flat[i]) * self.memory.patterns.reshape(len(seen), -1)[:, i]
         mantissa, exponent = self.memory.separation.difference(seen, step)
         return seen + step, Wide(-mantissa, exponent).narrow(flat.dtype)
 
-    def energy(self, seen: Float[Array, " patterns"]) -> Scalar:
+    def energy(self, seen: Any) -> Scalar:
         return -self.memory.separation(seen)
 
 

@@ -66,9 +66,11 @@ def is_rounding(system: Any, rise: Scalar, before: tuple[Any, Scalar], after: tu
     """
     dtype, rise = rise.dtype, widened(rise)
     # No energy is larger than its magnitude, which costs a gradient and is not asked for where this says enough.
-    sure = rise <= allowed_rise(*(jnp.abs(widened(energy)) for _, energy in (before, after)), dtype)
+    sizes = [jnp.abs(widened(energy)) for _, energy in (before, after)]
+    sure = rise <= allowed_rise(sizes[0], sizes[1], dtype)
 
     def by_terms() -> Bool[Array, ""]:
-        return rise <= allowed_rise(*(energy_magnitude(system, state) for state, _ in (before, after)), dtype)
+        magnitudes = [energy_magnitude(system, state) for state, _ in (before, after)]
+        return rise <= allowed_rise(magnitudes[0], magnitudes[1], dtype)
 
     return jax.lax.cond(sure, lambda: jnp.ones((), bool), by_terms)

@@ -191,7 +191,10 @@ def energy_descent(model: Mixer, images: Float[Array, "batch height width colour
         change = sum(after - before for before, after in energies)
 
         def by_terms() -> Energy:
-            return sum(allowed_rise(*map(part.energy_magnitude, pair), x.dtype) for part, *pair in steps)
+            magnitudes = [
+                (part.energy_magnitude(before), part.energy_magnitude(after)) for part, before, after in steps
+            ]
+            return sum((allowed_rise(*pair, x.dtype) for pair in magnitudes), jnp.zeros(x.shape[1], x.dtype))
 
         # No energy is larger than its magnitude, which costs a gradient.
         at_least = sum(allowed_rise(jnp.abs(before), jnp.abs(after), x.dtype) for before, after in energies)
