@@ -79,7 +79,10 @@ def find_rest(block: Block, x: Layer, steps: int = 60) -> Rest:
     state = np.asarray(x)
     for _ in range(steps):
         force, jacobian = _linearised(block, jnp.asarray(state))
-        state = state - np.linalg.solve(jacobian, force.ravel()).reshape(state.shape)
+        change = np.linalg.solve(jacobian, force.ravel()).reshape(state.shape)
+        state = state - change
+        if np.linalg.norm(change) <= 1e-14 * np.linalg.norm(state):
+            break
     force, jacobian = _linearised(block, jnp.asarray(state))
     return Rest(state, float(np.linalg.norm(force)), float(np.max(np.linalg.eigvals(jacobian).real)))
 
