@@ -52,6 +52,22 @@ def test_the_bound_of_one_unit_by_hand(weight, x, leak):
     assert 0.999 * best < found <= best * (1 + 1e-9)
 
 
+def test_what_one_unit_tolerates_of_its_own_breaking_by_hand():
+    """A breaking that flattens the slope at the rest counts by what it may steepen elsewhere in the ball."""
+    weight, x, size = 0.8, 0.5, 0.4
+    third = 4 / math.sqrt(27)
+    margin, bend = 1 - weight**2 / math.cosh(weight * x) ** 2, weight**3 * third
+    radius = np.linspace(0, margin / bend, 100_001)[1:]
+    steepness = size * weight**2 * radius * third
+    force = size * abs(math.tanh(weight * x)) + radius * steepness
+    best = np.max(np.minimum((margin - bend * radius) / steepness, radius * (margin - bend * radius / 2) / force))
+    block = claim.break_by(one_unit(weight, x), np.asarray([[-size]]))
+    found = breaking_bound(block, jnp.asarray([x])).times
+    assert 0.999 * best < found <= best * (1 + 1e-9)
+    flat = np.max(radius * (margin - bend * radius / 2) / (size * abs(math.tanh(weight * x))))
+    assert best < 0.99 * flat
+
+
 def fold(weight: float, rest: float) -> float:
     """The breaking at which a stable rest of one unit on the left meets an unstable one, and both vanish.
 
