@@ -83,7 +83,8 @@ def legend(checked: RunCheck) -> list[str]:
         "images; weights cast to float64.",
         "claim: the claim that covers the block as trained; bound: the largest step for which descent is proved from "
         "these states; flow, step: share of them whose energy rises along the flow, and in the step that the block "
-        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the two energies compared or, where that is less, to all that they add up; asym.: "
+        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the two energies compared or, "
+        "where these are less, to all that they add up; asym.: "
         "asymmetry of the field, 0 for a gradient.",
         *([left_out] if checked.diverged else []),
     ]
