@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from hopmix._convolution import Convolution
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential
+from hopmix._dtypes import cast, solver_dtype
 from hopmix._gained import Gained
 from hopmix._lagrangian import (
     GELU,
@@ -109,8 +110,11 @@ def not_finite(system: Any) -> list[str]:
 
 def is_smooth(function: Callable, *examples: jax.ShapeDtypeStruct) -> bool:
     """Whether a function is a program of smooth operations alone, so that its derivative is what JAX says."""
+    # Sums of half precision are rounded on their way out; the function that is meant is that of real numbers.
+    dtype = solver_dtype(jnp.result_type(*examples))
+    wide = [jax.ShapeDtypeStruct(example.shape, dtype) for example in examples]
     try:
-        program = jax.make_jaxpr(function)(*examples)
+        program = jax.make_jaxpr(cast(function, dtype))(*wide)
     except Exception:  # of a user's function anything can be raised
         return False
     return all(_is_smooth(equation) for equation in program.jaxpr.eqns)

@@ -113,6 +113,12 @@ def _layer_norm(which, x, axes):
     return value, float(which.scale) * centred / root + shift
 
 
+def _log_sum_relu(which, x, axes):
+    raised = 1 + float(which.beta) * x
+    mass = which.eps + np.sum(np.maximum(raised, 0), axes, keepdims=True)
+    return np.log(mass) / float(which.beta), np.where(raised > 0, 1 / mass, 0)
+
+
 def _spherical(which, x, axes):
     root = np.sqrt(np.sum(x**2, axes, keepdims=True) + which.eps)
     return root, x / root
@@ -123,6 +129,7 @@ GROUPS = {
     "GhostMax": _ghostmax,
     "Entmax": _entmax,
     "LayerNorm": _layer_norm,
+    "LogSumReLU": _log_sum_relu,
     "SphericalNorm": _spherical,
 }
 
@@ -171,37 +178,40 @@ def _windows(synapse: Any, kernel: Array, channels: int) -> Array:
 
 @dataclasses.dataclass
 class Branch:
-    """A hidden layer: its units, the maps to and from it, a current into it, and gains on what it sends back.
+    """A hidden layer: its units, the maps to and from it, currents into it, and gains on what it sends back.
 
-    `down` is that of the block as it is; the energy is that of tied maps and gained units, sum D Phi.
+    Its state is scale (W s + bias) + input, what it sends is scale phi + shift. `down` is that of the block as it is;
+    the energy is that of tied maps and gained units, sum D Phi.
     """
 
     units: Any
     shape: tuple[int, ...]
     up: Array
     down: Array
-    current: Array
     gains: Array
+    bias: Array
+    input: Array
+    scale: Array
+    shift: Array
 
     def potential(self, s: Array) -> tuple[Array, Array]:
-        """The values of sum D Phi(h), and the sizes of what was added up."""
-        h = s @ self.up.T + self.current
-        shaped = h.reshape(-1, *self.shape)
+        """The values of sum D Phi(h) + shift (W s + bias), and the sizes of what was added up."""
+        reached = s @ self.up.T + self.bias
+        h = self.scale * reached + self.input
+        value, g = lagrangian(self.units, h.reshape(-1, *self.shape))
         if np.all(self.gains == self.gains[0]):
-            value, g = lagrangian(self.units, shaped)
             value = self.gains[0] * value
         else:
             single = [lagrangian(self.units, h[:, [i]])[0] for i in range(h.shape[1])]
             value = np.stack(single, 1) @ self.gains
-            g = lagrangian(self.units, shaped)[1]
-        products = np.abs(self.gains * g.reshape(h.shape)) @ np.abs(self.up)
-        size = np.sum(products * np.abs(s), 1) + np.abs(value)
-        return value, size
+        sent = np.abs(self.gains * self.scale * g.reshape(h.shape)) + np.abs(self.shift)
+        size = np.sum(sent @ np.abs(self.up) * np.abs(s), 1) + sent @ np.abs(self.bias) + np.abs(value)
+        return value + reached @ self.shift, size
 
     def send_back(self, s: Array) -> Array:
-        h = s @ self.up.T + self.current
+        h = self.scale * (s @ self.up.T + self.bias) + self.input
         g = lagrangian(self.units, h.reshape(-1, *self.shape))[1]
-        return g.reshape(h.shape) @ self.down.T
+        return (self.scale * g.reshape(h.shape) + self.shift) @ self.down.T
 
 
 @dataclasses.dataclass
@@ -230,6 +240,13 @@ class Loop:
     def _Dense(self, s):
         both = np.asarray(self.synapse.coupling.up, float) + np.asarray(self.synapse.coupling.down, float)
         return 0.5 * np.einsum("ni,ij,nj->n", s, both, s), s @ both.T
+
+    def _HyperSynapse(self, s):
+        """The energy minus the sum of tanh(s_i) A_ij s_j."""
+        matrix = np.asarray(self.synapse.function.weights, float)
+        bent = np.tanh(s)
+        reads = s @ matrix.T
+        return np.sum(bent * reads, 1), (1 - bent**2) * reads + bent @ matrix
 
     def _Attention(self, s):
         x = s.reshape(-1, *self.shape)

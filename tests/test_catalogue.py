@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import VISIBLE_SHAPE, make_block, normal
+from helpers import VISIBLE_SHAPE, cast, make_block, normal
 
 from hopmix import (
     AbstractSynapse,
@@ -220,6 +220,8 @@ def test_a_smooth_interaction_of_two_layers_is_certified(getkey):
     synapses: dict[str, AbstractSynapse] = {**memory.synapses, "p": HyperSynapse(Product(normal(getkey(), (5, 3))))}
     both = AssociativeMemory(memory.neurons, synapses, {"s": ("v", "h"), "p": ("v", "h")})
     assert certify(both).descends_in_flow
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert certify(cast(both, dtype)).descends_in_flow
 
 
 class Lying(Exponential):

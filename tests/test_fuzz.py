@@ -8,6 +8,7 @@ import math
 import os
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,8 +115,11 @@ def visible_units(d: Draw, rank: int) -> tuple[hm.AbstractLagrangian, bool, bool
     return d.one(*concave), False, True
 
 
-def hidden_units(d: Draw, rank: int) -> hm.AbstractLagrangian:
-    return hm.GELU() if d.yes(0.4) else composed(d, rank, bounded=False)
+def hidden_units(d: Draw, rank: int) -> tuple[hm.AbstractLagrangian, bool]:
+    """A Lagrangian, and whether its activation is continuous."""
+    if d.yes(0.05):
+        return hm.LogSumReLU(), False
+    return (hm.GELU() if d.yes(0.4) else composed(d, rank, bounded=False)), True
 
 
 def elementwise(units: hm.AbstractLagrangian) -> bool:
@@ -157,26 +161,31 @@ def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
 
 
 def branch(d: Draw, shape: tuple[int, ...], tied: bool):
-    """A hidden layer: its neurons, synapses by name, the same in NumPy, and whether it is conservative."""
+    """A hidden layer: its neurons, its synapses, the same in NumPy, and whether its activation is continuous."""
     make, size, hidden_shape, units_last = mixing(d, shape)
-    units = hidden_units(d, len(shape))
+    units, smooth = hidden_units(d, len(shape))
     kind = d.one(*TIED) if tied else d.one(*UNTIED)
     couplings, up, down, gains = weights(d, size, kind, alike=not elementwise(units))
     synapses: list[hm.AbstractSynapse] = [make(coupling) for coupling in couplings]
     whole_up, whole_down = reference.matrices(synapses[0], up, down, shape)
     count = math.prod(hidden_shape)
-    current = np.zeros(count)
     outer = (1, -1) if units_last else (-1, 1)
     spread_gains = np.broadcast_to(gains.reshape(outer) if len(shape) > 1 else gains, hidden_shape).ravel()
-    neurons = hm.Neurons(units, hidden_shape)
-    if d.yes(0.3):
-        current = d.normal(count)
-        if d.yes():
-            neurons = dataclasses.replace(neurons, input=d.array(current.reshape(hidden_shape)))
-        else:
-            synapses.append(hm.Bias(d.array(current.reshape(hidden_shape))))
-    twin = reference.Branch(units, hidden_shape, whole_up, whole_down, current, spread_gains)
-    return neurons, synapses, twin
+    zeros = np.zeros(count)
+    extra = {"bias": zeros, "input": zeros, "scale": np.ones(count), "shift": zeros}
+    neurons = hm.Neurons(units, hidden_shape, tau=d.one(0.5, 1.0, 3.0))
+    if d.yes(0.2):
+        extra["input"] = d.normal(count)
+        neurons = dataclasses.replace(neurons, input=d.array(extra["input"].reshape(hidden_shape)))
+    if d.yes(0.2):
+        extra["bias"] = d.normal(count)
+        synapses.append(hm.Bias(d.array(extra["bias"].reshape(hidden_shape))))
+    if d.yes(0.2) and kind in ("tied", "zero breaking", "pair"):
+        extra |= {"scale": d.normal(count), "shift": d.normal(count)}
+        scale, shift = (d.array(extra[name].reshape(hidden_shape)) for name in ("scale", "shift"))
+        neurons = dataclasses.replace(neurons, affine=hm.Affine(scale, shift))
+    twin = reference.Branch(units, hidden_shape, whole_up, whole_down, spread_gains, **extra)
+    return neurons, synapses, twin, smooth
 
 
 def mixing(d: Draw, shape: tuple[int, ...]):
@@ -195,6 +204,15 @@ def mixing(d: Draw, shape: tuple[int, ...]):
     return make, (hidden, window[0] * window[1] * channels), (tokens, hidden), True
 
 
+class Bent(eqx.Module):
+    """A smooth interaction of a layer with itself."""
+
+    weights: jax.Array
+
+    def __call__(self, g):
+        return -jnp.sum(jnp.tanh(g) * (self.weights @ g))
+
+
 def loop(d: Draw, shape: tuple[int, ...]) -> hm.AbstractSynapse:
     """A synapse of the visible layer with itself, of tied weights."""
     if len(shape) == 2 and d.yes(0.6):
@@ -203,6 +221,8 @@ def loop(d: Draw, shape: tuple[int, ...]) -> hm.AbstractSynapse:
     if len(shape) == 1 and d.yes(0.3):
         half = d.normal(shape[0], shape[0], size=d.size)
         return hm.Dense(hm.Coupling(d.array(half), d.array(half.T), 0.0))
+    if len(shape) == 1 and d.yes(0.2):
+        return hm.HyperSynapse(Bent(d.array(d.normal(shape[0], shape[0], size=min(d.size, 10.0)))))
     patterns = d.array(d.normal(int(d.rng.integers(1, 6)), *shape, size=min(d.size, 10.0)))
     if d.yes():
         return hm.HopfieldMemory(patterns, composed(d, 1, bounded=True))
@@ -220,7 +240,8 @@ def draw(seed: int) -> Case:
     ends: dict[str, tuple[str, ...]] = {}
     parts: list[reference.Branch | reference.Loop] = []
     for i in range(int(d.rng.integers(1, 3))):
-        neurons[f"h{i}"], made, twin = branch(d, shape, tied or i > 0)
+        neurons[f"h{i}"], made, twin, continuous = branch(d, shape, tied or i > 0)
+        smooth &= continuous
         parts.append(twin)
         for j, synapse in enumerate(made):
             synapses[f"s{i}{j}"] = synapse
@@ -231,11 +252,14 @@ def draw(seed: int) -> Case:
         parts.append(reference.Loop(synapses["loop"], shape))
     if len(shape) == 2 and d.yes(0.2):
         synapses["pool"] = hm.Pooling(GRID)
-        neurons["p"] = hm.Neurons(hidden_units(d, 2), shape)
+        units_of_pool, continuous = hidden_units(d, 2)
+        smooth &= continuous
+        neurons["p"] = hm.Neurons(units_of_pool, shape)
         ends["pool"] = ("x", "p")
         matrix = reference.pooling(synapses["pool"], shape[1])
         ones = np.ones(math.prod(shape))
-        parts.append(reference.Branch(neurons["p"].lagrangian, shape, matrix, matrix.T, 0 * ones, ones))
+        plain = {"gains": ones, "bias": 0 * ones, "input": 0 * ones, "scale": ones, "shift": 0 * ones}
+        parts.append(reference.Branch(units_of_pool, shape, matrix, matrix.T, **plain))
     neurons["x"], outer, clean = visible(d, units, shape)
     memory = hm.AssociativeMemory(neurons, synapses, ends)
     leak = d.one(0.0, 0.0, 1.0, float(10 ** d.rng.uniform(-2, 2)))
