@@ -19,6 +19,7 @@ from hopmix._concavity import mutual_pull
 from hopmix._conservative_form import Joint, gained_layers, joints
 from hopmix._convolution import Pooling
 from hopmix._derive import Potential
+from hopmix._dtypes import solver_dtype
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import AbstractLagrangian, Scaled, Sum
 from hopmix._lagrangian_groups import LayerNorm, LogSumReLU, SphericalNorm
@@ -70,7 +71,7 @@ def _tied(joint: Joint, is_gained: bool) -> Assumption:
         verdict: Verdict = "holds" if joint.is_tied else "fails"
         return Assumption(f"{who} symmetric, W + V = (W + V)^T", verdict, f"off by {joint.gap:.3g}")
     statement = f"{who} symmetric, V = W^T"
-    reason = f"|V - W^T|/|W| = {joint.gap:.3g}"
+    reason = f"|v - w|/|w| of a hidden unit is at most {joint.gap:.3g}"
     if joint.is_tied:
         return Assumption(statement, "holds", reason)
     if joint.gains is None:
@@ -193,7 +194,7 @@ def _jumps(lagrangian: AbstractLagrangian, dtype: Any) -> list[str]:
     for part in lagrangian.parts:
         if isinstance(part, LogSumReLU):
             found.append("log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between jumps")
-        if isinstance(part, LayerNorm | SphericalNorm) and not part.eps >= float(jnp.finfo(dtype).tiny):
+        if isinstance(part, LayerNorm | SphericalNorm) and not part.eps >= float(jnp.finfo(solver_dtype(dtype)).tiny):
             found.append(f"eps = {part.eps:g} leaves {type(part).__name__} undefined at constant states; 1e-6 is usual")
         if is_known(part) and float(getattr(part, "beta", 1.0)) == 0:
             found.append(f"{type(part).__name__} divides by beta = 0; take beta > 0")

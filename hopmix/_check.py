@@ -15,7 +15,7 @@ from hopmix._assumptions import precision_of
 from hopmix._derive import Block, SerialBlock
 from hopmix._dynamics import velocity
 from hopmix._memory import AssociativeMemory
-from hopmix._rounding import energy_magnitude, rounding_unit
+from hopmix._rounding import rounding_unit, step_magnitudes
 from hopmix._types import PRNGKey
 
 System = Block | AssociativeMemory | SerialBlock
@@ -72,8 +72,8 @@ def _worst_rise(system: System, form: System, energies: Array, states: Any) -> f
     examples = np.flatnonzero(np.any(doubtful, axis=1))
     if examples.size:  # no energy is larger than its magnitude, which is asked for only where it may matter
         few = jax.tree.map(lambda a: a[examples], states)
-        magnitudes = np.asarray(eqx.filter_jit(_magnitudes)(system, form, few, rises.shape[1]), float)
-        by_terms = magnitudes[:, 1:] + magnitudes[:, :-1]
+        before, after = eqx.filter_jit(_magnitudes)(system, form, few, rises.shape[1])
+        by_terms = np.asarray(before, float) + np.asarray(after, float)
         sizes[examples] = np.where(doubtful[examples], np.fmax(by_terms, sizes[examples]), sizes[examples])
     return float(np.max(rises / np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)))
 
@@ -103,21 +103,27 @@ def _trial(system: System, form: System, states: Any, steps: int) -> tuple[Array
 def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
     if isinstance(system, SerialBlock):
         return jnp.full(steps + 1, jnp.nan, start.dtype)
-    return _along(system, form.energy, start, steps)
+    step = _step_of(system)
+    return jax.lax.scan(lambda x, _: (step(x), form.energy(x)), start, None, length=steps + 1)[1]
 
 
-def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> Array:
-    """The magnitudes of the energies along explicit steps from each state."""
-    return jax.lax.map(lambda x: _along(system, partial(energy_magnitude, form), x, steps), starts)
+def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> tuple[Array, Array]:
+    """The magnitudes of the energies before and after each of the explicit steps from each state."""
+    step = _step_of(system)
+
+    def once(x: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
+        following = step(x)
+        return following, step_magnitudes(form, x, following)
+
+    return jax.lax.map(lambda x: jax.lax.scan(once, x, None, length=steps)[1], starts)
 
 
-def _along(system: Block | AssociativeMemory, function: Callable[[Any], Array], start: Any, steps: int) -> Array:
+def _step_of(system: Block | AssociativeMemory) -> Callable[[Any], Any]:
+    """The explicit step that is tried."""
     if isinstance(system, Block):
-        step = system.__call__
-    else:
-        dt = 0.01 * min(layer.tau for layer in system.neurons.values())
-        step = lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
-    return jax.lax.scan(lambda x, _: (step(x), function(x)), start, None, length=steps + 1)[1]
+        return system.__call__
+    dt = 0.01 * min(layer.tau for layer in system.neurons.values())
+    return lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
 
 
 def _probe(system: System, form: System, x: Any, key: PRNGKey) -> Array:

@@ -1,10 +1,11 @@
 r"""Rounding: how much a computed energy may rise in a step that descends exactly.
 
-$$\hat E(\hat x') - \hat E(\hat x) \le \left(8\,\epsilon + 24\,\epsilon_{32}\right) [M(x) + M(x')]$$
+$$\hat E(\hat x') - \hat E(\hat x) \le \left(8\,\epsilon + 24\,\epsilon_{32}\right) [M(x) + M(x \to x')]$$
 
 with the unit $\epsilon$ in the last place of the dtype, that of the sums, $\epsilon_{32}$ (of float32 for half
 precision, else $\epsilon$ itself), and the *magnitude* $M$ of an energy: the sum of the magnitudes of all that it adds
-up, down to single products, and of what rounding of its state changes, $\sum_i |x_i\,\partial E/\partial x_i|$.
+up, down to single products, and of what rounding of its state changes, $\sum_i |x_i\,\partial E/\partial x_i|$; after a
+step from $x$ to $x'$, with $|x_i| + |x_i'|$ for the state.
 `theory/C18-rounding.md` has the proof.
 """
 
@@ -45,10 +46,28 @@ def energy_magnitude(system: Any, state: Any) -> Energy:
     return system.energy_magnitude(state)
 
 
-def state_magnitude(energy: Callable[[Any], Scalar], state: Any) -> Scalar:
-    r"""$\sum_i |x_i\,\partial E/\partial x_i|$: by how much relative errors of the state can change its energy."""
+def state_magnitude(energy: Callable[[Any], Scalar], state: Any, sizes: Any = None) -> Scalar:
+    r"""$\sum_i |s_i\,\partial E/\partial x_i|$: by how much errors relative to some sizes $s$ can change an energy.
+
+    **Arguments:**
+
+    - `energy`, `state`: $E$ and $x$.
+    - `sizes`: $s$, in the form of the state; by default the state itself, whose errors are then relative ones.
+    """
     slopes = jax.grad(energy)(state)
-    return total([jnp.sum(jnp.abs(x * slope)) for x, slope in zip(jax.tree.leaves(state), jax.tree.leaves(slopes))])
+    sizes = jax.tree.leaves(state if sizes is None else sizes)
+    return total([jnp.sum(jnp.abs(size * slope)) for size, slope in zip(sizes, jax.tree.leaves(slopes))])
+
+
+def step_magnitudes(system: Any, before: Any, after: Any) -> tuple[Scalar, Scalar]:
+    r"""The magnitudes of the energies before and after a step.
+
+    Where a step nearly takes back a state, as a full leaky one does, what is left is rounded as the state before was:
+    $\sum_i |x_i\,\partial E/\partial x_i'|$ counts for the energy after it.
+    """
+    system, before, after = jax.tree.map(widened, (system, before, after))
+    left = state_magnitude(system.energy, after, before)
+    return system.energy_magnitude(before), system.energy_magnitude(after) + left
 
 
 def total(magnitudes: list[Scalar]) -> Scalar:
@@ -70,7 +89,6 @@ def is_rounding(system: Any, rise: Scalar, before: tuple[Any, Scalar], after: tu
     sure = rise <= allowed_rise(sizes[0], sizes[1], dtype)
 
     def by_terms() -> Bool[Array, ""]:
-        magnitudes = [energy_magnitude(system, state) for state, _ in (before, after)]
-        return rise <= allowed_rise(magnitudes[0], magnitudes[1], dtype)
+        return rise <= allowed_rise(*step_magnitudes(system, before[0], after[0]), dtype)
 
     return jax.lax.cond(sure, lambda: jnp.ones((), bool), by_terms)

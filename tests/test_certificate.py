@@ -426,7 +426,7 @@ def test_a_certificate_reads_as_text(getkey):
     text = str(certify(make_block(getkey(), scale="elementwise", options={"leak": 0.5})))
     assert "energy descent along the flow: not proved" in text
     assert "energy descent in every step: not proved" in text
-    assert "[holds] synapse 'token' is symmetric, V = W^T: |V - W^T|/|W| = 0" in text
+    assert "[holds] synapse 'token' is symmetric, V = W^T: |v - w|/|w| of a hidden unit is at most 0" in text
     assert "[fails] the scale of layer 'visible' keeps the field conservative: elementwise on the way in only" in text
     assert "[unknown] explicit steps follow the flow: it needs all of the above" in text
     assert "convex: K" not in text

@@ -321,7 +321,8 @@ def rises(twin: reference.Block, x: np.ndarray, after: np.ndarray) -> np.ndarray
     """By how much energies rise beyond what rounding explains; 0 where numbers are too large to tell."""
     old, old_size = twin.energy(x)
     new, new_size = twin.energy(after)
-    nudged = [np.abs(twin.energy(after * (1 + 8 * EPS * sign))[0] - new) for sign in nudges(after.shape)]
+    rounding = 8 * EPS * np.maximum(np.abs(x), np.abs(after))  # a step may nearly take back its state
+    nudged = [np.abs(twin.energy(after + rounding * sign)[0] - new) for sign in nudges(after.shape)]
     allowed = 64 * EPS * (old_size + new_size) + 4 * np.max(nudged, 0)
     excess = (new - old - allowed) / (old_size + new_size + 1e-300)
     return np.where(np.isfinite(excess) & (new_size < 1e100), excess, 0)

@@ -113,6 +113,9 @@ def test_the_allowance_is_in_units_of_the_terms(dtype):
 class StandIn:
     """A system whose states say their magnitude."""
 
+    def energy(self, state):
+        return 0 * state["m"]
+
     def energy_magnitude(self, state):
         return state["m"]
 
@@ -126,7 +129,7 @@ def overshooting(excess: float, dtype) -> Block:
 @dtypes
 @pytest.mark.parametrize("excess, rises", [(0.3, False), (12.0, True)])
 def test_a_rise_beyond_rounding_is_seen_and_one_within_is_not(excess, rises, dtype, getkey):
-    """The magnitude of x^2/2 is 3/2 x^2: what is allowed is 3 units of x^2, an excess of 3 units."""
+    """The magnitude of x^2/2 is 3/2 x^2, and 5/2 after a step: allowed are 4 units of x^2, an excess of 4 units."""
     block = overshooting(excess * rounding_unit(dtype), dtype)
     for scale in (1e-2, 1.0, 30.0):
         x = jnp.asarray(scale * (1 + jnp.abs(normal(getkey(), (5,)))), dtype)
@@ -140,6 +143,23 @@ def test_a_rise_beyond_rounding_is_seen_and_one_within_is_not(excess, rises, dty
         else:
             assert_energy_descends(block, block.energy, x[None], steps=3)
             assert_energy_descends(block, lambda x, b=block: b.energy(x), x[None], steps=3)
+
+
+@dtypes
+def test_what_a_step_leaves_of_a_state_is_rounded_as_the_state_was(dtype):
+    """A step of almost exactly 1/leak leaves rounding of x alone, x' = 0 up to eps x, and an energy above 0."""
+    leak = 46.39570432087708
+    up = -jnp.ones((3, 5), dtype)
+    neurons = {"v": Neurons(ReLU(), (5,)), "h": Neurons(ReLU(), (3,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("v", "h")})
+    block = derive_block(memory, ["h"], leak=leak, step=1 / leak)
+    assert certify(block).descends_in_steps
+    x = -jnp.asarray([6.3, 2.1, 30.8, 0.7, 11.3], dtype)
+    clamped = derive_block(memory.clamp({"v": jnp.zeros(5, bool)}), ["h"], leak=leak, step=1 / leak)
+    for system in (block, clamped):
+        assert descend(system, x, 3).descends
+        assert certify(system).check_from(x[None], steps=3).passed
+        assert_energy_descends(system, system.energy, x[None], steps=3)
 
 
 def test_a_rise_is_compared_with_the_energies_at_hand():

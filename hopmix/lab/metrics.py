@@ -5,6 +5,7 @@ more, at some of them. Blocks are alike in shape: they are stacked, and everythi
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling, couplings
 from hopmix._derive import Block, SerialBlock
 from hopmix._pseudo_energy import descent_margin, power
-from hopmix._rounding import allowed_rise
+from hopmix._rounding import allowed_rise, step_magnitudes
 from hopmix._spectrum import eigenvalues, measure_spectrum
 from hopmix._symmetry import Asymmetry, measure_asymmetry
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
@@ -191,9 +192,7 @@ def energy_descent(model: Mixer, images: Float[Array, "batch height width colour
         change = sum(after - before for before, after in energies)
 
         def by_terms() -> Energy:
-            magnitudes = [
-                (part.energy_magnitude(before), part.energy_magnitude(after)) for part, before, after in steps
-            ]
+            magnitudes = [jax.vmap(partial(step_magnitudes, part), 1)(before, after) for part, before, after in steps]
             return sum((allowed_rise(*pair, x.dtype) for pair in magnitudes), jnp.zeros(x.shape[1], x.dtype))
 
         # No energy is larger than its magnitude, which costs a gradient.
