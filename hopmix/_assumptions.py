@@ -4,10 +4,10 @@ A verdict is `holds` only where it follows from the exact type and the parameter
 on numbers is `fails` when the trial fails and `unknown` when it does not.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -19,7 +19,7 @@ from hopmix._concavity import mutual_pull
 from hopmix._conservative_form import Joint, gained_layers, joints
 from hopmix._convolution import Pooling
 from hopmix._derive import Potential
-from hopmix._dtypes import solver_dtype
+from hopmix._dtypes import precision_of, solver_dtype
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import AbstractLagrangian, Scaled, Sum
 from hopmix._lagrangian_groups import LayerNorm, LogSumReLU, SphericalNorm
@@ -67,11 +67,13 @@ def tied_couplings(memory: AssociativeMemory) -> list[Assumption]:
 def _tied(joint: Joint, is_gained: bool) -> Assumption:
     names = " and ".join(map(repr, joint.names))
     who = f"synapse {names} is" if len(joint.names) == 1 else f"synapses {names} together are"
-    if joint.joins_itself:
+    if joint.is_loop:
         verdict: Verdict = "holds" if joint.is_tied else "fails"
-        return Assumption(f"{who} symmetric, W + V = (W + V)^T", verdict, f"off by {joint.gap:.3g}")
+        return Assumption(f"{who} symmetric, W + V = (W + V)^T", verdict, f"entries differ by {joint.gap:.3g} at most")
     statement = f"{who} symmetric, V = W^T"
-    reason = f"|v - w|/|w| of a hidden unit is at most {joint.gap:.3g}"
+    reason = f"entries differ by {joint.gap:.3g} at most"
+    if joint.joins_itself and not joint.is_tied:
+        return Assumption(statement, "unknown", f"{reason}; of a layer joined with itself that may still be so")
     if joint.is_tied:
         return Assumption(statement, "holds", reason)
     if joint.gains is None:
@@ -191,13 +193,15 @@ def continuous(memory: AssociativeMemory) -> list[Assumption]:
 def _jumps(lagrangian: AbstractLagrangian, dtype: Any) -> list[str]:
     """Where the activation of a Lagrangian of hopmix is not continuous, or not a number."""
     found = []
+    tiny = float(jnp.finfo(solver_dtype(dtype)).tiny)
     for part in lagrangian.parts:
         if isinstance(part, LogSumReLU):
             found.append("log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between jumps")
-        if isinstance(part, LayerNorm | SphericalNorm) and not part.eps >= float(jnp.finfo(solver_dtype(dtype)).tiny):
+        if isinstance(part, LayerNorm | SphericalNorm) and not tiny <= part.eps < math.inf:
             found.append(f"eps = {part.eps:g} leaves {type(part).__name__} undefined at constant states; 1e-6 is usual")
-        if is_known(part) and float(getattr(part, "beta", 1.0)) == 0:
-            found.append(f"{type(part).__name__} divides by beta = 0; take beta > 0")
+        beta = abs(float(getattr(part, "beta", 1.0))) if is_known(part) else 1.0
+        if not tiny <= beta <= 1 / tiny:
+            found.append(f"{type(part).__name__} has |beta| = {beta:g}, which {dtype} can't divide by; 1 is usual")
     return found
 
 
@@ -273,8 +277,3 @@ def one_rest(potential: Potential) -> list[Assumption]:
     statement = "the joined hidden layers have one state of rest"
     reason = f"they move each other by a factor of at most {pull:.3g}"
     return [Assumption(statement, "holds" if pull < 1 else "unknown", reason)]
-
-
-def precision_of(system: Any) -> Any:
-    """The floating-point type of a system's parameters, JAX's default if it has none."""
-    return jnp.result_type(float, *(leaf for leaf in jax.tree.leaves(system) if eqx.is_inexact_array(leaf)))

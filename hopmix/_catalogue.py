@@ -10,12 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from hopmix._convolution import Convolution
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential
-from hopmix._dtypes import cast, solver_dtype
+from hopmix._dtypes import cast, precision_of, solver_dtype
 from hopmix._gained import Gained
 from hopmix._lagrangian import (
     GELU,
@@ -97,15 +97,21 @@ def _is_module(node: Any) -> bool:
 
 
 def not_finite(system: Any) -> list[str]:
-    """The places of the parameters of a system that are not finite numbers."""
+    """The places of the parameters of a system that are not finite numbers in its precision."""
+    dtype = solver_dtype(precision_of(system))
     leaves = jax.tree_util.tree_leaves_with_path(system)
-    numbers = [(path, leaf) for path, leaf in leaves if eqx.is_inexact_array_like(leaf)]
-    # As float64: NumPy has no test for the half precisions of ml_dtypes.
     return [
         jax.tree_util.keystr(path).removeprefix(".")
-        for path, leaf in numbers
-        if not np.all(np.isfinite(np.asarray(leaf, float)))
+        for path, leaf in leaves
+        if eqx.is_inexact_array_like(leaf) and not _is_finite(leaf, dtype)
     ]
+
+
+def _is_finite(leaf: Any, dtype: Any) -> bool:
+    # NumPy has no test for the half precisions of ml_dtypes; Python's numbers are what the precision makes of them.
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(leaf, float).astype(dtype if isinstance(leaf, float) else float)
+    return bool(np.all(np.isfinite(numbers)))
 
 
 def is_smooth(function: Callable, *examples: jax.ShapeDtypeStruct) -> bool:
@@ -116,6 +122,8 @@ def is_smooth(function: Callable, *examples: jax.ShapeDtypeStruct) -> bool:
     try:
         program = jax.make_jaxpr(cast(function, dtype))(*wide)
     except Exception:  # of a user's function anything can be raised
+        return False
+    if not all(_is_finite(const, dtype) for const in program.consts):
         return False
     return all(_is_smooth(equation) for equation in program.jaxpr.eqns)
 
@@ -128,7 +136,11 @@ def _is_smooth(equation: Any) -> bool:
         return False
     if name == "convert_element_type" and _narrows(equation):
         return False
+    literals = [var.val for var in equation.invars if isinstance(var, Literal)]
     inner = [p for p in equation.params.values() if isinstance(p, ClosedJaxpr | Jaxpr)]
+    constants = [const for p in inner if isinstance(p, ClosedJaxpr) for const in p.consts]
+    if not all(np.all(np.isfinite(np.asarray(number, float))) for number in (*literals, *constants)):
+        return False
     programs = [p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in inner]
     return all(_is_smooth(e) for program in programs for e in program.eqns)
 

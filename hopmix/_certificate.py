@@ -30,6 +30,7 @@ from hopmix._check import Check, System, check_descent, draw_states
 from hopmix._concavity import concavity_bound
 from hopmix._conservative_form import conservative_form, gained_layers
 from hopmix._derive import Block, SerialBlock
+from hopmix._dtypes import need_floats
 from hopmix._memory import AssociativeMemory
 from hopmix._small_breaking import BreakingBound, breaking_bound
 from hopmix._softness import safe_step
@@ -59,7 +60,7 @@ class Certificate:
     concavity: float = math.nan
     flow_claim: str = "C01"
     step_claim: str = "C05"
-    form: System | None = dataclasses.field(default=None, repr=False)
+    form: Block | AssociativeMemory | None = dataclasses.field(default=None, repr=False)
 
     @property
     def descends_in_flow(self) -> bool:
@@ -100,9 +101,17 @@ class Certificate:
         \sqrt{\mathrm{var} + \epsilon}$ of the quietest group), it is often far above `step_bound`, which has to cover
         constant states too. For a block that repeats its step it is the least over the states that its own steps pass.
 
+        **Arguments:**
+
+        - `x`: the state of one example.
+
+        **Raises:** `ValueError` for integers, and for anything but one example of a block.
+
         **Source:** `theory/C06-gelu.md`.
         """
         block = self.form
+        if isinstance(block, Block):
+            _need_example(block, x)
         if not isinstance(block, Block) or math.isnan(self.step_bound) or not self.concavity:
             return self.step_bound
         return max(self.step_bound, safe_step(block, x, self.concavity))
@@ -148,6 +157,13 @@ class Certificate:
         if isinstance(self.system, Block) and self.system.drop_path:
             return [*limits, f"calls with a key, which drop branches (drop_path = {self.system.drop_path:g})"]
         return limits
+
+
+def _need_example(block: Block, x: Layer):
+    need_floats("The state", x)
+    shape = block.potential.neurons.shape
+    if x.shape != shape:
+        raise ValueError(f"A bound at a state takes one example, of shape {shape}, got {x.shape}; loop over a batch.")
 
 
 def certify(system: System) -> Certificate:

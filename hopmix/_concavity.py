@@ -140,7 +140,8 @@ def _most_activation(separation: AbstractLagrangian, patterns: int) -> float:
     """The largest sum of activations where no similarity is positive; infinite where it is not known."""
     kind = type(separation)
     if kind in (Softmax, Entmax, GhostMax):
-        return 1.0
+        groups: Any = separation
+        return 1.0 if groups.axes is None or groups.axes else float(patterns)
     if kind is Exponential:
         return float(patterns)
     if kind is Sigmoid:

@@ -18,7 +18,7 @@ from hopmix._convolution import Convolution
 from hopmix._coupling import Coupling
 from hopmix._derive import Block
 from hopmix._gained import Gained
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing
 
 Rows: TypeAlias = np.ndarray
@@ -31,7 +31,8 @@ class Joint(NamedTuple):
     - `names`: of their synapses.
     - `ends`: the layers, the hidden one last.
     - `up`, `down`: the sums of their $W$ and of their $V^\top$.
-    - `gap`: the largest $|v_\alpha - w_\alpha|/|w_\alpha|$ of a hidden unit; of a layer joined with itself, that of
+    - `is_loop`: whether they join a layer with itself by matrices, so that $W + V$ is what counts.
+    - `gap`: the largest $|v - w|/\max(|v|, |w|)$ of an entry of $W$ and its counterpart in $V$; of a loop, that of
         $W + V$ and its transpose.
     - `gains`: $D$, where each $v_\alpha = D_\alpha w_\alpha$; `None` where there is no such $D$.
     - `rounding`: up to which gap weights count as tied.
@@ -41,6 +42,7 @@ class Joint(NamedTuple):
     ends: tuple[str, ...]
     up: Rows
     down: Rows
+    is_loop: bool
     gap: float
     gains: np.ndarray | None
     rounding: float
@@ -79,10 +81,16 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     down = np.sum([v for _, v in pairs], axis=0)
     eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
     rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
-    if ends[0] == ends[1]:
+    if _is_loop(memory.synapses[names[0]], ends):
         both = up + down.T
-        return Joint(names, ends, up, down, _gap(both, both.T), None, rounding)
-    return Joint(names, ends, up, down, _gap(up, down), _gains(up, down, rounding), rounding)
+        return Joint(names, ends, up, down, True, _gap(both, both.T), None, rounding)
+    gains = None if ends[0] == ends[1] else _gains(up, down, rounding)
+    return Joint(names, ends, up, down, False, _gap(up, down), gains, rounding)
+
+
+def _is_loop(synapse: Any, ends: tuple[str, ...]) -> bool:
+    """Whether W and V act on one layer, entry by entry; a window of several tokens would have to be flipped."""
+    return ends[0] == ends[1] and (type(synapse) is not Convolution or synapse.window == (1, 1))
 
 
 def coupling_of(memory: AssociativeMemory, name: str) -> Coupling:
@@ -98,14 +106,10 @@ def _rows(coupling: Coupling, turned: bool) -> tuple[Rows, Rows]:
 
 
 def _gap(w: Rows, v: Rows) -> float:
-    """The largest distance of a row of v from that of w, relative to the latter."""
-    # Each pair of rows in its own unit: no large row hides a small one, and no square leaves float64.
-    unit = np.maximum(_sizes(w), _sizes(v))
-    gaps = np.linalg.norm(v / unit - w / unit, axis=1)
-    lengths = np.linalg.norm(w / unit, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(gaps == 0, 0.0, gaps / lengths)
-    return float(np.max(relative, initial=0.0))
+    """The largest distance of an entry of v from that of w, relative to the larger of both."""
+    # Entry by entry: what a large entry rounds off may be all that counts behind a scale, or where it is clamped.
+    sizes = np.maximum(np.abs(w), np.abs(v))
+    return float(np.max(np.abs(v - w) / np.where(sizes == 0, 1.0, sizes), initial=0.0))
 
 
 def _gains(w: Rows, v: Rows, rounding: float) -> np.ndarray | None:
@@ -114,8 +118,7 @@ def _gains(w: Rows, v: Rows, rounding: float) -> np.ndarray | None:
     unit_v = v / _sizes(v)
     square = np.sum(unit_w**2, axis=1)
     ratio = np.sum(unit_v * unit_w, axis=1) / np.where(square == 0, 1, square)
-    rest = np.linalg.norm(unit_v - ratio[:, None] * unit_w, axis=1)
-    if not np.all(rest <= rounding * np.linalg.norm(unit_v, axis=1)):
+    if not _gap(ratio[:, None] * unit_w, unit_v) <= rounding:
         return None
     gains = ratio * (_sizes(v) / _sizes(w))[:, 0]
     return np.where(square == 0, 1.0, gains)
@@ -131,34 +134,54 @@ def _sizes(rows: Rows) -> Rows:
 
 
 def gained_layers(memory: AssociativeMemory) -> dict[str, np.ndarray]:
-    """The gains of the hidden layers whose couplings are all tied up to them, where they are not 1."""
+    """The gains of the hidden layers that are conservative by them alone, of the shape of the layer."""
     found = joints(memory)
     gained = {}
     for layer in {joint.ends[-1] for joint in found}:
-        gains = _common_gains(memory, layer, found)
+        gains = _gains_of_layer(memory, layer, found)
         if gains is not None:
             gained[layer] = gains
     return gained
 
 
-def _common_gains(memory: AssociativeMemory, layer: str, found: Iterable[Joint]) -> np.ndarray | None:
-    """The gains that all synapses agree on of which a layer is an end, if they are not all tied."""
-    touching = {name for name, ends in memory.connections if layer in ends}
+def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint]) -> np.ndarray | None:
+    """D, if all that reads the layer has the same one, and it or a scale on the way out alone is not 1."""
+    neurons = memory.neurons[layer]
     here = [joint for joint in found if layer in joint.ends]
-    others = touching - {name for joint in here for name in joint.names}
-    if all(joint.is_tied for joint in here) or memory.neurons[layer].affine is not None:
+    others = {name for name, ends in memory.connections if layer in ends}
+    others -= {name for joint in here for name in joint.names}
+    if all(joint.is_tied for joint in here) and not _scales_one_way(neurons):
         return None
     if any(joint.ends[-1] != layer or joint.joins_itself or joint.gains is None for joint in here):
         return None
     if any(type(memory.synapses[name]) is not Bias for name in others):
         return None
-    gains = here[0].gains
+    shaped = [_of_layer(joint.gains, memory.synapses[joint.names[0]], neurons) for joint in here]
     rounding = max(joint.rounding for joint in here)
-    same = all(np.allclose(joint.gains, gains, rtol=rounding, atol=0) for joint in here)  # pyright: ignore
-    if not same:
+    if any(not np.allclose(gains, shaped[0], rtol=rounding, atol=0) for gains in shaped):
         return None
-    uniform = np.allclose(gains, gains[0], rtol=rounding, atol=0)  # pyright: ignore
-    return gains if uniform or is_elementwise(memory.neurons[layer].lagrangian) else None
+    sent = shaped[0] * _own_gains(neurons)
+    uniform = np.allclose(sent, sent.flat[0], rtol=rounding, atol=0)
+    return shaped[0] if uniform or is_elementwise(neurons.lagrangian) else None
+
+
+def _of_layer(gains: Any, synapse: Any, neurons: Neurons) -> np.ndarray:
+    """The gains of hidden units at their places in the layer."""
+    others = (1,) * (len(neurons.shape) - 1)
+    units_last = type(synapse) in (ChannelMixing, Convolution)
+    return np.broadcast_to(gains.reshape((*others, -1) if units_last else (-1, *others)), neurons.shape)
+
+
+def _scales_one_way(neurons: Neurons) -> bool:
+    """Whether a scale other than 1 stands on the way out only: then it is a gain as well."""
+    affine = neurons.affine
+    return affine is not None and not affine.conservative and bool(np.any(np.asarray(affine.scale, float) != 1))
+
+
+def _own_gains(neurons: Neurons) -> np.ndarray:
+    if neurons.affine is None or neurons.affine.conservative:
+        return np.ones(neurons.shape)
+    return np.broadcast_to(np.asarray(neurons.affine.scale, float), neurons.shape)
 
 
 def conservative_form(system: Block | AssociativeMemory) -> Any:
@@ -190,35 +213,38 @@ def _tied(memory: AssociativeMemory) -> AssociativeMemory:
     for joint in changed:
         for name in joint.names[1:]:
             del synapses[name], connections[name]
-        synapse = memory.synapses[joint.names[0]]
         layer = joint.ends[-1]
         synapses[joint.names[0]] = _with_coupling(memory, joint)
         if layer in gained:
-            neurons[layer] = _with_gains(memory.neurons[layer], gained[layer], synapse)
+            dtype = coupling_of(memory, joint.names[0]).up.dtype
+            neurons[layer] = _with_gains(memory.neurons[layer], gained[layer], dtype)
     return AssociativeMemory(neurons, synapses, connections)
 
 
 def _changes(joint: Joint, gained: dict[str, np.ndarray]) -> bool:
-    together = joint.is_tied and len(joint.names) > 1
-    return together or joint.ends[-1] in gained
+    one_by_one = len(joint.names) == 1 and np.array_equal(joint.up, joint.down)
+    return (joint.is_tied and not one_by_one and (joint.is_loop or len(joint.names) > 1)) or joint.ends[-1] in gained
 
 
 def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractSynapse:
     """The first synapse of a joint, with the tied coupling of them all."""
     name = joint.names[0]
     dtype = coupling_of(memory, name).up.dtype
-    up = 0.5 * (joint.up + joint.down.T) if joint.joins_itself else joint.up
+    up = 0.5 * (joint.up + joint.down.T) if joint.is_loop else joint.up
     coupling = Coupling(jnp.asarray(up, dtype))
     return dataclasses.replace(memory.synapses[name], coupling=coupling)  # pyright: ignore
 
 
-def _with_gains(neurons: Neurons, gains: np.ndarray, synapse: Any) -> Neurons:
-    """The layer whose units send out their activations times these gains."""
+def _with_gains(neurons: Neurons, gains: np.ndarray, dtype: Any) -> Neurons:
+    """The layer whose units send out their activations times these gains, and their shifts too."""
+    sent = gains * _own_gains(neurons)
     lagrangian = neurons.lagrangian
-    if not is_elementwise(lagrangian):  # then they are all equal
-        return dataclasses.replace(neurons, lagrangian=float(gains[0]) * lagrangian)
-    others = (1,) * (len(neurons.shape) - 1)
-    units_last = type(synapse) in (ChannelMixing, Convolution)
-    shape = (*others, gains.size) if units_last else (gains.size, *others)
-    shaped = jnp.asarray(gains.reshape(shape), synapse.coupling.up.dtype)
-    return dataclasses.replace(neurons, lagrangian=Gained(lagrangian, shaped))
+    # Of units that are joined all gains are equal.
+    units = (
+        Gained(lagrangian, jnp.asarray(sent, dtype)) if is_elementwise(lagrangian) else float(sent.flat[0]) * lagrangian
+    )
+    affine = neurons.affine
+    if affine is not None:
+        scale = affine.scale if affine.conservative else jnp.ones_like(affine.scale)
+        affine = Affine(scale, jnp.asarray(gains, dtype) * affine.shift)
+    return dataclasses.replace(neurons, lagrangian=units, affine=affine)

@@ -43,3 +43,8 @@ def widened(a: Any) -> Any:
 def cast(tree: Any, dtype: Any) -> Any:
     """The tree with its floating-point arrays in another dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def precision_of(system: Any) -> Any:
+    """The floating-point type of a system's parameters, JAX's default if it has none."""
+    return jnp.result_type(float, *(leaf for leaf in jax.tree.leaves(system) if eqx.is_inexact_array(leaf)))

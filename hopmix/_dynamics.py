@@ -96,7 +96,10 @@ class Status(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]
     """What became of the energy; `Status[descent.status]` is a sentence."""
 
     descended = "The energy never rose by more than rounding."
-    rose = "The energy rose: take smaller steps, descend with backtrack=True, or ask `certify` what is proved."
+    rose = (
+        "The energy rose: take smaller steps, descend with backtrack=True, or ask `certify` what is proved, and of "
+        "which form."
+    )
     stalled = "No step along the force lowered the energy, however small: the force is not minus its gradient."
     not_finite = "The energy stopped being a finite number: take smaller steps, or start from a smaller state."
 
@@ -119,7 +122,13 @@ class Descent(NamedTuple):
 
 @eqx.filter_jit
 def descend(
-    system: System, state: Layer | State, steps: int, *, step: float | None = None, backtrack: bool = False
+    system: System,
+    state: Layer | State,
+    steps: int,
+    *,
+    step: float | None = None,
+    backtrack: bool = False,
+    form: System | None = None,
 ) -> Descent:
     r"""Take explicit steps from a state, recording states and energies.
 
@@ -135,6 +144,8 @@ def descend(
     - `step`: the step of a memory, in the unit of its time constants; a block has its own.
     - `backtrack`: halve each step until the energy falls by at least 1e-4 of what its slope promises (Armijo's rule).
         Where 40 halvings do not help, the state stays.
+    - `form`: whose energy is recorded; the system itself by default. Of weights that are conservative but not tied,
+        $V = W^\top D$, it is `certify(system).form` whose energy falls.
 
     **Returns:** a `Descent`; a rise of the energy is its `status`, not an exception.
 
@@ -143,16 +154,17 @@ def descend(
     """
     if steps < 0:
         raise ValueError(f"`descend` takes steps >= 0, got {steps}.")
-    advance = _advance(system, step, backtrack)
+    advance = _advance(system, step, backtrack, form)
     start = _start(system, state)
+    form = form or system
 
     def record(carry, _):
         x, stalled = carry
         moved, stuck = advance(x)
-        return (moved, stalled | stuck), (x, system.energy(x))
+        return (moved, stalled | stuck), (x, form.energy(x))
 
     (_, stalled), (states, energies) = jax.lax.scan(record, (start, jnp.zeros((), bool)), None, length=steps + 1)
-    descends = jnp.all(_falls(system, states, energies))
+    descends = jnp.all(_falls(form, states, energies))
     status = Status.where(stalled, Status.stalled, Status.descended)
     status = Status.where(descends, status, Status.rose)
     status = Status.where(jnp.all(jnp.isfinite(energies)), status, Status.not_finite)
@@ -344,7 +356,9 @@ def _start(system: System, state: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), state)
 
 
-def _advance(system: System, step: float | None, backtrack: bool = False) -> Callable[[Any], tuple[Any, Array]]:
+def _advance(
+    system: System, step: float | None, backtrack: bool = False, form: System | None = None
+) -> Callable[[Any], tuple[Any, Array]]:
     """One recorded step: the next state, and whether no step helped."""
     _need_system(system)
     never = jnp.zeros((), bool)
@@ -353,14 +367,14 @@ def _advance(system: System, step: float | None, backtrack: bool = False) -> Cal
             raise ValueError(f"A block has a step of its own, {system.step}; give it to `derive_block`, not here.")
         if not backtrack:
             return lambda x: (system(x), never)
-        once = lambda _, carry: _backtrack(system, system.force, carry[0], system.step, carry[1])
+        once = lambda _, carry: _backtrack(form or system, system.force, carry[0], system.step, carry[1])
         return lambda x: jax.lax.fori_loop(0, system.n_iter, once, (x, never))
     if step is None:
         raise ValueError("A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe.")
     _need_positive(step)
     direction = lambda x: velocity(system, x)
     if backtrack:
-        return lambda x: _backtrack(system, direction, x, step, never)
+        return lambda x: _backtrack(form or system, direction, x, step, never)
     return lambda x: (_move(x, direction(x), step), never)
 
 

@@ -228,7 +228,10 @@ class AssociativeMemory(eqx.Module):
 
     def synapse_magnitudes(self, outputs: Mapping[str, Layer]) -> list[Scalar]:
         """The magnitude of the energy of each synapse where it reads these, of one example."""
-        return [self.synapses[name].energy_magnitude(*map(outputs.get, layers)) for name, layers in self.connections]
+        return [
+            self.synapses[name].energy_magnitude(*(outputs[layer] for layer in layers))
+            for name, layers in self.connections
+        ]
 
     def force(self, state: State) -> dict[str, Layer]:
         r"""The force on each layer, $f_a = \tau_a \dot x_a$.

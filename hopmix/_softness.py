@@ -18,8 +18,8 @@ from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
 from hopmix._memory import Neurons
 from hopmix._types import Layer
 
-OUTWARD = {Quadratic, ReLU, RePU, GELU, Tanh, SphericalNorm}
-r"""Convex Lagrangians (and GELU) with $x \cdot L'(x) \ge 0$ everywhere."""
+AT_REST_AT_ZERO = {Quadratic, ReLU, RePU, Tanh, SphericalNorm}
+"""Lagrangians whose activation is 0 at 0."""
 
 
 def safe_step(block: Block, x: Layer, concavity: float) -> float:
@@ -75,9 +75,14 @@ def _never_shrinks(potential: Potential) -> bool:
         and potential.is_explicit
         and all(type(synapse) in (*COUPLED, Pooling) for synapse in memory.synapses.values())
         and all(set(ends) != {potential.visible} for _, ends in memory.connections)
-        and all(type(layer.lagrangian) in OUTWARD for layer in layers)
+        and all(_pushes_outward(layer.lagrangian) for layer in layers)
         and all(_is_centred(layer) for layer in (potential.neurons, *layers))
     )
+
+
+def _pushes_outward(lagrangian: AbstractLagrangian) -> bool:
+    r"""Whether $x \cdot L'(x) \ge 0$ everywhere: convex with the least value at 0, or GELU."""
+    return type(lagrangian) is GELU or (type(lagrangian) in AT_REST_AT_ZERO and lagrangian.is_convex)
 
 
 def _is_one_group(neurons: Neurons) -> bool:

@@ -7,12 +7,12 @@ from its objects.
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.special as sp
 
-Array = np.ndarray
+Array: TypeAlias = Any  # of NumPy, whose types say too much
 
 
 # ---- Lagrangians: the value (examples,) and the activation, of states (examples, *shape) ------------------------
@@ -32,6 +32,9 @@ def lagrangian(which: Any, x: Array) -> tuple[Array, Array]:
         value, g = UNITS[kind](which, x)
         return value.sum(layer), g
     axes = layer if which.axes is None else tuple(1 + axis % (x.ndim - 1) for axis in which.axes)
+    if not axes:  # each unit is a group of its own
+        value, g = GROUPS[kind](which, x[..., None], (x.ndim,))
+        return np.reshape(value, (len(x), -1)).sum(1), g[..., 0]
     value, g = GROUPS[kind](which, x, axes)
     return np.reshape(value, (len(x), -1)).sum(1), g
 
@@ -78,13 +81,17 @@ UNITS = {
 }
 
 
+def _log_sum_exp(z: Array, axes: tuple[int, ...]) -> Array:
+    return sp.logsumexp(z, axes, keepdims=True)
+
+
 def _softmax(which, x, axes):
     z = float(which.beta) * x
-    return sp.logsumexp(z, axes, keepdims=True) / float(which.beta), sp.softmax(z, axes)
+    return _log_sum_exp(z, axes) / float(which.beta), sp.softmax(z, axes)
 
 
 def _ghostmax(which, x, axes):
-    total = np.logaddexp(0, sp.logsumexp(float(which.beta) * x, axes, keepdims=True))
+    total = np.logaddexp(0, _log_sum_exp(float(which.beta) * x, axes))
     return total / float(which.beta), np.exp(float(which.beta) * x - total)
 
 
@@ -258,7 +265,7 @@ class Loop:
             mask &= ~np.eye(tokens, dtype=bool)
         heard = mask.any(1)
         scores = np.where(mask, beta * np.einsum("nhtd,nhsd->nhts", q, k), -np.inf)[:, :, heard]
-        value = sp.logsumexp(scores, -1).sum((1, 2)) / beta
+        value = _log_sum_exp(scores, (-1,)).sum((1, 2, 3)) / beta
         weights = sp.softmax(scores, -1)
         reads = np.einsum("nhts,nhsd,hdc->ntc", weights, k, np.asarray(self.synapse.queries, float))
         sent = np.einsum("nhts,nhtd,hdc->nsc", weights, q[:, :, heard], np.asarray(self.synapse.keys, float))

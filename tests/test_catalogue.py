@@ -91,7 +91,7 @@ def loud_systems(key) -> dict[str, AssociativeMemory | Block]:
         "LoudNeurons": AssociativeMemory(neurons, plain.synapses, dict(plain.connections)),
         "LoudAffine": memory_with(key, affine=LoudAffine(jnp.ones(5), jnp.zeros(5))),
         "LoudPotential": Block(LoudPotential(plain, "v", ("h",))),
-        "LoudCoupling": memory_with(key, synapse=Dense(LoudCoupling(up, None, 1.0))),
+        "LoudCoupling": memory_with(key, synapse=Dense(LoudCoupling(up, None, jnp.ones(())))),
     }
 
 
@@ -142,6 +142,10 @@ def test_a_block_takes_finite_steps(leak, step, getkey):
         (LayerNorm(eps=1e-50), jnp.float32, False),  # which is 0 there
         (Tanh(0.0), jnp.float64, False),
         (Softmax(jnp.asarray(0.0)), jnp.float64, False),
+        (Tanh(1e-50), jnp.float32, False),
+        (Softmax(1e-46), jnp.float32, False),
+        (Tanh(1e-50), jnp.float64, True),
+        (LayerNorm(eps=math.inf), jnp.float64, False),
     ],
 )
 def test_an_activation_that_is_undefined_somewhere_is_refused(lagrangian, dtype, expected, getkey):
@@ -202,6 +206,8 @@ FUNCTIONS = {
     "lies": (liar, "fails"),
     "hides": (lambda g: jnp.sum(jax.lax.stop_gradient(g) * g), "fails"),
     "rounds": (lambda g: jnp.sum(g.astype(jnp.bfloat16).astype(g.dtype)), "fails"),
+    "not a number": (lambda g: jnp.sum(jnp.asarray([math.nan, 1.0, 1.0, 1.0, 1.0]) * g), "fails"),
+    "infinite": (lambda g: jnp.sum(g) * math.inf, "fails"),
     "singular": (lambda g: jnp.sum(g**-2), "unknown"),
 }
 

@@ -53,6 +53,8 @@ DISTANCES = [
     (Entmax(1.5, 2.0), 1.0),
     (Entmax(2.0), 1.0),
     (GhostMax(3.0), 1.0),
+    (Softmax(1.0, ()), 6.0),
+    (Entmax(1.5, 1.0, ()), 6.0),
     (Exponential(0.5), 6.0),
     (Sigmoid(2.0), 3.0),
     (Quadratic(), 0.0),

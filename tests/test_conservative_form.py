@@ -20,16 +20,19 @@ from hopmix import (
     Convolution,
     Coupling,
     Dense,
+    HopfieldMemory,
     LayerNorm,
     Neurons,
     Quadratic,
     ReLU,
     Sigmoid,
     Softmax,
+    Status,
     Tanh,
     TokenMixing,
     certify,
     derive_block,
+    descend,
     radial_energy,
 )
 from hopmix._conservative_form import conservative_form
@@ -144,7 +147,7 @@ def test_mixings_and_convolutions_have_gains_of_their_units(getkey):
 
 
 def refused_gains(getkey) -> dict[str, AssociativeMemory]:
-    up, shift = normal(getkey(), (3, 5)), jnp.ones((3,))
+    up = normal(getkey(), (3, 5))
     plain = memory_of(gained(up))
     shared = AssociativeMemory(
         {**plain.neurons, "w": Neurons(Tanh(), (5,))},
@@ -153,14 +156,18 @@ def refused_gains(getkey) -> dict[str, AssociativeMemory]:
     )
     return {
         "units that compete": memory_of(gained(up), hidden=Softmax()),
-        "a shift behind them": memory_of(gained(up), affine=Affine(shift, shift)),
         "another reader that is tied": shared,
+        "stored patterns that read it": AssociativeMemory(
+            plain.neurons,
+            {**plain.synapses, "m": HopfieldMemory(normal(getkey(), (4, 3)), Softmax())},
+            {"s0": ("v", "h"), "m": ("h",)},
+        ),
         "not quite": memory_of(Coupling(up, up.T * GAINS[None] + 1e-6, 0.0)),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["units that compete", "a shift behind them", "another reader that is tied", "not quite"]
+    "name", ["units that compete", "stored patterns that read it", "another reader that is tied", "not quite"]
 )
 def test_gains_that_have_no_energy_are_refused(name, getkey):
     memory = refused_gains(getkey)[name]
@@ -171,6 +178,52 @@ def test_gains_that_have_no_energy_are_refused(name, getkey):
     assert ("is conservative for elementwise units that nothing else reads (C07)" in str(certificate)) is (
         name != "not quite"
     )
+
+
+@pytest.mark.parametrize("conservative", [True, False])
+@pytest.mark.parametrize("gains", [GAINS, jnp.ones(3)])
+def test_scales_and_shifts_behind_gained_units_are_part_of_the_form(gains, conservative, getkey):
+    """On both ways they stay what they are, on the way out alone a scale is a gain too."""
+    affine = Affine(jnp.asarray([0.5, 2.0, -1.0]), normal(getkey(), (3,)), conservative)
+    block = derive_block(memory_of(gained(normal(getkey(), (3, 5)), gains), hidden=Sigmoid(), affine=affine), ["h"])
+    certificate, x = certify(block), normal(getkey(), (5,))
+    assert certificate.descends_in_flow
+    assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
+    assert certificate.check(getkey(), examples=16).passed
+
+
+def two_mixings(token: Coupling, channel: Coupling) -> Block:
+    """A token and a channel mixing from one layer into another."""
+    shape = (token.up.shape[1], channel.up.shape[1])
+    neurons = {"x": Neurons(Quadratic(), shape), "h": Neurons(ReLU(), shape)}
+    synapses = {"t": TokenMixing(token), "c": ChannelMixing(channel)}
+    memory = AssociativeMemory(neurons, synapses, {"t": ("x", "h"), "c": ("x", "h")})
+    return derive_block(memory, ["h"], leak=1.0, step=0.02)
+
+
+def test_gains_of_tokens_and_of_channels_are_not_the_same(getkey):
+    """The same three numbers stand at rows here and at columns there; a number for all stands everywhere."""
+    square = normal(getkey(), (2, 3, 3))
+    uneven = jnp.asarray([0.01, 1.0, 10.0])
+    refused = certify(two_mixings(gained(square[0], uneven), gained(square[1], uneven)))
+    assert not refused.descends_in_flow
+    twice = two_mixings(Coupling(normal(getkey(), (3, 3)), tie=2.0), Coupling(normal(getkey(), (4, 4)), tie=2.0))
+    certificate = certify(twice)
+    assert certificate.descends_in_flow
+    assert certificate.check(getkey(), examples=16).passed
+
+
+def test_a_descent_records_the_energy_of_the_form(getkey):
+    block = derive_block(
+        memory_of(gained(normal(getkey(), (3, 5))), visible=Quadratic(), hidden=Tanh()), ["h"], leak=1.0
+    )
+    block = dataclasses.replace(block, step=0.2)
+    certificate, x = certify(block), 3 * normal(getkey(), (5,))
+    assert certificate.descends_in_steps
+    for backtrack in (False, True):
+        descent = descend(block, x, 20, form=certificate.form, backtrack=backtrack)
+        assert descent.status == Status.descended
+        assert_close(descent.energies[3], certificate.energy(descent.states[3]), 1e-10)
 
 
 def test_gained_units_are_a_lagrangian(getkey):
@@ -237,6 +290,38 @@ def test_a_layer_joined_with_itself_needs_the_sum_of_both_ways(getkey):
             assert certificate.concavity == pytest.approx(max(0, -lowest))
 
 
+def test_a_loop_counts_by_the_sum_of_both_ways(getkey):
+    """A hidden layer that pulls itself by V = -3 or +3, W = 0: the pull is 3, and 0.5 with V = 0.5."""
+    neurons = {"v": Neurons(Quadratic(), (2,)), "h": Neurons(Tanh(), (2,))}
+    for pull, expected in ((-3.0, False), (3.0, False), (0.5, True), (-0.5, True)):
+        loop = Dense(Coupling(jnp.zeros((2, 2)), pull * jnp.eye(2), 0.0))
+        synapses = {"s": Dense(Coupling(normal(getkey(), (2, 2)))), "r": loop}
+        memory = AssociativeMemory(neurons, synapses, {"s": ("v", "h"), "r": ("h", "h")})
+        certificate = certify(derive_block(memory, ["h"], leak=1.0, step=0.9))
+        assert certificate.descends_in_flow is expected
+        assert not expected or certificate.check(getkey(), examples=16).passed
+
+
+def convolved_loop(up, down, window) -> Block:
+    synapses = {"s": Convolution(Coupling(up, down, 0.0), (2, 2), window)}
+    memory = AssociativeMemory({"v": Neurons(Quadratic(), (4, 3))}, synapses, {"s": ("v", "v")})
+    return derive_block(memory, [], leak=0.1, step=0.05)
+
+
+def test_a_convolution_of_a_layer_with_itself(getkey):
+    """Windows of one token are matrices: W + V = -9; of larger ones only V = W^T is known to be symmetric."""
+    one = certify(convolved_loop(jnp.zeros((3, 3)), -9 * jnp.eye(3), (1, 1)))
+    assert one.concavity == pytest.approx(9)
+    assert one.descends_in_steps
+    assert one.check(getkey(), examples=16).passed
+    up = normal(getkey(), (3, 27))
+    tied = certify(convolved_loop(up, up.T, (3, 3)))
+    assert tied.descends_in_flow
+    assert tied.check(getkey(), examples=16).passed
+    free = certify(convolved_loop(up, normal(getkey(), (27, 3)), (3, 3)))
+    assert {a.verdict for a in free.flow} == {"holds", "unknown"}
+
+
 # ---- Scales -----------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +342,19 @@ def test_a_large_row_does_not_hide_a_free_one(small, getkey):
     certificate = certify(memory_of(Coupling(up, down, 0.0)))
     assert not certificate.descends_in_flow
     assert certify(memory_of(Coupling(up, up.T, 0.0))).descends_in_flow
+
+
+@pytest.mark.parametrize("hide", ["scale", "clamp"])
+def test_a_large_column_does_not_hide_free_ones(hide, getkey):
+    """What a large entry rounds off is all that counts behind a small scale, or where that entry is held."""
+    up, down = jnp.asarray([[1e8, 1.0, -1.0]]), jnp.asarray([[1e8], [-1.0], [2.0]])
+    neurons = {"v": Neurons(Quadratic(), (3,)), "h": Neurons(ReLU(), (1,))}
+    if hide == "scale":
+        neurons["v"] = Neurons(Quadratic(), (3,), affine=Affine(jnp.asarray([1e-8, 1.0, 1.0]), jnp.zeros(3)))
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(up, down, 0.0))}, {"s": ("v", "h")})
+    if hide == "clamp":
+        memory = memory.clamp({"v": jnp.asarray([True, False, False])})
+    assert not certify(derive_block(memory, ["h"], leak=1.0, step=0.5)).descends_in_flow
 
 
 def test_units_without_weights_are_tied(getkey):

@@ -107,11 +107,12 @@ def shifted_blocks(getkey) -> dict[str, Block]:
         "a bias": block_of(LayerNorm(), GELU(), up, bias=jnp.ones(6)),
         "a leak": block_of(LayerNorm(), GELU(), up, leak=1e-6),
         "units that push when they are pulled": block_of(LayerNorm(), GELU() + Sigmoid(), up),
+        "units that turn round": block_of(LayerNorm(), Tanh(-1.0), up),
     }
 
 
 @pytest.mark.parametrize("name", ["a shift of the norm", "a shift behind it", "an input", "a bias", "a leak",
-                                  "units that push when they are pulled"])  # fmt: skip
+                                  "units that push when they are pulled", "units that turn round"])  # fmt: skip
 def test_what_can_shrink_a_norm_has_no_factor_of_two(name, getkey):
     block = shifted_blocks(getkey)[name]
     certificate, x = certify(block), normal(getkey(), (5,))
@@ -154,3 +155,26 @@ def test_each_step_of_a_repeated_block_at_its_bound_descends(getkey):
         path.append(careful(path[-1]))
     energies = jax.vmap(block.energy)(jnp.stack(path))
     assert jnp.max(jnp.diff(energies)) <= 1e-12
+
+
+def test_units_that_turn_round_shrink_a_norm():
+    """Tanh of beta = -1, concave, with unequal weights: at twice the bound the energy rises."""
+    up = jnp.diag(jnp.asarray([0.3, 0.3 / math.sqrt(2)]))
+    block = block_of(SphericalNorm(), Tanh(-1.0), up)
+    x = 3 * jnp.asarray([math.cos(0.6), math.sin(0.6)])
+    bound = certify(block).step_bound_at(x)
+    assert rise(dataclasses.replace(block, step=bound), x) <= 0
+    assert rise(dataclasses.replace(block, step=1.98 * bound), x) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (jnp.zeros((6, 5)), r"takes one example, of shape \(5,\), got \(6, 5\); loop over a batch"),
+        (jnp.zeros(7), r"takes one example, of shape \(5,\), got \(7,\)"),
+    ],
+)
+def test_a_bound_at_a_state_takes_one_example(state, message, getkey):
+    certificate = certify(block_of(LayerNorm(), GELU(), normal(getkey(), (6, 5))))
+    with pytest.raises(ValueError, match=message):
+        certificate.step_bound_at(state)

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._assumptions import precision_of
 from hopmix._attention import Attention
 from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
 from hopmix._derive import Block
+from hopmix._dtypes import precision_of
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import GELU, AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Tanh
 from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, LogSumReLU, Softmax, SphericalNorm
