@@ -16,7 +16,7 @@ import numpy as np
 from hopmix._attention import Attention
 from hopmix._catalogue import COUPLED, foreign_parts, is_known, is_smooth, not_finite
 from hopmix._concavity import mutual_pull
-from hopmix._conservative_form import Joint, gained_layers, joints
+from hopmix._conservative_form import Joint, Ties
 from hopmix._convolution import Pooling
 from hopmix._derive import Potential
 from hopmix._dtypes import precision_of, solver_dtype
@@ -58,10 +58,9 @@ def sound(system: Any) -> list[Assumption]:
 # ---- Synapses ---------------------------------------------------------------------------------------------------
 
 
-def tied_couplings(memory: AssociativeMemory) -> list[Assumption]:
+def tied_couplings(ties: Ties) -> list[Assumption]:
     """Whether the couplings that act together are symmetric, or conservative by their gains."""
-    gained = gained_layers(memory)
-    return [_tied(joint, joint.ends[-1] in gained) for joint in joints(memory)]
+    return [_tied(joint, joint.ends[-1] in ties.gains) for joint in ties.joints]
 
 
 def _tied(joint: Joint, is_gained: bool) -> Assumption:

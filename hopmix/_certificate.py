@@ -28,7 +28,7 @@ from hopmix._assumptions import (
 from hopmix._attention import Attention
 from hopmix._check import Check, System, check_descent, draw_states
 from hopmix._concavity import concavity_bound
-from hopmix._conservative_form import conservative_form, gained_layers
+from hopmix._conservative_form import Ties, conservative_form, ties_of
 from hopmix._derive import Block, SerialBlock
 from hopmix._dtypes import need_floats
 from hopmix._memory import AssociativeMemory
@@ -190,20 +190,21 @@ def certify(system: System) -> Certificate:
         )
     if unsound := sound(system):
         return Certificate(system, tuple(unsound))
-    form = conservative_form(system)
-    return _certify_block(system, form) if isinstance(system, Block) else _certify_memory(system, form)
+    ties = ties_of(system.potential.memory if isinstance(system, Block) else system)
+    form = conservative_form(system, ties)
+    return _certify_block(system, form, ties) if isinstance(system, Block) else _certify_memory(system, form, ties)
 
 
-def _certify_memory(memory: AssociativeMemory, form: AssociativeMemory) -> Certificate:
-    flow = _flow_assumptions(memory, form, tuple(memory.neurons))
-    return Certificate(memory, flow, flow_claim=_flow_claim(memory), form=form)
+def _certify_memory(memory: AssociativeMemory, form: AssociativeMemory, ties: Ties) -> Certificate:
+    flow = _flow_assumptions(memory, form, ties, tuple(memory.neurons))
+    return Certificate(memory, flow, flow_claim=_flow_claim(memory, ties), form=form)
 
 
-def _certify_block(block: Block, form: Block) -> Certificate:
+def _certify_block(block: Block, form: Block, ties: Ties) -> Certificate:
     memory = block.potential.memory
     potential = form.potential
-    flow = (*one_rest(potential), *_flow_assumptions(memory, potential.memory, (potential.visible,)))
-    flow_claim = _flow_claim(memory)
+    flow = (*one_rest(potential), *_flow_assumptions(memory, potential.memory, ties, (potential.visible,)))
+    flow_claim = _flow_claim(memory, ties)
     if any(a.verdict != "holds" for a in flow):
         reason = "it needs all of the above"  # the bound on K is one for tied weights, the steps are those of a flow
         step = (Assumption("explicit steps follow the flow", "unknown", reason),)
@@ -261,19 +262,19 @@ def _step_bound(block: Block, concavity: float) -> float:
 
 
 def _flow_assumptions(
-    memory: AssociativeMemory, form: AssociativeMemory, moving: tuple[str, ...]
+    memory: AssociativeMemory, form: AssociativeMemory, ties: Ties, moving: tuple[str, ...]
 ) -> tuple[Assumption, ...]:
     layers = form.neurons.items()
     return (
         *continuous(memory),
-        *tied_couplings(memory),
+        *tied_couplings(ties),
         *(a for name in memory.synapses for a in conservative_synapse(memory, name)),
         *(a for name, n in layers for a in (*conservative_affine(name, n), *gradient_activation(name, n))),
         *(a for name in moving for a in (convex(name, form.neurons[name]), *free_groups(name, form.neurons[name]))),
     )
 
 
-def _flow_claim(memory: AssociativeMemory) -> str:
-    if gained_layers(memory):
+def _flow_claim(memory: AssociativeMemory, ties: Ties) -> str:
+    if ties.gains:
         return "C10"
     return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"

@@ -121,7 +121,8 @@ def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
     if isinstance(system, SerialBlock):
         return jnp.full(steps + 1, jnp.nan, start.dtype)
     step = _step_of(system)
-    return jax.lax.scan(lambda x, _: (step(x), form.energy(x)), start, None, length=steps + 1)[1]
+    end, energies = jax.lax.scan(lambda x, _: (step(x), form.energy(x)), start, None, length=steps)
+    return jnp.concatenate([energies, form.energy(end)[None]])
 
 
 def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> tuple[Array, Array]:

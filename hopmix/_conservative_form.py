@@ -81,11 +81,21 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     down = np.sum([v for _, v in pairs], axis=0)
     eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
     rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
+    if len(names) == 1 and couplings[0].breaking is None and ends[0] != ends[1]:
+        return _without_breaking(names, ends, couplings[0], rounding)
     if _is_loop(memory.synapses[names[0]], ends):
         both = up + down.T
         return Joint(names, ends, up, down, True, _gap(both, both.T), None, rounding)
     gains = None if ends[0] == ends[1] else _gains(up, down, rounding)
     return Joint(names, ends, up, down, False, _gap(up, down), gains, rounding)
+
+
+def _without_breaking(names: tuple[str, ...], ends: tuple[str, ...], coupling: Coupling, rounding: float) -> Joint:
+    """Of V = tie W^T nothing has to be compared."""
+    tie = float(coupling.tie)
+    up = np.asarray(coupling.up, float)
+    gap = abs(tie - 1) / max(abs(tie), 1.0)
+    return Joint(names, ends, up, up if tie == 1 else tie * up, False, gap, np.full(len(up), tie), rounding)
 
 
 def _is_loop(synapse: Any, ends: tuple[str, ...]) -> bool:
@@ -133,15 +143,26 @@ def _sizes(rows: Rows) -> Rows:
 # ---- The form ---------------------------------------------------------------------------------------------------
 
 
-def gained_layers(memory: AssociativeMemory) -> dict[str, np.ndarray]:
-    """The gains of the hidden layers that are conservative by them alone, of the shape of the layer."""
+class Ties(NamedTuple):
+    """What is known of the couplings of a memory; see `ties_of`.
+
+    - `joints`: the couplings, added up where they act together.
+    - `gains`: of the hidden layers that are conservative by them alone, of the shape of the layer.
+    """
+
+    joints: list[Joint]
+    gains: dict[str, np.ndarray]
+
+
+def ties_of(memory: AssociativeMemory) -> Ties:
+    """How the couplings of a memory are tied: one by one, together, or up to gains."""
     found = joints(memory)
     gained = {}
     for layer in {joint.ends[-1] for joint in found}:
         gains = _gains_of_layer(memory, layer, found)
         if gains is not None:
             gained[layer] = gains
-    return gained
+    return Ties(found, gained)
 
 
 def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint]) -> np.ndarray | None:
@@ -184,27 +205,28 @@ def _own_gains(neurons: Neurons) -> np.ndarray:
     return np.broadcast_to(np.asarray(neurons.affine.scale, float), neurons.shape)
 
 
-def conservative_form(system: Block | AssociativeMemory) -> Any:
+def conservative_form(system: Block | AssociativeMemory, ties: Ties) -> Any:
     """The system with tied couplings and the same forces, as far as there is one; itself where it is that.
 
     **Arguments:**
 
     - `system`: a block or a memory, of concrete weights.
+    - `ties`: of its memory.
 
     **Source:** `theory/C10-pseudo-energy.md`.
     """
     if isinstance(system, AssociativeMemory):
-        return _tied(system)
-    memory = _tied(system.potential.memory)
+        return _tied(system, ties)
+    memory = _tied(system.potential.memory, ties)
     if memory is system.potential.memory:
         return system
     potential = dataclasses.replace(system.potential, memory=memory)
     return dataclasses.replace(system, potential=potential)
 
 
-def _tied(memory: AssociativeMemory) -> AssociativeMemory:
-    gained = gained_layers(memory)
-    changed = [j for j in joints(memory) if _changes(j, gained)]
+def _tied(memory: AssociativeMemory, ties: Ties) -> AssociativeMemory:
+    gained = ties.gains
+    changed = [joint for joint in ties.joints if _changes(joint, gained)]
     if not changed:
         return memory
     synapses = dict(memory.synapses)
@@ -222,8 +244,9 @@ def _tied(memory: AssociativeMemory) -> AssociativeMemory:
 
 
 def _changes(joint: Joint, gained: dict[str, np.ndarray]) -> bool:
-    one_by_one = len(joint.names) == 1 and np.array_equal(joint.up, joint.down)
-    return (joint.is_tied and not one_by_one and (joint.is_loop or len(joint.names) > 1)) or joint.ends[-1] in gained
+    if joint.ends[-1] in gained:
+        return True
+    return joint.is_tied and (len(joint.names) > 1 or (joint.is_loop and not np.array_equal(joint.up, joint.down)))
 
 
 def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractSynapse:

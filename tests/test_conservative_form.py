@@ -35,7 +35,7 @@ from hopmix import (
     descend,
     radial_energy,
 )
-from hopmix._conservative_form import conservative_form
+from hopmix._conservative_form import conservative_form, ties_of
 from hopmix._gained import Gained
 
 GAINS = jnp.asarray([0.5, 2.0, 3.0])
@@ -174,7 +174,7 @@ def test_gains_that_have_no_energy_are_refused(name, getkey):
     certificate = certify(memory)
     assert not certificate.descends_in_flow
     assert {a.verdict for a in certificate.flow} >= {"fails"}
-    assert conservative_form(memory) is memory
+    assert conservative_form(memory, ties_of(memory)) is memory
     assert ("is conservative for elementwise units that nothing else reads (C07)" in str(certificate)) is (
         name != "not quite"
     )
@@ -377,5 +377,5 @@ def test_biases_stay_and_do_not_hinder(getkey):
 def test_what_is_tied_one_by_one_is_left_alone(getkey):
     memory = memory_of(Coupling(normal(getkey(), (3, 5))), visible=LayerNorm())
     block = derive_block(memory, ["h"])
-    assert conservative_form(block) is block
+    assert conservative_form(block, ties_of(memory)) is block
     assert certify(dataclasses.replace(block, step=0.5)).form.step == 0.5  # pyright: ignore

@@ -649,7 +649,7 @@ def test_a_block_works_on_any_number_of_axes(getkey):
 class Radial(AbstractLagrangian):
     """A user's Lagrangian that joins all units, and one that does not."""
 
-    curvature = (0.0, 1e3)
+    curvature = (0.0, 1e3)  # pyright: ignore
 
     def __call__(self, x):
         return jnp.sqrt(jnp.sum(x**2) + 1e-6)
@@ -660,7 +660,7 @@ class Radial(AbstractLagrangian):
 
 class Independent(AbstractLagrangian):
     is_elementwise = True
-    curvature = (1.0, 1.0)
+    curvature = (1.0, 1.0)  # pyright: ignore
 
     def __call__(self, x):
         return 0.5 * jnp.sum(x**2)

@@ -262,7 +262,7 @@ def test_a_checkpoint_before_training_is_tied(a_run):
 
 def test_a_certificate_that_numbers_contradict_fails(capsys, monkeypatch, a_run):
     """As if `certify` took untied weights for tied ones."""
-    blind = lambda memory: [Assumption("all synapses are symmetric", "holds", "so it is said")]
+    blind = lambda ties: [Assumption("all synapses are symmetric", "holds", "so it is said")]
     monkeypatch.setattr(_certificate, "tied_couplings", blind)
     code, out, _ = hopmix(capsys, "verify", a_run)
     assert code == 1
