@@ -6,7 +6,7 @@ with the unit $\epsilon$ in the last place of the dtype, that of the sums, $\eps
 precision, else $\epsilon$ itself), and the *magnitude* $M$ of an energy: the sum of the magnitudes of all that it adds
 up, down to single products, and of what rounding of its state changes, $\sum_i |x_i\,\partial E/\partial x_i|$; after a
 step from $x$ to $x'$, with $|x_i| + |x_i'|$ for the state.
-`theory/C18-rounding.md` has the proof.
+The form is proved in `theory/C18-rounding.md`, with a constant for the worst case; 8 and 24 are measured.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,8 @@ r"""C18: how much a computed energy may rise in a step that descends exactly.
 
 $$\hat E(\hat x') - \hat E(x) \le [E(x') - E(x)] + \left(8\,\epsilon + 24\,\epsilon_{32}\right)[M(x) + M(x')]$$
 
-with the magnitude $M$ of `energy_magnitude` and what `hopmix._rounding` says of $\epsilon$.
+with the magnitude $M$ of `energy_magnitude` and what `hopmix._rounding` says of $\epsilon$. The form is proved, the
+constant is measured.
 """
 
 from typing import NamedTuple
@@ -105,8 +106,9 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C18",
-    statement="in floating point a step that descends exactly raises the computed energy by at most 32 eps of the "
-    "magnitudes of the two energies: of all they add up, down to single products, and of sum (|x| + |x'|) |dE/dx|",
+    statement="in floating point a step that descends exactly raises the computed energy by at most c times the "
+    "magnitudes of the two energies: of all they add up, down to single products, and of sum (|x| + |x'|) |dE/dx|; "
+    "c = 3 gamma_(q + d) is proved, c = 32 eps is measured",
     source="standard error analysis (Higham 2002; Higham & Mary 2019); the magnitude of an energy: hopmix",
     status="proved",
     page="C18-rounding.md",
