@@ -18,6 +18,7 @@ import numpy as np
 from hopmix._attention import Attention
 from hopmix._catalogue import COUPLED, foreign_parts, is_known, not_finite
 from hopmix._concavity import largest_gain, spectral_norm
+from hopmix._conservative_form import Joint, joints
 from hopmix._convolution import Pooling
 from hopmix._derive import Block, Potential
 from hopmix._hopfield import HopfieldMemory
@@ -171,54 +172,83 @@ def _with_up(synapse: AbstractSynapse, up: np.ndarray) -> AbstractSynapse:
 
 
 def force_disc(potential: Potential) -> Disc:
-    r"""A disc around all mean Jacobians of the force, from the part of each coupling that is symmetric.
+    r"""A disc around all mean Jacobians of the force, from the part of each branch that is symmetric.
 
-    With $V = cW^\top + B$ a branch is $c\,W^\top D W + B D W$ with a symmetric $D$ between the curvatures of the
-    hidden Lagrangian: an interval on the real line, widened by $|B|_2\,\ell_h\,|W|_2$. For tied weights the disc is
-    the interval $[-K, \Lambda]$ of $\nabla^2 U$.
+    A branch has the $W$ and the $V$ of all couplings that join its hidden layer with the visible one, added up. With
+    $V = cW^\top + B$ it is $c\,W^\top D W + B D W$ with a symmetric $D$ between the curvatures of the hidden
+    Lagrangian: an interval on the real line, widened by $|B|_2\,\ell_h\,|W|_2$. For tied weights the disc is the
+    interval $[-K, \Lambda]$ of $\nabla^2 U$.
     """
     visible = potential.neurons
     if not potential.is_explicit or _is_lopsided(visible):
         return UNKNOWN
     memory = potential.memory
     own = [memory.synapses[name] for name, ends in memory.connections if set(ends) == {potential.visible}]
-    discs = [_branch(potential, name) for name in potential.hidden]
+    found = joints(memory)
+    discs = [_branch(memory, name, found) for name in potential.hidden]
     discs += [own_disc(synapse, visible) for synapse in own]
     centre, radius = (sum(parts) for parts in zip(NOTHING, *discs))
     return _rescaled(Disc(centre, radius), visible)
 
 
-def _branch(potential: Potential, hidden: str) -> Disc:
-    memory, neurons = potential.memory, potential.memory.neurons[hidden]
-    if not is_known(neurons.lagrangian) or _is_lopsided(neurons):
-        return UNKNOWN
+def _branch(memory: AssociativeMemory, hidden: str, found: list[Joint]) -> Disc:
+    neurons = memory.neurons[hidden]
     joining = [memory.synapses[name] for name, ends in memory.connections if hidden in ends]
-    joining = [synapse for synapse in joining if type(synapse) is not Bias]
-    norm = sum(map(spectral_norm, joining))
+    kinds = {type(synapse) for synapse in joining} - {Bias}
+    if not is_known(neurons.lagrangian) or _is_lopsided(neurons) or not kinds <= {*COUPLED, Pooling}:
+        return UNKNOWN
+    ways = [_seen_from(memory, joint, hidden) for joint in found if hidden in joint.ends]
+    ways += [Ways(synapse) for synapse in joining if type(synapse) is Pooling]
+    norm = sum(way.norm for way in ways)
     gain = largest_gain(neurons)
     low, high = (end * gain * gain for end in neurons.lagrangian.curvature)
     if not math.isfinite((high - low) * norm * norm):
         return UNKNOWN
-    turn, rest = _split(joining)
+    turn = _turn(ways)
+    rest = sum(way.left(turn) for way in ways)
     start, end = sorted((turn * min(low, 0.0) * norm * norm, turn * max(high, 0.0) * norm * norm))
     widened = rest * max(abs(low), abs(high)) * norm
     interval = _between(start, end)
     return Disc(interval.centre, interval.radius + widened)
 
 
-def _split(joining: list[AbstractSynapse]) -> tuple[float, float]:
-    r"""The number $c$ for which $V - cW^\top$ is smallest, and the spectral norm of what is left."""
-    if all(type(synapse) is Pooling for synapse in joining):
-        return 1.0, 0.0
-    if any(type(synapse) not in COUPLED for synapse in joining):
-        return 1.0, math.inf
-    couplings = [synapse.coupling for synapse in joining]  # pyright: ignore[reportAttributeAccessIssue]
-    ups = [np.asarray(coupling.up, float) for coupling in couplings]
-    downs = [np.asarray(coupling.down, float) for coupling in couplings]
-    square = sum(np.sum(up**2) for up in ups)
-    turn = sum(np.sum(down.T * up) for down, up in zip(downs, ups)) / square if square else 0.0
-    left = [_with_up(synapse, down.T - turn * up) for synapse, down, up in zip(joining, downs, ups)]
-    return float(turn), float(sum(map(spectral_norm, left)))
+class Ways(NamedTuple):
+    r"""One linear map from the visible layer to a hidden one, and the one back.
+
+    - `synapse`: says what the rows of a coupling act on; a `Pooling`, which is tied, has none.
+    - `up`, `down`: $W$ and $V^\top$, as the visible layer sees them; of a coupling that is connected the other way
+        round both are transposed, which no norm tells.
+    """
+
+    synapse: AbstractSynapse
+    up: np.ndarray | None = None
+    down: np.ndarray | None = None
+
+    @property
+    def norm(self) -> float:
+        """$|W|_2$, or a bound on it."""
+        return spectral_norm(self.synapse) if self.up is None else spectral_norm(_with_up(self.synapse, self.up))
+
+    def left(self, turn: float) -> float:
+        r"""$|V - cW^\top|_2$ for a number $c$, or a bound on it."""
+        if self.up is None:
+            return abs(1 - turn) * self.norm
+        return spectral_norm(_with_up(self.synapse, self.down - turn * self.up))
+
+
+def _seen_from(memory: AssociativeMemory, joint: Joint, hidden: str) -> Ways:
+    synapse = memory.synapses[joint.names[0]]
+    if joint.ends[-1] == hidden:
+        return Ways(synapse, joint.up, joint.down)
+    return Ways(synapse, joint.down, joint.up)
+
+
+def _turn(ways: list[Ways]) -> float:
+    r"""The number $c$ for which the entries of $V - cW^\top$ are smallest; of pooling, which is tied, 1."""
+    if any(way.up is None for way in ways):
+        return 1.0
+    square = sum(np.sum(way.up**2) for way in ways)
+    return float(sum(np.sum(way.down * way.up) for way in ways) / square) if square else 0.0
 
 
 def own_disc(synapse: AbstractSynapse, visible: Neurons) -> Disc:
@@ -259,7 +289,10 @@ def _memory_disc(memory: HopfieldMemory) -> Disc:
         return _between(min(low, 0.0) * square, max(high, 0.0) * square)
     if type(memory.separation) is not Softmax:
         return UNKNOWN
-    # beta times a covariance of patterns, minus the identity; a variance is a quarter of a squared range, at most.
+    # Of each group of patterns, beta times their covariance, minus the identity. The similarities have one axis: all
+    # patterns are one group, or without axes each is its own. A variance is a quarter of a squared range, at most.
+    if memory.separation.axes == ():
+        return Disc(-float(len(patterns)), 0.0)
     gaps = patterns[:, None] - patterns[None]
     spread = 0.25 * float(memory.separation.beta) * float(np.max(np.sum(gaps**2, axis=-1)))
     return _between(min(spread, 0.0) - 1, max(spread, 0.0) - 1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close, cast, normal
+from scipy.integrate import solve_ivp
 
 from hopmix import (
     GELU,
@@ -19,6 +20,7 @@ from hopmix import (
     Attention,
     Bias,
     Block,
+    ChannelMixing,
     Convolution,
     Coupling,
     Dense,
@@ -34,12 +36,13 @@ from hopmix import (
     Softmax,
     SphericalNorm,
     Tanh,
+    TokenMixing,
     contraction_rate,
     derive_block,
     descend,
     settle,
 )
-from hopmix._contraction import attention_disc, step_lipschitz
+from hopmix._contraction import attention_disc, force_disc, own_disc, step_lipschitz
 from hopmix.claims import c17_contraction as c17
 
 
@@ -230,6 +233,23 @@ def attending(getkey):
     return tokens(visible, synapses, {"a": ("x",), "b": ("x",)}, step=0.7), 2.0
 
 
+def both_ways(getkey):
+    """Several couplings of one branch, some of them the other way round, and pooling beside one."""
+    layers = {"k": Neurons(GELU(), (3, 2)), "p": Neurons(ReLU(), (3, 2))}
+    ups = [0.3 * normal(getkey(), shape) for shape in ((2, 2), (3, 3), (2, 18), (2, 18))]
+    downs = [0.1 * normal(getkey(), up.T.shape) for up in ups]
+    couplings = [Coupling(up, down, tie) for up, down, tie in zip(ups, downs, (1.0, -0.5, 0.5, 1.0))]
+    synapses = {
+        "c": ChannelMixing(couplings[0]),
+        "t": TokenMixing(couplings[1]),
+        "from": Convolution(couplings[2], grid=(1, 3)),
+        "to": Convolution(couplings[3], grid=(1, 3)),
+        "p": Pooling((1, 3)),
+    }
+    ends = {"c": ("k", "x"), "t": ("x", "k"), "from": ("k", "x"), "to": ("x", "p"), "p": ("x", "p")}
+    return tokens(Neurons(Tanh(0.5), (3, 2)), synapses, ends, layers, step=0.8), 1.0
+
+
 def joined(getkey):
     layers = {"m": Neurons(Tanh(), (4,)), "l": Neurons(Softmax(), (3,))}
     couplings = [Coupling(with_norm(normal(getkey(), s), n)) for s, n in (((4, 5), 1.1), ((3, 4), 0.9))]
@@ -242,6 +262,7 @@ PARTS = {
     "scale on the way in": lambda getkey: scaled(getkey, False),
     "convolution": convolving,
     "patterns": storing,
+    "couplings both ways": both_ways,
     "attention": attending,
     "joined": joined,
 }
@@ -254,6 +275,48 @@ def test_no_jacobian_is_steeper_than_the_constant(part, getkey):
     assert math.isfinite(constant)
     states = size * normal(getkey(), (20, *block.potential.neurons.shape))
     assert steepest(block, states.at[0].set(0.0)) <= constant * (1 + 1e-9)  # joined layers come to rest to 1e-12
+
+
+def test_couplings_of_two_layers_add_up_whichever_way_they_are_connected(getkey):
+    """The second coupling of a pair (v, h) and (h, v) turned: its W is seen as V, its V as W."""
+    ups = normal(getkey(), (2, 4, 5)) * 0.3
+    downs = normal(getkey(), (2, 5, 4)) * 0.3
+    neurons = {"x": Neurons(Quadratic(), (5,)), "h": Neurons(Tanh(), (4,))}
+    pair = {"s": Dense(Coupling(ups[0], downs[0], 0.0)), "t": Dense(Coupling(downs[1], ups[1], 0.0))}
+    several = AssociativeMemory(neurons, pair, {"s": ("x", "h"), "t": ("h", "x")})
+    summed = AssociativeMemory(neurons, {"s": Dense(Coupling(sum(ups), sum(downs), 0.0))}, {"s": ("x", "h")})
+    blocks = [derive_block(memory, ["h"], leak=1.0, step=0.5) for memory in (several, summed)]
+    x = normal(getkey(), (5,))
+    assert_close(blocks[0](x), blocks[1](x))
+    discs = [force_disc(block.potential) for block in blocks]
+    assert discs[0] == pytest.approx(discs[1], rel=1e-12)
+
+
+def test_a_tie_each_way_is_no_tie_of_both():
+    """W = V = 1.5 w: two rests beside zero, where each coupling by itself is half tied."""
+    coupling = Coupling(jnp.full((1, 1), math.sqrt(0.47)), None, 0.5)
+    synapses = {"up": Dense(coupling), "back": Dense(coupling)}
+    layers = {"h": Neurons(Tanh(), (1,))}
+    block = tokens(Neurons(Quadratic(), (1,)), synapses, {"up": ("x", "h"), "back": ("h", "x")}, layers, step=0.5)
+    assert contraction_rate(block) == 1.0
+    assert step_lipschitz(block) == pytest.approx(0.5 + 0.5 * 1.5**2 * 0.47, rel=1e-12)
+    assert float(steepest(block, jnp.zeros((1, 1)))) == pytest.approx(step_lipschitz(block), rel=1e-12)
+
+
+def test_patterns_that_do_not_compete_pull_as_many_times():
+    """Each of six patterns alone has the share 1: F = sum (xi - g), and a step of 0.4 takes x to -1.8 x and more."""
+    patterns = jnp.arange(6.0)[:, None]
+    disc = own_disc(HopfieldMemory(patterns, Softmax(0.01, axes=()), "distance"), Neurons(Quadratic(), (1,)))
+    assert disc == (-6.0, 0.0)
+
+
+@pytest.mark.parametrize("axes", [None, (0,), (-1,)])
+def test_patterns_that_compete_pull_once(axes):
+    """Along their line, -1 and beta times their covariance: at most a quarter of the squared range."""
+    memory = HopfieldMemory(jnp.asarray([[0.0], [1.0], [3.0]]), Softmax(1.5, axes=axes), "distance")
+    disc = own_disc(memory, Neurons(Quadratic(), (1,)))
+    assert disc.centre - disc.radius == pytest.approx(-1)
+    assert disc.centre + disc.radius == pytest.approx(1.5 * 9 / 4 - 1)
 
 
 @pytest.mark.parametrize("patterns, slopes", [([[1.0]], [-1.0]), ([[1.0], [-1.0]], [-1.0, 0.5])])
@@ -410,6 +473,17 @@ def test_beyond_its_step_repulsion_cycles():
     x = descend(block, jnp.asarray([1e-3]), 200).states[-1]
     assert abs(float(x[0])) > 0.5
     assert_close(block(x), -x, 1e-9)
+
+
+def test_a_concave_potential_is_no_faster_than_none():
+    r"""U = -g^2/2, L = log cosh, leak 1, from x = 5: a Lambda of -1 would promise to leave e^-2 of D_L at t = 1."""
+    flowed = solve_ivp(lambda t, x: -x - np.tanh(x), (0.0, 1.0), [5.0], rtol=1e-11, atol=1e-13).y[0, -1]
+    left = np.log(np.cosh(flowed)) / np.log(np.cosh(5.0))
+    assert math.exp(-2) + 0.005 < left <= math.exp(-1)
+    stepped = 5 - 0.1 * (5 + math.tanh(5.0))
+    share = math.log(math.cosh(stepped)) / math.log(math.cosh(5.0))
+    assert float(c17.saturated_decay(jnp.asarray(5.0))) == pytest.approx(share, rel=1e-12)
+    assert 0.8 < share <= 0.9
 
 
 def test_a_wrong_margin_is_caught(getkey, monkeypatch):
