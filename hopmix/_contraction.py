@@ -10,7 +10,7 @@ at most: `theory/C17-contraction.md`. No symmetry is needed; where there is some
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -221,8 +221,8 @@ class Ways(NamedTuple):
     """
 
     synapse: AbstractSynapse
-    up: np.ndarray | None = None
-    down: np.ndarray | None = None
+    up: Any = None
+    down: Any = None
 
     @property
     def norm(self) -> float:

@@ -101,6 +101,7 @@ class Potential(eqx.Module):
 
     def _settle(self, g: Layer) -> tuple[dict[str, Layer], dict[str, Layer]]:
         """What all layers send out, and the states of the hidden ones, when these are at rest."""
+        need_floats("The activation", g)
         outputs = {self.visible: self.neurons.output(g)}
         if self.is_explicit:
             states = {h: self.memory.current(h, outputs) for h in self.hidden}
@@ -342,4 +343,5 @@ def gradient_force(block: Block, x: Layer) -> Layer:
 
     It equals `block.force(x)` when the field is conservative, and is what tests compare the explicit path with.
     """
+    block._check(x)
     return block.potential.neurons.release(jax.grad(block.potential)(block.activation(x)) - block.leak * x)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Float, Shaped
 
-from hopmix._dtypes import need_floats
+from hopmix._dtypes import make_of_floats, need_floats, of_floats
 from hopmix._special import (
     Wide,
     add,
@@ -42,7 +42,8 @@ class AbstractLagrangian(eqx.Module):
     """A scalar function $L$ of the state of one layer.
 
     Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
-    and `energy_summands` where a closed form is known.
+    and `energy_summands` where a closed form is known. All refuse integers by a `ValueError`: these overflow and
+    truncate without a word.
 
     - `is_elementwise`: whether it is a sum over single units. Others take a token-major batch only if they have `axes`
         that allow it; what does not say so is taken to join all of its units.
@@ -54,6 +55,7 @@ class AbstractLagrangian(eqx.Module):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
+        make_of_floats(cls, ("__call__", "activation", "conjugate", "energy_summands", "difference"))
         # A closed form belongs to its own value and activation: who replaces one of these has another energy.
         if {"__call__", "activation"} & set(vars(cls)):
             for name in {"energy_summands", "difference"} - set(vars(cls)):
@@ -81,6 +83,7 @@ class AbstractLagrangian(eqx.Module):
         """Whether $L$ is convex everywhere; parameters must be concrete numbers."""
         return self.curvature[0] >= 0
 
+    @of_floats
     def hessian_vector_product(self, x: Layer, v: Layer) -> Layer:
         r"""$H(x)\,v$ with $H = \partial^2 L/\partial x^2$, without forming $H$."""
         return jax.jvp(self.activation, (x,), (v,))[1]
@@ -93,6 +96,7 @@ class AbstractLagrangian(eqx.Module):
         """
         return x * self.activation(x), -self(x)
 
+    @of_floats
     @in_single
     def energy(self, x: Layer) -> Scalar:
         r"""The layer energy $x \cdot g - L(x)$ at $g = L'(x)$, by `energy_summands`."""

@@ -117,6 +117,7 @@ class Neurons(eqx.Module):
 
     def energy(self, x: Layer) -> Energy:
         r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of each example."""
+        need_floats("The state", x)
         if x.ndim > len(self.shape):
             return jax.vmap(self.energy, in_axes=1)(x)
         return self.lagrangian.energy(x)
@@ -315,6 +316,11 @@ class AssociativeMemory(eqx.Module):
         return shape[:1] + output.shape[1 : 1 + extra] + shape[1:]
 
     def _check(self, state: State):
+        if not isinstance(state, Mapping):
+            raise ValueError(
+                f"The state of a memory is one array for each of its layers {sorted(self.neurons)}, by name, got a "
+                f"{type(state).__name__}."
+            )
         for name, layer in self.neurons.items():
             if name not in state:
                 raise ValueError(f"The state lacks layer {name!r}; it has {sorted(state)}.")

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential
+from hopmix._dtypes import need_floats
 from hopmix._dynamics import velocity
 from hopmix._memory import Affine
 from hopmix._types import Layer, Scalar
@@ -58,7 +59,7 @@ def radial_potential(potential: Potential, g: Layer, *, nodes: int = 32) -> Scal
         $|h| = 10$, 1e-12 at 30 and 1e-8 at 100; for tanh 1e-9 at 30 and 1e-6 at 100. A kink inside the segment
         (ReLU with biases) leaves up to 2e-4 $|W_h g|$ per unit.
 
-    **Raises:** `ValueError` if `g` is not one example.
+    **Raises:** `ValueError` if `g` is not one example, and for integers.
 
     **Source:** hopmix (the Poincaré lemma, applied with respect to $g$); `theory/C10-pseudo-energy.md`.
     """
@@ -82,10 +83,11 @@ def radial_energy(block: Block, x: Layer, *, nodes: int = 32) -> Scalar:
     - `x`: the state of one example.
     - `nodes`: as in `radial_potential`.
 
-    **Raises:** `ValueError` if `x` is not one example.
+    **Raises:** `ValueError` if `x` is not one example, and for integers.
 
     **Source:** hopmix; `theory/C10-pseudo-energy.md`.
     """
+    _check_example(block.potential, x)
     potential = radial_potential(block.potential, block.activation(x), nodes=nodes)
     return -potential if block.leak == 0 else block.leak * block.potential.neurons.energy(x) - potential
 
@@ -99,7 +101,7 @@ def residual_force(block: Block, x: Layer, potential: Callable[[Layer], Scalar] 
     - `x`: the state of one example.
     - `potential`: $U$ as a function of $g$; `None` for the block's own.
 
-    **Raises:** `ValueError` if `x` is not one example.
+    **Raises:** `ValueError` if `x` is not one example, and for integers.
     """
     _check_example(block.potential, x)
     g = block.activation(x)
@@ -120,7 +122,7 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
 
     **Returns:** a `Power`.
 
-    **Raises:** `ValueError` if `x` is not one example.
+    **Raises:** `ValueError` if `x` is not one example, and for integers.
 
     **Source:** hopmix; `theory/C10-pseudo-energy.md`.
     """
@@ -190,7 +192,7 @@ def descent_margin(block: Block, x: Layer) -> Scalar:
         linear in $V$), and nothing but couplings and scales that is not conservative.
     - `x`: the state of one example.
 
-    **Raises:** `ValueError` if `x` is not one example.
+    **Raises:** `ValueError` if `x` is not one example, and for integers.
 
     **Source:** hopmix; `theory/C10-pseudo-energy.md`.
     """
@@ -214,6 +216,7 @@ def _can_break(node) -> bool:
 
 
 def _check_example(potential: Potential, x: Layer):
+    need_floats("The state or activation", x)
     shape = potential.neurons.shape
     if x.shape != shape:
         raise ValueError(f"A pseudo-energy takes one example, of shape {shape}, got {x.shape}; batch with `jax.vmap`.")

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from hopmix._derive import Block, SerialBlock
+from hopmix._dtypes import need_floats
 from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Sigmoid, Tanh
 from hopmix._lagrangian_groups import GhostMax, LayerNorm, Softmax, SphericalNorm
 from hopmix._memory import AssociativeMemory, Neurons
@@ -90,12 +91,13 @@ def breaking_bound(block: Block | SerialBlock | AssociativeMemory, x: Any) -> Br
 
     **Returns:** a `BreakingBound`; where nothing is proved, NaN and a sentence why.
 
-    **Raises:** `ValueError` if `x` is not one example.
+    **Raises:** `ValueError` if `x` is not one example, and for integers.
 
     **Source:** hopmix; `theory/C16-small-breaking.md`.
     """
     if not isinstance(block, Block):
         return _nothing(f"{type(block).__name__} is not covered; take a Block")
+    need_floats("The state", x)
     why = _not_covered(block)
     if why:
         return _nothing(why)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._dtypes import need_floats
+from hopmix._dtypes import make_of_floats, need_floats, of_floats
 from hopmix._lagrangian import spread
 from hopmix._rounding import state_magnitude
 from hopmix._types import Energy, Layer, Scalar
@@ -37,7 +37,8 @@ Activations: TypeAlias = tuple[Any, ...]
 class AbstractSynapse(eqx.Module):
     """An interaction of layers: its energy, and the current that it sends into each of them.
 
-    Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a faster form.
+    Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a faster form. Both
+    refuse integers by a `ValueError`.
 
     - `is_explicit`: whether the current into a layer does not depend on the activation of that layer.
     - `takes_batch`: whether activations may be a token-major batch.
@@ -45,6 +46,10 @@ class AbstractSynapse(eqx.Module):
 
     is_explicit: ClassVar[bool] = False
     takes_batch: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        make_of_floats(cls, ("energy", "current"))
 
     @abc.abstractmethod
     def energy(self, *activations: Layer) -> Energy:
@@ -60,6 +65,7 @@ class AbstractSynapse(eqx.Module):
         energy = lambda inputs: eqx.combine(inputs[0], rest).energy(*inputs[1])
         return jnp.abs(self.energy(*activations)) + state_magnitude(energy, (parameters, activations))
 
+    @of_floats
     def current(self, into: int, activations: Activations) -> Layer:
         r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the synapse is conservative.
 

@@ -1,6 +1,7 @@
 """Mistakes that shape annotations catch in the tests, as users meet them: without the annotations being checked."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -22,6 +23,15 @@ ints = jnp.ones((2, 2), int)
 key = jax.random.key(0)
 serial = SerialBlock(block, block)
 six = jnp.ones(6)
+few = jnp.asarray([100, 100, -100], jnp.int8)
+more = jnp.ones((4, 2), jnp.int8)
+class Cubic(AbstractLagrangian):
+    curvature = (0.0, float("inf"))
+    def __call__(self, x):
+        return jnp.sum(jnp.abs(x) ** 3) / 3
+    def activation(self, x):
+        return x * jnp.abs(x)
+dense = Dense(Coupling(jnp.ones((3, 3))))
 told = {}
 for call in json.loads(sys.argv[1]):
     try:
@@ -31,7 +41,66 @@ for call in json.loads(sys.argv[1]):
 print(json.dumps(told))
 """
 
+LAGRANGIANS = (
+    *("Quadratic()", "ReLU()", "RePU(3)", "GELU()", "Exponential(0.01)", "Tanh()", "Sigmoid()", "Softmax()"),
+    *("GhostMax()", "Entmax()", "LogSumReLU()", "LayerNorm()", "SphericalNorm()", "Cubic()"),
+    *("(2.0 * Tanh())", "(Tanh() + Quadratic())"),
+)
+METHODS = {
+    "__call__": "{}(few)",
+    "activation": "{}.activation(few)",
+    "energy": "{}.energy(few)",
+    "energy_summands": "{}.energy_summands(few)",
+    "difference": "{}.difference(few, few)",
+    "hessian_vector_product": "{}.hessian_vector_product(few, few)",
+    "conjugate": "{}.conjugate(few)",
+}
+SYNAPSES = {
+    "dense": "few, few",
+    "TokenMixing(Coupling(jnp.ones((4, 4))))": "more, more",
+    "ChannelMixing(Coupling(jnp.ones((2, 2))))": "more, more",
+    "Convolution(Coupling(jnp.ones((2, 18))), grid=(2, 2))": "more, more",
+    "Pooling((2, 2))": "more, more",
+    "Attention(jnp.ones((1, 1, 2)), jnp.ones((1, 1, 2)), 1.0)": "more",
+    "HopfieldMemory(jnp.ones((2, 3)), Softmax())": "few",
+    "HyperSynapse(lambda g: jnp.sum(g**2))": "few",
+}
+OF_A_STATE = (
+    *("leaky({})", "leaky.activation({})", "leaky.force({})", "leaky.energy({})", "leaky.potential({})"),
+    *("leaky.potential.force({})", "leaky.potential.neurons.energy({})", "gradient_force(leaky, {})"),
+    *("residual_force(leaky, {})", "power(leaky, {})", "radial_potential(leaky.potential, {})"),
+    *("radial_energy(leaky, {})", "descent_margin(leaky, {})", "breaking_bound(leaky, {})", "velocity(leaky, {})"),
+    *("flow(leaky, {}, 1.0)", "descend(leaky, {}, 2)", "settle(leaky, {})"),
+)
+INTEGERS = [
+    *[call.format(name) for name in LAGRANGIANS for method, call in METHODS.items() if method != "conjugate"],
+    *[f"{name}.conjugate(few)" for name in LAGRANGIANS if name in ("Quadratic()", "RePU(3)", "Softmax()", "Tanh()")],
+    *[f"{synapse}.energy({given})" for synapse, given in SYNAPSES.items()],
+    *[f"{synapse}.current(0, ({given},))" for synapse, given in SYNAPSES.items()],
+    *[call.format(x) for call in OF_A_STATE for x in ("jnp.ones(5, int)", "jnp.ones(5, bool)")],
+    *("jax.jit(Quadratic())(few)", "jax.jit(lambda x: dense.energy(x, x))(few)", "Bias(jnp.ones(3)).energy(few)"),
+]
+LISTS = [call.format(x) for call in OF_A_STATE for x in ("[1.0] * 5", "{'v': 1.0}")]
+LISTS += ["Tanh().activation([1.0, 2.0])"]
+
 CASES = {
+    "Quadratic().conjugate(few.astype(float))": "returned Array(15000., dtype=float32)",
+    **{
+        call: "ValueError: The state of a memory is one array for each of its layers ['h', 'v'], by name, got a"
+        for call in ("settle(pair, [1.0, 2.0], step=0.1)", "pair.energy(jnp.ones(5))")
+    },
+    "SphericalNorm().activation(few)": (
+        "ValueError: What `SphericalNorm.activation` takes must hold floating-point numbers, got int8; use x.astype("
+    ),
+    "jax.vmap(Cubic().activation)(jnp.asarray([-2.0]))": "returned Array([-4.], dtype=float32)",
+    **{
+        run: "ValueError: The state of layer 'v' must be one array, got a list; use jnp.asarray(x, float)."
+        for run in (
+            "settle(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, step=0.1)",
+            "descend(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, 2, step=0.1)",
+            "flow(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, 1.0)",
+        )
+    },
     "LayerNorm((0, -1), scale=six)": "ValueError: The scale of LayerNorm must be one number, got shape (6,)",
     "LayerNorm(scale=jnp.ones(1))": "ValueError: The scale of LayerNorm must be one number, got shape (1,)",
     "six * ReLU()": "ValueError: The factor of a Lagrangian must be one number, got shape (6,)",
@@ -64,7 +133,7 @@ CASES = {
             "Coupling(jnp.ones((2, 2)), ints)": "`breaking`",
             "Bias(ints)": "`bias`",
             "HopfieldMemory(ints, Quadratic())": "`patterns`",
-            "HopfieldMemory(jnp.ones((2, 2)), Quadratic()).energy(ints[0])": "The activation",
+            "HopfieldMemory(jnp.ones((2, 2)), Quadratic()).energy(ints[0])": "What `HopfieldMemory.energy` takes",
             "Attention(ints[None], jnp.ones((1, 2, 2)), 1.0)": "`queries`",
             "Attention(jnp.ones((1, 2, 2)), ints[None], 1.0)": "`keys`",
             "Attention(jnp.ones((1, 2, 2)), jnp.ones((1, 2, 2)), ints[0, 0])": "`beta`",
@@ -108,7 +177,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, str]:
-    command = [sys.executable, "-c", SCRIPT, json.dumps(list(CASES))]
+    command = [sys.executable, "-c", SCRIPT, json.dumps([*CASES, *INTEGERS, *LISTS])]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
@@ -117,3 +186,15 @@ def told() -> dict[str, str]:
 @pytest.mark.parametrize("call", CASES)
 def test_the_mistake_is_named(call, told):
     assert told[call].startswith(CASES[call]), told[call]
+
+
+@pytest.mark.parametrize("call", INTEGERS)
+def test_integers_are_refused_with_the_cure(call, told):
+    rule = r"ValueError: [^;]+ must hold floating-point numbers, got (int|bool)\d*; use x.astype\(float\)\."
+    assert re.fullmatch(rule, told[call]), told[call]
+
+
+@pytest.mark.parametrize("call", LISTS)
+def test_what_is_no_array_is_refused_with_the_cure(call, told):
+    rule = r"ValueError: [^;]+ must be one array, got a (list|dict); use jnp.asarray\(x, float\)\."
+    assert re.fullmatch(rule, told[call]), told[call]
