@@ -277,19 +277,32 @@ def test_no_jacobian_is_steeper_than_the_constant(part, getkey):
     assert steepest(block, states.at[0].set(0.0)) <= constant * (1 + 1e-9)  # joined layers come to rest to 1e-12
 
 
-def test_couplings_of_two_layers_add_up_whichever_way_they_are_connected(getkey):
-    """The second coupling of a pair (v, h) and (h, v) turned: its W is seen as V, its V as W."""
-    ups = normal(getkey(), (2, 4, 5)) * 0.3
-    downs = normal(getkey(), (2, 5, 4)) * 0.3
-    neurons = {"x": Neurons(Quadratic(), (5,)), "h": Neurons(Tanh(), (4,))}
-    pair = {"s": Dense(Coupling(ups[0], downs[0], 0.0)), "t": Dense(Coupling(downs[1], ups[1], 0.0))}
-    several = AssociativeMemory(neurons, pair, {"s": ("x", "h"), "t": ("h", "x")})
-    summed = AssociativeMemory(neurons, {"s": Dense(Coupling(sum(ups), sum(downs), 0.0))}, {"s": ("x", "h")})
-    blocks = [derive_block(memory, ["h"], leak=1.0, step=0.5) for memory in (several, summed)]
+@pytest.mark.parametrize("turned", [(), ("t",), ("s",), ("s", "t")])
+def test_couplings_of_two_layers_add_up_whichever_way_they_are_connected(turned, getkey):
+    """Of one that is connected as (h, v) its W is seen as V, its V as W."""
+    ups, downs = 0.3 * normal(getkey(), (2, 4, 5)), 0.1 * normal(getkey(), (2, 5, 4))
+    synapses, ends = {}, {}
+    for name, up, down in zip(("s", "t"), ups, downs):
+        pair = (down, up) if name in turned else (up, down)
+        synapses[name] = Dense(Coupling(*pair, 0.0))
+        ends[name] = ("h", "x") if name in turned else ("x", "h")
+    layers = {"h": Neurons(Tanh(), (4,))}
+    visible = Neurons(Quadratic(), (5,))
+    block = tokens(visible, synapses, ends, layers, step=0.5)
+    summed = one(Quadratic(), Tanh(), sum(ups), sum(downs), 0.0, step=0.5)
     x = normal(getkey(), (5,))
-    assert_close(blocks[0](x), blocks[1](x))
-    discs = [force_disc(block.potential) for block in blocks]
-    assert discs[0] == pytest.approx(discs[1], rel=1e-12)
+    assert_close(block(x), summed(x))
+    disc, expected = force_disc(block.potential), force_disc(summed.potential)
+    assert disc.radius > 0
+    assert disc == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("ends", [("x", "h"), ("h", "x")])
+def test_pooling_is_tied_either_way(ends):
+    """Between 0 and the slope of ReLU, as for tied weights of norm one."""
+    layers = {"h": Neurons(ReLU(), (4, 1))}
+    block = tokens(Neurons(Quadratic(), (4, 1)), {"p": Pooling((2, 2))}, {"p": ends}, layers)
+    assert force_disc(block.potential) == (0.5, 0.5)
 
 
 def test_a_tie_each_way_is_no_tie_of_both():
