@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from hopmix._derive import Block, SerialBlock
-from hopmix._dtypes import precision_of
+from hopmix._dtypes import need_floats, precision_of
 from hopmix._dynamics import velocity
 from hopmix._memory import AssociativeMemory
 from hopmix._rounding import rounding_unit, step_magnitudes
@@ -54,6 +54,8 @@ def check_descent(system: System, form: System, states: Any, steps: int) -> Chec
     - `states`: stacked on a first axis.
     - `steps`: how many from each state.
     """
+    for leaf in jax.tree.leaves(states):
+        need_floats("The states", leaf)
     energies, probes = eqx.filter_jit(_trial)(system, form, states, steps)
     rise = _worst_rise(system, form, energies, states)
     probes = np.asarray(probes, float)
