@@ -334,19 +334,62 @@ def _normalise(x: Layer, axes: Axes, eps: float) -> Layer:
     """Groups with mean 0 and variance 1; the way back computes the statistics again, as that of GELU does."""
     # Statistics in at least float32: a bfloat16 sum over a few hundred entries loses the mean.
     centred = _centre(widened(x), axes)
-    return (centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=axes, keepdims=True) + eps)).astype(x.dtype)
+    unit, inverse = _inverse_spread(centred, axes, eps)
+    return (centred * unit * inverse).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _inverse_spread(centred: Layer, axes: Axes, eps: float) -> tuple[Layer, Layer]:
+    r"""A constant $u$ for each group and $1/\sqrt{u^2(\operatorname{var} + \epsilon)}$, of groups that have mean 0.
+
+    All $u$ are 1 where no square leaves the range of the dtype, which costs only a look at the variances; there is a
+    second pass over the entries where one does (under `jax.vmap` always), and none in derivatives.
+    """
+    bits = jnp.finfo(centred.dtype).maxexp
+    square = jnp.mean(centred**2, axis=axes, keepdims=True) + eps
+    high = ~jnp.isfinite(square)
+    least = 2.0 ** (-25 * bits // 32)
+    low = square < least
+
+    def in_units() -> tuple[Layer, Layer]:
+        unit = jnp.where(low, 2.0 ** (5 * bits // 8), 1.0)
+        unit = jnp.where(high, 2.0 ** (-5 * bits // 8), unit).astype(centred.dtype)
+        floor = jnp.where(low, math.ldexp(min(eps, least), 2 * (5 * bits // 8)), jnp.where(high, 0, eps))
+        return unit, jax.lax.rsqrt(jnp.mean((centred * unit) ** 2, axis=axes, keepdims=True) + floor)
+
+    def as_they_are() -> tuple[Layer, Layer]:
+        return jnp.ones_like(square), jax.lax.rsqrt(square)
+
+    return jax.lax.cond(jnp.any(high | low), in_units, as_they_are)
+
+
+@_inverse_spread.defjvp
+def _inverse_spread_jvp(axes: Axes, eps: float, primals, tangents):
+    (centred,) = primals
+    (moved,) = tangents
+    unit, inverse = _inverse_spread(centred, axes, eps)
+    along = (centred * unit * inverse) * (moved * unit * inverse)
+    return (unit, inverse), (jnp.zeros_like(unit), -inverse * jnp.mean(along, axis=axes, keepdims=True))
 
 
 def _centre(x: Layer, axes: Axes) -> Layer:
-    centred = x - jnp.mean(x, axis=axes, keepdims=True)
+    centred = x - _mean(x, axes)
     # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
-    return centred - jax.lax.stop_gradient(jnp.mean(centred, axis=axes, keepdims=True))
+    return centred - jax.lax.stop_gradient(_mean(centred, axes))
+
+
+def _mean(x: Layer, axes: Axes) -> Layer:
+    """The mean of each group, whose sum of large numbers does not overflow."""
+    count = x.size if axes is None else math.prod(x.shape[axis] for axis in axes)
+    share = 2.0 ** -math.ceil(math.log2(max(count, 1)))  # of two, so that nothing is rounded
+    return jnp.sum(x * share, axis=axes, keepdims=True) / (count * share)
 
 
 def _length(x: Layer, axes: Axes, eps: float, gather: Callable[..., Layer]) -> Layer:
     """The root of eps and the mean or the sum of squares, in a unit in which squares stay in the range of the dtype."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True))
     unit = jnp.maximum(largest, math.sqrt(eps))
+    unit = jnp.where(unit > 1, 0.125 * unit, unit)  # so that no reciprocal, by which XLA divides, is subnormal
     unit = jnp.where(unit == 0, 1, unit)
     return unit * jnp.sqrt(gather((x / unit) ** 2, axis=axes, keepdims=True) + (math.sqrt(eps) / unit) ** 2)
 

@@ -107,6 +107,54 @@ def test_a_norm_of_equal_numbers_is_zero_in_single_precision(number):
         assert np.all(np.abs(LayerNorm(axes).activation(jnp.full(shape, number, jnp.float32))) < 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("axes", [None, (-1,), (0, -1)])
+def test_a_layer_norm_does_not_see_the_unit_of_its_state(axes, dtype, getkey):
+    """Of groups whose squares leave the range of the dtype too, next to a group whose squares do not."""
+    x = normal(getkey(), (3, 5, 8)).astype(dtype)
+    wide_range = float(jnp.finfo(dtype).maxexp)
+    exact = LayerNorm(axes, eps=0.0).activation(x.astype(jnp.float64))
+    tolerance = 8 * float(jnp.finfo(dtype).eps)
+    for share in (-0.75, -0.6, 0.0, 0.5, 0.6, 0.75, 0.9):
+        unit = 2.0 ** int(share * wide_range)
+        units = jnp.full((1, 5, 1), unit, dtype)
+        if axes is not None:
+            units = units.at[0, 2, 0].set(1)  # a group of its own, or a part of each
+        parted = axes == (0, -1)
+        scaled = x * (units if parted or axes == (-1,) else jnp.asarray(unit, dtype))
+        for norm in (LayerNorm(axes, eps=0.0), LayerNorm(axes, eps=1e-30 if share >= 0 else 0.0)):
+            found = norm.activation(scaled)
+            assert found.dtype == dtype
+            np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("exponent", [-70, 0, 70, 110])
+def test_a_layer_norm_in_another_unit_has_the_same_derivatives(exponent, getkey):
+    """First and second ones, under jit and vmap: those at u x are those at x over u and u^2."""
+    unit = 2.0**exponent
+    x, v, w = (normal(getkey(), (4, 6), jnp.float32) for _ in range(3))
+    norm = LayerNorm((-1,), eps=0.0)
+
+    def first(x):
+        return jax.grad(lambda x: jnp.vdot(w, norm.activation(x)))(x)
+
+    def second(x, v):
+        return jax.jvp(first, (x,), (v,))[1]
+
+    for f in (first, jax.jit(first), jax.vmap(lambda x: jax.grad(lambda x: jnp.sum(norm.activation(x) ** 3))(x))):
+        np.testing.assert_allclose(f(unit * x) * jnp.float32(unit), f(x), rtol=1e-4, atol=1e-5)
+    # Twice the unit is divided out: once by the direction, and once after.
+    found = jax.jit(second)(unit * x, unit * v) * jnp.float32(unit)
+    np.testing.assert_allclose(found, second(x, v), rtol=1e-4, atol=1e-4)
+    exact = jax.grad(lambda x: jnp.vdot(w.astype(jnp.float64), _plain_norm(x)))(x.astype(jnp.float64))
+    np.testing.assert_allclose(first(x), exact, rtol=1e-4, atol=1e-5)
+
+
+def _plain_norm(x):
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True))
+
+
 def test_conjugates_of_what_a_sign_made_concave_are_infinite():
     g = jnp.asarray([0.5])
     for lagrangian in (-1.0 * Quadratic(), Tanh(-1.0), Softmax(-1.0), Entmax(beta=-1.0), LayerNorm(scale=-1.0)):
