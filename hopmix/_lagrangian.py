@@ -21,14 +21,18 @@ from jaxtyping import Array, Float, Shaped
 
 from hopmix._dtypes import make_of_floats, need_floats, of_floats
 from hopmix._special import (
+    SATURATED,
     Wide,
     add,
     difference_of_exponentials,
+    difference_of_log_cosh,
     difference_of_powers,
+    difference_of_softplus,
     gaussian_lobe,
     in_single,
     log_cosh,
     logistic_energy,
+    sum_in_pairs,
     tanh_energy,
     wide,
 )
@@ -400,7 +404,7 @@ class Exponential(AbstractLagrangian):
         return jnp.exp(self.beta * x)
 
     def energy_summands(self, x: Layer) -> Summands:
-        z = self.beta * x
+        z = jnp.maximum(self.beta * x, -SATURATED)
         return ((z - 1) * jnp.exp(z) / self.beta,)
 
     def difference(self, x: Layer, step: Layer) -> Wide:
@@ -442,7 +446,7 @@ class Tanh(AbstractLagrangian):
         return (tanh_energy(self.beta * x) / self.beta,)
 
     def difference(self, x: Layer, step: Layer) -> Wide:
-        return _unit_by_unit(self, x, step)
+        return difference_of_log_cosh(x, step, self.beta)
 
     def conjugate(self, g: Layer) -> Scalar:
         # (1 + g) log(1 + g) + (1 - g) log(1 - g), of which the parts that are odd in g cancel near 0.
@@ -485,7 +489,7 @@ class Sigmoid(AbstractLagrangian):
         return (logistic_energy(self.beta * x) / self.beta,)
 
     def difference(self, x: Layer, step: Layer) -> Wide:
-        return _unit_by_unit(self, x, step)
+        return difference_of_softplus(x, step, self.beta)
 
     def conjugate(self, g: Layer) -> Scalar:
         inside = (g >= 0) & (g <= 1)
@@ -495,7 +499,8 @@ class Sigmoid(AbstractLagrangian):
 
 def _unit_by_unit(lagrangian: AbstractLagrangian, x: Layer, step: Layer) -> Wide:
     """The sum of the differences of independent units, which that of their sums would lose."""
-    return wide(jnp.sum(jax.vmap(lagrangian)((x + step).ravel()) - jax.vmap(lagrangian)(x.ravel())))
+    value = jax.vmap(lagrangian)
+    return wide(sum_in_pairs(value((x + step).ravel()) - value(x.ravel())))
 
 
 def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:

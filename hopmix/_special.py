@@ -1,6 +1,7 @@
 """Special functions without cancellation: each has a few correct last digits at every state, tiny or huge."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from hopmix._types import Layer, Scalar, ScalarLike
 
 SERIES = 15
 """How many terms make the series here accurate in double precision."""
+
+SATURATED = 1e4
+"""A size beyond which exponentials vanish in every dtype; a product of one with a larger size would be 0 times inf."""
 
 
 def in_single(method: Callable[[Any, Layer], Scalar]) -> Callable[[Any, Layer], Scalar]:
@@ -41,23 +45,25 @@ def log_cosh(z: Layer) -> Layer:
 @jax.custom_jvp
 def tanh_energy(z: Layer) -> Layer:
     r"""$z \tanh z - \log\cosh z$, between 0 and $\log 2$."""
-    size = jnp.abs(z)
+    size = jnp.minimum(jnp.abs(z), SATURATED)
     share = jnp.exp(-2 * jnp.maximum(size, 1))
     above = math.log(2) - 2 * size * share / (1 + share) - jnp.log1p(share)
-    return jnp.where(size < 1, z * jnp.tanh(z) - log_cosh(z), above)
+    near = jnp.clip(z, -1, 1)
+    return jnp.where(size < 1, near * jnp.tanh(near) - log_cosh(near), above)
 
 
 @tanh_energy.defjvp
 def _tanh_energy_jvp(primals, tangents):
     (z,), (dz,) = primals, tangents
-    slope = 4 * z * jax.nn.sigmoid(2 * z) * jax.nn.sigmoid(-2 * z)  # z / cosh^2 z
+    size = jnp.clip(z, -SATURATED, SATURATED)
+    slope = 4 * size * jax.nn.sigmoid(2 * size) * jax.nn.sigmoid(-2 * size)  # z / cosh^2 z
     return tanh_energy(z), slope * dz
 
 
 @jax.custom_jvp
 def logistic_energy(z: Layer) -> Layer:
     r"""$z\,\sigma(z) - \log(1 + e^z)$, an even function between $-\log 2$ and 0."""
-    size = jnp.abs(z)
+    size = jnp.minimum(jnp.abs(z), SATURATED)
     share = jnp.exp(-size)
     return -(size * share / (1 + share) + jnp.log1p(share))
 
@@ -65,7 +71,8 @@ def logistic_energy(z: Layer) -> Layer:
 @logistic_energy.defjvp
 def _logistic_energy_jvp(primals, tangents):
     (z,), (dz,) = primals, tangents
-    return logistic_energy(z), z * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z) * dz
+    size = jnp.clip(z, -SATURATED, SATURATED)
+    return logistic_energy(z), size * jax.nn.sigmoid(size) * jax.nn.sigmoid(-size) * dz
 
 
 def gaussian_lobe(x: Layer) -> Layer:
@@ -76,8 +83,9 @@ def gaussian_lobe(x: Layer) -> Layer:
     square, series = small**2, jnp.zeros_like(x)
     for k in range(SERIES, 0, -1):
         series = square / (2 * k + 1) * (1 + series)
-    gauss = math.sqrt(2 / math.pi) * jnp.exp(-0.5 * x**2)
-    return jnp.where(near, gauss * small * series, jsp.erf(x * math.sqrt(0.5)) - x * gauss)
+    large = jnp.clip(x, -SATURATED, SATURATED)
+    gauss = math.sqrt(2 / math.pi) * jnp.exp(-0.5 * large**2)
+    return jnp.where(near, gauss * small * series, jsp.erf(large * math.sqrt(0.5)) - large * gauss)
 
 
 def log1p_gap(t: Layer) -> Layer:
@@ -118,12 +126,56 @@ def wide(mantissa: Scalar) -> Wide:
 
 
 def add(numbers: tuple[Wide, ...]) -> Wide:
-    """Their sum, in the unit of the largest."""
-    exponents = jnp.stack([jnp.where(n.mantissa == 0, -jnp.inf, n.exponent) for n in numbers])
+    """Their sum, in the unit of the largest of those that do not cancel in pairs."""
+    mantissas = [n.mantissa for n in numbers]
+    for i, j in itertools.combinations(range(len(numbers)), 2):
+        cancel = (mantissas[i] == -mantissas[j]) & (numbers[i].exponent == numbers[j].exponent)
+        mantissas[i] = jnp.where(cancel, 0, mantissas[i])
+        mantissas[j] = jnp.where(cancel, 0, mantissas[j])
+    exponents = jnp.stack([jnp.where(m == 0, -jnp.inf, n.exponent) for m, n in zip(mantissas, numbers)])
     top = jnp.max(exponents)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    terms = [jnp.where(n.exponent == top, n.mantissa, n.mantissa * jnp.exp2(n.exponent - top)) for n in numbers]
+    shifts = [jnp.exp2(n.exponent - top) for n in numbers]
+    terms = [jnp.where((m == 0) | (shift == 1), m, m * shift) for m, shift in zip(mantissas, shifts)]
     return Wide(sum(terms[1:], terms[0]), top)
+
+
+def sum_in_pairs(a: Layer) -> Scalar:
+    """The sum of all entries with what its additions round, so that terms which cancel exactly leave the others."""
+    high = a.ravel()
+    low = jnp.zeros_like(high)
+    while high.size > 1:
+        half = (high.size + 1) // 2
+        first, second, one, other = (
+            jnp.pad(part, (0, half - part.size)) for v in (high, low) for part in (v[:half], v[half:])
+        )
+        high = first + second
+        back = high - first
+        rounded = (first - (high - back)) + (second - back)
+        low = one + other + jnp.where(jnp.isfinite(high), rounded, 0)
+    return jnp.sum(high) + jnp.sum(low)
+
+
+def signed_exponentials(x: Layer, weights: Layer, beta: ScalarLike) -> Wide:
+    r"""$\sum_i w_i e^{\beta x_i}$, where highest terms that cancel exactly leave the next ones."""
+    size = jnp.abs(weights)
+
+    def lead(alive):
+        leading = alive & (x == _leader(x, alive, beta))
+        # Of equal weights the signs are counted, which are not rounded.
+        unit = jnp.max(jnp.where(leading, size, 0))
+        count = jnp.sum(jnp.where(leading, jnp.sign(weights), 0))
+        uneven = jnp.sum(jnp.where(leading, jnp.sign(weights) * (size - unit), 0))
+        return alive & ~leading, leading, unit * count + uneven
+
+    # Each round finds the next lower ones, as long as those above have cancelled.
+    cancelled = lambda carry: (carry[2] == 0) & jnp.any(carry[0])
+    rest, leading, weight = jax.lax.while_loop(cancelled, lambda carry: lead(carry[0]), lead(weights != 0))
+    top = _leader(x, leading, beta)
+    shift = jnp.where(jnp.abs(beta * top) / math.log(2) < _room(x), 0, top)
+    below = jnp.sum(jnp.where(rest, weights * jnp.exp(beta * (jnp.where(rest, x, top) - shift)), 0))
+    exponent = jnp.clip(beta * shift / math.log(2), -_huge(x), _huge(x))
+    return Wide(weight * jnp.exp(beta * (top - shift)) + below, exponent)
 
 
 def difference_of_powers(x: Layer, step: Layer, power: int, rectified: bool) -> Wide:
@@ -141,18 +193,80 @@ def difference_of_powers(x: Layer, step: Layer, power: int, rectified: bool) -> 
     for _ in range(power - 1):
         powers = powers * lower
         factor = factor * upper + powers
-    return Wide(jnp.sum(gap * factor) / power, jnp.where(fits, 0, power * rounds))
+    return Wide(sum_in_pairs(gap * factor) / power, jnp.where(fits, 0, power * rounds))
 
 
 def difference_of_exponentials(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
     r"""$\tfrac1\beta \sum_i [e^{\beta (x_i + d_i)} - e^{\beta x_i}]$."""
     larger = jnp.where(beta > 0, jnp.maximum(x, x + step), jnp.minimum(x, x + step))
-    top = _leader(larger, step != 0, beta)
-    shift = jnp.where(jnp.abs(beta * top) / math.log(2) < _room(x), 0, top)
-    gains = jnp.sign(beta * step) * -jnp.expm1(-jnp.abs(beta * step))
-    total = jnp.sum(jnp.where(step == 0, 0, gains * jnp.exp(beta * (larger - shift))))
-    exponent = jnp.clip(beta * shift / math.log(2), -_huge(x), _huge(x))
-    return Wide(total / beta, exponent)
+    smaller = jnp.where(beta > 0, jnp.minimum(x, x + step), jnp.maximum(x, x + step))
+    sign = jnp.sign(beta * step)
+    # A long step is two terms, the lower of which is left where the upper ones cancel; a short one is their difference.
+    long = jnp.abs(beta * step) > 1
+    upper = jnp.where(long, sign, sign * -jnp.expm1(-jnp.abs(beta * step)))
+    lower = jnp.where(long, -sign, 0)
+    terms = _joined(larger, smaller), _joined(upper, lower)
+    mantissa, exponent = signed_exponentials(*terms, beta)
+    return Wide(mantissa / beta, exponent)
+
+
+def difference_of_log_cosh(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
+    r"""$\tfrac1\beta \sum_i [\log\cosh \beta(x_i + d_i) - \log\cosh \beta x_i]$."""
+    before, after = jnp.abs(x), jnp.abs(x + step)
+    rise = jnp.where((x > 0) == (x + step > 0), jnp.where(x > 0, step, -step), after - before)
+    return _softened(before, after, rise, jnp.sign(beta) * rise, jnp.zeros_like(rise), 2 * beta, beta)
+
+
+def difference_of_softplus(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
+    r"""$\tfrac1\beta \sum_i [\log(1 + e^{\beta(x_i + d_i)}) - \log(1 + e^{\beta x_i})]$."""
+    before, after = jnp.abs(x), jnp.abs(x + step)
+    rise = jnp.where((x > 0) == (x + step > 0), jnp.where(x > 0, step, -step), after - before)
+    active, active_after = (beta * a > 0 for a in (x, x + step))
+    from_zero = jnp.where(active_after, x + step, -x)
+    straight = jnp.where(active & active_after, step, jnp.where(active | active_after, from_zero, 0))
+    return _softened(before, after, rise, straight, 0.5 * step, beta, beta)
+
+
+def _softened(
+    before: Layer, after: Layer, rise: Layer, straight: Layer, tilt: Layer, rate: ScalarLike, beta: ScalarLike
+) -> Wide:
+    r"""$\tfrac1\beta \sum_i$ of differences of $\log\cosh(\text{rate}\,|x|/2)$ and a line.
+
+    Near 0 as they stand; elsewhere as those of straight lines and of $\log(1 + e^{-\text{rate}\,|x|})$, of which
+    the lines may cancel and leave no more than the highest of the exponentials that do not.
+
+    **Arguments:**
+
+    - `before`, `after`, `rise`: $|x|$, $|x + d|$, and their difference.
+    - `straight`, `tilt`: the differences of all lines where these are the limits, and of the line alone near 0.
+    """
+    rate = jnp.abs(rate)
+    most, least = jnp.maximum(before, after), jnp.minimum(before, after)
+    near = rate * most < 2
+    half = jnp.where(near, 0.5 * rate, 0)
+    ratio = 2 * jnp.sinh(0.5 * half * (most + least)) * jnp.sinh(0.5 * half * jnp.abs(rise)) / jnp.cosh(half * most)
+    curved = jnp.sign(rise) * -jnp.log1p(-ratio) / beta
+    lines = sum_in_pairs(_joined(jnp.where(near, tilt, straight), jnp.where(near, curved, 0)))
+
+    long = rate * jnp.abs(rise) > 1
+    share = jnp.exp(-rate * least)
+    short = jnp.expm1(-rate * jnp.abs(rise)) / (1 + share)
+    whole = _log1p_ratio(share)
+    upper = jnp.where(long, -jnp.sign(rise) * whole, jnp.sign(rise) * short * _log1p_ratio(share * short))
+    lower = jnp.where(long, jnp.sign(rise) * _log1p_ratio(jnp.exp(-rate * most)), 0)
+    weights = _joined(jnp.where(near, 0, upper), jnp.where(near, 0, lower))
+    mantissa, exponent = signed_exponentials(_joined(least, most), weights, -rate)
+    return add((wide(lines), Wide(mantissa / beta, exponent)))
+
+
+def _log1p_ratio(t: Layer) -> Layer:
+    r"""$\log(1 + t)/t$, 1 at 0."""
+    some = jnp.where(t == 0, 1, t)
+    return jnp.where(t == 0, 1, jnp.log1p(some) / some)
+
+
+def _joined(a: Layer, b: Layer) -> Layer:
+    return jnp.concatenate([a.ravel(), b.ravel()])
 
 
 def difference_of_logarithms(

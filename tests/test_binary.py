@@ -25,7 +25,9 @@ from hopmix import (
     Recall,
     ReLU,
     RePU,
+    Sigmoid,
     Softmax,
+    Tanh,
     flip_costs,
     recall,
     update_all,
@@ -284,6 +286,10 @@ def exact_difference(separation, before, steps):
     change = difference(lambda s: mp.exp(beta * s)) / beta
     if isinstance(separation, Exponential):
         return change
+    if isinstance(separation, Tanh):
+        return difference(lambda s: mp.log(mp.cosh(beta * s))) / beta
+    if isinstance(separation, Sigmoid):
+        return difference(lambda s: mp.log1p(mp.exp(beta * s))) / beta
     partition = mp.fsum(mp.exp(beta * s) for s in before) + isinstance(separation, GhostMax)
     ratio = change * beta / partition
     if abs(ratio) < 0.5:
@@ -371,6 +377,64 @@ def test_what_is_stored_is_recalled_at_every_separation(name):
     assert_close(found.states[-1], patterns[0], 0)
     assert_close(update_all(memory, noisy), patterns[0], 0)
     assert np.all(flip_costs(memory, patterns[0]) > 0)
+
+
+CANCELLING = {
+    "tanh": Tanh(1.25),
+    "tanh, negative": Tanh(-0.5),
+    "sigmoid": Sigmoid(0.75),
+    "sigmoid, negative": Sigmoid(-0.75),
+    "exponential, negative": Exponential(-0.25),
+    "exponential": Exponential(0.75),
+    "softmax": Softmax(1.25),
+    "sum": Tanh(0.5) + -2.0 * Exponential(-0.25),
+    "sum that cancels": Tanh() + Sigmoid(0.5) + -1.0 * Tanh(),
+    "quadratic": Quadratic(),
+    "repu 3": RePU(3),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_what_cancels_exactly_leaves_the_next_terms(name, size, getkey):
+    """The straight lines of saturated units cancel between patterns, and so do the largest of exponentials."""
+    for key in jr.split(getkey(), 3):
+        patterns = size * jr.rademacher(key, (4, 9), jnp.float32)
+        for spins in (jnp.sign(patterns[0]), jr.rademacher(jr.fold_in(key, 1), (9,), jnp.float32)):
+            memory = HopfieldMemory(patterns, CANCELLING[name])
+            costs = np.asarray(flip_costs(memory, spins), np.float64)
+            with mp.workdps(800):
+                for cost, exact in zip(costs, exact_costs(memory, np.asarray(spins), np.arange(9)), strict=True):
+                    exact = mp.mpf(0) if abs(exact) < mp.mpf(10) ** -600 else exact
+                    assert np.sign(cost) == np.sign(float(mp.sign(exact))), f"{cost}, not {mp.nstr(exact, 9)}"
+                    if 1e-36 < abs(exact) < 1e38:
+                        np.testing.assert_allclose(cost, float(exact), rtol=1e-4)
+
+
+@pytest.mark.parametrize("separation", [Tanh(1.25), Sigmoid(0.75)], ids=lambda s: type(s).__name__)
+def test_costs_of_small_patterns_have_the_digits_of_their_curvature(separation, getkey):
+    """Balanced patterns, whose steps add up to nothing: what is left is the product of each step and its state."""
+    size, eps = 2.0**-10, float(jnp.finfo(jnp.float32).eps)
+    half = jr.rademacher(getkey(), (2, 200), jnp.float32)
+    other = half[:, jr.permutation(getkey(), 200)].at[:, :4].set(-half[:, :4])
+    memory = HopfieldMemory(size * jnp.concatenate([half, other]), separation)
+    spins = jr.rademacher(getkey(), (200,), jnp.float32)
+    costs = np.asarray(flip_costs(memory, spins), np.float64)
+    seen = np.abs(np.asarray(memory.similarities(spins), np.float64))
+    with mp.workdps(60):
+        for cost, exact in zip(costs[:4], exact_costs(memory, np.asarray(spins), np.arange(4)), strict=True):
+            curved = np.sum(2 * size * (2 * seen + 2 * size))
+            assert abs(cost - exact) <= 16 * eps * curved
+
+
+def test_ties_of_saturated_patterns_come_to_rest(getkey):
+    """Ties that rounding would break one way or the other flip for ever."""
+    for separation in (Tanh(1.3), Sigmoid(0.7)):
+        for key in jr.split(getkey(), 5):
+            patterns = 30 * jr.rademacher(key, (4, 20), jnp.float32)
+            start = jr.rademacher(jr.fold_in(key, 1), (20,), jnp.float32)
+            found = recall(HopfieldMemory(patterns, separation), start, sweeps=40, key=key)
+            assert found.converged
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)

@@ -247,6 +247,19 @@ def test_half_precision_adds_up_in_single(name, dtype, getkey):
                 np.testing.assert_allclose(float(found), expected, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "tanh, cold", "sigmoid, cold", "softmax", "ghost-max"])
+@pytest.mark.parametrize("size", [1e4, 1e37, 3e38])
+def test_saturated_units_have_the_energy_of_their_limit(name, size):
+    """At the largest finite numbers too: a number, with slopes that are 0, not 0 times infinity."""
+    limits = {"tanh": math.log(2), "sigmoid": 0.0, "tanh, cold": math.log(2) / 10, "sigmoid, cold": 0.0}
+    cold = {"tanh, cold": Tanh(10.0), "sigmoid, cold": Sigmoid(10.0)}
+    lagrangian = cold[name] if name in cold else ROWS[name]
+    x = jnp.asarray([size, -size], jnp.float32)
+    np.testing.assert_allclose(lagrangian.energy(x), 2 * limits.get(name, 0.0), rtol=1e-6, atol=1e-12)
+    assert np.all(jax.grad(lagrangian.energy)(x) == 0)
+    assert np.all(jax.jvp(jax.grad(lagrangian.energy), (x,), (jnp.ones_like(x),))[1] == 0)
+
+
 def test_a_layer_norm_of_large_numbers_has_the_energy_of_its_spread():
     """Sums are centred: the mean of 1e8/3 is off by an ulp of it, which is much more than eps."""
     norm = LayerNorm()
