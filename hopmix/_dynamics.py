@@ -101,7 +101,9 @@ class Status(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]
         "which form."
     )
     stalled = "No step along the force lowered the energy, however small: the force is not minus its gradient."
-    not_finite = "The energy stopped being a finite number: take smaller steps, or start from a smaller state."
+    not_finite = (
+        "The energy or its slope stopped being a finite number: take smaller steps, or start from a smaller state."
+    )
 
 
 class Descent(NamedTuple):
@@ -142,8 +144,10 @@ def descend(
     - `state`: the initial state of one example.
     - `steps`: how many.
     - `step`: the step of a memory, in the unit of its time constants; a block has its own.
-    - `backtrack`: halve each step until the energy falls by at least 1e-4 of what its slope promises (Armijo's rule).
-        Where 40 halvings do not help, the state stays.
+    - `backtrack`: halve each step until the energy falls by at least 1e-4 of what its slope promises (Armijo's rule),
+        and the step does not turn the velocity round into a larger one, $\dot x \cdot \dot x' \ge -|\dot x|^2$:
+        energies do not see a state run away where its units are saturated, or where all that is promised is below
+        rounding. Where 40 halvings do not help, the state stays.
     - `form`: whose energy is recorded; the system itself by default. Of weights that are conservative but not tied,
         $V = W^\top D$, it is `certify(system).form` whose energy falls.
 
@@ -159,14 +163,12 @@ def descend(
     form = form or system
 
     def record(carry, _):
-        x, stalled = carry
-        moved, stuck = advance(x)
-        return (moved, stalled | stuck), (x, form.energy(x))
+        x, status = carry
+        return advance(x, status), (x, form.energy(x))
 
-    (_, stalled), (states, energies) = jax.lax.scan(record, (start, jnp.zeros((), bool)), None, length=steps + 1)
+    (_, status), (states, energies) = jax.lax.scan(record, (start, Status.descended), None, length=steps + 1)
     descends = jnp.all(_falls(form, states, energies))
-    status = Status.where(stalled, Status.stalled, Status.descended)
-    status = Status.where(descends, status, Status.rose)
+    status = Status.where(descends | (status == Status.not_finite), status, Status.rose)
     status = Status.where(jnp.all(jnp.isfinite(energies)), status, Status.not_finite)
     return Descent(states, energies, descends, status)
 
@@ -358,24 +360,23 @@ def _start(system: System, state: Any) -> Any:
 
 def _advance(
     system: System, step: float | None, backtrack: bool = False, form: System | None = None
-) -> Callable[[Any], tuple[Any, Array]]:
-    """One recorded step: the next state, and whether no step helped."""
+) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """One recorded step: from a state and the status so far to the next ones."""
     _need_system(system)
-    never = jnp.zeros((), bool)
     if isinstance(system, Block):
         if step is not None:
             raise ValueError(f"A block has a step of its own, {system.step}; give it to `derive_block`, not here.")
         if not backtrack:
-            return lambda x: (system(x), never)
+            return lambda x, status: (system(x), status)
         once = lambda _, carry: _backtrack(form or system, system.force, carry[0], system.step, carry[1])
-        return lambda x: jax.lax.fori_loop(0, system.n_iter, once, (x, never))
+        return lambda x, status: jax.lax.fori_loop(0, system.n_iter, once, (x, status))
     if step is None:
         raise ValueError("A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe.")
     _need_positive(step)
     direction = lambda x: velocity(system, x)
     if backtrack:
-        return lambda x: _backtrack(form or system, direction, x, step, never)
-    return lambda x: (_move(x, direction(x), step), never)
+        return lambda x, status: _backtrack(form or system, direction, x, step, status)
+    return lambda x, status: (_move(x, direction(x), step), status)
 
 
 def _need_positive(step: Any):
@@ -395,8 +396,8 @@ def _move(x: Any, direction: Any, step: Any) -> Any:
     return jax.tree.map(lambda a, d: a + jnp.asarray(step, a.dtype) * d, x, direction)
 
 
-def _backtrack(system: System, force: Callable, x: Any, step: float, stalled: Array) -> tuple[Any, Array]:
-    """Armijo's rule along the force, with at most 40 halvings."""
+def _backtrack(system: System, force: Callable, x: Any, step: float, status: Any) -> tuple[Any, Any]:
+    """Armijo's rule along the force and that of `_is_stable`, with at most 40 halvings."""
     direction = force(x)
     start, slope = jax.jvp(system.energy, (x,), (direction,))
     first = jnp.asarray(step, start.dtype)
@@ -404,15 +405,33 @@ def _backtrack(system: System, force: Callable, x: Any, step: float, stalled: Ar
     by_terms = lambda: allowed_rise(energy_magnitude(system, x), nothing, start.dtype)
 
     def halve(carry):
-        size, _, rounding, known = carry
-        excess = widened(system.energy(_move(x, direction, size)) - start - 1e-4 * size * jnp.minimum(slope, 0))
+        size, _, rounding, known, risen = carry
+        moved = _move(x, direction, size)
+        excess = widened(system.energy(moved) - start - 1e-4 * size * jnp.minimum(slope, 0))
         # What costs a gradient is asked for once, and only if the magnitude of the energy itself does not say enough.
         ask = ~known & ~(excess <= rounding)
         rounding = jax.lax.cond(ask, by_terms, lambda: rounding)
-        too_high = ~(excess <= rounding)  # a NaN counts as too high
-        return jnp.where(too_high, 0.5 * size, size), too_high, rounding, known | ask
+        low = excess <= rounding  # a NaN is not
+        risen = risen | ~low
+        # A slope may be above 0 by rounding; where energies rise too, short steps climb by less than that.
+        climbs = risen & (widened(first) * widened(slope) > rounding)
+        accepted = low & ~climbs & _is_stable(direction, force(moved))
+        return jnp.where(accepted, size, 0.5 * size), ~accepted, rounding, known | ask, risen
 
     quick = allowed_rise(jnp.abs(widened(start)), nothing, start.dtype)
-    begin = first, jnp.ones((), bool), quick, jnp.zeros((), bool)
-    size, stuck, *_ = jax.lax.while_loop(lambda carry: carry[1] & (carry[0] > first * 2.0**-40), halve, begin)
-    return _move(x, direction, jnp.where(stuck, jnp.zeros_like(size), size)), stalled | stuck
+    begin = first, jnp.ones((), bool), quick, jnp.zeros((), bool), jnp.zeros((), bool)
+    goes_on = lambda carry: carry[1] & (carry[0] > first * 2.0**-40)
+    size, stuck, rounding, _, risen = jax.lax.while_loop(goes_on, halve, begin)
+    promised = widened(first) * widened(jnp.abs(slope)) > rounding
+    stalled = stuck & risen & promised & (status == Status.descended)
+    status = Status.where(stalled, Status.stalled, status)
+    status = Status.where(jnp.isfinite(slope), status, Status.not_finite)
+    return _move(x, direction, jnp.where(stuck, jnp.zeros_like(size), size)), status
+
+
+def _is_stable(before: Any, after: Any) -> Bool[Array, ""]:
+    """Whether a step does not turn a force round into a larger one, as stable steps of a linear system do not."""
+    size = jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a in jax.tree.leaves(before)]))
+    unit = jnp.where(size > 1, 0.125 * size, 1)  # whose reciprocal is not subnormal
+    along = jax.tree.map(lambda a, b: jnp.sum(a / unit * (a / unit + b / unit)), before, after)
+    return sum(jax.tree.leaves(along)) >= 0

@@ -40,6 +40,7 @@ from hopmix import (
     Quadratic,
     ReLU,
     Status,
+    Tanh,
     derive_block,
     descend,
     flow,
@@ -192,6 +193,46 @@ def test_backtracking_on_a_field_that_climbs_stalls(fixedkey):
     assert descent.status == Status.stalled
     assert bool(descent.descends)
     assert_close(descent.states[-1], x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("start", [(50.0, 80.0), (0.5, 80.0), (1e30, -1e30), (0.1, 0.2)])
+def test_backtracking_does_not_run_away_where_the_energy_is_flat(start, dtype):
+    """Steps ten times the time constant, of saturated units, whose energies do not see where they go."""
+    neurons = {"v": Neurons(Tanh(), (2,)), "h": Neurons(Tanh(), (2,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(jnp.eye(2, dtype=dtype)))}, {"s": ("v", "h")})
+    block = derive_block(memory, ["h"], leak=1.0, step=10.0)
+    descent = descend(block, jnp.asarray(start, dtype), 60, backtrack=True)
+    assert bool(descent.status == Status.descended)
+    sizes = jnp.max(jnp.abs(descent.states), axis=1)
+    assert np.all(sizes <= sizes[0] + 2)  # the weights and the activations are at most 1
+    assert sizes[-1] < (1e-2 * sizes[0] if sizes[0] > 1 else sizes[0])
+
+
+class Torn(Quadratic):
+    """Its energy is a number, and the slope of that is none."""
+
+    def energy_summands(self, x):
+        return 0.5 * x**2, jnp.sqrt(x - x)
+
+
+def test_a_slope_that_is_no_number_is_not_called_a_stall():
+    neurons = {"v": Neurons(Torn(), (2,)), "h": Neurons(ReLU(), (2,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(jnp.eye(2)))}, {"s": ("v", "h")})
+    start = {"v": jnp.asarray([3.0, -2.0]), "h": jnp.zeros(2)}
+    descent = descend(memory, start, 3, step=0.1, backtrack=True)
+    assert np.all(np.isfinite(descent.energies))
+    assert bool(descent.status == Status.not_finite)
+
+
+def test_backtracking_stalls_on_a_climb_in_single_precision_too():
+    """The smallest of its steps climb by less than rounding, which is no descent."""
+    neurons = {"v": Neurons(-1.0 * Quadratic(), (2,)), "h": Neurons(ReLU(), (2,))}
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(jnp.eye(2, dtype=jnp.float32)))}, {"s": ("v", "h")})
+    start = {"v": jnp.asarray([3.0, -2.0], jnp.float32), "h": jnp.zeros(2, jnp.float32)}
+    descent = descend(memory, start, 3, step=0.1, backtrack=True)
+    assert bool(descent.status == Status.stalled)
+    assert_close(descent.states["v"][-1], start["v"], 0)
 
 
 def test_a_flow_keeps_the_precision_of_its_state(getkey):
