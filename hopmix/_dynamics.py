@@ -434,4 +434,4 @@ def _is_stable(before: Any, after: Any) -> Bool[Array, ""]:
     size = jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a in jax.tree.leaves(before)]))
     unit = jnp.where(size > 1, 0.125 * size, 1)  # whose reciprocal is not subnormal
     along = jax.tree.map(lambda a, b: jnp.sum(a / unit * (a / unit + b / unit)), before, after)
-    return sum(jax.tree.leaves(along)) >= 0
+    return jnp.sum(jnp.stack(jax.tree.leaves(along))) >= 0
