@@ -373,16 +373,9 @@ def _inverse_spread_jvp(axes: Axes, eps: float, primals, tangents):
 
 
 def _centre(x: Layer, axes: Axes) -> Layer:
-    centred = x - _mean(x, axes)
+    centred = x - jnp.mean(x, axis=axes, keepdims=True)
     # A mean of large equal numbers is off by an ulp of them, which the norm would blow up; it is a constant.
-    return centred - jax.lax.stop_gradient(_mean(centred, axes))
-
-
-def _mean(x: Layer, axes: Axes) -> Layer:
-    """The mean of each group, whose sum of large numbers does not overflow."""
-    count = x.size if axes is None else math.prod(x.shape[axis] for axis in axes)
-    share = 2.0 ** -math.ceil(math.log2(max(count, 1)))  # of two, so that nothing is rounded
-    return jnp.sum(x * share, axis=axes, keepdims=True) / (count * share)
+    return centred - jax.lax.stop_gradient(jnp.mean(centred, axis=axes, keepdims=True))
 
 
 def _length(x: Layer, axes: Axes, eps: float, gather: Callable[..., Layer]) -> Layer:
