@@ -139,7 +139,6 @@ def test_a_block_takes_finite_steps(leak, step, getkey):
         (SphericalNorm(eps=0.0), jnp.float64, False),
         (0.5 * LayerNorm(eps=0.0) + Quadratic(), jnp.float64, False),
         (LayerNorm(eps=1e-50), jnp.float64, True),
-        (LayerNorm(eps=1e-50), jnp.float32, False),  # which is 0 there
         (Tanh(0.0), jnp.float64, False),
         (Softmax(jnp.asarray(0.0)), jnp.float64, False),
         (Tanh(1e-50), jnp.float32, False),
@@ -156,6 +155,12 @@ def test_an_activation_that_is_undefined_somewhere_is_refused(lagrangian, dtype,
     states = (jnp.zeros(5, dtype), jnp.ones(5, dtype))
     numbers = [float(jnp.sum(block.force(x)) + block.energy(x)) for x in states]
     assert bool(np.all(np.isfinite(numbers))) is expected
+
+
+def test_an_eps_that_is_zero_in_the_precision_is_refused(getkey):
+    memory = cast(memory_with(getkey(), LayerNorm(eps=1e-50)), jnp.float32)
+    assert not certify(memory).descends_in_flow
+    assert "leaves LayerNorm undefined at constant states" in str(certify(memory))
 
 
 def test_dropped_branches_are_not_covered(getkey):

@@ -85,7 +85,7 @@ def test_the_contract_holds(name):
         ("field_asymmetry", ["f", "x", "lagrangian"]),
         ("eliminate", ["memory", "hidden"]),
         ("derive_block", ["memory", "hidden", "leak", "step", "n_iter", "drop_path"]),
-        ("descend", ["system", "state", "steps", "step", "backtrack"]),
+        ("descend", ["system", "state", "steps", "step", "backtrack", "form"]),
         ("settle", ["system", "state", "step", "rtol", "atol", "max_steps"]),
     ],
 )

@@ -107,8 +107,7 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 CLAIM = Claim(
     id="C18",
     statement="in floating point a step that descends exactly raises the computed energy by at most c times the "
-    "magnitudes of the two energies: of all they add up, down to single products, and of sum (|x| + |x'|) |dE/dx|; "
-    "c = 3 gamma_(q + d) is proved, c = 32 eps is measured",
+    "magnitudes of both energies, down to single products: c = 3 gamma_(q + d) is proved, 32 eps is measured",
     source="standard error analysis (Higham 2002; Higham & Mary 2019); the magnitude of an energy: hopmix",
     status="proved",
     page="C18-rounding.md",
