@@ -44,7 +44,7 @@ def draw_states(system: System, key: PRNGKey, examples: int, scale: float) -> An
     return jax.vmap(lambda k: _draw(system, k, scale))(jr.split(key, examples))
 
 
-def check_descent(system: System, form: System, states: Any, steps: int) -> Check:
+def check_descent(system: System, form: System | None, states: Any, steps: int) -> Check:
     """Try descent and symmetry from given states.
 
     **Arguments:**
@@ -56,6 +56,8 @@ def check_descent(system: System, form: System, states: Any, steps: int) -> Chec
     """
     for leaf in jax.tree.leaves(states):
         need_floats("The states", leaf)
+    # Once: of weights that are given twice the compiler does not know that forces and energies share their products.
+    form = None if form is system else form
     energies, probes = eqx.filter_jit(_trial)(system, form, states, steps)
     rise = _worst_rise(system, form, energies, states)
     probes = np.asarray(probes, float)
@@ -67,13 +69,13 @@ def check_descent(system: System, form: System, states: Any, steps: int) -> Chec
     return Check(rise <= rounding_unit(energies.dtype) and asymmetry <= allowed, rise, asymmetry, len(energies))
 
 
-def _rounding_of_probes(system: System, form: System, states: Any, probes: np.ndarray) -> np.ndarray:
+def _rounding_of_probes(system: System, form: System | None, states: Any, probes: np.ndarray) -> np.ndarray:
     """How much the two halves of each probe change with numbers that differ by rounding alone."""
     moved = eqx.filter_jit(_nudged_probes)(system, form, states)
     return 8 * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
 
 
-def _worst_rise(system: System, form: System, energies: Array, states: Any) -> float:
+def _worst_rise(system: System, form: System | None, energies: Array, states: Any) -> float:
     """The largest relative rise along trajectories, of which these are the first states."""
     values = np.asarray(energies, float)
     with np.errstate(invalid="ignore"):  # of energies that are infinite
@@ -102,8 +104,9 @@ def _draw(system: System, key: PRNGKey, scale: float) -> Any:
     return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
 
 
-def _trial(system: System, form: System, states: Any, steps: int) -> tuple[Array, Array]:
+def _trial(system: System, form: System | None, states: Any, steps: int) -> tuple[Array, Array]:
     """Energies along explicit steps from each state, and the two halves of a random antisymmetric probe."""
+    form = form or system
     probes = _probes(system, form, states, jnp.zeros(()))
     # Small systems side by side; of large ones one fills the cache.
     together = max(1, min(64, 2**16 // sum(a[0].size for a in jax.tree.leaves(states))))
@@ -115,8 +118,8 @@ def _probes(system: System, form: System, states: Any, nudge: Array) -> Array:
     return jax.lax.map(lambda pair: _probe(system, form, pair[0], pair[1], nudge), (states, keys))
 
 
-def _nudged_probes(system: System, form: System, states: Any) -> Array:
-    return jax.lax.map(lambda nudge: _probes(system, form, states, nudge), jnp.asarray([1.0, -0.7, 0.4]))
+def _nudged_probes(system: System, form: System | None, states: Any) -> Array:
+    return jax.lax.map(lambda nudge: _probes(system, form or system, states, nudge), jnp.asarray([1.0, -0.7, 0.4]))
 
 
 def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
@@ -130,6 +133,7 @@ def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
 def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> tuple[Array, Array]:
     """The magnitudes of the energies before and after each of the explicit steps from each state."""
     step = _step_of(system)
+    form = form or system
 
     def once(x: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
         following = step(x)
