@@ -125,7 +125,7 @@ def _attention_concavity(attention: Attention, tokens: int) -> float:
     """`Attention.concavity` in float64, whatever the precision of the weights: a small K is not none."""
     queries = np.asarray(attention.queries, float)
     keys = np.asarray(attention.keys, float)
-    norms = [_norm(k.T @ q) for k, q in zip(_unit(keys), _unit(queries))]
+    norms = [matrix_norm(k.T @ q) for k, q in zip(_unit(keys), _unit(queries))]
     return _product(attention.mask_factor(tokens), sum(norms), _size(keys), _size(queries))
 
 
@@ -160,11 +160,11 @@ def spectral_norm(synapse: AbstractSynapse) -> float:
     up = np.asarray(synapse.coupling.up, float)  # pyright: ignore[reportAttributeAccessIssue]
     if type(synapse) is Convolution:
         taps = up.reshape(up.shape[0], synapse.window[0] * synapse.window[1], -1)
-        return sum(_norm(taps[:, i]) for i in range(taps.shape[1]))
-    return _norm(up)
+        return sum(matrix_norm(taps[:, i]) for i in range(taps.shape[1]))
+    return matrix_norm(up)
 
 
-def _norm(matrix: np.ndarray) -> float:
+def matrix_norm(matrix: np.ndarray) -> float:
     """The largest singular value, from the smaller Gram matrix: several times faster than the SVD."""
     size = _size(matrix)
     if not 0 < size < math.inf:

@@ -76,13 +76,13 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     connections = dict(memory.connections)
     ends = connections[names[0]]
     couplings = [coupling_of(memory, name) for name in names]
-    pairs = [_rows(c, connections[name] != ends) for c, name in zip(couplings, names)]
-    up = np.sum([w for w, _ in pairs], axis=0)
-    down = np.sum([v for _, v in pairs], axis=0)
     eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
     rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
     if len(names) == 1 and couplings[0].breaking is None and ends[0] != ends[1]:
         return _without_breaking(names, ends, couplings[0], rounding)
+    pairs = [_rows(c, connections[name] != ends) for c, name in zip(couplings, names)]
+    up = np.sum([w for w, _ in pairs], axis=0)
+    down = np.sum([v for _, v in pairs], axis=0)
     if _is_loop(memory.synapses[names[0]], ends):
         both = up + down.T
         return Joint(names, ends, up, down, True, _gap(both, both.T), None, rounding)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from hopmix._concavity import matrix_norm
 from hopmix._derive import Block, SerialBlock
 from hopmix._dtypes import need_floats
 from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Sigmoid, Tanh
@@ -316,7 +317,7 @@ def _constants(block: Block, here: _Jacobians, softness: float, eps: float) -> _
     lifted = here.hessian @ inverse
     drift = root @ here.interaction @ lifted
     slopes = np.concatenate(here.slopes)
-    rounding = len(root) * eps * (_size(drift) + block.leak)
+    rounding = len(root) * eps * (matrix_norm(drift) + block.leak)
     neurons = block.potential.memory.neurons
     layers = [neurons[name].lagrangian for name in block.potential.hidden]
     branches = zip(layers, here.currents, strict=True)
@@ -324,12 +325,12 @@ def _constants(block: Block, here: _Jacobians, softness: float, eps: float) -> _
         margin=block.leak - _top(drift) - rounding,
         residual=float(np.linalg.norm(root @ here.force.ravel()) + eps * block.leak * here.length),
         lowest=lowest,
-        lift=_size(lifted),
-        pull=_size(root @ here.interaction),
-        answer=_size(root * here.scale.ravel()),
+        lift=matrix_norm(lifted),
+        pull=matrix_norm(root @ here.interaction),
+        answer=matrix_norm(root * here.scale.ravel()),
         outputs=math.hypot(*(float(np.linalg.norm(output)) for output in here.outputs)),
-        slopes=_size(slopes),
-        slopes_lifted=_size(slopes @ lifted),
+        slopes=matrix_norm(slopes),
+        slopes_lifted=matrix_norm(slopes @ lifted),
         broken=float(np.linalg.norm(root @ here.broken.ravel())),
         broken_slope=max(_top(root @ here.broken_interaction @ lifted), 0.0),
         branches=[_branch(layer, up, root, lifted) for layer, up in branches],
@@ -337,10 +338,10 @@ def _constants(block: Block, here: _Jacobians, softness: float, eps: float) -> _
 
 
 def _branch(layer: AbstractLagrangian, up: np.ndarray, root: np.ndarray, lifted: np.ndarray) -> _Branch:
-    size = _size(up)
+    size = matrix_norm(up)
     longest = float(np.max(np.linalg.norm(up, axis=1)))
     reach = size if isinstance(layer, COMPETING) else longest  # of one unit by itself, or of the group
-    return _Branch(_third_derivative(layer) * reach, size, _size(up @ root), _size(up @ lifted))
+    return _Branch(_third_derivative(layer) * reach, size, matrix_norm(up @ root), matrix_norm(up @ lifted))
 
 
 def _metric(hessian: np.ndarray, softness: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -355,12 +356,6 @@ def _metric(hessian: np.ndarray, softness: float) -> tuple[np.ndarray, np.ndarra
 def _top(matrix: np.ndarray) -> float:
     """The highest eigenvalue of the symmetric part."""
     return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
-
-
-def _size(matrix: np.ndarray) -> float:
-    """The spectral norm, by the smaller of both Gram matrices."""
-    gram = matrix.T @ matrix if matrix.shape[0] > matrix.shape[1] else matrix @ matrix.T
-    return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
 # ---- The theorem ------------------------------------------------------------------------------------
