@@ -91,7 +91,7 @@ def product_gradient(coupling: Coupling, gradient: Float[Array, "visible visible
     """
     down = gradient @ coupling.up.T
     up = coupling.down.T @ gradient + coupling.tie * down.T
-    return Coupling(up, None if coupling.breaking is None else down, 0.0)
+    return Coupling(up, breaking=None if coupling.breaking is None else down, tie=0.0)
 
 
 def unit_balance(coupling: Coupling) -> Float[Array, " hidden"]:

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._dtypes import need_floats
@@ -33,8 +34,9 @@ def xavier_uniform(key: PRNGKey, rows: int, columns: int) -> Float[Array, "{rows
 class Coupling(eqx.Module):
     r"""Up-weights $W$ and down-weights $V = \text{tie}\cdot W^\top + \text{breaking}$.
 
-    Build it with `symmetric`, `broken` or `free`. `tie` is a number that training never changes: its gradient is
-    zero, and `hopmix.trainable` leaves it out; a `None` breaking stands for zero and does not train either.
+    Build it with `symmetric`, `broken` or `free`; from two matrices with `from_weights`. `tie` is a number that
+    training never changes: its gradient is zero, and `hopmix.trainable` leaves it out; a `None` breaking stands for
+    zero and does not train either.
 
     **Arguments:**
 
@@ -54,6 +56,7 @@ class Coupling(eqx.Module):
     def __init__(
         self,
         up: Float[Array, "hidden visible"],
+        *,
         breaking: Float[Array, "visible hidden"] | None = None,
         tie: float | Scalar = 1.0,
     ):
@@ -91,12 +94,34 @@ class Coupling(eqx.Module):
         if breaking not in ("zeros", "xavier"):
             raise ValueError(f'breaking must be "zeros" or "xavier", got {breaking!r}.')
         start = jnp.zeros((visible, hidden)) if breaking == "zeros" else _draw_down(key, visible, hidden)
-        return cls(xavier_uniform(_up_key(key), hidden, visible), start)
+        return cls(xavier_uniform(_up_key(key), hidden, visible), breaking=start)
 
     @classmethod
     def free(cls, visible: int, hidden: int, *, key: PRNGKey) -> "Coupling":
         """Independent weights: both $W$ and $V$ train, from independent draws."""
-        return cls(xavier_uniform(_up_key(key), hidden, visible), _draw_down(key, visible, hidden), 0.0)
+        return cls(xavier_uniform(_up_key(key), hidden, visible), breaking=_draw_down(key, visible, hidden), tie=0.0)
+
+    @classmethod
+    def from_weights(
+        cls, up: Float[Array | np.ndarray, "hidden visible"], down: Float[Array | np.ndarray, "visible hidden"]
+    ) -> "Coupling":
+        r"""Independent weights that are given: $W$ and $V$ themselves, as of a trained network.
+
+        **Arguments:**
+
+        - `up`: $W$, of shape (hidden, visible).
+        - `down`: $V$, of shape (visible, hidden); it becomes the breaking of a tie of 0.
+
+        **Raises:** `ValueError` for integers, and if `down` has not the transposed shape and the dtype of `up`.
+        """
+        need_floats("`up`", up)
+        need_floats("`down`", down)
+        if np.shape(down) != np.shape(up)[::-1]:
+            raise ValueError(
+                f"`down` must have the transposed shape of `up`, {np.shape(up)[::-1]}, got {np.shape(down)}; "
+                "give V, not its transpose."
+            )
+        return cls(jnp.asarray(up), breaking=jnp.asarray(down), tie=0.0)
 
     @property
     def down(self) -> Float[Array, "visible hidden"]:

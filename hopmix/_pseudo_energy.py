@@ -207,7 +207,7 @@ def descent_margin(block: Block, x: Layer) -> Scalar:
 
 def _tied(node):
     if isinstance(node, Coupling):
-        return Coupling(node.up, None, jnp.ones_like(node.tie))
+        return Coupling(node.up, tie=jnp.ones_like(node.tie))
     return Affine(node.scale, node.shift) if isinstance(node, Affine) else node
 
 

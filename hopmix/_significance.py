@@ -114,7 +114,7 @@ def significance(
 
 
 def _wide(coupling: Coupling) -> Coupling:
-    return Coupling(working(coupling.up, "up"), working(coupling.down, "down"), 0.0)
+    return Coupling.from_weights(working(coupling.up, "up"), working(coupling.down, "down"))
 
 
 def _compare_pairings(coupling: Coupling, measure: Measure, key: PRNGKey, pairings: int) -> Significance:
@@ -137,8 +137,8 @@ def _takes_gauge(measure: Measure, coupling: Coupling, key: PRNGKey) -> PyTree[B
     v = jr.normal(second, (visible, hidden), coupling.up.dtype)
     # Powers of four and their roots round nothing.
     gauge = jnp.resize(jnp.asarray([1.0, -4.0, 16.0, -1.0, 4.0], w.dtype), (hidden,))
-    before = measure(Coupling(w, v, 0.0))
-    after = measure(Coupling(gauge[:, None] * w, v / gauge[None], 0.0))
+    before = measure(Coupling.from_weights(w, v))
+    after = measure(Coupling.from_weights(gauge[:, None] * w, v / gauge[None]))
     return jax.tree.map(_equal, before, after)
 
 
@@ -163,7 +163,7 @@ class Pairing(NamedTuple):
 def pair(coupling: Coupling, key: PRNGKey) -> Coupling:
     r"""The same weights with $v_\alpha \to v_{\pi(\alpha)}$ for a random permutation."""
     partners = jr.permutation(key, coupling.up.shape[0])
-    return Coupling(coupling.up, coupling.down[:, partners], 0.0)
+    return Coupling.from_weights(coupling.up, coupling.down[:, partners])
 
 
 def pair_directions(coupling: Coupling, key: PRNGKey) -> Coupling:
@@ -173,7 +173,7 @@ def pair_directions(coupling: Coupling, key: PRNGKey) -> Coupling:
     partners, signs = directed_pairing(units, key)
     lengths, directions = polar(units.v.entries)
     sizes = signs * lengths * units.v.sizes
-    return Coupling(coupling.up, (directions[partners] * sizes[:, None]).T, 0.0)
+    return Coupling.from_weights(coupling.up, (directions[partners] * sizes[:, None]).T)
 
 
 def directed_pairing(units: Units, key: PRNGKey) -> Pairing:
@@ -214,13 +214,13 @@ class Rotations(NamedTuple):
     @property
     def coupling(self) -> Coupling:
         """The weights as they are."""
-        return Coupling(self.core @ self.w, self.v, 0.0)
+        return Coupling.from_weights(self.core @ self.w, self.v)
 
     def draw(self, key: PRNGKey) -> Coupling:
         """The weights with both frames rotated: basis vectors in random order with random signs."""
         rows, columns = (_signed_order(own, len(self.core), self.core.dtype) for own in jr.split(key))
         core = self.core[rows.partners][:, columns.partners] * rows.signs[:, None] * columns.signs[None]
-        return Coupling(core @ self.w, self.v, 0.0)
+        return Coupling.from_weights(core @ self.w, self.v)
 
 
 def rotations(coupling: Coupling, key: PRNGKey) -> Rotations:

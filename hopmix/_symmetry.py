@@ -23,6 +23,7 @@ weights in which hidden units are paired at random.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
@@ -103,26 +104,33 @@ class Asymmetry(NamedTuple):
     balance: Scalar
 
 
-def measure_asymmetry(coupling: Coupling) -> Asymmetry:
-    r"""The asymmetry of the weights of a coupling, by the indices of `Asymmetry`.
+def measure_asymmetry(
+    coupling: Coupling | Float[Array | np.ndarray, "hidden visible"],
+    down: Float[Array | np.ndarray, "visible hidden"] | None = None,
+) -> Asymmetry:
+    r"""The asymmetry of the weights of a coupling, or of two matrices, by the indices of `Asymmetry`.
 
     $M = VW$ is formed only where there are no more visible than hidden units; otherwise Gram matrices of hidden size
     serve.
 
     **Arguments:**
 
-    - `coupling`: gives $W$ (`up`) and $V$ (`down`).
+    - `coupling`: gives $W$ (`up`) and $V$ (`down`); or it is $W$ itself, of shape (hidden, visible).
+    - `down`: $V$, of shape (visible, hidden), where `coupling` is $W$.
 
     **Returns:** an `Asymmetry` in the dtype of the weights. An index of a zero matrix is NaN; hidden units with a zero
     $v_\alpha$ or $w_\alpha$ are left out of the mean and the quantiles of the cosines. A ratio of sizes that the dtype
     cannot hold is 0 or infinite.
 
-    **Raises:** `ValueError` for weights that are no floating-point numbers.
+    **Raises:** `ValueError` for weights that are no floating-point numbers, and for shapes that are not transposed;
+    `TypeError` for one matrix alone, and for a coupling with another $V$.
 
     **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score and directionality;
     claim C07 for cosines of units and the distance to a conservative coupling.
     """
-    v, w = coupling.down, coupling.up
+    coupling = _coupling_of(coupling, down)
+    v = coupling.down
+    w = coupling.up
     units = units_of(v, w)
     product = moments(units)
     # A weight that is not a number must not pass as a unit that is left out.
@@ -136,6 +144,16 @@ def measure_asymmetry(coupling: Coupling) -> Asymmetry:
         directionality=_directionality(product) + broken,
     )
     return Asymmetry(*(index.astype(w.dtype) for index in found))
+
+
+def _coupling_of(coupling: Coupling | Array | np.ndarray, down: Array | np.ndarray | None) -> Coupling:
+    if isinstance(coupling, Coupling):
+        if down is not None:
+            raise TypeError("`down` goes with up-weights; a coupling has its own: give coupling alone.")
+        return coupling
+    if down is None:
+        raise TypeError("`down` is missing: give a Coupling, or up-weights and down-weights.")
+    return Coupling.from_weights(coupling, down)
 
 
 def unit_cosines(coupling: Coupling) -> Float[Array, " hidden"]:
@@ -168,7 +186,7 @@ def nearest_conservative(coupling: Coupling) -> Coupling:
     """
     units = units_of(coupling.down, coupling.up)
     nearest = _along(units) * units.v.sizes[:, None]
-    return Coupling(coupling.up, nearest.T.astype(coupling.up.dtype), 0.0)
+    return Coupling.from_weights(coupling.up, nearest.T.astype(coupling.up.dtype))
 
 
 def symmetry_score(v: Down, w: Up) -> Scalar:

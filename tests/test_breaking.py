@@ -20,12 +20,12 @@ TIES = (0.0, 0.3, 1.0, -1.0, 2.0)
 
 def random_coupling(getkey, tie: float, breaking: bool = True) -> Coupling:
     up, down = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
-    return Coupling(up, down if breaking else None, tie)
+    return Coupling(up, breaking=down if breaking else None, tie=tie)
 
 
 def tied(up, tie: float) -> Coupling:
     """A coupling with V = W^T to the last bit, whatever share of it the tie carries."""
-    return Coupling(up, up.T - tie * up.T, tie)
+    return Coupling(up, breaking=up.T - tie * up.T, tie=tie)
 
 
 def quartic(matrix, target) -> jax.Array:
@@ -41,7 +41,9 @@ def pace(coupling: Coupling, gradient: Coupling) -> jax.Array:
 
 def moved(coupling: Coupling, gradient: Coupling, time) -> Coupling:
     """The coupling after a straight step of that length along minus the gradient."""
-    return Coupling(coupling.up - time * gradient.up, coupling.breaking - time * gradient.breaking, coupling.tie)
+    return Coupling(
+        coupling.up - time * gradient.up, breaking=coupling.breaking - time * gradient.breaking, tie=coupling.tie
+    )
 
 
 @pytest.mark.parametrize("tie", TIES)
@@ -97,7 +99,7 @@ def test_independent_weights_break_by_the_antisymmetric_part_alone(getkey):
 def test_a_breaking_on_top_of_tied_weights_grows_by_the_symmetric_part_too(getkey):
     """The same matrices, other parameters: with tie 1 the velocity is -G W^T whatever the symmetry of G."""
     up, g = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, VISIBLE))
-    coupling = Coupling(up, jnp.zeros((VISIBLE, HIDDEN)))
+    coupling = Coupling(up, breaking=jnp.zeros((VISIBLE, HIDDEN)))
     for matrix in (g, g + g.T):
         assert_close(breaking_velocity(coupling, product_gradient(coupling, matrix)), -matrix @ up.T)
 
@@ -118,7 +120,9 @@ def test_parameters_that_do_not_train_do_not_move(getkey):
     assert_close(breaking_velocity(coupling, frozen_up), -gradient.breaking)
     assert_close(breaking_velocity(coupling, frozen_down), gradient.up.T)
     ratio = lambda time: (
-        measure_asymmetry(Coupling(coupling.up, coupling.breaking - time * gradient.breaking, 0.0)).breaking_ratio
+        measure_asymmetry(
+            Coupling.from_weights(coupling.up, coupling.breaking - time * gradient.breaking)
+        ).breaking_ratio
     )
     assert_close(breaking_rate(coupling, frozen_up), jax.grad(ratio)(0.0), scale=pace(coupling, frozen_up))
 
@@ -136,17 +140,17 @@ def test_balance(getkey):
 def test_rounding_is_no_breaking(dtype, getkey):
     """V = W^T up to the last bit counts as tied, in the rate as well; a breaking that is visible does not."""
     up = normal(getkey(), (HIDDEN, VISIBLE), dtype)
-    gradient = product_gradient(Coupling(up, up.T, 0.0), normal(getkey(), (VISIBLE, VISIBLE), dtype))
-    expected = breaking_rate(Coupling(up, up.T, 0.0), gradient)
-    assert_close(breaking_rate(Coupling(up, jnp.nextafter(up.T, jnp.inf), 0.0), gradient), expected)
-    against = -breaking_velocity(Coupling(up, up.T, 0.0), gradient)
+    gradient = product_gradient(Coupling.from_weights(up, up.T), normal(getkey(), (VISIBLE, VISIBLE), dtype))
+    expected = breaking_rate(Coupling.from_weights(up, up.T), gradient)
+    assert_close(breaking_rate(Coupling.from_weights(up, jnp.nextafter(up.T, jnp.inf)), gradient), expected)
+    against = -breaking_velocity(Coupling.from_weights(up, up.T), gradient)
     visible = 100 * jnp.finfo(dtype).eps * against / jnp.linalg.norm(against) * jnp.linalg.norm(up)
-    assert breaking_rate(Coupling(up, up.T + visible, 0.0), gradient) < 0
+    assert breaking_rate(Coupling.from_weights(up, up.T + visible), gradient) < 0
 
 
 def test_a_zero_map_has_no_rate(getkey):
-    coupling = Coupling(jnp.zeros((HIDDEN, VISIBLE)), jnp.zeros((VISIBLE, HIDDEN)), 0.0)
-    gradient = Coupling(normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN)), 0.0)
+    coupling = Coupling.from_weights(jnp.zeros((HIDDEN, VISIBLE)), jnp.zeros((VISIBLE, HIDDEN)))
+    gradient = Coupling.from_weights(normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN)))
     assert jnp.isnan(breaking_rate(coupling, gradient))
 
 
@@ -171,8 +175,8 @@ def test_rates_of_weights_of_any_scale(scale):
     """In float32: the rate is that of float64, and a balance out of range is infinite or zero, never not a number."""
     random = np.random.default_rng(0)
     up, down, of_up, of_down = (random.normal(size=s) for s in ((3, 4), (4, 3)) * 2)
-    make = lambda up, down, scale, dtype: Coupling(
-        jnp.asarray(scale * up, dtype), jnp.asarray(scale * down, dtype), 0.0
+    make = lambda up, down, scale, dtype: Coupling.from_weights(
+        jnp.asarray(scale * up, dtype), jnp.asarray(scale * down, dtype)
     )
     expected = breaking_rate(make(up, down, 1.0, jnp.float64), make(of_up, of_down, 1.0, jnp.float64))
     coupling = make(up, down, scale, jnp.float32)
@@ -180,7 +184,7 @@ def test_rates_of_weights_of_any_scale(scale):
         if 1e-8 < of_gradient / scale < 1e38:
             rate = breaking_rate(coupling, make(of_up, of_down, of_gradient, jnp.float32))
             assert_close(rate * np.float32(scale / of_gradient), expected, 1e-5)
-    tied = Coupling(coupling.up, coupling.up.T, 0.0)
+    tied = Coupling.from_weights(coupling.up, coupling.up.T)
     expected = breaking_rate(make(up, up.T, 1.0, jnp.float64), make(of_up, of_down, 1.0, jnp.float64))
     assert_close(breaking_rate(tied, make(of_up, of_down, scale, jnp.float32)), expected, 1e-5)
     balance = np.sum(up**2, axis=1) - np.sum(down**2, axis=0)

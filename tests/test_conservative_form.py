@@ -53,7 +53,7 @@ def memory_of(*couplings: Coupling, visible: AbstractLagrangian | None = None, h
 
 
 def gained(up, gains=GAINS) -> Coupling:
-    return Coupling(up, up.T * gains[None], 0.0)
+    return Coupling.from_weights(up, up.T * gains[None])
 
 
 def gradient(block: Block, energy, x):
@@ -162,7 +162,7 @@ def refused_gains(getkey) -> dict[str, AssociativeMemory]:
             {**plain.synapses, "m": HopfieldMemory(normal(getkey(), (4, 3)), Softmax())},
             {"s0": ("v", "h"), "m": ("h",)},
         ),
-        "not quite": memory_of(Coupling(up, up.T * GAINS[None] + 1e-6, 0.0)),
+        "not quite": memory_of(Coupling.from_weights(up, up.T * GAINS[None] + 1e-6)),
     }
 
 
@@ -239,8 +239,8 @@ def test_gained_units_are_a_lagrangian(getkey):
 
 def split(w, v, mask) -> tuple[Coupling, Coupling]:
     """Two couplings whose weights add up to W and V."""
-    first = Coupling(jnp.where(mask, w, 0), jnp.where(mask.T, 0, v), 0.0)
-    return first, Coupling(jnp.where(mask, 0, w), jnp.where(mask.T, v, 0), 0.0)
+    first = Coupling.from_weights(jnp.where(mask, w, 0), jnp.where(mask.T, 0, v))
+    return first, Coupling.from_weights(jnp.where(mask, 0, w), jnp.where(mask.T, v, 0))
 
 
 def test_couplings_that_are_tied_together_are_certified(getkey):
@@ -261,8 +261,8 @@ def test_a_coupling_the_other_way_round_is_its_transpose(getkey):
     """W from v to h in one synapse, V from h to v in another that names h first."""
     up = normal(getkey(), (3, 5))
     synapses = {
-        "a": Dense(Coupling(up, jnp.zeros((5, 3)), 0.0)),
-        "b": Dense(Coupling(up.T, jnp.zeros((3, 5)), 0.0)),
+        "a": Dense(Coupling.from_weights(up, jnp.zeros((5, 3)))),
+        "b": Dense(Coupling.from_weights(up.T, jnp.zeros((3, 5)))),
     }
     neurons = {"v": Neurons(Tanh(), (5,)), "h": Neurons(ReLU(), (3,))}
     memory = AssociativeMemory(neurons, synapses, {"a": ("v", "h"), "b": ("h", "v")})
@@ -281,7 +281,7 @@ def test_a_layer_joined_with_itself_needs_the_sum_of_both_ways(getkey):
         (half + antisymmetric, half.T - antisymmetric, True),
         (half, half, False),
     ):
-        memory = AssociativeMemory(neurons, {"s": Dense(Coupling(w, v, 0.0))}, {"s": ("v", "v")})
+        memory = AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(w, v))}, {"s": ("v", "v")})
         certificate = certify(derive_block(memory, [], leak=1.0, step=0.01))
         assert certificate.descends_in_flow is expected
         assert certificate.check(getkey(), examples=16).passed is expected
@@ -294,7 +294,7 @@ def test_a_loop_counts_by_the_sum_of_both_ways(getkey):
     """A hidden layer that pulls itself by V = -3 or +3, W = 0: the pull is 3, and 0.5 with V = 0.5."""
     neurons = {"v": Neurons(Quadratic(), (2,)), "h": Neurons(Tanh(), (2,))}
     for pull, expected in ((-3.0, False), (3.0, False), (0.5, True), (-0.5, True)):
-        loop = Dense(Coupling(jnp.zeros((2, 2)), pull * jnp.eye(2), 0.0))
+        loop = Dense(Coupling.from_weights(jnp.zeros((2, 2)), pull * jnp.eye(2)))
         synapses = {"s": Dense(Coupling(normal(getkey(), (2, 2)))), "r": loop}
         memory = AssociativeMemory(neurons, synapses, {"s": ("v", "h"), "r": ("h", "h")})
         certificate = certify(derive_block(memory, ["h"], leak=1.0, step=0.9))
@@ -303,7 +303,7 @@ def test_a_loop_counts_by_the_sum_of_both_ways(getkey):
 
 
 def convolved_loop(up, down, window) -> Block:
-    synapses = {"s": Convolution(Coupling(up, down, 0.0), (2, 2), window)}
+    synapses = {"s": Convolution(Coupling.from_weights(up, down), (2, 2), window)}
     memory = AssociativeMemory({"v": Neurons(Quadratic(), (4, 3))}, synapses, {"s": ("v", "v")})
     return derive_block(memory, [], leak=0.1, step=0.05)
 
@@ -332,16 +332,16 @@ def test_tied_is_tied_and_free_is_free_at_every_scale(scale, dtype, getkey):
     assert certify(cast(memory_of(Coupling(up)), dtype)).descends_in_flow
     free = jnp.asarray([[1.0], [2.0], [-1.0], [0.0], [3.0]]) * jnp.asarray([[1.0, -1.0, 1.0]])
     down = up.T + (scale * free).astype(dtype)
-    assert not certify(cast(memory_of(Coupling(up, down, 0.0)), dtype)).descends_in_flow
+    assert not certify(cast(memory_of(Coupling.from_weights(up, down)), dtype)).descends_in_flow
 
 
 @pytest.mark.parametrize("small", [1e-3, 1e-9, 1e-30])
 def test_a_large_row_does_not_hide_a_free_one(small, getkey):
     up = normal(getkey(), (3, 5)).at[1].multiply(small)
     down = up.T.at[:, 1].set(small * jnp.asarray([1.0, -2.0, 3.0, -4.0, 5.0]) + 2 * jnp.abs(up[1]))
-    certificate = certify(memory_of(Coupling(up, down, 0.0)))
+    certificate = certify(memory_of(Coupling.from_weights(up, down)))
     assert not certificate.descends_in_flow
-    assert certify(memory_of(Coupling(up, up.T, 0.0))).descends_in_flow
+    assert certify(memory_of(Coupling.from_weights(up, up.T))).descends_in_flow
 
 
 @pytest.mark.parametrize("hide", ["scale", "clamp"])
@@ -351,7 +351,7 @@ def test_a_large_column_does_not_hide_free_ones(hide, getkey):
     neurons = {"v": Neurons(Quadratic(), (3,)), "h": Neurons(ReLU(), (1,))}
     if hide == "scale":
         neurons["v"] = Neurons(Quadratic(), (3,), affine=Affine(jnp.asarray([1e-8, 1.0, 1.0]), jnp.zeros(3)))
-    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(up, down, 0.0))}, {"s": ("v", "h")})
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(up, down))}, {"s": ("v", "h")})
     if hide == "clamp":
         memory = memory.clamp({"v": jnp.asarray([True, False, False])})
     assert not certify(derive_block(memory, ["h"], leak=1.0, step=0.5)).descends_in_flow
@@ -359,9 +359,9 @@ def test_a_large_column_does_not_hide_free_ones(hide, getkey):
 
 def test_units_without_weights_are_tied(getkey):
     up = normal(getkey(), (3, 5)).at[1].set(0)
-    assert certify(memory_of(Coupling(up, up.T, 0.0))).descends_in_flow
+    assert certify(memory_of(Coupling.from_weights(up, up.T))).descends_in_flow
     assert certify(memory_of(gained(up))).descends_in_flow
-    assert not certify(memory_of(Coupling(up, up.T.at[0, 1].set(1e-9), 0.0))).descends_in_flow
+    assert not certify(memory_of(Coupling.from_weights(up, up.T.at[0, 1].set(1e-9)))).descends_in_flow
 
 
 def test_biases_stay_and_do_not_hinder(getkey):

@@ -26,8 +26,8 @@ def names_of_true(spec) -> set[str]:
 @pytest.mark.parametrize("tie", [0.0, 0.3, 1.0, -1.0])
 def test_the_down_weights_follow_the_dial(tie, getkey):
     up, breaking = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
-    assert_close(Coupling(up, breaking, tie).down, tie * up.T + breaking)
-    assert_close(Coupling(up, None, tie).down, tie * up.T)
+    assert_close(Coupling(up, breaking=breaking, tie=tie).down, tie * up.T + breaking)
+    assert_close(Coupling(up, tie=tie).down, tie * up.T)
 
 
 def test_what_each_kind_is(getkey):
@@ -42,6 +42,22 @@ def test_what_each_kind_is(getkey):
     assert free.breaking is not None
     assert jnp.array_equal(free.down, free.breaking)
     assert not jnp.any(free.down == free.up.T)
+
+
+def test_given_weights_are_those_of_the_coupling(getkey):
+    up = normal(getkey(), (HIDDEN, VISIBLE))
+    down = normal(getkey(), (VISIBLE, HIDDEN))
+    for weights in ((up, down), (np.asarray(up), np.asarray(down))):
+        coupling = Coupling.from_weights(*weights)
+        assert jnp.array_equal(coupling.up, up)
+        assert jnp.array_equal(coupling.down, down)
+        assert coupling.tie == 0
+
+
+def test_a_second_matrix_is_never_taken_for_a_breaking_in_silence(getkey):
+    up = normal(getkey(), (HIDDEN, VISIBLE))
+    with pytest.raises(TypeError, match="positional"):
+        Coupling(up, up.T)  # pyright: ignore[reportCallIssue]
 
 
 def test_a_breaking_starts_at_zero_unless_asked_otherwise(getkey):
@@ -130,7 +146,7 @@ def test_the_penalty_is_the_squared_norm_of_the_breaking(getkey):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_coupling_has_one_dtype(dtype, getkey):
     up, breaking = normal(getkey(), (3, 5), dtype), normal(getkey(), (5, 3), dtype)
-    for coupling in (Coupling(up), Coupling(up, breaking), Coupling(up, breaking, 0.0)):
+    for coupling in (Coupling(up), Coupling(up, breaking=breaking), Coupling.from_weights(up, breaking)):
         assert coupling.tie.dtype == coupling.down.dtype == coupling.penalty.dtype == dtype
 
 

@@ -240,7 +240,7 @@ def test_untied_blocks_are_not_conservative(kind, fixedkey):
 def test_parallel_columns_are_conservative_too(getkey):
     """V = W^T D has the energy - sum of D Phi(W g): the distance of V and W^T overstates the breaking."""
     up, gains = normal(getkey(), (5, TOKENS)), normal(getkey(), (5,))
-    coupling = Coupling(up, up.T * gains[None], 0.0)
+    coupling = Coupling.from_weights(up, up.T * gains[None])
     block = make_block(getkey(), branches=["token"], scale="none")
     block = eqx.tree_at(lambda b: b.potential.memory.synapses["token"], block, TokenMixing(coupling))
     assert asymmetry(block, normal(getkey(), VISIBLE_SHAPE)) <= 1e-10
@@ -545,7 +545,7 @@ def test_the_rest_is_the_one_that_sweeps_reach(getkey):
 def test_hidden_layers_that_circle_are_not_a_number():
     """m = 3 tanh l and l = -3 tanh m turn round and round the rest at zero, which repels sweeps."""
     neurons = {"v": Neurons(Quadratic(), (1,)), "m": Neurons(Tanh(), (1,)), "l": Neurons(Tanh(), (1,))}
-    across = Coupling(jnp.full((1, 1), -3.0), jnp.full((1, 1), 3.0), 0.0)
+    across = Coupling.from_weights(jnp.full((1, 1), -3.0), jnp.full((1, 1), 3.0))
     synapses = {"vm": Dense(Coupling(jnp.ones((1, 1)))), "ml": Dense(across)}
     potential = eliminate(AssociativeMemory(neurons, synapses, {"vm": ("v", "m"), "ml": ("m", "l")}), ["m", "l"])
     assert jnp.isnan(jax.jit(lambda g: potential.force(g))(jnp.full((1,), 0.1)))[0]

@@ -393,7 +393,7 @@ def linear_block(key, held) -> tuple[Block, jax.Array]:
     """Linear units: x = M x at free entries, M = V W."""
     down, up = 0.3 * normal(key, (5, 3)), 0.3 * normal(jr.fold_in(key, 1), (3, 5))
     neurons = {"v": Neurons(Quadratic(), (5,), tau=3.0, clamped=held), "h": Neurons(Quadratic(), (3,))}
-    memory = AssociativeMemory(neurons, {"s": Dense(Coupling(up, down, 0.0))}, {"s": ("v", "h")})
+    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(up, down))}, {"s": ("v", "h")})
     return derive_block(memory, ["h"], leak=1.0, step=0.5), down @ up
 
 

@@ -138,11 +138,11 @@ def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
         signs = d.rng.choice([-1.0, 1.0], hidden) if kind == "turned" else 1.0
         gains = signs * d.rng.choice(GAINS, hidden)
         gains = np.full(hidden, abs(gains[0])) if alike else gains
-        return [hm.Coupling(d.array(up), d.array(up.T * gains), 0.0)], up, up.T * gains, gains
+        return [hm.Coupling.from_weights(d.array(up), d.array(up.T * gains))], up, up.T * gains, gains
     if kind == "pair":
         mask, other = d.rng.random((2, hidden, visible)) < 0.5
         halves = [(up * mask, up.T * other.T), (up * ~mask, up.T * ~other.T)]
-        return [hm.Coupling(d.array(w), d.array(v), 0.0) for w, v in halves], up, up.T, gains
+        return [hm.Coupling.from_weights(d.array(w), d.array(v)) for w, v in halves], up, up.T, gains
     if kind == "one row":
         d.rng.shuffle(gains)
         small = d.one(1.0, 1e-3, 1e-9)
@@ -159,10 +159,10 @@ def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
         down = up.T * (1 + 0.1 * d.normal(visible, hidden))  # which bfloat16 can hold
     else:
         breaking = None if kind == "tied" else jnp.zeros((visible, hidden), d.dtype)
-        return [hm.Coupling(d.array(up), breaking)], up, up.T, gains
+        return [hm.Coupling(d.array(up), breaking=breaking)], up, up.T, gains
     up = np.asarray(d.array(up), float)
     down = np.asarray(d.array(down), float)
-    return [hm.Coupling(d.array(up), d.array(down), 0.0)], up, down, gains
+    return [hm.Coupling.from_weights(d.array(up), d.array(down))], up, down, gains
 
 
 def branch(d: Draw, shape: tuple[int, ...], tied: bool):
@@ -228,7 +228,7 @@ def loop(d: Draw, shape: tuple[int, ...]) -> hm.AbstractSynapse:
         turn = d.one(0, 1) * d.rng.integers(-8, 9, half.shape) * d.size
         # Only the sum of both ways counts: integers times one number, so that the precision holds it.
         up, down = half + turn - turn.T, half.T - turn + turn.T
-        return hm.Dense(hm.Coupling(d.array(up / d.size), d.array(down / d.size), 0.0))
+        return hm.Dense(hm.Coupling.from_weights(d.array(up / d.size), d.array(down / d.size)))
     if len(shape) == 1 and d.yes(0.2):
         return hm.HyperSynapse(Bent(d.array(d.normal(shape[0], shape[0], size=min(d.size, 10.0)))))
     patterns = d.array(d.normal(int(d.rng.integers(1, 6)), *shape, size=min(d.size, 10.0)))

@@ -1,25 +1,31 @@
 """What is in the repository besides code: pins without addresses, notebooks without outputs."""
 
-import json
 import re
 import subprocess
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
+import jupytext
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==(?P<version>[0-9][0-9a-z.!+]*)( ; [^/@]+)?")
-# In two pieces, so that this file does not find itself.
-REGISTRIES = [".".join(pair).encode() for pair in [("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org")]]
-ARCHIVE = re.compile(rb"https?://[^\s\"']+/(packages/[0-9a-f]{2}/[0-9a-f]{2}/|-/[\w.-]+\.tgz)")
-"""How registries address the files of a Python or a JavaScript package."""
+REGISTRY = re.compile(
+    rb"(?i)https?://[^\s\"'<>]+/"
+    rb"(simple/[\w.-]*|packages/[0-9a-f]{2}/[0-9a-f]{2}/|-/[\w.-]+\.tgz|[^\s\"'<>]+\.whl|[^\s\"'<>]+\.tar\.gz)"
+)
+"""How registries address an index, or the files of a Python or a JavaScript package: by form, whatever the host."""
+INDEX = re.compile(rb"(?im)^\s*(-i|--(extra-)?index-url|--find-links|registry|index-url)\b[ \t=:]*https?://")
+"""How the files and commands of installers name an index."""
 LOCKS = re.compile(
     r"(uv|poetry|pdm|Pipfile|yarn|pixi)\.lock|pylock.*\.toml|package-lock\.json|pnpm-lock\.yaml|conda-lock\.yml"
 )
+
+PICTURE = re.compile(r"data:[\w/+.-]+;base64,")
+"""An output that was pasted into the text."""
 
 
 def pins() -> dict[str, str]:
@@ -81,19 +87,27 @@ def files_in_git() -> list[Path]:
     return [path for path in (ROOT / name for name in run.stdout.split("\0") if name) if path.is_file()]
 
 
-def test_no_file_names_a_package_registry():
-    named = [path for path in files_in_git() if any(host in path.read_bytes() for host in REGISTRIES)]
-    assert named == []
+def test_no_file_holds_the_address_of_a_registry():
+    found = {path: form.search(path.read_bytes()) for path in files_in_git() for form in (REGISTRY, INDEX)}
+    assert [path for path, match in found.items() if match] == []
 
 
-def test_no_file_holds_the_address_of_a_package():
-    assert [path for path in files_in_git() if ARCHIVE.search(path.read_bytes())] == []
+HOST = "https:" + "//example.org/"
 
 
-@pytest.mark.parametrize("path", ["packages/0a/1b/2c/numpy-2.whl", "d3/-/d3-7.0.tgz"])
-def test_the_address_of_a_package_is_caught(path: str):
-    assert ARCHIVE.search(f"https://example.org/{path}".encode())
-    assert not ARCHIVE.search(b"https://example.org/packages/numpy")
+@pytest.mark.parametrize(
+    "path",
+    ["simple/numpy/", "packages/0a/1b/2c/numpy-2.tar", "d3/-/d3-7.0.tgz", "a/numpy-2.whl", "files/numpy-2.tar.gz"],
+)
+def test_the_address_of_a_registry_is_caught(path: str):
+    assert REGISTRY.search((HOST + path).encode())
+    assert not REGISTRY.search((HOST + "packages/numpy").encode())
+
+
+@pytest.mark.parametrize("option", ["-i ", "--index-url=", "  --extra-index-url ", "registry = ", "index-url: "])
+def test_the_name_of_an_index_is_caught(option: str):
+    assert INDEX.search((option + HOST).encode())
+    assert not INDEX.search((option + "x").encode())
 
 
 def test_no_lock_file_is_in_git():
@@ -101,15 +115,21 @@ def test_no_lock_file_is_in_git():
     assert LOCKS.fullmatch("uv.lock")
 
 
-def outputs(notebook: dict) -> list[int]:
-    """Positions of the cells that hold an output or an execution count."""
-    return [i for i, cell in enumerate(notebook["cells"]) if cell.get("outputs") or cell.get("execution_count")]
+def notebooks() -> list[Path]:
+    return [path for path in files_in_git() if path.parent == ROOT / "notebooks" and path.suffix == ".py"]
 
 
-def test_notebooks_are_stored_without_outputs():
-    books = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-    assert {book.name: outputs(json.loads(book.read_bytes())) for book in books} == {book.name: [] for book in books}
+def test_notebooks_are_kept_as_scripts_which_have_no_outputs():
+    assert [path for path in files_in_git() if path.suffix == ".ipynb"] == []
+    assert notebooks() != []
 
 
-def test_a_notebook_with_outputs_is_caught():
-    assert outputs({"cells": [{"cell_type": "markdown"}, {"outputs": [], "execution_count": 3}]}) == [1]
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
+def test_a_notebook_has_cells_and_no_pictures_in_its_text(path: Path):
+    book = jupytext.read(path)
+    assert {cell.cell_type for cell in book.cells} == {"markdown", "code"}
+    assert [cell.source for cell in book.cells if PICTURE.search(cell.source)] == []
+
+
+def test_a_picture_in_the_text_is_caught():
+    assert PICTURE.search("![energy](data:image/" + "png;base64,iVBORw0KGgo=)")

@@ -86,7 +86,7 @@ def dense(
 
 
 def untied(getkey, visible: int = 5, hidden: int = 4) -> Coupling:
-    return Coupling(normal(getkey(), (hidden, visible)), normal(getkey(), (visible, hidden)), 0.3)
+    return Coupling(normal(getkey(), (hidden, visible)), breaking=normal(getkey(), (visible, hidden)), tie=0.3)
 
 
 # ---- The radial potential against closed forms ------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_small_and_vanishing_currents_are_no_singularity(getkey):
 def test_the_stated_errors_of_the_quadrature(name, size, error):
     """Single units with all currents up to a size: relative to the largest."""
     lagrangian = {"gelu": GELU(), "tanh": Tanh()}[name]
-    potential = dense(Coupling(jnp.ones((1, 1)), jnp.ones((1, 1)), 0.0), lagrangian).potential
+    potential = dense(Coupling.from_weights(jnp.ones((1, 1)), jnp.ones((1, 1))), lagrangian).potential
     h = jnp.linspace(-size, size, 201)
     found = jax.vmap(lambda h: radial_potential(potential, h[None]))(h)
     if name == "gelu":
@@ -145,7 +145,7 @@ def test_the_stated_errors_of_the_quadrature(name, size, error):
 
 def test_a_kink_on_the_way_costs_accuracy_and_more_nodes_bring_it_back():
     potential = lambda b: (
-        dense(Coupling(jnp.ones((1, 1)), jnp.ones((1, 1)), 0.0), ReLU(), bias=jnp.asarray([b])).potential
+        dense(Coupling.from_weights(jnp.ones((1, 1)), jnp.ones((1, 1))), ReLU(), bias=jnp.asarray([b])).potential
     )
     g = jnp.linspace(-20, 20, 41)
 

@@ -25,7 +25,7 @@ GAUGE_FREE = (
 
 
 def couple(v, w, dtype=None) -> Coupling:
-    return Coupling(jnp.asarray(w, dtype), jnp.asarray(v, dtype), 0.0)
+    return Coupling.from_weights(jnp.asarray(w, dtype), jnp.asarray(v, dtype))
 
 
 def indices(coupling: Coupling):
@@ -292,7 +292,7 @@ def test_tied_queries_and_keys_stand_out():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("hidden", ["units", "basis"])
 def test_one_dtype_in_the_same_out(dtype, hidden, getkey):
-    coupling = Coupling(normal(getkey(), (4, 6), dtype), normal(getkey(), (6, 4), dtype), 0.0)
+    coupling = Coupling.from_weights(normal(getkey(), (4, 6), dtype), normal(getkey(), (6, 4), dtype))
     found = significance(coupling, score, key=jr.key(0), pairings=9, hidden=hidden)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
     assert_close(10 * found.p.astype(jnp.float64), round(10 * float(found.p)), 1e-2)  # tenths, also in bfloat16

@@ -66,8 +66,8 @@ def resting(
         for i, shape in enumerate([(HIDDEN, TOKENS), (HIDDEN, CHANNELS), (TOKENS, HIDDEN), (CHANNELS, HIDDEN), (3, 4)])
     )
     scaled = lambda a, by: jnp.asarray(by * a / np.linalg.norm(a, 2))
-    token = Coupling(scaled(up, size), scaled(down, 1e-3))
-    channel = Coupling(scaled(across, size), scaled(back, 2e-3))
+    token = Coupling(scaled(up, size), breaking=scaled(down, 1e-3))
+    channel = Coupling(scaled(across, size), breaking=scaled(back, 2e-3))
 
     def make(current) -> Block:
         neurons = {

@@ -33,7 +33,7 @@ sizes = pytest.mark.parametrize("visible, hidden", SIZES)
 
 def couple(v, w) -> Coupling:
     """The coupling with given down- and up-weights."""
-    return Coupling(jnp.asarray(w), jnp.asarray(v), 0.0)
+    return Coupling.from_weights(jnp.asarray(w), jnp.asarray(v))
 
 
 # In the order of Asymmetry's fields.
@@ -99,7 +99,7 @@ def test_the_unit_cosine_is_the_weighted_mean_of_the_cosines(getkey):
 
 
 def test_the_definitions(getkey):
-    coupling = Coupling(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)), 0.3)
+    coupling = Coupling(normal(getkey(), (4, 6)), breaking=normal(getkey(), (6, 4)), tie=0.3)
     w, v = np.asarray(coupling.up), np.asarray(coupling.down)
     norm, found = np.linalg.norm, measure_asymmetry(coupling)
     assert_close(found.cosine, np.sum(v * w.T) / (norm(v) * norm(w)), scale=1.0)
@@ -167,7 +167,7 @@ def test_directionality_has_the_sign_of_what_stands_out(fixedkey):
 def test_the_breaking_ratio_is_that_of_the_breaking_where_weights_are_tied(size, getkey):
     """Also for a breaking far below the square root of the rounding."""
     up, breaking = normal(getkey(), (4, 6)), size * normal(getkey(), (6, 4))
-    found = measure_asymmetry(Coupling(up, breaking))
+    found = measure_asymmetry(Coupling(up, breaking=breaking))
     assert_close(found.breaking_ratio, np.linalg.norm(breaking) / np.linalg.norm(up), 1e-7)
 
 
@@ -282,7 +282,9 @@ def test_a_symmetric_perturbation_of_the_field_leaves_its_antisymmetric_part(see
 
 
 def test_gradients_reach_the_weights(getkey):
-    coupling = Coupling(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)).at[2].multiply(20))  # a row stands out
+    coupling = Coupling(
+        normal(getkey(), (4, 6)), breaking=normal(getkey(), (6, 4)).at[2].multiply(20)
+    )  # a row stands out
     for index in Asymmetry._fields:
         gradient = jax.grad(lambda c, index=index: getattr(measure_asymmetry(c), index))(coupling)
         assert jnp.all(jnp.isfinite(gradient.up)), index
@@ -482,7 +484,7 @@ def test_a_product_far_below_its_factors_has_its_own_scale():
 def test_a_weight_that_is_no_number_is_in_every_index(getkey):
     w, v = normal(getkey(), (6, 4)), normal(getkey(), (4, 6))
     for value in (jnp.nan, jnp.inf):
-        found = measure_asymmetry(Coupling(w.at[2, 1].set(value), v, 0.0))
+        found = measure_asymmetry(Coupling.from_weights(w.at[2, 1].set(value), v))
         assert all(not np.isfinite(index) for index in found), found
 
 
@@ -490,9 +492,9 @@ def test_symmetry_can_be_a_regulariser(fixedkey):
     """Gradients are finite at the optimum too, and those of the spectrum are those of finite differences."""
     w, v = normal(fixedkey(), (6, 4)), normal(fixedkey(), (4, 6))
     for name in ("breaking_ratio", "conservative_distance"):
-        slope = jax.grad(lambda v, name=name: getattr(measure_asymmetry(Coupling(w, v, 0.0)), name))(w.T)
+        slope = jax.grad(lambda v, name=name: getattr(measure_asymmetry(Coupling.from_weights(w, v)), name))(w.T)
         assert bool(jnp.all(jnp.isfinite(slope))), name
-    overlap = lambda v: measure_spectrum(Coupling(w, v, 0.0), leading=2).overlap
+    overlap = lambda v: measure_spectrum(Coupling.from_weights(w, v), leading=2).overlap
     direction = normal(fixedkey(), (4, 6))
     ahead, behind = (overlap(v + sign * 1e-5 * direction) for sign in (1, -1))
     assert_close(jnp.sum(jax.grad(overlap)(v) * direction), (ahead - behind) / 2e-5, 1e-6)
@@ -501,7 +503,7 @@ def test_symmetry_can_be_a_regulariser(fixedkey):
 @pytest.mark.parametrize("visible, hidden", [(4, 6), (6, 4)])
 def test_batches_are_decomposed_one_matrix_after_another(visible, hidden):
     """Several batches at once wait for each other for ever: jaxlib computes them in the program's own threads."""
-    measure = lambda up, down: measure_spectrum(Coupling(up, down, 0.0))
+    measure = lambda up, down: measure_spectrum(Coupling.from_weights(up, down))
     program = jax.make_jaxpr(jax.vmap(jax.vmap(measure)))(
         jnp.ones((2, 3, hidden, visible)), jnp.ones((2, 3, visible, hidden))
     )
@@ -621,3 +623,20 @@ def test_the_departure_of_large_products_is_known():
     assert null_departure(100, 100) == pytest.approx(math.sqrt(2 / 3))
     assert null_departure(100, 10**9) == pytest.approx(math.sqrt(1 / 2))
     assert null_departure(10**9, 1) == pytest.approx(1)
+
+
+def test_two_matrices_are_measured_as_their_coupling(getkey):
+    up = normal(getkey(), (6, 4))
+    down = normal(getkey(), (4, 6))
+    expected = measure_asymmetry(Coupling.from_weights(up, down))
+    for weights in ((up, down), (np.asarray(up), np.asarray(down))):
+        found = measure_asymmetry(*weights)
+        assert all(jnp.array_equal(a, b) for a, b in zip(found, expected))
+
+
+def test_one_matrix_is_no_pair(getkey):
+    up = normal(getkey(), (6, 4))
+    with pytest.raises(TypeError, match="`down` is missing"):
+        measure_asymmetry(up)
+    with pytest.raises(TypeError, match="a coupling has its own"):
+        measure_asymmetry(Coupling(up), up.T)

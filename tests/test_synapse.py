@@ -240,8 +240,8 @@ def test_a_share_of_a_tie_sends_that_share_back(name, tie, getkey):
     """Without a breaking V is not formed; the currents and the energy are those of V written out, with W's gradient."""
     synapse, (v, h) = make_synapse(name, "symmetric", getkey()), activations(name, getkey())
     up = synapse.coupling.up
-    implicit = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling(up, None, tie))
-    written = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling(up, tie * up.T, 0.0))
+    implicit = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling(up, tie=tie))
+    written = lambda up: eqx.tree_at(lambda s: s.coupling, synapse, Coupling.from_weights(up, tie * up.T))
     both = lambda s: jnp.stack([s.energy(v, h), jnp.sum(jnp.sin(s.current(0, (None, h))))])
     found, expected = (
         jax.jit(lambda up, make=make: (both(make(up)), jax.jacrev(lambda up: both(make(up)))(up)))(up)

@@ -130,7 +130,10 @@ CASES = {
         call: f"ValueError: {what} must hold floating-point numbers, got int32; use x.astype(float)."
         for call, what in {
             "Coupling(ints, tie=0.5)": "`up`",
-            "Coupling(jnp.ones((2, 2)), ints)": "`breaking`",
+            "Coupling.from_weights(ints, jnp.ones((2, 2)))": "`up`",
+            "Coupling.from_weights(jnp.ones((2, 2)), ints)": "`down`",
+            "measure_asymmetry(ints, ints)": "`up`",
+            "Coupling(jnp.ones((2, 2)), breaking=ints)": "`breaking`",
             "Bias(ints)": "`bias`",
             "HopfieldMemory(ints, Quadratic())": "`patterns`",
             "HopfieldMemory(jnp.ones((2, 2)), Quadratic()).energy(ints[0])": "What `HopfieldMemory.energy` takes",
@@ -161,10 +164,16 @@ CASES = {
     },
     "Coupling(np.ones((2, 2), np.uint8))": "ValueError: `up` must hold floating-point numbers, got uint8; use x.ast",
     "Coupling(np.ones((2, 2), bool))": "ValueError: `up` must hold floating-point numbers, got bool; use x.astype(fl",
-    "Coupling(jnp.ones((2, 2)), jnp.ones((2, 2), jnp.float16))": (
+    "Coupling(jnp.ones((2, 2)), breaking=jnp.ones((2, 2), jnp.float16))": (
         "ValueError: `breaking` must have the dtype of `up`, float32, got float16; use breaking.astype(up.dtype)."
     ),
-    "Coupling(jnp.ones((2, 2)), np.ones((2, 2))).tie": "returned Array(1., dtype=float32)",
+    "Coupling(jnp.ones((2, 2)), breaking=np.ones((2, 2))).tie": "returned Array(1., dtype=float32)",
+    "Coupling.from_weights(jnp.ones((3, 5)), jnp.ones((3, 5)))": (
+        "ValueError: `down` must have the transposed shape of `up`, (5, 3), got (3, 5); give V, not its transpose."
+    ),
+    "measure_asymmetry(jnp.ones((3, 5)), jnp.ones((5, 1)))": (
+        "ValueError: `down` must have the transposed shape of `up`, (5, 3), got (5, 1)"
+    ),
     "Softmax(2).beta": "returned 2",
     "Neurons(ReLU(), (3,), clamped=jnp.ones(3, int))": (
         "ValueError: The mask of clamped entries must hold booleans, got int32; use x.astype(bool)."

@@ -68,7 +68,7 @@ def test_a_field_that_changes_the_shape_is_named(getkey):
 
 def test_the_index_is_the_symmetry_score_of_the_linearisation(getkey):
     """a^2 = (1 - s)/2, for the field of a coupling of linear units."""
-    coupling = Coupling(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)), 0.0)
+    coupling = Coupling.from_weights(normal(getkey(), (4, 6)), normal(getkey(), (6, 4)))
     found = field_asymmetry(lambda x: coupling.down @ (coupling.up @ x), normal(getkey(), (6,)))
     assert_close(2 * found**2, 1 - measure_asymmetry(coupling).symmetry_score)
 

@@ -31,7 +31,7 @@ def descend(target: complex):
         return moved, measure_asymmetry(coupling)
 
     root = np.sqrt(START) * jnp.eye(2)
-    return jax.lax.scan(step, Coupling(root, root, 0.0), None, length=STEPS)[1]
+    return jax.lax.scan(step, Coupling.from_weights(root, root), None, length=STEPS)[1]
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ def mixer(
     for visible, hidden, radius, breaking in zip((size.tokens, size.channels), size.hidden, size.radii, radii):
         up = sphere(random, (hidden, visible), radius)
         noise = sphere(random, (visible, hidden), breaking)
-        couplings.append(hopmix.Coupling(up, noise + gains * up.T * random.normal(size=(1, hidden))))
+        couplings.append(hopmix.Coupling(up, breaking=noise + gains * up.T * random.normal(size=(1, hidden))))
     neurons = {
         "visible": hopmix.Neurons(hopmix.LayerNorm(eps=size.eps), (size.tokens, size.channels)),
         "token": hopmix.Neurons(hopmix.GELU(), (size.hidden[0], size.channels)),

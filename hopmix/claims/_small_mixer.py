@@ -26,12 +26,12 @@ Couple = Callable[[Float[Array, "hidden visible"], Float[Array, "visible hidden"
 
 def gained(up: Float[Array, "hidden visible"], noise: Float[Array, "visible hidden"]) -> Coupling:
     r"""$V = W^\top D$ with Gaussian gains $D$ of either sign."""
-    return Coupling(up, up.T * noise[:1], 0.0)
+    return Coupling.from_weights(up, up.T * noise[:1])
 
 
 def free(up: Float[Array, "hidden visible"], noise: Float[Array, "visible hidden"]) -> Coupling:
     r"""$V$ independent of $W$."""
-    return Coupling(up, noise, 0.0)
+    return Coupling.from_weights(up, noise)
 
 
 class Weights(NamedTuple):

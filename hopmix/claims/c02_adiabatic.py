@@ -141,7 +141,11 @@ def draw(key: PRNGKey) -> tuple[Block, Layer]:
         "first": Neurons(GELU(), (FIRST,), tau=1.0),
         "second": Neurons(Softmax(), (SECOND,), tau=2.0),
     }
-    synapses = {"first": Dense(Coupling(w1, v1, 0.0)), "second": Dense(Coupling(w2, v2, 0.0)), "bias": Bias(bias)}
+    synapses = {
+        "first": Dense(Coupling.from_weights(w1, v1)),
+        "second": Dense(Coupling.from_weights(w2, v2)),
+        "bias": Bias(bias),
+    }
     connections = {"first": ("visible", "first"), "second": ("visible", "second"), "bias": ("first",)}
     return derive_block(AssociativeMemory(neurons, synapses, connections), HIDDEN, leak=1.0), x
 

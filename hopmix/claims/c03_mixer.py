@@ -76,7 +76,7 @@ KINDS = {
 def memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
     """The memory tokens - visible - channels, with a Hopfield network of each channel and one of each token."""
     w = weights
-    couplings = {"token": Coupling(w.w_s, w.v_s, 0.0), "channel": Coupling(w.w_c, w.v_c, 0.0)}
+    couplings = {"token": Coupling.from_weights(w.w_s, w.v_s), "channel": Coupling.from_weights(w.w_c, w.v_c)}
     biases = {"token_up": w.b_s, "token_down": w.c_s, "channel_up": w.b_c, "channel_down": w.c_c}
     return mixer_memory(Neurons(kind.visible, (TOKENS, CHANNELS)), kind.hidden, couplings, biases)
 
@@ -88,8 +88,8 @@ def dense_memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
     everywhere = lambda bias, layer: Bias(jnp.broadcast_to(bias, shared[layer].shape).ravel())
     tokens, channels = jnp.eye(TOKENS), jnp.eye(CHANNELS)
     synapses = {
-        "token": Dense(Coupling(jnp.kron(weights.w_s, channels), jnp.kron(weights.v_s, channels), 0.0)),
-        "channel": Dense(Coupling(jnp.kron(tokens, weights.w_c), jnp.kron(tokens, weights.v_c), 0.0)),
+        "token": Dense(Coupling.from_weights(jnp.kron(weights.w_s, channels), jnp.kron(weights.v_s, channels))),
+        "channel": Dense(Coupling.from_weights(jnp.kron(tokens, weights.w_c), jnp.kron(tokens, weights.v_c))),
         "token_up": everywhere(weights.b_s, "token"),
         "token_down": everywhere(weights.c_s, "x"),
         "channel_up": everywhere(weights.b_c, "channel"),

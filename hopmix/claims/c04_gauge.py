@@ -102,8 +102,8 @@ def draw_examples(key: PRNGKey, number: int) -> Example:
 def potential_of(e: Example, norm: AbstractLagrangian, hidden: AbstractLagrangian, tie: float) -> Potential:
     """What is left of the memory of a mixer behind this norm; tied weights for 1, free ones for 0."""
     couplings = {
-        "token": Coupling(e.w_s, (1 - tie) * e.v_s, tie),
-        "channel": Coupling(e.w_c, (1 - tie) * e.v_c, tie),
+        "token": Coupling(e.w_s, breaking=(1 - tie) * e.v_s, tie=tie),
+        "channel": Coupling(e.w_c, breaking=(1 - tie) * e.v_c, tie=tie),
     }
     return eliminate(mixer_memory(Neurons(norm, (TOKENS, CHANNELS)), hidden, couplings), BRANCHES)
 

@@ -70,7 +70,7 @@ def margin_gap(block: Block, x: Layer) -> Scalar:
 
 def scale_breaking(block: Block, t: Scalar) -> Block:
     r"""The block with $t$ times its breaking $V - W^\top$."""
-    scale = lambda c: Coupling(c.up, t * (c.down - c.up.T)) if isinstance(c, Coupling) else c
+    scale = lambda c: Coupling(c.up, breaking=t * (c.down - c.up.T)) if isinstance(c, Coupling) else c
     return jax.tree.map(scale, block, is_leaf=lambda node: isinstance(node, Coupling))
 
 

@@ -121,7 +121,7 @@ def tied_gaps(problem: Problem, units: AbstractLagrangian, rate: float = 0.1) ->
     """At a tied point: the velocity by automatic differentiation of a loss beside the closed form, and the tracker
     after one step of gradient descent beside the predicted rate."""
     up, inputs = problem.up, problem.inputs
-    coupling = Coupling(up, up.T, 0.0)
+    coupling = Coupling.from_weights(up, up.T)
     gradient = jax.grad(task_loss)(coupling, units, inputs, problem.targets)
     outputs = jax.vmap(lambda g: up.T @ units.activation(up @ g))(inputs)
     velocity = tied_velocity(up, units, inputs, jnp.tanh(outputs - problem.targets))
@@ -138,7 +138,7 @@ def tied_gaps(problem: Problem, units: AbstractLagrangian, rate: float = 0.1) ->
 
 def balance_gap(problem: Problem, units: AbstractLagrangian, decay: float = 0.1) -> Scalar:
     r"""How far $|w_\alpha|^2 - |v_\alpha|^2$ is from falling at the rate $2\lambda$ under gradient flow with decay."""
-    coupling = Coupling(problem.up, problem.down, 0.0)
+    coupling = Coupling.from_weights(problem.up, problem.down)
     gradient = jax.grad(task_loss)(coupling, units, problem.inputs, problem.targets)
     velocity = jax.tree.map(lambda g, p: -g - decay * p, gradient, coupling)
     change = jax.jvp(unit_balance, (coupling,), (velocity,))[1]
@@ -151,11 +151,11 @@ def kolen_pollack_gap(problem: Problem, steps: int = 30, decay: float = 0.05) ->
 
     def step(coupling: Coupling, time: Scalar) -> tuple[Coupling, Scalar]:
         update = jnp.sin(time + problem.inputs[:HIDDEN])  # any update does
-        later = Coupling((1 - decay) * coupling.up + update, (1 - decay) * coupling.down + update.T, 0.0)
+        later = Coupling.from_weights((1 - decay) * coupling.up + update, (1 - decay) * coupling.down + update.T)
         return later, measure_asymmetry(later).breaking_ratio * jnp.linalg.norm(later.up)
 
     times = jnp.arange(1.0, steps + 1)
-    gaps = jax.lax.scan(step, Coupling(problem.up, problem.down, 0.0), times)[1]
+    gaps = jax.lax.scan(step, Coupling.from_weights(problem.up, problem.down), times)[1]
     start = jnp.linalg.norm(problem.down - problem.up.T)
     return jnp.max(jnp.abs(gaps / start - (1 - decay) ** times))
 
@@ -210,7 +210,7 @@ def _autoencoder(problem: Problem, decay_up: float, decay_down: float) -> tuple[
 
 def _unravel(flat: Float[Array, " weights"]) -> Coupling:
     up, down = jnp.split(flat, 2)
-    return Coupling(up.reshape(HIDDEN, VISIBLE), down.reshape(VISIBLE, HIDDEN), 0.0)
+    return Coupling.from_weights(up.reshape(HIDDEN, VISIBLE), down.reshape(VISIBLE, HIDDEN))
 
 
 def _flat_loss(flat: Float[Array, " weights"], *args: Array) -> Scalar:

@@ -239,7 +239,7 @@ def turning_memory(gain: ScalarLike, turn: ScalarLike) -> AssociativeMemory:
     r"""Two linear visible units with $F = V \tanh g$ and $V$ with rows $(a, -b)$ and $(b, a)$: a gain and a turn."""
     down = jnp.asarray(gain) * jnp.eye(2) + jnp.asarray(turn) * jnp.asarray([[0.0, -1.0], [1.0, 0.0]])
     neurons = {"x": Neurons(Quadratic(), (2,)), "h": Neurons(Tanh(), (2,))}
-    return AssociativeMemory(neurons, {"s": Dense(Coupling(jnp.eye(2), down, 0.0))}, {"s": ("x", "h")})
+    return AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(jnp.eye(2), down))}, {"s": ("x", "h")})
 
 
 LONG = 400

@@ -107,7 +107,7 @@ def resting_block(
     """A block without breaking, with a current into its visible layer for which it rests at a given state."""
     current = leak * x - up.T @ hidden.activation(up @ visible.activation(x))
     neurons = {"x": Neurons(visible, x.shape, input=current), "h": Neurons(hidden, up.shape[:1])}
-    synapses = {"s": Dense(Coupling(up, jnp.zeros(up.shape[::-1])))}
+    synapses = {"s": Dense(Coupling(up, breaking=jnp.zeros(up.shape[::-1])))}
     return derive_block(AssociativeMemory(neurons, synapses, {"s": ("x", "h")}), ["h"], leak=leak)
 
 

@@ -118,7 +118,7 @@ def _stack(examples: list):
 def competing(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeMemory:
     """Visible tanh units, with softmax and GELU units; V is a multiple of W^T and something else."""
     neurons = {"x": Neurons(Tanh(0.8), (5,)), "h": Neurons(Softmax(1.5), (4,)), "k": Neurons(GELU(), (3,))}
-    couplings = [Coupling(up, down, tie) for up, down in zip(ups, downs)]
+    couplings = [Coupling(up, breaking=down, tie=tie) for up, down in zip(ups, downs)]
     synapses = {"xh": Dense(couplings[0]), "xk": Dense(couplings[1])}
     return AssociativeMemory(neurons, synapses, {"xh": ("x", "h"), "xk": ("x", "k")})
 
@@ -126,7 +126,7 @@ def competing(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeM
 def rectified(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeMemory:
     """Linear visible units and ReLU units."""
     neurons = {"x": Neurons(Quadratic(), (5,)), "h": Neurons(ReLU(), (4,))}
-    synapses = {"xh": Dense(Coupling(ups[0], downs[0], tie))}
+    synapses = {"xh": Dense(Coupling(ups[0], breaking=downs[0], tie=tie))}
     return AssociativeMemory(neurons, synapses, {"xh": ("x", "h")})
 
 
@@ -134,7 +134,7 @@ def attending(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeM
     """Tokens behind a norm that is not steep, with attention and ReLU units."""
     neurons = {"x": Neurons(LayerNorm((-1,), eps=1.0), (2, 5)), "h": Neurons(ReLU(), (2, 4))}
     heads = ups[1][None], ups[2][None]
-    synapses = {"att": Attention(*heads, 0.5), "xh": ChannelMixing(Coupling(ups[0], downs[0], tie))}
+    synapses = {"att": Attention(*heads, 0.5), "xh": ChannelMixing(Coupling(ups[0], breaking=downs[0], tie=tie))}
     return AssociativeMemory(neurons, synapses, {"att": ("x",), "xh": ("x", "h")})
 
 

@@ -106,7 +106,7 @@ def pair(place: str, part: str, up: Matrix, down: Matrix, *, breaking: bool = Fa
     hidden, visible = up.shape
     if down.shape != (visible, hidden):
         raise Mismatch(up.name, down.name, down.shape, (visible, hidden), "no pair")
-    load = lambda: Coupling(jnp.asarray(up.read()), jnp.asarray(down.read()), float(breaking))
+    load = lambda: Coupling(jnp.asarray(up.read()), breaking=jnp.asarray(down.read()), tie=float(breaking))
     return Layer(place, part, "pair", visible, hidden, (up.name, down.name), load)
 
 
@@ -125,7 +125,7 @@ def query_key(place: str, part: str, query: Matrix, key: Matrix) -> Layer:
         raise Mismatch(query.name, key.name, key.shape, query.shape, "no product of queries and keys")
     hidden, visible = query.shape
     names = tuple(dict.fromkeys((query.name, key.name)))
-    load = lambda: Coupling(jnp.asarray(key.read()), jnp.asarray(query.read().T), 0.0)
+    load = lambda: Coupling.from_weights(jnp.asarray(key.read()), jnp.asarray(query.read().T))
     return Layer(place, part, "query-key", visible, hidden, names, load)
 
 
@@ -137,5 +137,5 @@ def square(place: str, part: str, matrix: Matrix) -> Layer:
     size = matrix.shape[-1]
     if matrix.shape != (size, size):
         raise Mismatch("itself", matrix.name, matrix.shape, (size, size), "no square matrix")
-    load = lambda: Coupling(jnp.asarray(matrix.read()), jnp.eye(size, dtype=jnp.float32), 0.0)
+    load = lambda: Coupling.from_weights(jnp.asarray(matrix.read()), jnp.eye(size, dtype=jnp.float32))
     return Layer(place, part, "square", size, size, (matrix.name,), load)

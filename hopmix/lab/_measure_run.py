@@ -63,7 +63,7 @@ def model_layers(model: Mixer, arm: str = "", seed: int | None = None) -> Iterat
 
 def _in_float32(coupling: Coupling) -> Coupling:
     # One structure for all kinds of coupling, so that one program measures them all.
-    return Coupling(coupling.up.astype(jnp.float32), coupling.down.astype(jnp.float32), 0.0)
+    return Coupling.from_weights(coupling.up.astype(jnp.float32), coupling.down.astype(jnp.float32))
 
 
 def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Program]:

@@ -180,7 +180,7 @@ def _sample(coupling: Coupling, key: PRNGKey) -> Coupling:
     if hidden <= LARGEST_SAMPLE:
         return coupling
     units = jr.choice(key, hidden, (LARGEST_SAMPLE,), replace=False)
-    return Coupling(coupling.up[units], coupling.down[:, units], 0.0)
+    return Coupling.from_weights(coupling.up[units], coupling.down[:, units])
 
 
 @jax.custom_batching.sequential_vmap

@@ -72,7 +72,7 @@ def align(picture: xr.DataArray) -> Aligned:
     - `picture`: (part, visible, hidden), the first two parts $W^T$ and $V$.
     """
     tied, down = (picture.isel(part=part).transpose("hidden", "visible").values for part in (0, 1))
-    cosines = np.asarray(_unit_cosines(Coupling(jnp.asarray(tied), jnp.asarray(down.T), 0.0)))
+    cosines = np.asarray(_unit_cosines(Coupling.from_weights(jnp.asarray(tied), jnp.asarray(down.T))))
     aligned = np.where(cosines > 1 - 1e-5, 1, cosines)  # rounding must not shuffle units that are all aligned
     order = np.argsort(-aligned, kind="stable")
     return Aligned(tied[order], down[order], cosines[order])

@@ -30,7 +30,7 @@ def broken_block(size: float):
 
     def broken(pair: Coupling) -> Coupling:
         noise = normal(next(keys), pair.up.T.shape)
-        return Coupling(pair.up, size * jnp.linalg.norm(pair.up) * noise / jnp.linalg.norm(noise))
+        return Coupling(pair.up, breaking=size * jnp.linalg.norm(pair.up) * noise / jnp.linalg.norm(noise))
 
     model = eqx.tree_at(couplings, model, [broken(pair) for pair in couplings(model)])
     return model.blocks[0], normal(next(keys), (4, 3))

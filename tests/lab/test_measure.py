@@ -44,7 +44,7 @@ def found(*couplings: hm.Coupling, kind: Kind = "pair") -> Found:
 
 def coupling(symmetry: str, seed: int = 0) -> hm.Coupling:
     w = make_weights(symmetry, seed)
-    return hm.Coupling(jnp.asarray(w.up), jnp.asarray(w.down), 0.0)
+    return hm.Coupling.from_weights(jnp.asarray(w.up), jnp.asarray(w.down))
 
 
 def measured(*couplings: hm.Coupling, pairings: int = 99, **options) -> list[measure.Measured]:
@@ -88,7 +88,7 @@ def test_the_null_is_that_of_the_theory():
     """Of independent weights the cosine has mean 0 and standard deviation 1/sqrt(nh), the score mean 1/n."""
     rng = np.random.default_rng(3)
     up, down = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((300, 40), (40, 300)))
-    wide = hm.Coupling(up, down, 0.0)
+    wide = hm.Coupling.from_weights(up, down)
     (one,) = measured(wide, pairings=199)
     assert one.indices["cosine"].std == pytest.approx(1 / math.sqrt(300 * 40), rel=0.3)
     assert abs(one.indices["cosine"].mean) < 4 / math.sqrt(300 * 40 * 199)
@@ -100,7 +100,7 @@ def test_indices_of_units_are_those_of_any_coupling():
     w, v = rng.normal(size=(9, 5)), rng.normal(size=(9, 5))
     w[2], v[4] = 0, 0  # units that do nothing
     overlaps, sizes = jnp.asarray(np.sum(w * v, 1)), [jnp.asarray(np.linalg.norm(a, axis=1)) for a in (w, v)]
-    expected = hm.measure_asymmetry(hm.Coupling(jnp.asarray(w), jnp.asarray(v.T), 0.0))._asdict()
+    expected = hm.measure_asymmetry(hm.Coupling.from_weights(jnp.asarray(w), jnp.asarray(v.T)))._asdict()
     for name, value in measure.of_units(overlaps, *sizes).items():
         assert float(value) == pytest.approx(float(expected[name]), abs=1e-6), name
 
@@ -127,7 +127,7 @@ def test_a_gauge_keeps_value_z_and_p_of_pairs():
     rng = np.random.default_rng(5)
     own = coupling("independent")
     gauge = (np.exp(2 * rng.normal(size=HIDDEN)) * rng.choice([-1, 1], HIDDEN)).astype(np.float32)
-    other = hm.Coupling(own.up * gauge[:, None], own.down / gauge[None], 0.0)
+    other = hm.Coupling.from_weights(own.up * gauge[:, None], own.down / gauge[None])
     one, same = (m.indices for m in measured(own, other))
     for name in ("unit_cosine", "mean_unit_cosine", *measure.PRODUCT):
         assert same[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name
@@ -141,7 +141,7 @@ def test_a_basis_keeps_value_z_and_p_of_queries_and_keys():
     queries, keys = rng.normal(size=(2, 4, VISIBLE))
     change = np.eye(4) + 0.3 * rng.normal(size=(4, 4))
     both = [(queries, keys), (change @ queries, np.linalg.solve(change.T, keys))]
-    heads = [hm.Coupling(jnp.asarray(k, jnp.float32), jnp.asarray(q.T, jnp.float32), 0.0) for q, k in both]
+    heads = [hm.Coupling.from_weights(jnp.asarray(k, jnp.float32), jnp.asarray(q.T, jnp.float32)) for q, k in both]
     one, same = measure.measure_found(found(*heads, kind="query-key"), pairings=99).measured
     for name in measure.PRODUCT:
         assert same.indices[name] == pytest.approx(one.indices[name], rel=1e-3, abs=1e-3), name
@@ -150,7 +150,7 @@ def test_a_basis_keeps_value_z_and_p_of_queries_and_keys():
 
 def test_rows_of_a_square_matrix_are_put_in_order_at_random():
     """One draw of nineteen for each order: z and p are in the range of so many numbers."""
-    own = hm.Coupling(jnp.asarray(np.random.default_rng(7).normal(size=(9, 9)), jnp.float32), jnp.eye(9), 0.0)
+    own = hm.Coupling.from_weights(jnp.asarray(np.random.default_rng(7).normal(size=(9, 9)), jnp.float32), jnp.eye(9))
     (one,) = measure.measure_found(found(own, kind="square"), pairings=19).measured
     assert abs(one.indices["symmetry_score"].z) <= 19 / math.sqrt(20)
     assert one.indices["symmetry_score"].p >= 1 / 20
@@ -158,7 +158,7 @@ def test_rows_of_a_square_matrix_are_put_in_order_at_random():
 
 def test_opposite_weights_are_told_to_be_as_symmetric():
     w = make_weights("tied")
-    own = hm.Coupling(jnp.asarray(w.up), -jnp.asarray(w.up.T), 0.0)
+    own = hm.Coupling.from_weights(jnp.asarray(w.up), -jnp.asarray(w.up.T))
     (one,) = measured(own)
     assert one.indices["unit_cosine"].value == pytest.approx(-1, abs=1e-6)
     assert one.indices["symmetry_score"].value == pytest.approx(1, abs=1e-6)
@@ -181,7 +181,7 @@ def test_without_pairings_nothing_is_compared():
 
 
 def test_a_layer_of_one_hidden_unit_has_nothing_to_pair():
-    (one,) = measured(hm.Coupling(jnp.ones((1, 3)), jnp.ones((3, 1)), 0.0))
+    (one,) = measured(hm.Coupling.from_weights(jnp.ones((1, 3)), jnp.ones((3, 1))))
     assert one.indices["cosine"].value == pytest.approx(1)
     assert math.isnan(one.indices["cosine"].z)
 

@@ -189,7 +189,9 @@ def test_null_values_are_those_of_independent_weights(visible, hidden):
     draws = []
     for seed in range(60):
         up, down = (np.random.default_rng((seed, side)).normal(size=(hidden, visible)) for side in range(2))
-        coupling = Coupling(jnp.asarray(up), jnp.asarray(down.T * np.linalg.norm(up) / np.linalg.norm(down)), 0.0)
+        coupling = Coupling.from_weights(
+            jnp.asarray(up), jnp.asarray(down.T * np.linalg.norm(up) / np.linalg.norm(down))
+        )
         draws.append({**measure_asymmetry(coupling)._asdict(), **measure_spectrum(coupling)._asdict()})
     measured = {name: np.array([float(draw[name]) for draw in draws]) for name in draws[0]}
     for name in set(measured) - {"balance"}:

@@ -35,8 +35,8 @@ LAG = eqx.filter_jit(lambda block, start, ratio: c02.lags(block, start, ratio[No
 
 def mixer(getkey) -> Block:
     """A small block of token and channel mixing with GELU units, biases and a joint norm; weights are independent."""
-    free = lambda visible, hidden: Coupling(
-        normal(getkey(), (hidden, visible)), normal(getkey(), (visible, hidden)), 0.0
+    free = lambda visible, hidden: Coupling.from_weights(
+        normal(getkey(), (hidden, visible)), normal(getkey(), (visible, hidden))
     )
     neurons = {
         "visible": Neurons(LayerNorm(eps=0.1), SHAPE),

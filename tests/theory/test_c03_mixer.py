@@ -59,7 +59,10 @@ def test_every_setting_of_the_dial_is_the_layer_with_its_down_weights(examples):
     @jax.jit
     @jax.vmap
     def both(tie, w, x):
-        couplings = {"token": Coupling(w.w_s, w.v_s, tie), "channel": Coupling(w.w_c, w.v_c, tie)}
+        couplings = {
+            "token": Coupling(w.w_s, breaking=w.v_s, tie=tie),
+            "channel": Coupling(w.w_c, breaking=w.v_c, tie=tie),
+        }
         memory = claim.memory_of(JOINT, w)
         synapses = memory.synapses | {"token": TokenMixing(couplings["token"])}
         synapses |= {"channel": ChannelMixing(couplings["channel"])}
@@ -108,7 +111,7 @@ def test_unshared_synapses_are_no_mixer(examples):
     def forces(e):
         dense = claim.dense_memory_of(JOINT, e.weights)
         coupling = coupling_of(dense, "token")
-        changed = Dense(Coupling(coupling.up.at[0, 0].add(0.1), coupling.down, 0.0))
+        changed = Dense(Coupling.from_weights(coupling.up.at[0, 0].add(0.1), coupling.down))
         other = AssociativeMemory(dense.neurons, dense.synapses | {"token": changed}, dict(dense.connections))
         flat = {name: x.ravel() for name, x in e.state.items()}
         shared = claim.memory_of(JOINT, e.weights).force(e.state)["token"]

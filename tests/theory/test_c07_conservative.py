@@ -40,7 +40,7 @@ def dense(up, down, *, hidden: AbstractLagrangian | None = None, visible: Abstra
         "v": Neurons(Quadratic() if visible is None else visible, up.shape[1:]),
         "h": Neurons(GELU() if hidden is None else hidden, up.shape[:1]),
     }
-    synapses = {"s": Dense(Coupling(up, down, 0.0))}
+    synapses = {"s": Dense(Coupling.from_weights(up, down))}
     return derive_block(AssociativeMemory(neurons, synapses, {"s": ("v", "h")}), ["h"], leak=1.0)
 
 

@@ -179,7 +179,7 @@ def test_a_formula_without_the_state_between_fails(fixedkey):
 
 def test_free_weights_do_not_follow_the_formula(fixedkey):
     memory, x = sample(LayerNorm(), GELU(), fixedkey())
-    free = Coupling(memory.synapses["token"].coupling.up, normal(fixedkey(), (4, 5)), 0.0)
+    free = Coupling.from_weights(memory.synapses["token"].coupling.up, normal(fixedkey(), (4, 5)))
     memory = AssociativeMemory(memory.neurons, memory.synapses | {"token": TokenMixing(free)}, dict(memory.connections))
     gaps = jax.jit(lambda x: claim.gaps_of(memory, x, 0.0, 1.0))(x)
     assert gaps.curl > 1e-2

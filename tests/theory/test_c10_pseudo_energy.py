@@ -165,7 +165,7 @@ def test_work_can_exceed_dissipation():
 
     def turned(up, noise):
         gram = noise @ noise.T
-        return Coupling(up, up.T + (jnp.tril(gram) - jnp.triu(gram)) @ up.T, 0.0)
+        return Coupling.from_weights(up, up.T + (jnp.tril(gram) - jnp.triu(gram)) @ up.T)
 
     def rates(weights, x):
         block = small_mixer(weights, turned)
@@ -224,7 +224,7 @@ def script() -> dict:
 def test_the_opposite_down_weights_have_the_opposite_angle(script):
     """-V in place of V changes the sign of f_s.H f / f_s.H f_s = 1 - 1/t*: one of the two margins is below 1. Not so
     with a bias into the visible units, which is a part of both forces."""
-    reversed_down = lambda up, noise: Coupling(up, -noise, 0.0)
+    reversed_down = lambda up, noise: Coupling.from_weights(up, -noise)
     drawn = each(lambda key: draw_weights(key, 1), jr.split(jr.key(7), 60))
     margins = lambda couple, bias: each(lambda *drawn: script["margin"](drawn, bias, couple), *drawn)
     for bias in (False, True):

@@ -24,7 +24,7 @@ VISIBLE, HIDDEN, DATA = c11.VISIBLE, c11.HIDDEN, c11.DATA
 
 
 def tied(up) -> Coupling:
-    return Coupling(up, up.T, 0.0)
+    return Coupling.from_weights(up, up.T)
 
 
 def density(h) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_the_rate_predicts_the_onset_in_a_mixer_block(getkey):
     gradient = eqx.filter_jit(eqx.filter_grad(lambda b: jnp.sum((b(x) - y) ** 2)))(block)
     assert len(couplings(block)) == 2
     for coupling, slope in zip(couplings(block), couplings(gradient), strict=True):
-        later = Coupling(coupling.up - 1e-6 * slope.up, coupling.breaking - 1e-6 * slope.breaking, 0.0)
+        later = Coupling.from_weights(coupling.up - 1e-6 * slope.up, coupling.breaking - 1e-6 * slope.breaking)
         measured = measure_asymmetry(later).breaking_ratio / 1e-6
         np.testing.assert_allclose(measured, breaking_rate(coupling, slope), rtol=1e-3)
 
@@ -260,7 +260,7 @@ def test_a_symmetric_task_leaves_independent_weights_tied_but_not_a_breaking(fix
     run = partial(train, regression_loss, args=args, rate=jnp.asarray(1e-3), steps=1000)
     free, *_ = run(tied(up))
     assert worst(free.breaking_ratio) < 1e-12
-    broken, path, gradients = run(Coupling(up, jnp.zeros((VISIBLE, HIDDEN)), 1.0))
+    broken, path, gradients = run(Coupling(up, breaking=jnp.zeros((VISIBLE, HIDDEN)), tie=1.0))
     start, slope = (jax.tree.map(lambda leaf: leaf[0], tree) for tree in (path, gradients))
     assert broken.breaking_ratio[0] == 0
     np.testing.assert_allclose(broken.breaking_ratio[1] / 1e-3, breaking_rate(start, slope), rtol=0.05)
@@ -283,7 +283,7 @@ def flow_of_units(problem: c11.Problem, start: Coupling, kind, decay: float):
 def test_along_the_flow_balance_is_conserved_or_decays(decay, fixedkey):
     """Linear units keep their balance; GELU units have no such law."""
     problem = c11.draw(fixedkey())
-    start = Coupling(problem.up, 0.5 * problem.down, 0.0)
+    start = Coupling.from_weights(problem.up, 0.5 * problem.down)
     expected = np.exp(-2 * decay * np.asarray(TIMES))[:, None] * np.asarray(unit_balance(start))
     balance, _ = flow_of_units(problem, start, LINEAR, decay)
     np.testing.assert_allclose(balance, expected, atol=1e-8)
@@ -307,7 +307,7 @@ def test_gradient_descent_drifts_from_balance_by_a_known_amount(getkey):
     problem, rate = c11.draw(getkey()), 0.01
     for kind, exact in ((RECTIFIED, True), (GAUSSIAN, False)):
         args = (problem, kind, jnp.asarray(0.0))
-        start = Coupling(problem.up, problem.down, 0.0)
+        start = Coupling.from_weights(problem.up, problem.down)
         _, path, gradients = train(unit_loss, start, args, jnp.asarray(rate), 200)
         balance, added = (np.asarray(jax.vmap(unit_balance)(tree)) for tree in (path, gradients))
         gap = worst(np.diff(balance, axis=0) - rate**2 * added[:-1])
@@ -318,7 +318,9 @@ def test_how_fast_gelu_units_lose_their_balance(getkey):
     """d(|w|^2 - |v|^2)/dt = -2 sum_n (v.delta) [h phi'(h) - phi(h)] = -2 sum_n (v.delta) h^2 p(h)."""
     problem = c11.draw(getkey())
     w, v = np.asarray(problem.up), np.asarray(problem.down)
-    slope = jax.jit(jax.grad(unit_loss))(Coupling(problem.up, problem.down, 0.0), problem, GAUSSIAN, jnp.asarray(0.0))
+    slope = jax.jit(jax.grad(unit_loss))(
+        Coupling.from_weights(problem.up, problem.down), problem, GAUSSIAN, jnp.asarray(0.0)
+    )
     change = -2 * (np.sum(w * slope.up, axis=1) - np.sum(v * slope.breaking, axis=0))
     h = problem.inputs @ w.T
     errors = np.tanh(GELU().activation(h) @ v.T - problem.targets)
@@ -361,7 +363,7 @@ def test_a_regularised_autoencoder_ends_tied_and_what_it_takes(fixedkey):
     problem = c11.draw(fixedkey())
     root = np.linalg.qr(np.asarray(problem.inputs.T))[0]
     covariance = jnp.asarray(root * np.linspace(0.5, 1.5, VISIBLE) @ root.T)
-    start = Coupling(0.5 * problem.up, 0.5 * problem.down, 0.0)
+    start = Coupling.from_weights(0.5 * problem.up, 0.5 * problem.down)
     run = lambda target, decay: train(
         regression_loss, start, (target, covariance, jnp.asarray(decay)), jnp.asarray(0.2), 3000
     )[0]
@@ -424,7 +426,11 @@ def signals(first, pair: Coupling, problem: c11.Problem, slope):
 
 def two_layers(getkey):
     problem = c11.draw(getkey())
-    return problem, 0.3 * normal(getkey(), (HIDDEN, VISIBLE)), Coupling(0.3 * problem.down, 0.3 * problem.up, 0.0)
+    return (
+        problem,
+        0.3 * normal(getkey(), (HIDDEN, VISIBLE)),
+        Coupling.from_weights(0.3 * problem.down, 0.3 * problem.up),
+    )
 
 
 def test_kolen_pollack(fixedkey):
@@ -439,7 +445,7 @@ def test_kolen_pollack(fixedkey):
         first, pair = carry
         of_pair, of_first = signals(first, pair, problem, 0.0)
         up = (1 - decay) * pair.up - rate * of_pair
-        later = Coupling(up, (1 - decay) * pair.down - rate * transposed * of_pair.T, 0.0)
+        later = Coupling.from_weights(up, (1 - decay) * pair.down - rate * transposed * of_pair.T)
         gap = measure_asymmetry(pair).breaking_ratio * jnp.linalg.norm(pair.up)
         return (first - rate * of_first, later), (gap, measure_asymmetry(pair).cosine)
 
@@ -458,7 +464,7 @@ def test_feedback_alignment(getkey):
     """
     problem, first, pair = two_layers(getkey)
     velocity = lambda y, problem, down: tuple(
-        -part for part in reversed(signals(y[0], Coupling(y[1], down, 0.0), problem, 1.0))
+        -part for part in reversed(signals(y[0], Coupling.from_weights(y[1], down), problem, 1.0))
     )
     start = (jnp.zeros_like(first), jnp.zeros_like(pair.up))
     path = follow(velocity, start, (problem, pair.down), jnp.asarray([0.05, 0.5]))
@@ -466,7 +472,7 @@ def test_feedback_alignment(getkey):
     for u, a in zip(*map(np.asarray, path)):
         assert worst(u @ u.T) > 1e-3
         np.testing.assert_allclose(u @ u.T, b @ a + (b @ a).T, atol=1e-8)
-        cosine = float(measure_asymmetry(Coupling(jnp.asarray(a), pair.down, 0.0)).cosine)
+        cosine = float(measure_asymmetry(Coupling.from_weights(jnp.asarray(a), pair.down)).cosine)
         np.testing.assert_allclose(cosine, np.sum(u**2) / (2 * np.linalg.norm(a) * np.linalg.norm(b)), atol=1e-7)
         assert cosine > 0
     of_pair, of_first = signals(first, pair, problem, 0.0)

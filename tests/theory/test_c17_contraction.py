@@ -49,7 +49,7 @@ from hopmix.claims import c17_contraction as c17
 def one(visible, hidden, up, breaking=None, tie=1.0, layer=None, **options) -> Block:
     """A block with one dense synapse, of leak 1 unless another is given."""
     up = jnp.asarray(up, float)
-    coupling = Coupling(up, None if breaking is None else jnp.asarray(breaking, float), tie)
+    coupling = Coupling(up, breaking=None if breaking is None else jnp.asarray(breaking, float), tie=tie)
     neurons = {"v": Neurons(visible, up.shape[1:], **(layer or {})), "h": Neurons(hidden, up.shape[:1])}
     memory = AssociativeMemory(neurons, {"s": Dense(coupling)}, {"s": ("v", "h")})
     return derive_block(memory, ["h"], **({"leak": 1.0} | options))
@@ -214,7 +214,7 @@ def scaled(getkey, conservative):
 
 def convolving(getkey):
     layers = {"h": Neurons(Softmax(2.0, (-1,)), (4, 3)), "p": Neurons(GELU(), (12, 2))}
-    coupling = Coupling(0.3 * normal(getkey(), (3, 18)), 0.1 * normal(getkey(), (18, 3)))
+    coupling = Coupling(0.3 * normal(getkey(), (3, 18)), breaking=0.1 * normal(getkey(), (18, 3)))
     synapses = {"c": Convolution(coupling, grid=(3, 4), stride=2), "p": Pooling((3, 4))}
     visible = Neurons(Tanh(0.5), (12, 2))
     return tokens(visible, synapses, {"c": ("x", "h"), "p": ("x", "p")}, layers, step=0.8), 1.0
@@ -238,7 +238,7 @@ def both_ways(getkey):
     layers = {"k": Neurons(GELU(), (3, 2)), "p": Neurons(ReLU(), (3, 2))}
     ups = [0.3 * normal(getkey(), shape) for shape in ((2, 2), (3, 3), (2, 18), (2, 18))]
     downs = [0.1 * normal(getkey(), up.T.shape) for up in ups]
-    couplings = [Coupling(up, down, tie) for up, down, tie in zip(ups, downs, (1.0, -0.5, 0.5, 1.0))]
+    couplings = [Coupling(up, breaking=down, tie=tie) for up, down, tie in zip(ups, downs, (1.0, -0.5, 0.5, 1.0))]
     synapses = {
         "c": ChannelMixing(couplings[0]),
         "t": TokenMixing(couplings[1]),
@@ -284,7 +284,7 @@ def test_couplings_of_two_layers_add_up_whichever_way_they_are_connected(turned,
     synapses, ends = {}, {}
     for name, up, down in zip(("s", "t"), ups, downs):
         pair = (down, up) if name in turned else (up, down)
-        synapses[name] = Dense(Coupling(*pair, 0.0))
+        synapses[name] = Dense(Coupling.from_weights(*pair))
         ends[name] = ("h", "x") if name in turned else ("x", "h")
     layers = {"h": Neurons(Tanh(), (4,))}
     visible = Neurons(Quadratic(), (5,))
@@ -307,7 +307,7 @@ def test_pooling_is_tied_either_way(ends):
 
 def test_a_tie_each_way_is_no_tie_of_both():
     """W = V = 1.5 w: two rests beside zero, where each coupling by itself is half tied."""
-    coupling = Coupling(jnp.full((1, 1), math.sqrt(0.47)), None, 0.5)
+    coupling = Coupling(jnp.full((1, 1), math.sqrt(0.47)), tie=0.5)
     synapses = {"up": Dense(coupling), "back": Dense(coupling)}
     layers = {"h": Neurons(Tanh(), (1,))}
     block = tokens(Neurons(Quadratic(), (1,)), synapses, {"up": ("x", "h"), "back": ("h", "x")}, layers, step=0.5)
