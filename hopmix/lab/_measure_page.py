@@ -8,8 +8,8 @@ from string import Template
 import hopmix
 from hopmix.lab._measure_map import map_values, symmetry_map
 from hopmix.lab._measure_tables import Sheet, labels, legend, medians, number, omissions, sheets, z_score
+from hopmix.lab._quantities import ASYMMETRY, Metric
 from hopmix.lab._report_files import resource, save_figure
-from hopmix.lab._report_metrics import ASYMMETRY, Metric
 from hopmix.lab.config import Measure
 from hopmix.lab.measure import Index, Measured, Report
 from hopmix.lab.store import replacing

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab import _report_text as text
+from hopmix.lab._quantities import COUPLINGS, CURVES, ENERGY, FIELDS, Metric
 from hopmix.lab._report_data import REFERENCE, ArmResult, Run
-from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, FIELDS, Metric
 from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab.statistics import Summary

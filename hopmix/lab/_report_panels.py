@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from hopmix.lab._report_metrics import COUPLINGS, FIELDS, Metric
+from hopmix.lab._quantities import COUPLINGS, FIELDS, Metric
 from hopmix.lab._report_style import ArmStyle, line_style, marker_style
 from hopmix.lab.statistics import spread
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import xarray as xr
 
+from hopmix.lab._quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_axis import penalty_axis
 from hopmix.lab._report_data import Run, accuracy_by_seed
-from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab.statistics import spread, summarise
 

@@ -11,8 +11,8 @@ from hopmix.lab import _report_html as html
 from hopmix.lab import _report_text as text
 from hopmix.lab import _symmetry_page_tables as tables
 from hopmix.lab import figures, symmetry_figures
+from hopmix.lab._quantities import COUPLINGS, FIELDS, ONSET, Metric
 from hopmix.lab._report_data import Run, accuracy_by_seed, coupling_sizes, last_measured, weight_pairs
-from hopmix.lab._report_metrics import COUPLINGS, FIELDS, ONSET, Metric
 from hopmix.lab._report_null import null
 from hopmix.lab._report_payload import has_values
 from hopmix.lab._report_pictures import weight_limit

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab import _report_html as html
+from hopmix.lab._quantities import ASYMMETRY, FIELDS, SPECTRUM, Metric
 from hopmix.lab._report_data import Run, last_measured
-from hopmix.lab._report_metrics import ASYMMETRY, FIELDS, SPECTRUM, Metric
 from hopmix.lab._report_null import null
 from hopmix.lab._report_payload import has_values
 from hopmix.lab._report_style import arm_styles

@@ -16,9 +16,9 @@ from hopmix.lab import _report_html as html
 from hopmix.lab import _report_text as text
 from hopmix.lab import _symmetry_page as symmetry
 from hopmix.lab import figures
+from hopmix.lab._quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
 from hopmix.lab._report_files import resource, save_figure
-from hopmix.lab._report_metrics import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_payload import has_values, payload
 from hopmix.lab._report_pictures import corner, weight_limit
 from hopmix.lab.store import replacing

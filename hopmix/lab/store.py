@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 import xarray as xr
 from jaxtyping import PyTree
 
+from hopmix.lab._quantities import describe
 from hopmix.lab.arms import Arm
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS
@@ -156,7 +157,7 @@ class History:
             "block": list(range(self.depth)),
             "branch": list(BRANCHES),
         }
-        return xr.Dataset(variables, coordinates)
+        return describe(xr.Dataset(variables, coordinates))
 
     def load(self, dataset: xr.Dataset):
         """Take over the measurements of `dataset`, as an earlier run wrote them."""

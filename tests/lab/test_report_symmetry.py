@@ -13,8 +13,8 @@ from lab.tiny import tiny_config
 
 from hopmix import Coupling, Mixer, measure_asymmetry, measure_spectrum
 from hopmix.lab import _symmetry_page, report
+from hopmix.lab._quantities import COUPLINGS, FIELDS
 from hopmix.lab._report_data import Run, coupling_sizes, read_run
-from hopmix.lab._report_metrics import COUPLINGS, FIELDS
 from hopmix.lab._report_null import null
 from hopmix.lab._report_payload import thin_steps
 from hopmix.lab.arms import make_arms

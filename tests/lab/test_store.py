@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -70,6 +71,27 @@ def test_metrics_are_labelled_and_round_trip(tmp_path):
     assert again.steps == [0, 10]
     for name in ALL:
         np.testing.assert_array_equal(again.rows[1][name], history.rows[1][name])
+
+
+def test_each_array_says_what_it_is(tmp_path):
+    store.write_metrics(tmp_path, make_history(2))
+    dataset = store.read_metrics(tmp_path)
+    assert {name for name in dataset.variables if "long_name" not in dataset[name].attrs} == set()
+    for name in dataset.data_vars:
+        assert {"formula", "range", "units", "comment"} <= set(dataset[name].attrs), name
+        assert not re.search("</|<[a-z]|&[a-z]+;", "".join(dataset[name].attrs.values())), name
+
+
+def test_the_two_relative_sizes_of_a_breaking_tell_themselves_apart(tmp_path):
+    store.write_metrics(tmp_path, make_history(1))
+    dataset = store.read_metrics(tmp_path)
+    of_squares = dataset.relative_breaking.attrs
+    of_norms = dataset.breaking_ratio.attrs
+    assert of_squares["formula"] == "‖V − Wᵀ‖² / (‖V‖² + ‖W‖²)"
+    assert of_norms["formula"] == "‖V − Wᵀ‖ / ‖W‖"
+    assert (of_squares["range"], of_norms["range"]) == ("0 to 2", "0 and up")
+    assert "Not the breaking ratio" in of_squares["comment"]
+    assert "Not the relative breaking" in of_norms["comment"]
 
 
 def test_metrics_are_the_old_ones_until_the_new_ones_are_whole(tmp_path, monkeypatch):

@@ -1,13 +1,18 @@
-"""What each measured quantity is: its label, formula, range and how to read it."""
+"""What each measured quantity is: its label, formula, range, unit and how to read it."""
 
 import dataclasses
+import html
+import re
+
+import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A quantity of the store; `formula` is HTML.
+    """A quantity of the store; `formula` and `reading` are HTML.
 
-    `logarithmic` says whether a log axis can help, `signed` whether 0 is the middle of its colour scale.
+    `unit` is "1" for pure numbers. `logarithmic` says whether a log axis can help, `signed` whether 0 is the middle of
+    its colour scale.
     """
 
     key: str
@@ -17,6 +22,19 @@ class Metric:
     reading: str
     logarithmic: bool = False
     signed: bool = False
+    unit: str = "1"
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The same as plain text, under the names of the CF conventions where they have one."""
+        described = {"long_name": self.label, "units": self.unit, "formula": self.formula}
+        described |= {"range": self.range, "comment": self.reading}
+        return {name: _plain(text) for name, text in described.items() if text}
+
+
+def _plain(markup: str) -> str:
+    """HTML as text: an index follows its letter behind an underscore."""
+    return html.unescape(re.sub("<[^>]+>", "", markup.replace("<sub>", "_")))
 
 
 _COSINE = "⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ ‖<i>w</i><sub>α</sub>‖)"
@@ -32,11 +50,12 @@ ASYMMETRY = (
     ),
     Metric(
         "relative_breaking",
-        "relative breaking",
+        "relative breaking (of squares)",
         "‖<i>V</i> − <i>W</i>ᵀ‖² / (‖<i>V</i>‖² + ‖<i>W</i>‖²)",
         "0 to 2",
         "0 means tied, unrelated weights give about 1, opposite ones (as symmetric as tied) 2; it also sees "
-        "differences of scale, so it can overstate how far a block is from a gradient step.",
+        "differences of scale, so it can overstate how far a block is from a gradient step. Not the breaking ratio, "
+        "which is relative to <i>W</i> alone and not squared.",
         logarithmic=True,
     ),
     Metric(
@@ -59,11 +78,11 @@ ASYMMETRY = (
     ),
     Metric(
         "breaking_ratio",
-        "breaking ratio",
+        "breaking ratio (of norms)",
         "‖<i>V</i> − <i>W</i>ᵀ‖ / ‖<i>W</i>‖",
         "0 and up",
         "The departure from symmetry in units of the up-weights; in a broken arm <i>V</i> − <i>W</i>ᵀ is the trained "
-        "breaking that λ penalises.",
+        "breaking that λ penalises. Not the relative breaking, which is of squares and at most 2.",
         logarithmic=True,
     ),
     Metric(
@@ -201,14 +220,54 @@ FIELDS = (
 )
 """What is measured of each block as a vector field, at the states that reach it."""
 
+_LOSS = "mean of −log of the softmax of the logits at the label"
+_HITS = "share of images whose largest logit is at the label"
+
 CURVES = (
-    Metric("validation_accuracy", "validation accuracy", "", "", ""),
-    Metric("validation_loss", "validation loss", "", "", "", logarithmic=True),
-    Metric("train_loss", "training loss", "", "", "", logarithmic=True),
-    Metric("train_accuracy", "training accuracy", "", "", ""),
-    Metric("penalty_term", "penalty term λ‖breaking‖²", "", "", "", logarithmic=True),
-    Metric("gradient_norm", "gradient norm", "", "", "", logarithmic=True),
-    Metric("parameter_norm", "parameter norm", "", "", ""),
+    Metric("validation_accuracy", "validation accuracy", _HITS, "0 to 1", "Of all validation images."),
+    Metric(
+        "validation_loss",
+        "validation loss",
+        _LOSS,
+        "0 and up",
+        "Of all validation images; the logarithm of the number of classes for a guess.",
+        logarithmic=True,
+        unit="nat",
+    ),
+    Metric(
+        "train_loss",
+        "training loss",
+        "mean cross-entropy with the smoothed, mixed targets, plus the penalty",
+        "0 and up",
+        "Of augmented batches, averaged over the steps since the last measurement; NaN before the first step.",
+        logarithmic=True,
+        unit="nat",
+    ),
+    Metric(
+        "train_accuracy",
+        "training accuracy",
+        "share of images whose largest logit is at the largest target",
+        "0 to 1",
+        "Of augmented batches, averaged over the steps since the last measurement.",
+    ),
+    Metric(
+        "penalty_term",
+        "penalty term λ‖breaking‖²",
+        "λ Σ ‖<i>V</i> − <i>W</i>ᵀ‖² over couplings",
+        "0 and up",
+        "What symmetry breaking adds to the loss that is trained.",
+        logarithmic=True,
+        unit="nat",
+    ),
+    Metric(
+        "gradient_norm",
+        "gradient norm",
+        "‖∇ loss‖, the penalty included, before clipping",
+        "0 and up",
+        "Averaged over the steps since the last measurement.",
+        logarithmic=True,
+    ),
+    Metric("parameter_norm", "parameter norm", "‖θ‖", "0 and up", "Of all that trains."),
 )
 
 ENERGY = (
@@ -229,3 +288,58 @@ ENERGY = (
         "The share of the validation batch whose energy a block raises, by more than rounding; 0 means none.",
     ),
 )
+
+STORED = (
+    Metric(
+        "field_asymmetry_stderr",
+        "standard error of the field asymmetry",
+        "standard deviation of the mean over probes and images",
+        "0 and up",
+        "For the images that were measured.",
+    ),
+    Metric(
+        "eigenvalue_real",
+        "real parts of eigenvalues",
+        "Re λ<sub>k</sub> of <i>VW</i>",
+        "any number",
+        "The largest by absolute value, in falling order; NaN where there are fewer.",
+    ),
+    Metric(
+        "eigenvalue_imaginary",
+        "imaginary parts of eigenvalues",
+        "Im λ<sub>k</sub> of <i>VW</i>",
+        "any number",
+        "In the order of the real parts.",
+    ),
+    Metric(
+        "diverged_step",
+        "step of divergence",
+        "first step whose loss or gradient is not finite",
+        "−1, or 0 and up",
+        "−1 for members that are alive; what is measured of others is NaN.",
+        unit="step",
+    ),
+)
+"""What the store holds beside what pages show."""
+
+COORDINATES = {
+    "arm": {"long_name": "arm", "comment": "what is compared: a model and the strength of its penalty"},
+    "paper_name": {"long_name": "name of the arm in arXiv 2406.12220"},
+    "kind": {"long_name": "arm without its strength"},
+    "penalty": {"long_name": "strength λ of the penalty", "range": "0 and up", "units": "1"},
+    "seed": {"long_name": "seed of a member", "comment": "the same seed gives every arm the same W and batches"},
+    "step": {"long_name": "training steps done", "range": "0 and up", "units": "step"},
+    "block": {"long_name": "block, from the stem on"},
+    "branch": {"long_name": "branch of a block: mixing of tokens or of channels"},
+}
+"""What the coordinates of the store are."""
+
+
+def describe(metrics: xr.Dataset) -> xr.Dataset:
+    """The metrics of a study with what each of them is as attributes: long name, formula, range, unit and reading."""
+    described = {metric.key: metric.attributes for metric in (*CURVES, *COUPLINGS, *FIELDS, *ENERGY, *STORED)}
+    described |= COORDINATES
+    for name, attributes in described.items():
+        if name in metrics.variables:
+            metrics[name].attrs |= attributes
+    return metrics
