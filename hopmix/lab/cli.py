@@ -1,10 +1,12 @@
 """The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
 
+import contextlib
+import io
 import logging
 import os
+import re
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
+from hopmix.lab._targets import need_file, need_folder
 from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -53,14 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="hopmix",
-            description=DESCRIPTION,
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        return _execute(command, shlex.join(["hopmix", *arguments]))
+        return _execute(_parse(arguments), shlex.join(["hopmix", *arguments]))
     except UsageError as error:
         errors.print(Text(f"hopmix: {error}"))
         return BAD_INPUT
@@ -78,10 +74,37 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command that the arguments name; `UsageError` in place of a box of many lines."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="hopmix",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code != BAD_INPUT:
+            raise
+        raise UsageError(_one_line(told.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The sections of a box of `tyro` that say what is wrong and what helps, without those that repeat the help."""
+    rows = [row.strip(" │╭╮╰╯+|") for row in box.splitlines()[1:]]
+    sections = [" ".join(part.split()) for part in re.split(r"[─-]{9,}", "\n".join(rows))]
+    helpful = [part for part in sections if part and not part.startswith("Argument helptext")]
+    return "; ".join(re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful) + "."
+
+
 def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
     from hopmix.lab._compilation_cache import use_compilation_cache
     from hopmix.lab._memory_allocator import keep_memory
 
+    _need_targets(command)
     use_compilation_cache()
     keep_memory()
     # Libraries that log every file they write drown what matters here.
@@ -101,6 +124,17 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line:
             return _verify_claims(command, console) if run is None else _verify_run(run, command, console)
         case Bench():
             return _bench(command, line, console)
+
+
+def _need_targets(command: Any):
+    """Try what the command will write, before it works."""
+    out = getattr(command, "out", None)
+    if out is not None and not getattr(command, "dry_run", False):
+        need_folder("out", out)
+    for name in ("json", "write"):
+        file = getattr(command, name, None)
+        if file is not None:
+            need_file(name, file)
 
 
 def _dry_run(config: StudyConfig, console: Console) -> int:
@@ -159,8 +193,6 @@ def _measure(options: Measure, console: Console) -> int:
     from hopmix.lab import _measure_page, _measure_tables, measure
     from hopmix.lab._measure_open import open_layers
 
-    for folder in [options.out, options.json and options.json.parent]:
-        _require_writable(folder)
     found = open_layers(options)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=len(found.layers))
@@ -177,17 +209,6 @@ def _measure(options: Measure, console: Console) -> int:
     if options.out is not None:
         console.print(Text(f"Page: {_measure_page.write_page(options.out, report, options)}"))
     return DONE
-
-
-def _require_writable(folder: Path | None):
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-    except FileExistsError:
-        raise UsageError(f"out, json: {folder} is a file, not a folder; name another folder.") from None
-    except OSError as error:
-        raise UsageError(f"out, json: {folder} can't be written ({error.strerror}); name another folder.") from None
 
 
 def _verify_claims(options: Verify, console: Console) -> int:
@@ -228,7 +249,6 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
 
 
 def _bench(options: Bench, line: str, console: Console) -> int:
-    _require_writable(options.json and options.json.parent)
     if options.peer is not None:  # on the same GPU it needs memory too
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from hopmix.lab import _bench_tables, bench

@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hopmix.lab._fields import LARGEST, need_fields, need_path
+from hopmix.lab.errors import UsageError as UsageError
+from hopmix.lab.errors import need
+
+MOST_BLOCKS = 1000
+"""Blocks are traced one by one: more of them than any mixer has would not come to an end."""
+
 ARMS = ("serial", "free", "broken", "broken-xavier", "symmetric", "symmetric-wide")
 PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The grid of the reference implementation (arXiv 2406.12220, code)."""
-
-
-class UsageError(ValueError):
-    """A mistake of the user, told in one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,30 +88,40 @@ class StudyConfig:
     """Members trained side by side in one program; by default all that share a structure."""
 
     def __post_init__(self):
+        need_fields(self)
         for name in ("seeds", "epochs", "batch", "measurements", "n_iter"):
-            _need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("dim", "depth", "patch", "together"):
             value = getattr(self, name)
-            _need(value is None or value >= 1, name, value, "at least 1")
+            need(value is None or value >= 1, name, value, "at least 1")
         for name in ("first_seed", "deep"):
-            _need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        need(
+            self.first_seed + self.seeds - 1 <= LARGEST,
+            "seeds",
+            self.seeds,
+            f"such that the last is at most {LARGEST:,}",
+        )
+        need(self.depth is None or self.depth <= MOST_BLOCKS, "depth", self.depth, f"at most {MOST_BLOCKS:,}")
         for name in ("learning_rate", "clip"):
-            _need(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
-        _need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
-        _need(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1), a share of the steps")
-        _need(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1), a probability")
+            need(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
+        need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
+        need(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1), a share of the steps")
+        need(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1), a probability")
+        if self.data != "digits" and not self.data.startswith("hub:"):
+            need_path("data", Path(self.data))
         self._check_arms()
 
     def _check_arms(self):
-        _need(len(self.arms) > 0, "arms", "nothing", f"one or more of {', '.join(ARMS)}")
+        need(len(self.arms) > 0, "arms", "nothing", f"one or more of {', '.join(ARMS)}")
         for arm in self.arms:
-            _need(arm in ARMS, "arms", repr(arm), f"one or more of {', '.join(ARMS)}")
+            need(arm in ARMS, "arms", repr(arm), f"one or more of {', '.join(ARMS)}")
         for value in self.lambdas:
-            _need(0 <= value < math.inf, "lambdas", value, "0 or more")
-        _need(len(self.grid) > 0 or "broken" not in self.arms, "lambdas", "nothing", "at least one number")
+            need(0 <= value < math.inf, "lambdas", value, "0 or more")
+        need(len(self.grid) > 0 or "broken" not in self.arms, "lambdas", "nothing", "at least one number")
         for name in ("arms", "lambdas"):
             values = getattr(self, name)
-            _need(len(set(values)) == len(values), name, " ".join(map(str, values)), "without repetition")
+            need(len(set(values)) == len(values), name, " ".join(map(str, values)), "without repetition")
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -134,17 +147,15 @@ class StudyConfig:
         if unknown:
             raise UsageError(f"study.json has unknown fields {sorted(unknown)}: it is of another version of hopmix.")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except UsageError as error:
+            raise UsageError(f"study.json, {error} Restore the file, or start the study anew.") from None
 
     @property
     def digest(self) -> str:
         """A hash of all fields."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _need(ok: bool, field: str, value: object, wanted: str):
-    if not ok:
-        raise UsageError(f"{field}: got {value}, but it must be {wanted}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +170,9 @@ class Ablate:
     dry_run: bool = False
     """Print arms, parameters, steps, estimated time and memory, and stop."""
 
+    def __post_init__(self):
+        need_fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
@@ -167,6 +181,10 @@ class Resume:
     run: tyro.conf.Positional[Path]
     """The folder of the study."""
 
+    def __post_init__(self):
+        need_fields(self)
+        need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -174,6 +192,10 @@ class Report:
 
     run: tyro.conf.Positional[Path]
     """The folder of the study."""
+
+    def __post_init__(self):
+        need_fields(self)
+        need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,11 +219,10 @@ class Verify:
     """Renew the table of all claims on this page (theory/README.md)."""
 
     def __post_init__(self):
-        _need(self.examples >= 1, "examples", self.examples, "at least 1")
-        _need(self.seed >= 0, "seed", self.seed, "0 or more")
-        for name in ("json", "write"):
-            path = getattr(self, name)
-            _need(path is None or not path.is_dir(), name, path, "the name of a file, not a folder")
+        need_fields(self)
+        need(self.run is None or self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
+        need(self.examples >= 1, "examples", self.examples, "at least 1")
+        need(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.run is not None and (self.claim or self.write):
             raise UsageError(
                 f"run: got {self.run}, which goes with neither claim nor write; repeat --claim to name several."
@@ -235,10 +256,11 @@ class Measure:
     """Write a page with all numbers and a heat map, and the heat map as PNG and SVG, into this folder."""
 
     def __post_init__(self):
-        _need(self.pairings == 0 or self.pairings >= 2, "pairings", self.pairings, "0 or at least 2")
-        _need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
-        _need(self.json is None or not self.json.is_dir(), "json", self.json, "the name of a file, not a folder")
-        _need(self.out is None or not self.out.is_file(), "out", self.out, "the name of a folder, not a file")
+        need_fields(self)
+        if not self.path.startswith("hub:"):
+            need_path("path", Path(self.path))
+        need(self.pairings == 0 or self.pairings >= 2, "pairings", self.pairings, "0 or at least 2")
+        need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
 
 
 BENCHMARKS = ("step", "inference", "ablation", "descent", "measuring", "data", "start", "memory", "growth")
@@ -275,13 +297,13 @@ class Bench:
     """Tiny mixers and studies, to see that everything runs: the numbers mean nothing."""
 
     def __post_init__(self):
+        need_fields(self)
         for name, known in (("only", BENCHMARKS), ("sizes", BENCH_SIZES), ("arms", BENCH_ARMS)):
             values, wanted = getattr(self, name), f"one or more of {', '.join(known)}, without repetition"
             told = " ".join(values) or "nothing"
-            _need(0 < len(set(values)) == len(values) and set(values) <= set(known), name, told, wanted)
-        _need(self.repetitions >= 1, "repetitions", self.repetitions, "at least 1")
-        _need(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
-        _need(self.json is None or not self.json.is_dir(), "json", self.json, "the name of a file, not a folder")
+            need(0 < len(set(values)) == len(values) and set(values) <= set(known), name, told, wanted)
+        need(self.repetitions >= 1, "repetitions", self.repetitions, "at least 1")
+        need(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
         if self.peer_compile and self.peer is None:
             raise UsageError("peer_compile: there is no peer; name its command with --peer.")
         self._check_peer()
@@ -293,6 +315,6 @@ class Bench:
             raise UsageError(f"peer: got {self.peer}, which is not a command ({error}); mend its quotes.") from None
         if words is None:
             return
-        _need(len(words) > 0 and shutil.which(words[0]) is not None, "peer", repr(self.peer), "a program that exists")
+        need(len(words) > 0 and shutil.which(words[0]) is not None, "peer", repr(self.peer), "a program that exists")
         for word in words[1:]:
-            _need(not word.endswith(".py") or Path(word).is_file(), "peer", word, "a file that exists")
+            need(not word.endswith(".py") or Path(word).is_file(), "peer", word, "a file that exists")

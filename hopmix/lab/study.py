@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
 from hopmix.lab import statistics, store
+from hopmix.lab._capacity import need_memory
 from hopmix.lab._environment import environment
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
@@ -97,6 +98,7 @@ def prepare(config: StudyConfig) -> Study:
             f"batch: got {config.batch}, but there are only {len(data.train)} training images; give fewer."
         )
     arms = make_arms(config, data.image_shape, len(data.classes))
+    need_memory(config, arms)
     dataset = make_dataset(data)
     structures = dict.fromkeys(arm.structure for arm in arms)
     programs = [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]

@@ -22,10 +22,12 @@ from hopmix._types import PRNGKey, Scalar
 from hopmix.lab import metrics
 from hopmix.lab._ahead_of_time import AheadOfTime
 from hopmix.lab._compiler_options import once_options, training_options
+from hopmix.lab._fields import LARGEST
 from hopmix.lab.arms import Arm
 from hopmix.lab.augment import Augment, augment
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import Data, Split
+from hopmix.lab.errors import need
 from hopmix.models.mixer import Mixer, MixerConfig
 
 Batch: TypeAlias = tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]
@@ -73,10 +75,15 @@ class Schedule:
 
     @classmethod
     def of(cls, config: StudyConfig, images: int) -> "Schedule":
-        """The schedule of a study; the total is rounded up to whole intervals."""
+        """The schedule of a study; the total is rounded up to whole intervals.
+
+        **Raises:** `UsageError` for more steps than the device counts.
+        """
         epoch = max(1, images // config.batch)
         interval = max(1, -(-config.epochs * epoch // config.measurements))
-        return cls(interval * -(-config.epochs * epoch // interval), epoch, interval)
+        total = interval * -(-config.epochs * epoch // interval)
+        need(total <= LARGEST, "epochs", config.epochs, f"so few that their {total:,} steps are at most {LARGEST:,}")
+        return cls(total, epoch, interval)
 
 
 def make_optimiser(config: StudyConfig, steps: int) -> optax.GradientTransformation:
