@@ -15,6 +15,7 @@ PACKAGE = ROOT / "hopmix"
 
 # Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py.
 ORDER = (
+    "_extras",
     "_types",
     "_dtypes",
     "_special",
@@ -55,6 +56,7 @@ ORDER = (
     "hopmix",
     "lab",
     "plot",
+    "__main__",
 )
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

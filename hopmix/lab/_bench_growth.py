@@ -87,7 +87,7 @@ def _on_virtual_devices(config: dict[str, Any], counts: Sequence[int], repetitio
 
 def train_sharded(config: dict[str, Any], counts: Sequence[int], repetitions: int) -> list[dict[str, Any]]:
     """Train the members of a study over so many devices, in turn: milliseconds per step, and members' losses."""
-    study = prepare(StudyConfig(**config))
+    study = prepare(StudyConfig.from_json(config))
     runs = [_sharded(study, count) for count in counts]
     times = in_turn([timed(run) for run in runs], repetitions)
     return [

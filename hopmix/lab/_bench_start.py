@@ -37,7 +37,7 @@ def start_study(config: dict[str, Any]) -> dict[str, float]:
 
     use_compilation_cache()
     keep_memory()
-    study = lab_study.prepare(StudyConfig(**config))
+    study = lab_study.prepare(StudyConfig.from_json(config))
     states = [program.initial() for program in study.programs]
     begin = time.perf_counter()
     lab_study.compile_all(study, states, study.dataset)

@@ -89,7 +89,14 @@ def _parse(arguments: Sequence[str]) -> Any:
     except SystemExit as stop:
         if stop.code != BAD_INPUT:
             raise
-        raise UsageError(_one_line(told.getvalue())) from None
+        raise _cause(stop) or UsageError(_one_line(told.getvalue())) from None
+
+
+def _cause(error: BaseException | None) -> UsageError | None:
+    """The mistake that a field's own check told, which `tyro` would break into lines of 80 characters."""
+    while error is not None and not isinstance(error, UsageError):
+        error = error.__context__
+    return error
 
 
 def _one_line(box: str) -> str:

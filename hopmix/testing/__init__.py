@@ -7,6 +7,7 @@ example to copy is in `docs/verify-your-own-model.md`.
 
 from typing import TYPE_CHECKING, Any
 
+from hopmix._extras import needs_extra
 from hopmix.testing._conservative import assert_conservative as assert_conservative
 from hopmix.testing._descends import assert_energy_descends as assert_energy_descends
 from hopmix.testing._lagrangian import assert_lagrangian as assert_lagrangian
@@ -23,7 +24,8 @@ STRATEGIES = ("couplings", "lagrangians", "memories", "states")
 def __getattr__(name: str) -> Any:
     # Strategies when they are asked for, so that assertions do without Hypothesis.
     if name in STRATEGIES:
-        from hopmix.testing import _strategies
+        with needs_extra(f"hopmix.testing.{name}", "testing"):
+            from hopmix.testing import _strategies
 
         return getattr(_strategies, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -63,8 +63,9 @@ def couplings(visible: int, hidden: int, *, kind: Kind | None = "symmetric", dty
     """
     kinds = st.sampled_from(["symmetric", "broken", "free"]) if kind is None else st.just(kind)
     up, down = _weights((hidden, visible), dtype), _weights((visible, hidden), dtype)
-    make = lambda k: st.builds(Coupling, up, st.none() if k == "symmetric" else down, st.just(float(k != "free")))
-    return kinds.flatmap(make)
+    broken = st.builds(Coupling, up, breaking=down)
+    makes = {"symmetric": st.builds(Coupling, up), "broken": broken, "free": st.builds(Coupling.from_weights, up, down)}
+    return kinds.flatmap(makes.__getitem__)
 
 
 def memories(

@@ -360,9 +360,9 @@ def test_another_batch_is_in_the_name_of_a_row():
         (["--peer", "no-such-program"], "peer: got 'no-such-program'"),
         (["--peer", f"{sys.executable} nowhere/peer.py"], "peer: got nowhere/peer.py"),
         (["--peer", "python 'peer"], "mend its quotes"),
-        (["--json", "."], "json: got ."),
+        (["--json", "."], "json: . is a folder, not a file"),
         (["--json", "/proc/nowhere/file.json"], "name another folder"),
-        (["--json", f"{__file__}/file.json"], "is a file, not a folder"),
+        (["--json", f"{__file__}/file.json"], "is no usable path (Not a directory)"),
     ],
 )
 def test_bad_input_is_told_with_exit_code_2_before_any_work(capsys, monkeypatch, options, told):

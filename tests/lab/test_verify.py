@@ -135,7 +135,7 @@ def test_the_table_of_a_page_is_renewed_and_nothing_else(capsys, three, tmp_path
         (["--claim", "C01", "--write", "README.md"], "write: the table is of all claims"),
         (["--write", "no/page.md"], "write: no/page.md"),
         (["--write", __file__], "<!-- claims:begin -->"),
-        (["--json", "."], "json: got ., but it must be the name of a file"),
+        (["--json", "."], "json: . is a folder, not a file"),
         (["no/such/run"], "no/such/run: no study here"),
     ],
 )

@@ -1,0 +1,25 @@
+"""The command `hopmix`, and `python -m hopmix`: the lab's command line, or which extra it needs."""
+
+import sys
+
+import hopmix
+from hopmix._extras import MissingExtra, needs_extra
+
+
+def main():
+    """Run the command line and exit: 0 done, 2 bad input or a missing extra, 1 anything else."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"hopmix {hopmix.__version__}")
+        return
+    try:
+        with needs_extra("The command line", "lab"):
+            from hopmix.lab import cli
+
+            cli.main()
+    except MissingExtra as error:
+        print(f"hopmix: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
