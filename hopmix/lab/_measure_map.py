@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from hopmix.lab._weights import printable, shortened
+from hopmix.lab._terminal import printable
+from hopmix.lab._weights import shortened
 from hopmix.lab.measure import Measured, Report, over_seeds
 
 INDICES = {

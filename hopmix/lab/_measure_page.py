@@ -20,7 +20,7 @@ def write_page(folder: Path, report: Report, options: Measure) -> Path:
     picture = save_figure(symmetry_map(map_values(report)), folder, "symmetry")
     page = folder / "measure.html"
     with replacing(page) as temporary:
-        temporary.write_text(_page(report, options, picture), encoding="utf-8")
+        temporary.write_text(_page(report, options, picture), encoding="utf-8", errors="replace")
     return page
 
 

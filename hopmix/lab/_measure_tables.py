@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab._measure_layers import Kind, LeftOut
-from hopmix.lab._weights import printable, shortened
+from hopmix.lab._terminal import printable
+from hopmix.lab._weights import shortened
 from hopmix.lab.measure import Index, Measured, OverSeeds, Report, Spread, over_seeds
 
 KINDS: dict[Kind, str] = {"pair": "pairs W, V", "query-key": "queries and keys", "square": "square matrices"}

@@ -1,6 +1,7 @@
 """The words of the report: a summary written from the numbers, and the definitions of the arms."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ ARMS = {
 
 
 def summary(run: Run, results: Sequence[ArmResult]) -> str:
-    """One paragraph in plain words, every statement taken from the numbers of the run."""
+    """One paragraph of HTML in plain words, every statement taken from the numbers of the run."""
     sentences = [
         _setting(run),
         _progress(run),
@@ -85,9 +86,10 @@ def enumerate_words(parts: Sequence[str]) -> str:
 def _setting(run: Run) -> str:
     data, arms, seeds = run.study.get("data", {}), len(run.arms), run.metrics.seed.size
     size = " × ".join(str(length) for length in data.get("image", [])[:2])
-    images = f" ({size} pixels, {data.get('classes')} classes, {data.get('train'):,} training images)" if size else ""
+    counts = f"{int(data.get('classes', 0))} classes, {int(data.get('train', 0)):,} training images"
+    images = f" ({size} pixels, {counts})" if size else ""
     trained = f"{arms} arm{'s' * (arms > 1)}, {_seeds(seeds)}{' each' * (arms > 1)}"
-    return f"On {data_name(run)}{images} this study trained {trained}, for {run.last_step:,} steps."
+    return f"On {escape(data_name(run))}{images} this study trained {trained}, for {run.last_step:,} steps."
 
 
 def _progress(run: Run) -> str:
@@ -105,12 +107,12 @@ def _extremes(results: Sequence[ArmResult]) -> str:
         return f"No arm has a finite {split} accuracy."
     best, worst = max(scored, key=lambda arm: _score(arm).mean), min(scored, key=lambda arm: _score(arm).mean)
     if best is worst:
-        return f"{best.name} reached a mean {split} accuracy of {_with_error(_score(best))}."
+        return f"{escape(best.name)} reached a mean {split} accuracy of {_with_error(_score(best))}."
     if _score(best).mean == _score(worst).mean:
         return f"All arms have the same mean {split} accuracy, {_with_error(_score(best))}."
     return (
-        f"The highest mean {split} accuracy is that of {best.name}, {_with_error(_score(best))}; "
-        f"the lowest that of {worst.name}, {_with_error(_score(worst))}."
+        f"The highest mean {split} accuracy is that of {escape(best.name)}, {_with_error(_score(best))}; "
+        f"the lowest that of {escape(worst.name)}, {_with_error(_score(worst))}."
     )
 
 
@@ -136,7 +138,7 @@ def _differences(results: Sequence[ArmResult]) -> str:
 
 def _with_difference(arm: ArmResult) -> str:
     assert arm.paired is not None
-    return f"{arm.name} ({signed(100 * arm.paired.difference)} points)"
+    return f"{escape(arm.name)} ({signed(100 * arm.paired.difference)} points)"
 
 
 def _departure(run: Run, results: Sequence[ArmResult]) -> str:
@@ -162,15 +164,15 @@ def _descent(run: Run) -> str:
     measured = [(value, name) for value, name in measured if np.isfinite(value)]
     if not measured:
         return ""
-    parts = [f"{100 * value:.1f}&nbsp;% in {name}" for value, name in measured if value >= _SOME]
-    none = [name for value, name in measured if value < _SOME]
+    parts = [f"{100 * value:.1f}&nbsp;% in {escape(name)}" for value, name in measured if value >= _SOME]
+    none = [escape(name) for value, name in measured if value < _SOME]
     parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {enumerate_words(none) if parts else 'every arm'}"] * bool(none)
     shares = "; ".join(parts)
     return f"Of a fixed batch of validation examples, a block raised the energy of {shares} (last step, block mean)."
 
 
 def _losses(results: Sequence[ArmResult]) -> str:
-    lost = [f"{arm.name}, seed {seed}, step {step:,}" for arm in results for seed, step in arm.diverged.items()]
+    lost = [f"{escape(arm.name)}, seed {seed}, step {step:,}" for arm in results for seed, step in arm.diverged.items()]
     if not lost:
         return ""
     return f"{len(lost)} member{'s' * (len(lost) > 1)} diverged and left the averages from there on: {'; '.join(lost)}."

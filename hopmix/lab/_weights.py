@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from hopmix.lab._terminal import printable
 from hopmix.lab.config import UsageError
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -84,8 +85,3 @@ def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     pieces = [name.split(".") for name in names]
     common = [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(p[:-1] for p in pieces)))]
     return ".".join(common), [".".join(p[len(common) :]) for p in pieces]
-
-
-def printable(name: str) -> str:
-    """A name from a file without what would move a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -8,19 +8,20 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
 from hopmix.lab._targets import need_file, need_folder
+from hopmix.lab._terminal import TrainingBar, printable, terminal
 from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -54,11 +55,11 @@ def main(arguments: Sequence[str] | None = None):
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = terminal(stderr=True, soft_wrap=True)
     try:
         return _execute(_parse(arguments), shlex.join(["hopmix", *arguments]))
     except UsageError as error:
-        errors.print(Text(f"hopmix: {error}"))
+        errors.print(Text(f"hopmix: {printable(str(error))}"))
         return BAD_INPUT
     except KeyboardInterrupt:
         saved = "; finished intervals are saved, go on with: hopmix resume FOLDER"
@@ -116,7 +117,7 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line:
     keep_memory()
     # Libraries that log every file they write drown what matters here.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    console = Console(highlight=False)
+    console = terminal()
     match command:
         case Ablate(study=config, out=out, resume=resume, dry_run=dry_run):
             known = False if dry_run else store.open_study(out, config, resume=resume)
@@ -174,14 +175,15 @@ def _study(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
     size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
     console.print(Text(f"{size}; results go to {out}"))
     try:
-        with _bar(console, study.schedule.total) as watch:
+        with TrainingBar(console, study.schedule.total) as watch:
             results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=console.print)
     except lab_study.Interrupted:
         console.print(
             Text(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
         )
         return FAILED
-    page = write_report(out)
+    with console.status("writing the report"):
+        page = write_report(out)
     console.print(_table(results))
     console.print(Text(f"Report: {page}"))
     return DONE
@@ -192,7 +194,9 @@ def _report(out: Path, console: Console) -> int:
 
     store.read_json(out / "study.json")
     store.read_metrics(out)
-    console.print(Text(f"Report: {write_report(out)}"))
+    with console.status("writing the report"):
+        page = write_report(out)
+    console.print(Text(f"Report: {page}"))
     return DONE
 
 
@@ -204,7 +208,7 @@ def _measure(options: Measure, console: Console) -> int:
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=len(found.layers))
         told = lambda done, layer: progress.update(
-            task, completed=done, description=escape(f"{layer.place} {layer.part}")
+            task, completed=done, description=escape(printable(f"{layer.place} {layer.part}"))
         )
         report = measure.measure_found(found, pairings=options.pairings, full=options.full, watch=told)
     for sheet in _measure_tables.sheets(report):
@@ -275,34 +279,6 @@ def _bench(options: Bench, line: str, console: Console) -> int:
     for sentence in _bench_tables.sentences(benched):
         console.print(Text(sentence))
     return DONE
-
-
-class _bar:
-    """A progress bar with the time left and the current losses; nothing when not on a terminal."""
-
-    def __init__(self, console: Console, total: int):
-        self._progress = Progress(
-            TextColumn("compiling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("training", total=total, losses="")
-
-    def __enter__(self) -> Callable[..., None]:
-        self._progress.start()
-        return self._update
-
-    def __exit__(self, *exception):
-        self._progress.stop()
-
-    def _update(self, progress: Any):
-        self._progress.columns[0].text_format = "step"  # pyright: ignore[reportAttributeAccessIssue]
-        losses = "  ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items())
-        self._progress.update(self._task, completed=progress.step, losses=f"validation loss: {losses}")
 
 
 def _table(results: dict[str, Any]) -> Table:

@@ -35,17 +35,22 @@ function band(arm, steps, low, high, log) {
   };
 }
 
+// Plotly reads some tags, and %{...} in what a pointer shows: names of arms are neither.
+function literal(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%", "&#37;");
+}
+
 function line(arm, steps, mean, low, high, log, percent) {
   const format = percent ? ".2%" : ".4~g";
   const range = low ? `<br>seeds %{customdata[0]:${format}} to %{customdata[1]:${format}}` : "";
   return {
-    x: steps, y: mean.map((value) => usable(value, log)), name: arm.name,
+    x: steps, y: mean.map((value) => usable(value, log)), name: literal(arm.name),
     customdata: low ? steps.map((_, i) => [low[i], high[i]]) : undefined,
     // What is measured at some steps only is marked there and joined across the others.
     mode: steps.length === 1 ? "markers" : mean.includes(null) ? "lines+markers" : "lines", connectgaps: true,
     line: { color: arm.colour, width: 2, dash: arm.dash },
     marker: { color: arm.colour, symbol: arm.marker, size: steps.length === 1 ? 8 : 5 },
-    hovertemplate: `<b>${arm.name}</b><br>step %{x:,}: %{y:${format}}${range}<extra></extra>`,
+    hovertemplate: `<b>${literal(arm.name)}</b><br>step %{x:,}: %{y:${format}}${range}<extra></extra>`,
   };
 }
 
@@ -125,7 +130,7 @@ function drawPenalty(div) {
 function penaltyTraces(arm, point, [left, right]) {
   if (!finite(point.mean)) return [];
   const spread = finite(point.stderr) ? ` ± ${(100 * point.stderr).toFixed(2)}` : "";
-  const words = `<b>${arm.name}</b><br>${(100 * point.mean).toFixed(2)}${spread} %<extra></extra>`;
+  const words = `<b>${literal(arm.name)}</b><br>${(100 * point.mean).toFixed(2)}${spread} %<extra></extra>`;
   if (point.place === null) {
     const mean = { x: [left, right], y: [point.mean, point.mean], mode: "lines", line: { color: arm.colour, width: 2, dash: arm.dash }, hovertemplate: words };
     if (!spread) return [mean];
@@ -226,7 +231,7 @@ function perBlock(quantity) {
     return {
       x: numbers.blocks.map((_, b) => b + shift), y: mean, mode: "markers", marker: { color: arm.colour, symbol: arm.marker, size: 8 }, customdata: numbers.blocks, cliponaxis: false,
       error_y: low && { symmetric: false, array: mean.map((m, b) => high[b] - m), arrayminus: mean.map((m, b) => m - low[b]), color: arm.colour, thickness: 1.2, width: 0 },
-      hovertemplate: `<b>${arm.name}</b><br>block %{customdata}: %{y:${format}}<extra></extra>`,
+      hovertemplate: `<b>${literal(arm.name)}</b><br>block %{customdata}: %{y:${format}}<extra></extra>`,
     };
   });
 }

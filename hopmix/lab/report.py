@@ -46,7 +46,7 @@ def write_report(run: Path) -> Path:
     }
     for name, contained in pages.items():
         with replacing(run / name) as temporary:
-            temporary.write_text(contained, encoding="utf-8")
+            temporary.write_text(contained, encoding="utf-8", errors="replace")
     return run / "report.html"
 
 

@@ -1,11 +1,14 @@
 import base64
 import collections
+import html
 import io
 import json
 import os
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -225,12 +228,54 @@ def test_ten_arms_of_24_blocks(tmp_path):
     assert text.count('data-chart="asymmetry"') == 8
 
 
+HOSTILE = "<b class=evil onclick=x>&amp;\"'</script></b>"
+
+
+def spoiled(value: Any) -> Any:
+    """JSON with a hostile name in place of each text and of each name."""
+    if isinstance(value, dict):
+        return {name: spoiled(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [spoiled(entry) for entry in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page that are of a hostile name."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        self.found += [tag for name, value in attrs if name in ("onclick", "evil") or value == "evil"]
+
+
 @pytest.mark.usefixtures("undrawn")
-def test_names_are_escaped(tmp_path):
-    arm = Arm("free", "<b>Para & Mixer</b>", "free", 0.0, 10, 0.9, (1.0, 1.0))
-    text = report_text(small_run(tmp_path, arm))
-    assert "&lt;b&gt;Para &amp; Mixer&lt;/b&gt;" in text
-    assert "<b>Para" not in text
+def test_names_from_anywhere_are_text_on_both_pages(tmp_path):
+    """Of arms, and of all that `study.json` holds, the name of a data folder among them."""
+    names = [Arm(f"{kind} {HOSTILE}", HOSTILE, kind, 0.0, 10, 0.9, (1.0, 1.0)) for kind in ("free", "broken")]
+    path = small_run(tmp_path, FREE, *names, diverged=((names[0].name, 0, 1),))
+    study = json.loads((path / "study.json").read_text())
+    changed = spoiled(study) | {"arms": study["arms"], "steps_total": study["steps_total"]}
+    changed["data"] = spoiled(study["data"])
+    (path / "study.json").write_text(json.dumps(changed))
+    text = report_text(path)
+    for page in (text, (path / "symmetry.html").read_text()):
+        assert Tags(page).found == []
+        assert HOSTILE not in page
+        assert html.escape(HOSTILE) in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_has_no_letters_that_no_file_can_have(tmp_path):
+    """A folder's name may hold bytes that are no UTF-8."""
+    path = small_run(tmp_path, FREE)
+    study = json.loads((path / "study.json").read_text())
+    study["data"]["name"] = "images\udcff"
+    (path / "study.json").write_text(json.dumps(study))
+    assert "Symmetry ablation on images?" in report_text(path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
