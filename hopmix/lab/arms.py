@@ -60,19 +60,19 @@ def default_patch(height: int, width: int) -> int:
             return patch
     raise UsageError(
         f"patch: no square patch of at least 2 pixels cuts {height} x {width} images into 2 to {MOST_TOKENS} tokens; "
-        f"give one {_example(height, width)}or bring images to another size with --resize."
+        f"give one with --patch{_example(height, width)}, or bring images to another size with --resize."
     )
 
 
 def _example(height: int, width: int) -> str:
-    """The most nearly square patch that leaves 2 to 64 tokens, as an option."""
+    """The most nearly square patch that leaves 2 to 64 tokens, as a part of a sentence; nothing where there is none."""
     sizes = [(down, across) for down in _divisors(height) for across in _divisors(width)]
     possible = [size for size in sizes if 1 < (height // size[0]) * (width // size[1]) <= MOST_TOKENS]
     if not possible:
         return ""
     down, across = min(possible, key=lambda size: (abs(math.log(size[0] / size[1])), size))
     sides = f"{down}" if down == across else f"{down} {across}"
-    return f"with --patch, such as --patch {sides}, "
+    return f", such as --patch {sides}"
 
 
 def _divisors(length: int) -> list[int]:
@@ -109,8 +109,8 @@ def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) ->
     ]
     if arms[0].model.tokens == 1 and config.patch is None:
         raise UsageError(
-            f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give a smaller one "
-            f"{_example(*image[:2])}or larger images with --resize."
+            f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give another "
+            f"with --patch{_example(*image[:2])}, or larger images with --resize."
         )
     return arms
 

@@ -108,7 +108,7 @@ def _tell_overview(study: Any, console: Console):
     from hopmix.lab.arms import few_tokens
 
     for line in (*study.data.overview, *(f"  note: {note}" for note in few_tokens(study.arms))):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
 
 
 def _dry_run(config: StudyConfig, console: Console) -> int:

@@ -228,7 +228,7 @@ def _suggestion(data: str) -> str:
         siblings = [str(parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
     except (OSError, ValueError, RuntimeError):
         siblings = []
-    close = difflib.get_close_matches(data, ["digits", *siblings], n=1)
+    close = difflib.get_close_matches(data, {"digits", *siblings} - {data}, n=1)
     if not close and not siblings and data.count("/") == 1:
         close = [f"hub:{data}"]
     return f"; did you mean {close[0]!r}?" if close else ""

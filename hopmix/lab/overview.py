@@ -57,5 +57,5 @@ def _few(test: Row, classes: Sequence[str]) -> list[str]:
     least = int(counts.argmin())
     return [
         f"{few} of {len(classes)} classes have fewer than {FEW} test images ({short(classes[least])}: "
-        f"{counts[least]}), so that test accuracy is hardly more than chance"
+        f"{counts[least]}); test accuracy says little of them"
     ]

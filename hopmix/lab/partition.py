@@ -35,6 +35,8 @@ def cut(
 
     - `labels`, `marks`: of all rows; `index`: those that are divided.
     """
+    if not len(index):
+        return index, index
     order = np.random.default_rng(seed).permutation(index)
     by_class = np.argsort(labels[order], kind="stable")
     sizes = np.unique(labels[order], return_counts=True)[1]

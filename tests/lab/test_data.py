@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hopmix.lab.data import load
+from hopmix.lab.sources import declared
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +233,10 @@ class TestTables:
 
 
 class TestHub:
+    @pytest.fixture(autouse=True)
+    def reached(self, monkeypatch):
+        monkeypatch.setattr(declared, "is_reachable", lambda name: True)
+
     def test_name_goes_to_the_hub(self, monkeypatch):
         asked = []
 
@@ -258,6 +263,20 @@ class TestHub:
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         fails("hub:owner/pictures", "'hub:owner/pictures'", "Couldn't reach", "check the name and the network")
+
+    def test_out_of_reach_nothing_is_tried_but_the_cache(self, monkeypatch):
+        seen = []
+
+        def load_dataset(name):
+            seen.append(datasets.config.HF_HUB_OFFLINE)
+            raise ConnectionError("not in the cache")
+
+        before = datasets.config.HF_HUB_OFFLINE
+        monkeypatch.setattr(declared, "is_reachable", lambda name: False)
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        fails("hub:owner/pictures", "not in the cache")
+        assert seen == [True]
+        assert datasets.config.HF_HUB_OFFLINE == before
 
     def test_malformed_name(self):
         fails("hub:", "'hub:'", "hub:owner/name")

@@ -42,18 +42,18 @@ def open_array_file(data: str, path: Path, options: Options) -> Source:
     **Raises:** `UsageError` for other arrays.
     """
     refuse_columns(data, "a file of arrays", options)
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"data = {data!r} is no .npz file of several arrays; save images and labels with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise UsageError(f"data = {data!r} is one array, not images and labels; save them with numpy.savez")
             return _source(data, path, arrays, options)
     except UsageError:
         raise
     # NumPy and zipfile raise whatever they stumble over in a damaged file.
     except Exception as error:
-        pickled = "; arrays of objects are never unpickled" if "allow_pickle" in str(error) else ""
-        told = "arrays of objects" if pickled else reason(error)
-        raise UsageError(f"data = {data!r} cannot be read ({told}){pickled}; save it again as plain arrays") from error
+        pickled = "allow_pickle" in str(error)
+        told = "an array of objects, which is never unpickled" if pickled else reason(error)
+        raise UsageError(f"data = {data!r} cannot be read ({told}); save it again as plain arrays") from error
 
 
 def _source(data: str, path: Path, arrays: Any, options: Options) -> Source:

@@ -12,7 +12,7 @@ from datasets.table import InMemoryTable
 from hopmix.lab.config import UsageError
 from hopmix.lab.sources.decode import is_image
 from hopmix.lab.sources.source import Options, Values
-from hopmix.lab.sources.words import list_names
+from hopmix.lab.sources.words import list_names, reason
 
 LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 """Names under which labels are found if no column, or more than one, is declared to be a class."""
@@ -132,7 +132,13 @@ def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> t
             f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; choose another "
             "with --label-column"
         )
-    column = column.cast(pa.int64() if number else pa.large_string())
+    try:
+        column = column.cast(pa.int64() if number else pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise UsageError(
+            f"label_column = {name!r} of data = {data!r} has a label beyond 64 bits ({reason(error)}); choose another "
+            "with --label-column"
+        ) from error
     values = column.fill_null(0 if number else "").to_numpy()
     missing = column.is_null().to_numpy()
     names = feature.names if isinstance(feature, datasets.ClassLabel) else []

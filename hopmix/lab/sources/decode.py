@@ -64,6 +64,8 @@ def decode_images(
     **Raises:** `UsageError` for an image that cannot be decoded or has another size than the first, and for more images
         than fit into memory.
     """
+    if size is not None:
+        require_room(count, (*size, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong is raised, and what is large is checked here
         return _decode_all(encoded, count, like, size)
@@ -112,6 +114,8 @@ def _decode(name: str, file: Encoded, size: Size | None) -> Array:
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has more pixels than are decoded"
     told = reason(error)
     return "it is no image" if "cannot identify image file" in told else told
 

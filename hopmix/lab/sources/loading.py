@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import datasets
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.logging import get_verbosity, set_verbosity
+from huggingface_hub.utils import logging as hub_logging
 
 from hopmix.lab.config import UsageError
 from hopmix.lab.sources.words import reason
@@ -36,13 +37,16 @@ def loading(data: str, cure: str = "check its files") -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """No log of errors that are told anyway, and no progress bars off the terminal."""
     verbosity = get_verbosity()
+    hub_verbosity = hub_logging.get_verbosity()
     silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
     set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     if silence:
         datasets.disable_progress_bars()
     try:
         yield
     finally:
         set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if silence:
             datasets.enable_progress_bars()

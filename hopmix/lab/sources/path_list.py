@@ -56,6 +56,11 @@ def _read(data: str, path: Path) -> list[Row]:
         raise UsageError(f"data = {data!r} is no readable CSV file ({reason(error)}); mend it") from error
     if not rows:
         raise UsageError(f"data = {data!r} has no rows below its header; add some")
+    names = [name for name in rows[0] if name is not None and _names_image(path.parent, name.strip())]
+    if names:
+        raise UsageError(
+            f"data = {data!r} has no header: its first line names {names[0]!r}; put names of columns above"
+        )
     for number, row in enumerate(rows):
         if None in row or None in row.values():
             raise UsageError(f"data = {data!r}: row {number} has not as many cells as the header has; mend it")

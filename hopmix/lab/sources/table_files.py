@@ -33,8 +33,9 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
     found = {}
     for split, paths in _by_split(data, files).items():
         with loading(data):
+            filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
             # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
-            groups = itertools.groupby(paths, lambda file: str(pq.read_schema(root / file)))
+            groups = itertools.groupby(filled, lambda file: str(pq.read_schema(root / file)))
             tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
         found[split] = Found(tables, _where(paths))
     return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
@@ -50,7 +51,7 @@ def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Opt
     for split, paths in _by_split(data, files).items():
         with loading(data):
             for file in paths:
-                _refuse_pickles(data, root / file)
+                _check_members(data, root / file)
             found[split] = Found([_load("webdataset", [root / file for file in paths])], _where(paths))
     return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
 
@@ -71,8 +72,10 @@ def _by_split(data: str, files: Sequence[PurePath]) -> dict[str, list[PurePath]]
     return {"train": list(files)}
 
 
-def _refuse_pickles(data: str, path: Path):
+def _check_members(data: str, path: Path):
     with tarfile.open(path, "r:") as archive:
+        if archive.next() is None:
+            raise UsageError(f"data = {data!r}: {path.name} holds nothing; leave it out")
         for member in archive:
             if PICKLES & set(PurePath(member.name).name.lower().split(".")[1:]):
                 raise UsageError(
