@@ -276,7 +276,7 @@ class TestHub:
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         fails("hub:owner/pictures", "not in the cache")
         assert seen == [True]
-        assert datasets.config.HF_HUB_OFFLINE == before
+        assert before == datasets.config.HF_HUB_OFFLINE
 
     def test_malformed_name(self):
         fails("hub:", "'hub:'", "hub:owner/name")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import config
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -53,15 +54,15 @@ def is_reachable(name: str) -> bool:
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """A block in which nothing is asked of the Hub: `datasets` would try for half a minute, and its cache needs none."""
-    before = (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
+    """A block in which nothing is asked of the Hub, for which `datasets` would try half a minute; its cache serves."""
+    before = (config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
     try:
         if offline:
-            datasets.config.HF_HUB_OFFLINE = True
+            config.HF_HUB_OFFLINE = True
             constants.HF_HUB_OFFLINE = True
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def is_saved(folder: Path) -> bool:
