@@ -13,6 +13,9 @@ TEST_SHARE = 0.2
 TEST_SEED = 0
 """Fixed, so that the same images are never trained on, whatever the seed of the validation split."""
 
+BYTES_AT_ONCE = 2**24
+"""Of images that are moved in place."""
+
 Marks = UInt64[np.ndarray, " _n"]
 """A hash of the pixels of each image."""
 
@@ -69,7 +72,7 @@ def keep_in_place(images: Pixels, index: Index) -> Pixels:
 
     - `index`: rows in ascending order.
     """
-    step = max(1, 2**24 // max(1, images[:1].nbytes))
+    step = max(1, BYTES_AT_ONCE // max(1, images[:1].nbytes))
     for start in range(0, len(index), step):
         rows = index[start : start + step]
         images[start : start + len(rows)] = images[rows]  # never before their place, so that none is lost

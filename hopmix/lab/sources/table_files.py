@@ -35,7 +35,7 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
         with loading(data):
             filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
             # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
-            groups = itertools.groupby(filled, lambda file: str(pq.read_schema(root / file)))
+            groups = itertools.groupby(filled, lambda file: pq.read_schema(root / file).serialize().to_pybytes())
             tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
         found[split] = Found(tables, _where(paths))
     return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)

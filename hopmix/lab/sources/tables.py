@@ -145,8 +145,8 @@ def source_of_tables(
     """
     order: dict[str, None] = {}
     given = {}
-    for split, found in splits.items():
-        given[split], names = _given(data, split, found, options)
+    for split in (split for split in SPELLINGS if split in splits):  # training says the order first
+        given[split], names = _given(data, split, splits[split], options)
         order |= dict.fromkeys(names)
     return make_source(data, name, origin, given, list(order), notes)
 
