@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
+from hopmix.lab._interrupts import termination_as_interrupt
 from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.store.files import reason
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -60,7 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        return _execute(command, shlex.join(["hopmix", *arguments]))
+        with termination_as_interrupt():
+            return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
         errors.print(Text(f"hopmix: {error}"))
         return BAD_INPUT
@@ -75,7 +77,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 "hopmix: the disk is full; free some space and resume: finished intervals are saved.", markup=False
             )
             return FAILED
+        if store.is_out_of_memory(error):
+            errors.print(f"hopmix: out of memory ({reason(error)}); {_less_memory(arguments)}", markup=False)
+            return FAILED
         raise
+
+
+def _less_memory(arguments: Sequence[str]) -> str:
+    if arguments[:1] in (["ablate"], ["resume"]):
+        return (
+            "finished intervals are saved. Free some and resume, or start anew with fewer members side by side "
+            "(--together), a smaller --batch, --dim or --depth."
+        )
+    return "free some, or measure less at a time."
 
 
 def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
@@ -88,11 +102,11 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line:
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = Console(highlight=False)
     match command:
-        case Ablate(study=config, out=out, resume=resume, dry_run=dry_run):
-            known = False if dry_run else store.open_study(out, config, resume=resume)
-            return _dry_run(config, console) if dry_run else _study(config, out, known, line, console)
-        case Resume(run=out):
-            return _study(store.read_config(out), out, True, line, console)
+        case Ablate():
+            return _dry_run(command.study, console) if command.dry_run else _ablate(command, line, console)
+        case Resume(run=out, data=data):
+            with store.only_writer(out, create=False):
+                return _go_on(out, data, line, console)
         case Report(run=out):
             return _report(out, console)
         case Measure():
@@ -124,34 +138,66 @@ def _dry_run(config: StudyConfig, console: Console) -> int:
     return DONE
 
 
-def _study(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
+def _ablate(options: Ablate, line: str, console: Console) -> int:
+    config = options.study
+    out = options.out
+    with store.only_writer(out):
+        if not store.open_study(out, config, resume=options.resume):
+            return _train(config, out, False, line, console)
+        # The same words may mean another place in another folder: those of the study were recorded.
+        same = config.data == store.read_config(out).data
+        return _go_on(out, None if same else config.data, line, console)
+
+
+def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
+    """Continue a study, whose data may have moved; show the results of one that has ended."""
+    record = store.read_record(out)
+    results = store.finished_results(out, record, lambda sentence: console.print(Text(sentence)))
+    if results is None or data is not None:
+        from hopmix.lab.study import located
+
+        return _train(located(record, data), out, True, line, console)
+    return _show(results, out, console)
+
+
+def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
     from hopmix.lab import study as lab_study
-    from hopmix.lab.report import write_report
 
     study = lab_study.prepare(config)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
     size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
     console.print(Text(f"{size}; results go to {out}"))
+    say = lambda sentence: console.print(Text(sentence))
     try:
         with _bar(console, study.schedule.total) as watch:
-            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=console.print)
+            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say)
     except lab_study.Interrupted:
-        console.print(
-            Text(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
-        )
+        say(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
         return FAILED
-    page = write_report(out)
+    return _show(results, out, console)
+
+
+def _show(results: dict[str, Any], out: Path, console: Console) -> int:
+    """Print the results of a study, whose report is made unless it is there."""
+    page = out / "report.html"
+    if not store.report_is_whole(out, store.sources_of(out)):
+        page = _write_report(out)
     console.print(_table(results))
     console.print(Text(f"Report: {page}"))
     return DONE
 
 
-def _report(out: Path, console: Console) -> int:
+def _write_report(out: Path) -> Path:
     from hopmix.lab.report import write_report
 
-    store.read_json(out / "study.json")
-    store.read_metrics(out)
-    console.print(Text(f"Report: {write_report(out)}"))
+    page = write_report(out)
+    store.seal_report(out, store.sources_of(out))
+    return page
+
+
+def _report(out: Path, console: Console) -> int:
+    with store.only_writer(out, create=False):
+        console.print(Text(f"Report: {_write_report(out)}"))
     return DONE
 
 
@@ -159,8 +205,9 @@ def _measure(options: Measure, console: Console) -> int:
     from hopmix.lab import _measure_page, _measure_tables, measure
     from hopmix.lab._measure_open import open_layers
 
-    for folder in [options.out, options.json and options.json.parent]:
-        _require_writable(folder)
+    if options.out is not None:
+        store.require_folder("out", options.out)
+    _require_json(options.json)
     found = open_layers(options)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("", total=len(found.layers))
@@ -179,21 +226,16 @@ def _measure(options: Measure, console: Console) -> int:
     return DONE
 
 
-def _require_writable(folder: Path | None):
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-    except FileExistsError:
-        raise UsageError(f"out, json: {folder} is a file, not a folder; name another folder.") from None
-    except OSError as error:
-        raise UsageError(f"out, json: {folder} can't be written ({error.strerror}); name another folder.") from None
+def _require_json(path: Path | None):
+    if path is not None:
+        store.require_target("json", path)
 
 
 def _verify_claims(options: Verify, console: Console) -> int:
     from hopmix.lab import _verify_tables, verify
 
     claims = verify.select_claims(options.claim)
+    _require_json(options.json)
     if options.write is not None:
         verify.require_markers(options.write)
     begin = time.perf_counter()
@@ -213,7 +255,10 @@ def _verify_claims(options: Verify, console: Console) -> int:
 def _verify_run(path: Path, options: Verify, console: Console) -> int:
     from hopmix.lab import _verify_tables, verify
 
-    trained = verify.load_run(path)
+    _require_json(options.json)
+    trained = verify.load_run(path, options.data)
+    for sentence in (*trained.passed, f"Read: the checkpoint of step {trained.step}."):
+        console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))
         checked = verify.check_run(trained, examples=options.examples, watch=told)
@@ -228,7 +273,7 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
 
 
 def _bench(options: Bench, line: str, console: Console) -> int:
-    _require_writable(options.json and options.json.parent)
+    _require_json(options.json)
     if options.peer is not None:  # on the same GPU it needs memory too
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from hopmix.lab import _bench_tables, bench
