@@ -22,8 +22,8 @@ OPTIONS = (
 STEPS = (14, 28, 42)
 """The steps of its checkpoints, the last of which is the end."""
 
-PAGES = ("report.html", "symmetry.html")
-OF_ONE_RUN = ("created", "command", "environment", "resumed", "timing")
+PAGES = ("report.html", "symmetry.html", ".report.json")
+OF_ONE_RUN = ("created", "command", "environment", "resumed", "timing", "checksum")
 """What two runs of one study may differ in."""
 
 

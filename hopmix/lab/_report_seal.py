@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hopmix.lab import store
+from hopmix.lab.store.files import file_digests
 
 NAME = ".report.json"
 SHOWN = ("study.json", "results.json", "weights.npz")
@@ -44,7 +45,8 @@ def whole_files(run: Path, sources: str) -> frozenset[str]:
     try:
         sealed = json.loads((run / NAME).read_text(encoding="utf-8"))
         files = sealed["files"] if sealed["sources"] == sources else {}
-        return frozenset(name for name, digest in files.items() if digest and digest == _digest(run / name))
+        there = file_digests(run, (run / name for name in files if (run / name).is_file()))
+        return frozenset(name for name, digest in files.items() if digest == there.get(name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # lost or damaged
         return frozenset()
 
@@ -57,10 +59,5 @@ def is_whole(run: Path, sources: str) -> bool:
 
 def seal(run: Path, sources: str, files: Iterable[str]):
     """Note what a report shows, and its files as they are now."""
-    store.write_json(run / NAME, {"sources": sources, "files": {name: _digest(run / name) for name in files}})
-
-
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    written = (run / name for name in files)
+    store.write_json(run / NAME, {"sources": sources, "files": file_digests(run, filter(Path.is_file, written))})

@@ -179,25 +179,22 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
 
 def _show(results: dict[str, Any], out: Path, console: Console) -> int:
     """Print the results of a study, whose report is made unless it is there."""
-    page = out / "report.html"
-    if not store.report_is_whole(out, store.sources_of(out)):
-        page = _write_report(out)
+    from hopmix.lab import _report_seal
+
+    if not _report_seal.is_whole(out, _report_seal.sources(out)):
+        from hopmix.lab.report import write_report
+
+        write_report(out)
     console.print(_table(results))
-    console.print(Text(f"Report: {page}"))
+    console.print(Text(f"Report: {out / 'report.html'}"))
     return DONE
 
 
-def _write_report(out: Path) -> Path:
+def _report(out: Path, console: Console) -> int:
     from hopmix.lab.report import write_report
 
-    page = write_report(out)
-    store.seal_report(out, store.sources_of(out))
-    return page
-
-
-def _report(out: Path, console: Console) -> int:
     with store.only_writer(out, create=False):
-        console.print(Text(f"Report: {_write_report(out)}"))
+        console.print(Text(f"Report: {write_report(out)}"))
     return DONE
 
 

@@ -20,8 +20,6 @@ from hopmix.lab.store.record import read_record as read_record
 from hopmix.lab.store.record import write_record as write_record
 from hopmix.lab.store.results import read_results as read_results
 from hopmix.lab.store.results import read_weights as read_weights
-from hopmix.lab.store.results import report_is_whole as report_is_whole
-from hopmix.lab.store.results import seal_report as seal_report
 from hopmix.lab.store.results import write_results as write_results
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from hopmix.lab.store.checkpoints import steps_in as steps_in
     from hopmix.lab.store.finished import finished_results as finished_results
     from hopmix.lab.store.finished import is_measured as is_measured
-    from hopmix.lab.store.finished import sources_of as sources_of
     from hopmix.lab.store.history import History as History
     from hopmix.lab.store.history import read_metrics as read_metrics
     from hopmix.lab.store.history import recover_metrics as recover_metrics
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
 
 _LATER = {
     "checkpoints": ("KEPT_CHECKPOINTS", "Checkpoints", "Damaged", "steps_in"),
-    "finished": ("finished_results", "is_measured", "sources_of"),
+    "finished": ("finished_results", "is_measured"),
     "history": ("History", "read_metrics", "recover_metrics", "write_metrics"),
 }
 """What needs Orbax or Xarray, which take half a second each to import."""

@@ -1,17 +1,14 @@
 """What is there already of a study that goes on, checked before any long work."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hopmix.lab.config import UsageError
 from hopmix.lab.store.checkpoints import steps_in
-from hopmix.lab.store.files import digest, file_digest
 from hopmix.lab.store.history import NAME as METRICS
 from hopmix.lab.store.history import VERSIONS, recover_metrics
 from hopmix.lab.store.record import Record
-from hopmix.lab.store.results import NAME as RESULTS
 from hopmix.lab.store.results import Damaged, read_results
 
 
@@ -48,13 +45,3 @@ def finished_results(out: Path, record: Record, say: Callable[[str], None]) -> d
 def is_measured(out: Path) -> bool:
     """Whether anything was ever measured in a folder, be it damaged."""
     return (out / METRICS).exists() or (out / METRICS).is_symlink() or any((out / VERSIONS).glob("*.zarr"))
-
-
-def sources_of(out: Path) -> str:
-    """A digest of what a report shows; empty where that is not known, as for studies of earlier versions."""
-    try:
-        metrics = json.loads((out / METRICS / ".zattrs").read_text(encoding="utf-8"))["digest"]
-        results = file_digest(out / RESULTS) if (out / RESULTS).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return digest([metrics, results])

@@ -1,4 +1,4 @@
-"""What a study ends with: `results.json`, `weights.npz` and the report, each held against the others."""
+"""What a study ends with: `results.json` and `weights.npz`, each held against the other."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from hopmix.lab.config import UsageError
-from hopmix.lab.store.files import digest, file_digest, file_digests, reason, replacing, write_json
+from hopmix.lab.store.files import digest, file_digest, reason, replacing, write_json
 from hopmix.lab.store.record import Record
 
 NAME = "results.json"
 WEIGHTS = "weights.npz"
-SEAL = ".report.json"
 
 
 class Damaged(UsageError):
@@ -98,21 +97,3 @@ def read_weights(out: Path) -> dict[str, np.ndarray] | None:
         raise Damaged(f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again.") from None
     except Exception as error:  # what a damaged archive raises is of many kinds
         raise Damaged(f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again.") from None
-
-
-def seal_report(out: Path, sources: str):
-    """Note the digests of the report's files, and that of what they show (`sources_of`)."""
-    write_json(out / SEAL, {"sources": sources, "files": file_digests(out, _report_files(out))})
-
-
-def report_is_whole(out: Path, sources: str) -> bool:
-    """Whether the report is as it was written, and shows what the study holds."""
-    try:
-        seal = json.loads((out / SEAL).read_text(encoding="utf-8"))
-        return sources != "" and seal == {"sources": sources, "files": file_digests(out, _report_files(out))}
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
-def _report_files(out: Path) -> list[Path]:
-    return [path for path in (*out.glob("*.html"), *out.glob("figures/*")) if path.is_file()]
