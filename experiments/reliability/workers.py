@@ -1,6 +1,7 @@
 """Cases judged side by side, each worker a process; one that dies or hangs costs its case alone."""
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -46,6 +47,8 @@ class Worker:
             self.close()
             self._pool = self._open()
             return Outcome(str(case), False, "broke", repr(error)[:500])
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def close(self):
         """End the process, whatever it does."""

@@ -64,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with termination_as_interrupt():
             return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
-        errors.print(Text(f"hopmix: {error}"))
+        errors.print(Text(_one_line(f"hopmix: {error}")))
         return BAD_INPUT
     except KeyboardInterrupt:
         saved = "; finished intervals are saved, go on with: hopmix resume FOLDER"
@@ -81,6 +81,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             errors.print(f"hopmix: out of memory ({reason(error)}); {_less_memory(arguments)}", markup=False)
             return FAILED
         raise
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks and other characters that steer a terminal, which names of files may hold."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _less_memory(arguments: Sequence[str]) -> str:
