@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hopmix.lab.config import UsageError
-from hopmix.lab.store.files import digest, file_digest, reason, replacing, write_json
+from hopmix.lab.store.files import digest, file_digest, raise_if_unreadable, reason, replacing, write_json
 from hopmix.lab.store.record import Record
 
 NAME = "results.json"
@@ -89,11 +89,8 @@ def read_weights(out: Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise Damaged(f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again.") from None
     except Exception as error:  # what a damaged archive raises is of many kinds
+        raise_if_unreadable(path, error)
         raise Damaged(f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again.") from None
