@@ -82,7 +82,11 @@ def test_in_another_thread_it_leaves_signals_alone():
 
 def test_termination_is_like_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+
+    def work():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+        work()
     assert signal.getsignal(signal.SIGTERM) is before
