@@ -17,7 +17,7 @@ from experiments.reliability import commands
 
 OPTIONS = (
     *("--data", "digits", "--arms", "free", "symmetric", "--seeds", "1", "--dim", "8", "--depth", "1"),
-    *("--epochs", "2", "--measurements", "3", "--deep", "3"),
+    *("--epochs", "2", "--measurements", "3", "--deep", "0"),
 )
 STEPS = (14, 28, 42)
 """The steps of its checkpoints, the last of which is the end."""

@@ -184,23 +184,30 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
 
 def _show(results: dict[str, Any], out: Path, console: Console) -> int:
     """Print the results of a study, whose report is made unless it is there."""
-    from hopmix.lab import _report_seal
-
-    if not _report_seal.is_whole(out, _report_seal.sources(out)):
-        from hopmix.lab.report import write_report
-
-        write_report(out)
+    page = _report_of(out)
     console.print(_table(results))
-    console.print(Text(f"Report: {out / 'report.html'}"))
+    console.print(Text(f"Report: {page}"))
     return DONE
 
 
 def _report(out: Path, console: Console) -> int:
+    with store.only_writer(out, create=False):
+        record = store.read_record(out)
+        store.read_metrics(out, record)
+        store.read_results(out, record)
+        console.print(Text(f"Report: {_report_of(out)}"))
+    return DONE
+
+
+def _report_of(out: Path) -> Path:
+    """The page of a study; what draws is imported only where the page or a figure has to be made."""
+    from hopmix.lab import _report_seal
+
+    if _report_seal.is_whole(out, _report_seal.sources(out)):
+        return out / "report.html"
     from hopmix.lab.report import write_report
 
-    with store.only_writer(out, create=False):
-        console.print(Text(f"Report: {write_report(out)}"))
-    return DONE
+    return write_report(out)
 
 
 def _measure(options: Measure, console: Console) -> int:

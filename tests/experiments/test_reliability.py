@@ -98,6 +98,8 @@ def test_each_file_is_damaged_in_each_way(fake, tmp_path):
     chosen = damage.cases(len(files) * len(damage.WAYS) * damage.STOPPED, 0, runs)
     assert len({(case.file, case.way) for case in chosen if not case.stopped}) == len(files) * len(damage.WAYS)
     assert len(chosen) == sum(case.stopped for case in chosen) * damage.STOPPED
+    assert any(case.resumed for case in chosen if case.stopped)
+    assert any(case.resumed for case in chosen if not case.stopped)
 
 
 @pytest.mark.parametrize("way", damage.WAYS)
@@ -105,7 +107,7 @@ def test_damage_changes_a_file(fake, tmp_path, way):
     foreign = small_study.copy_run(fake, tmp_path / "foreign")
     rewrite(foreign, "results.json", arms=[{"n": 9}])
     before = (fake / "results.json").read_bytes()
-    damage.do_damage(damage.Damage(0, "results.json", way, False), fake, foreign)
+    damage.do_damage(damage.Damage(0, "results.json", way, False, False), fake, foreign)
     after = (fake / "results.json").read_bytes() if (fake / "results.json").exists() else None
     assert after != before
     if way == "swap":
@@ -135,7 +137,7 @@ def test_a_command_that_lies_is_caught(fake, tmp_path, monkeypatch, lie):
     }
     page = {"report.html": small_study.digest(b"the page"), "figures/loss.svg": small_study.digest(b"<svg/>")}
     truth = damage.Truth(runs, TRUE["measured"], TRUE["verified"], {False: page, True: page})
-    case = damage.Damage(0, "figures/loss.svg", "flip", False)
+    case = damage.Damage(0, "figures/loss.svg", "flip", False, True)
     monkeypatch.setattr(damage, "do_damage", lambda *_: None)
 
     def give(answers: dict):
