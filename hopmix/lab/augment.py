@@ -37,7 +37,8 @@ class Augment:
     **Arguments:**
 
     - `flip`: probability of mirroring an image left to right.
-    - `crop`: pixels of black border that are put around an image before a window of its size is cut out at random.
+    - `crop`: pixels of black border that are put above and below an image, and left and right of it, before a window of
+        its size is cut out at random; one number for both.
     - `mixup`: $\alpha$ of the share $\lambda\sim\text{Beta}(\alpha,\alpha)$ that an image keeps; 0 is off.
     - `cutmix`: $\alpha$ for the share of the area that an image keeps; 0 is off.
     - `erase`: probability of filling a random box of an image with Gaussian noise.
@@ -48,7 +49,7 @@ class Augment:
     """
 
     flip: float = 0.0
-    crop: int = 0
+    crop: int | tuple[int, int] = 0
     mixup: float = 0.0
     cutmix: float = 0.0
     erase: float = 0.0
@@ -59,9 +60,14 @@ class Augment:
         for name in ("flip", "erase", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is no probability; choose one in 0..1")
-        for name in ("crop", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
+        for name, least in (("crop", min(self.borders)), ("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if not 0 <= least < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)} is negative or not finite; 0 switches it off")
+
+    @property
+    def borders(self) -> tuple[int, int]:
+        """Pixels of border above and below, and left and right."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     @classmethod
     def none(cls) -> "Augment":
@@ -70,7 +76,7 @@ class Augment:
 
     @classmethod
     def light(cls, image_shape: tuple[int, int, int]) -> "Augment":
-        """The default: a random crop from a border of an eighth of the height, and label smoothing 0.1.
+        """The default: a random crop from a border of an eighth of each side, and label smoothing 0.1.
 
         Nothing is mirrored: a mirrored digit is no digit.
 
@@ -78,7 +84,7 @@ class Augment:
 
         - `image_shape`: height, width and colours.
         """
-        return cls(crop=_border(image_shape), label_smoothing=0.1)
+        return cls(crop=_borders(image_shape), label_smoothing=0.1)
 
     @classmethod
     def paper(cls, image_shape: tuple[int, int, int] = (32, 32, 3)) -> "Augment":
@@ -93,7 +99,7 @@ class Augment:
         """
         return cls(
             flip=0.5,
-            crop=_border(image_shape),
+            crop=_borders(image_shape),
             mixup=0.8,
             cutmix=1.0,
             erase=0.25,
@@ -102,8 +108,10 @@ class Augment:
         )
 
 
-def _border(image_shape: tuple[int, int, int]) -> int:
-    return max(1, image_shape[0] // 8)
+def _borders(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """An eighth of each side, at least one pixel; of a side of one pixel nothing may be lost."""
+    height, width = (0 if length == 1 else max(1, length // 8) for length in image_shape[:2])
+    return height, width
 
 
 def augment(
@@ -124,8 +132,8 @@ def augment(
     - `mean`, `std`: of each colour of the training images, in units of the full range (0..1).
     """
     crop_key, flip_key, rand_key, mix_key, erase_key = jr.split(key, 5)
-    if config.crop:
-        images = random_crop(crop_key, images, config.crop)
+    if any(config.borders):
+        images = random_crop(crop_key, images, config.borders)
     if config.flip:
         images = random_flip(flip_key, images, config.flip)
     pixels = images
@@ -155,10 +163,17 @@ def normalise(images: Bytes | Images, mean: PerColour, std: PerColour) -> Images
     return (scaled - mean[None, None, None]) / std[None, None, None]
 
 
-def random_crop(key: PRNGKey, images: Bytes, border: int) -> Bytes:
-    """A window of the image's size, at a random place in the image with `border` black pixels around it."""
-    corners = jr.randint(key, (len(images), 2), 0, 2 * border + 1, jnp.int32)
-    framed = jnp.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+def random_crop(key: PRNGKey, images: Bytes, borders: tuple[int, int]) -> Bytes:
+    """A window of the image's size, at a random place in the image with black pixels around it.
+
+    **Arguments:**
+
+    - `borders`: how many of them above and below, and how many left and right.
+    """
+    height, width = borders
+    places = 2 * jnp.asarray(borders, jnp.int32) + 1
+    corners = jr.randint(key, (len(images), 2), 0, places[None], jnp.int32)
+    framed = jnp.pad(images, ((0, 0), (height, height), (width, width), (0, 0)))
     corners = jnp.pad(corners, ((0, 0), (0, 1)))  # the first colour
     cut = lambda image, corner: jax.lax.dynamic_slice(image, corner, images.shape[1:])
     return jax.vmap(cut)(framed, corners)  # measured: faster than shift matrices and than chains of selects

@@ -122,11 +122,20 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line:
             return _bench(command, line, console)
 
 
+def _tell_overview(study: Any, console: Console):
+    """What the data of a study are, and what is unusual of them and of its models."""
+    from hopmix.lab.arms import few_tokens
+
+    for line in (*study.data.overview, *(f"  note: {note}" for note in few_tokens(study.arms))):
+        console.print(Text(line), soft_wrap=True)
+
+
 def _dry_run(config: StudyConfig, console: Console) -> int:
     from hopmix.lab.dry_run import estimate
     from hopmix.lab.study import prepare
 
     study = prepare(config)
+    _tell_overview(study, console)
     table = Table("arm", "in the paper", "parameters", "members", title=f"{study.data.name}: what would be trained")
     for arm in study.arms:
         table.add_row(arm.name, arm.paper_name, f"{study.parameters(arm):,}", str(config.seeds))
@@ -169,6 +178,7 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
     from hopmix.lab import study as lab_study
 
     study = lab_study.prepare(config)
+    _tell_overview(study, console)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
     size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
     console.print(Text(f"{size}; results go to {out}"))

@@ -28,9 +28,14 @@ class StudyConfig:
     """
 
     data: str = "digits"
-    """"digits" (embedded), a folder or file of parquet or images, or hub:OWNER/NAME."""
+    """"digits" (embedded); a folder of images, one folder per class, or of parquet or WebDataset files; a .parquet,
+    .npz, .csv or .tar file; a folder that save_to_disk wrote; or hub:OWNER/NAME."""
     label_column: str | None = None
-    """The column of the labels, where it can't be told."""
+    """The column of the labels, where it can't be told; COLUMN.FIELD for a field of it."""
+    image_column: str | None = None
+    """The column of the images, where it can't be told; COLUMN.FIELD for a field of it."""
+    resize: int | tuple[int, int] | None = None
+    """Bring all images to this height and width in pixels, one number for both."""
     validation: float = 0.1
     """Share of the training images held out for validation."""
     arms: tuple[str, ...] = ("serial", "free", "broken", "symmetric", "symmetric-wide")
@@ -50,8 +55,9 @@ class StudyConfig:
     """Channels per token; 32 without a size."""
     depth: int | None = None
     """Number of blocks; 3 without a size."""
-    patch: int | None = None
-    """Pixels per side of a patch; without a size the smallest of at least 2 that gives at most 64 tokens."""
+    patch: int | tuple[int, int] | None = None
+    """Height and width of a patch in pixels, one number for both; without a size the smallest square of at least 2 that
+    gives at most 64 tokens."""
     norm: Literal["joint", "token"] = "joint"
     """Norm of the blocks: over tokens and channels jointly, or per token."""
     norm_scale: Literal["none", "scalar", "conservative", "elementwise"] = "conservative"
@@ -87,9 +93,13 @@ class StudyConfig:
     def __post_init__(self):
         for name in ("seeds", "epochs", "batch", "measurements", "n_iter"):
             _need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("dim", "depth", "patch", "together"):
+        for name in ("dim", "depth", "together"):
             value = getattr(self, name)
             _need(value is None or value >= 1, name, value, "at least 1")
+        for name in ("patch", "resize"):
+            value = getattr(self, name)
+            sides = value if isinstance(value, tuple) else (value or 1,)
+            _need(value is None or (value != 0 and min(sides) >= 1), name, value, "at least 1")
         for name in ("first_seed", "deep"):
             _need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "clip"):

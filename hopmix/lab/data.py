@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
-from hopmix.lab.config import UsageError
-from hopmix.lab.source import AbstractRows, Index, Labels, Like, Source, open_digits
+from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.overview import Row, describe
+from hopmix.lab.partition import TEST_SEED, TEST_SHARE, Marks, cut, keep_in_place, mark
+from hopmix.lab.sources.source import Index, Labels, Like, Options, Part, Pixels, Size, Source
 
-TEST_SHARE = 0.2
-"""What is cut from the training images where the source has no test split."""
-
-TEST_SEED = 0
-"""Fixed, so that the same images are never trained on, whatever the seed of the validation split."""
+PIXELS_AT_ONCE = 2**20
+"""In counting grey levels, which takes eight bytes for each."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Data:
     - `mean`, `std`: of each colour of the training images, in units of the full range (0..1).
     - `test`: reads the test split; nothing before the results may call it.
     - `digest`: of the pixels and labels of all three splits.
+    - `overview`: lines that the user sees before training: counts, classes, origins, and what is unusual.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Data:
     mean: Float32[np.ndarray, " colours"]
     std: Float32[np.ndarray, " colours"]
     digest: str
+    overview: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -75,14 +76,44 @@ class Data:
         }
 
 
-class _Part(NamedTuple):
-    """Some rows of a source."""
+class _Chosen(NamedTuple):
+    """Some rows of a part of a source."""
 
-    rows: AbstractRows
+    part: Part
     index: Index
 
-    def read(self, like: Like | None = None) -> Split:
-        return Split(self.rows.read(self.index, like), self.rows.labels[self.index])
+    @property
+    def labels(self) -> Labels:
+        return self.part.labels[self.index]
+
+    def read(self, like: Like | None = None) -> Pixels:
+        return self.part.rows.read(self.index, like)
+
+
+class _Shared(NamedTuple):
+    """How many images were left out, for they are in another split as well: of training, and of validation."""
+
+    train: int
+    validation: int
+
+
+def load_for(config: StudyConfig, data: str | None = None) -> Data:
+    """The data of a study.
+
+    **Arguments:**
+
+    - `config`: of the study.
+    - `data`: where they are now; by default where the configuration says.
+
+    **Raises:** `UsageError` for data that cannot be used.
+    """
+    return load(
+        config.data if data is None else data,
+        label_column=config.label_column,
+        image_column=config.image_column,
+        resize=config.resize,
+        validation=config.validation,
+    )
 
 
 def load(
@@ -90,20 +121,26 @@ def load(
     *,
     label_column: str | None = None,
     image_column: str | None = None,
+    resize: int | Size | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
     limit: int | None = None,
 ) -> Data:
     """A data set by name, with everything about it checked that can be wrong.
 
+    No image is in two splits. Where splits are cut here, equal images stay together; where the author's splits share
+    images, they are left out of training, or out of validation where the test has them.
+
     The test split is decoded here once, so that a damaged image in it does not come to light at the very end, and
     forgotten again.
 
     **Arguments:**
 
-    - `data`: `digits` (scikit-learn's), the path of a parquet file or of a folder of parquet files or of images (one
-      subfolder per class, with or without `train` and `test` above them), or `hub:owner/name`.
-    - `label_column`, `image_column`: their names, where a table leaves a choice.
+    - `data`: `digits` (scikit-learn's); a .parquet, .tar (WebDataset), .npz or .csv file; a folder of parquet or tar
+      files, of images (one subfolder per class, with or without `train` and `test` above them), or one that
+      `save_to_disk` of `datasets` wrote; or `hub:owner/name`.
+    - `label_column`, `image_column`: their names, where a table leaves a choice; a field of a column is COLUMN.FIELD.
+    - `resize`: height and width that all images are brought to, or one number for both.
     - `validation`: share of the training images, in (0, 0.5], that is held out, class by class.
     - `split_seed`: decides which; the test split does not depend on it.
     - `limit`: keep at most so many images for training and validation together, and as many for the test.
@@ -114,108 +151,173 @@ def load(
         raise UsageError(f"validation = {validation} is outside (0, 0.5]; choose a share such as 0.1")
     if limit is not None and limit < 1:
         raise UsageError(f"limit = {limit} is not positive; leave it out to use all images")
-    source = _open(data, image_column, label_column)
-    parts = _partition(source, validation, split_seed, limit)
-    _check_counts(data, source, *parts)
-    train = parts[0].read()
-    like = Like(train.images.shape[1:], parts[0].rows.name(int(parts[0].index[0])))
-    held_out = parts[1].read(like)
-    mean, std = _statistics(train)
+    size = (resize, resize) if isinstance(resize, int) else resize
+    if size is not None and min(size) < 1:
+        raise UsageError(f"resize: got {size[0]} x {size[1]}, but it must be at least 1.")
+    if not data.isprintable():
+        raise UsageError(f"data = {data!r} has characters that cannot be printed; rename it, or make a link to it")
+    source = _open(data, Options(image_column, label_column, size))
+    _check_classes(data, source)
+    return _load(data, source, validation, split_seed, limit)
+
+
+def _load(data: str, source: Source, share: float, seed: int, limit: int | None) -> Data:
+    # Equal images of what is cut here stay together, and only all of the pixels tell which are equal.
+    pool = source.train.rows.read(np.arange(len(source.train.labels))) if limit is None else None
+    marks = None if pool is None else mark(pool)
+    train, held_out, test = _partition(source, share, seed, limit, marks)
+    _check_counts(data, source, train, held_out, test, "" if limit is None else f" (limit = {limit})")
+    images = train.read() if pool is None else pool
+    like = Like(images.shape[1:], train.part.rows.name(int(train.index[0])))
+    held_images = _pixels(held_out, source.train, pool, like)
+    test_images = _pixels(test, source.train, pool, like)
+    marks = mark(images) if marks is None else marks[train.index]
+    kept, kept_held, shared = _apart(marks, mark(held_images), mark(test_images))
+    train_split = Split(keep_in_place(images, kept if pool is None else train.index[kept]), train.labels[kept])
+    validation_split = Split(held_images[kept_held], held_out.labels[kept_held])
+    left = "".join(f" ({told})" for told in _told(shared))
+    _check_counts(data, source, train_split, validation_split, test, left)
+    digest = _digest(train_split, validation_split, Split(test_images, test.labels))
+    mean, std = _statistics(train_split.images)
+    rows = _rows(source, train_split.labels, validation_split.labels, test.labels, share, seed)
     return Data(
         name=source.name,
-        provenance=_provenance(source, train, parts, validation, split_seed, limit),
+        provenance=_provenance(source, like.shape, rows, limit, shared),
         classes=source.classes,
-        train=train,
-        validation=held_out,
-        test=lambda: parts[2].read(like),
-        test_size=len(parts[2].index),
+        train=train_split,
+        validation=validation_split,
+        test=lambda: Split(test.read(like), test.labels),
+        test_size=len(test.index),
         mean=mean,
         std=std,
-        digest=_digest(train, held_out, parts[2].read(like)),
+        digest=digest,
+        overview=describe(source.name, like.shape, source.classes, rows, [*source.notes, *_told(shared)]),
     )
 
 
-def _open(data: str, image_column: str | None, label_column: str | None) -> Source:
+def _open(data: str, options: Options) -> Source:
     if data == "digits":
-        if label_column is not None:
-            raise UsageError(f"label_column: got {label_column!r}, but digits is no table; leave it out.")
-        return open_digits()
-    from hopmix.lab import tables  # `datasets` takes a second to import, and digits need it not
+        from hopmix.lab.sources.digits import open_digits
 
+        return open_digits(options)
     if data.startswith("hub:"):
-        return tables.open_hub(data, image_column, label_column)
-    if not data.strip() or not Path(data).expanduser().exists():
+        from hopmix.lab.sources.declared import open_hub  # `datasets` takes a second to import, and digits need it not
+
+        return open_hub(data, options)
+    if not data.strip() or not _exists(data):
         raise UsageError(
             f"data = {data!r} is neither 'digits' nor a local folder or file nor 'hub:owner/name'{_suggestion(data)}"
         )
-    return tables.open_local(data, image_column, label_column)
+    from hopmix.lab.sources.local import open_local
+
+    return open_local(data, options)
+
+
+def _exists(data: str) -> bool:
+    try:
+        Path(data).expanduser().resolve().stat()
+    except (OSError, ValueError, RuntimeError):  # also names too long, with a zero byte, of no user, links in a circle
+        return False
+    return True
 
 
 def _suggestion(data: str) -> str:
     """The nearest thing that exists."""
-    path = Path(data).expanduser()
-    siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(data, ["digits", *siblings], n=1)
+    try:
+        parent = Path(data).expanduser().parent
+        siblings = [str(parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
+    except (OSError, ValueError, RuntimeError):
+        siblings = []
+    close = difflib.get_close_matches(data, {"digits", *siblings} - {data}, n=1)
     if not close and not siblings and data.count("/") == 1:
         close = [f"hub:{data}"]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _partition(source: Source, validation: float, seed: int, limit: int | None) -> tuple[_Part, _Part, _Part]:
+def _partition(
+    source: Source, validation: float, seed: int, limit: int | None, marks: Marks | None
+) -> tuple[_Chosen, _Chosen, _Chosen]:
     """Training, validation and test rows: cut from the training rows where the source has none."""
-    pool = np.arange(len(source.train.labels))
+    labels = source.train.labels
+    pool = np.arange(len(labels))
     if source.test is None:
-        test_rows = source.train
-        pool, test = _cut(source.train.labels, pool, round(TEST_SHARE * len(pool)), TEST_SEED)
+        pool, rows = cut(labels, pool, round(TEST_SHARE * len(pool)), TEST_SEED, marks)
+        test = _limited(_Chosen(source.train, rows), limit)
     else:
-        test_rows = source.test
-        test = np.arange(len(test_rows.labels))
-    test = _cut(test_rows.labels, test, limit, TEST_SEED)[1]
-    pool = _cut(source.train.labels, pool, limit, TEST_SEED)[1]
+        test = _limited(_Chosen(source.test, np.arange(len(source.test.labels))), limit)
+    pool = _limited(_Chosen(source.train, pool), limit).index
     if source.validation is None:
-        pool, held_out = _cut(source.train.labels, pool, round(validation * len(pool)), seed)
-        return _Part(source.train, pool), _Part(source.train, held_out), _Part(test_rows, test)
-    held_out = np.arange(len(source.validation.labels))
-    held_out = _cut(source.validation.labels, held_out, limit, TEST_SEED)[1]
-    return _Part(source.train, pool), _Part(source.validation, held_out), _Part(test_rows, test)
+        pool, rows = cut(labels, pool, round(validation * len(pool)), seed, marks)
+        held_out = _Chosen(source.train, rows)
+    else:
+        held_out = _limited(_Chosen(source.validation, np.arange(len(source.validation.labels))), limit)
+    return _Chosen(source.train, pool), held_out, test
 
 
-def _cut(
-    labels: Labels, index: Index, count: int | None, seed: int
-) -> tuple[Int[np.ndarray, " rest"], Int[np.ndarray, " cut"]]:
-    """`count` rows (all for `None`) in the class proportions of the whole, and the rest before them.
-
-    The rows of a class of size $n_c$ get the places $(r + 1/2)/n_c$ in a random order $r$; the lowest places are cut.
-    """
-    order = np.random.default_rng(seed).permutation(index)
-    by_class = np.argsort(labels[order], kind="stable")
-    sizes = np.unique(labels[order], return_counts=True)[1]
-    places = np.empty(len(order))
-    places[by_class] = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
-    ranked = order[np.argsort(places, kind="stable")]
-    count = len(ranked) if count is None else count
-    return np.sort(ranked[count:]), np.sort(ranked[:count])
+def _limited(chosen: _Chosen, limit: int | None) -> _Chosen:
+    return _Chosen(chosen.part, cut(chosen.part.labels, chosen.index, limit, TEST_SEED)[1])
 
 
-def _check_counts(data: str, source: Source, train: _Part, validation: _Part, test: _Part) -> None:
-    classes = len(source.classes)
-    if classes < 2:
-        raise UsageError(f"data = {data!r} has one class only ({source.classes[0]!r}); at least two are needed")
-    present = len(np.unique(train.rows.labels[train.index]))
-    if present < classes:
+def _pixels(chosen: _Chosen, train: Part, pool: Pixels | None, like: Like) -> Pixels:
+    """The images of some rows, which those of training may be decoded for already."""
+    return chosen.read(like) if pool is None or chosen.part is not train else pool[chosen.index]
+
+
+def _apart(train: Marks, held_out: Marks, test: Marks) -> tuple[Index, Index, _Shared]:
+    """The rows of training and of validation whose images are in no later split, and how many are."""
+    kept_held = np.flatnonzero(~np.isin(held_out, test))
+    kept = np.flatnonzero(~np.isin(train, test) & ~np.isin(train, held_out))
+    return kept, kept_held, _Shared(len(train) - len(kept), len(held_out) - len(kept_held))
+
+
+def _told(shared: _Shared) -> list[str]:
+    told = []
+    if shared.train:
+        told.append(f"{shared.train:,} training images, which validation or test have as well, are left out")
+    if shared.validation:
+        told.append(f"{shared.validation:,} validation images, which the test has as well, are left out")
+    return told
+
+
+def _check_classes(data: str, source: Source):
+    if len(source.classes) == 1:
         raise UsageError(
-            f"data = {data!r} leaves {len(train.index)} images of {present} classes for training, but has {classes} "
-            "classes; use more images per class, a larger limit, or another --label-column"
+            f"data = {data!r} has one class only ({source.classes[0]!r}); at least two are needed, each in a folder or "
+            "with a label of its own"
         )
-    for name, part in (("validation", validation), ("test", test)):
-        if not len(part.index):
-            raise UsageError(f"data = {data!r} leaves no images for {name}; use more images or a larger share")
 
 
-def _statistics(train: Split) -> tuple[Float32[np.ndarray, " colours"], Float32[np.ndarray, " colours"]]:
+def _check_counts(
+    data: str,
+    source: Source,
+    train: _Chosen | Split,
+    validation: _Chosen | Split,
+    test: _Chosen | Split,
+    why: str,
+):
+    """Raise `UsageError` where a class has no training images, or a split none at all."""
+    classes = len(source.classes)
+    counts = np.bincount(train.labels, minlength=classes)
+    if not counts.all():
+        raise UsageError(
+            f"data = {data!r} leaves {counts.sum()} images of {np.count_nonzero(counts)} classes for training, but has "
+            f"{classes} classes ({source.classes[int(counts.argmin())]!r} has none left){why}; use more images of each "
+            "class, or other labels with --label-column"
+        )
+    cures = {"validation": "a larger --validation", "test": "give a test split"}
+    for (name, cure), split in zip(cures.items(), (validation, test)):
+        if not len(split.labels):
+            raise UsageError(
+                f"data = {data!r} leaves no images for {name}{why}; use more images (equal ones count once), or {cure}"
+            )
+
+
+def _statistics(images: Pixels) -> tuple[Float32[np.ndarray, " colours"], Float32[np.ndarray, " colours"]]:
     """Mean and standard deviation of each colour in 0..1, exact; a constant colour gets 1, to be divided by."""
-    chunks = np.array_split(train.images, max(1, len(train) // 1024))
-    counts = np.sum([_histogram(images) for images in chunks], axis=0)
+    pixels = images.reshape(-1, images.shape[-1])
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(pixels), PIXELS_AT_ONCE):
+        counts += _histogram(pixels[start : start + PIXELS_AT_ONCE])
     levels = np.arange(256) / 255
     shares = counts / counts.sum(1, keepdims=True)
     mean = shares @ levels
@@ -223,8 +325,8 @@ def _statistics(train: Split) -> tuple[Float32[np.ndarray, " colours"], Float32[
     return mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32)
 
 
-def _histogram(images: UInt8[np.ndarray, "n height width colours"]) -> np.ndarray:
-    return np.stack([np.bincount(images[..., colour].ravel(), minlength=256) for colour in range(images.shape[-1])])
+def _histogram(pixels: UInt8[np.ndarray, "n colours"]) -> np.ndarray:
+    return np.stack([np.bincount(colour, minlength=256) for colour in pixels.T])
 
 
 def _digest(*splits: Split) -> str:
@@ -236,14 +338,26 @@ def _digest(*splits: Split) -> str:
     return digest.hexdigest()[:16]
 
 
-def _provenance(
-    source: Source, train: Split, parts: tuple[_Part, _Part, _Part], share: float, seed: int, limit: int | None
-) -> str:
-    sizes = "{:,} training, {:,} validation and {:,} test images".format(*(len(part.index) for part in parts))
-    shape = " x ".join(str(length) for length in train.images.shape[1:])
-    validation = (
-        f"{100 * share:g} % of the training images, seed {seed}" if source.validation is None else "as supplied"
+def _rows(
+    source: Source, train: Labels, validation: Labels, test: Labels, share: float, seed: int
+) -> tuple[Row, Row, Row]:
+    supplied = "as supplied"
+    cut_test = f"{100 * TEST_SHARE:g} % of all images, seed {TEST_SEED}"
+    cut_held = f"{100 * share:g} % of the training images, seed {seed}"
+    return (
+        Row("training", train, source.train.where),
+        Row("validation", validation, f"{supplied}, {source.validation.where}" if source.validation else cut_held),
+        Row("test", test, f"{supplied}, {source.test.where}" if source.test else cut_test),
     )
-    test = f"{100 * TEST_SHARE:g} % of all images, seed {TEST_SEED}" if source.test is None else "as supplied"
+
+
+def _provenance(
+    source: Source, image: tuple[int, ...], rows: tuple[Row, Row, Row], limit: int | None, shared: _Shared
+) -> str:
+    _, validation, test = rows
+    sizes = "{:,} training, {:,} validation and {:,} test images".format(*(len(row.labels) for row in rows))
+    shape = " x ".join(str(length) for length in image)
     limited = "" if limit is None else f", limited to {limit:,}"
-    return f"{sizes} of {shape} from {source.origin} (test: {test}; validation: {validation}{limited})."
+    told = "".join(f"; {each}" for each in _told(shared))
+    splits = f"test: {test.origin}; validation: {validation.origin}{limited}{told}"
+    return f"{sizes} of {shape} from {source.origin} ({splits})."

@@ -68,13 +68,38 @@ PROBES = 4
 """Random probes of the field asymmetry at each state."""
 
 
+OF_SEVERAL_UNITS = (
+    "unit_cosine",
+    "symmetry_score",
+    "mean_unit_cosine",
+    "low_unit_cosine",
+    "median_unit_cosine",
+    "high_unit_cosine",
+    "conservative_distance",
+    "directionality",
+    "complex_fraction",
+    "largest_imaginary",
+    "departure",
+    "overlap",
+)
+"""Indices that have the same value, that of symmetry, for all weights of a single visible unit."""
+
+
 def asymmetry(couplings: Couplings) -> Metrics:
-    """The indices of `measure_asymmetry`, each of shape (block, branch)."""
-    return _of_couplings(lambda coupling: measure_asymmetry(coupling)._asdict(), couplings)
+    """The indices of `measure_asymmetry`, each of shape (block, branch); NaN where they would say nothing."""
+    return _of_couplings(lambda coupling: _telling(coupling, measure_asymmetry(coupling)._asdict()), couplings)
+
+
+def _telling(coupling: Coupling, indices: Metrics) -> Metrics:
+    """The indices, with NaN for those that a single visible unit decides: VW is a number then, and symmetric."""
+    if coupling.up.shape[-1] > 1:
+        return indices
+    return {name: jnp.full_like(v, jnp.nan) if name in OF_SEVERAL_UNITS else v for name, v in indices.items()}
 
 
 def spectra(couplings: Couplings) -> Metrics:
-    """The indices of `measure_spectrum`, and the largest eigenvalues of VW, padded with NaN."""
+    """The indices of `measure_spectrum`, NaN where they would say nothing, and the largest eigenvalues of VW, padded
+    with NaN."""
 
     def measure(coupling: Coupling) -> Metrics:
         values = eigenvalues(coupling)
@@ -82,7 +107,7 @@ def spectra(couplings: Couplings) -> Metrics:
         padding = (0, EIGENVALUES - largest.size)
         parts = {"eigenvalue_real": largest.real, "eigenvalue_imaginary": largest.imag}
         padded = {name: jnp.pad(part, padding, constant_values=jnp.nan) for name, part in parts.items()}
-        return measure_spectrum(coupling)._asdict() | padded
+        return _telling(coupling, measure_spectrum(coupling)._asdict()) | padded
 
     return _of_couplings(measure, couplings)
 

@@ -94,7 +94,7 @@ class Study:
 
 def prepare(config: StudyConfig) -> Study:
     """Load the data and lay out arms and programs; raises `UsageError` for what does not fit together."""
-    data = lab_data.load(config.data, label_column=config.label_column, validation=config.validation)
+    data = lab_data.load_for(config)
     if config.batch > len(data.train):
         raise UsageError(
             f"batch: got {config.batch}, but there are only {len(data.train)} training images; give fewer."

@@ -1,6 +1,9 @@
+import dataclasses
+import re
+
 import pytest
 
-from hopmix.lab.arms import default_patch, make_arms
+from hopmix.lab.arms import default_patch, few_tokens, make_arms
 from hopmix.lab.config import ARMS, StudyConfig, UsageError
 
 
@@ -49,5 +52,45 @@ def test_patch_that_does_not_divide_the_image():
         UsageError, match=r"patch 3 does not divide the image height of 8 pixels; use one of \[1, 2, 4, 8\]"
     ):
         make_arms(StudyConfig(patch=3), (8, 8, 1), 10)
-    with pytest.raises(UsageError, match="no square patch"):
-        default_patch(7, 11)
+
+
+@pytest.mark.parametrize("size", [(7, 11), (7, 7), (13, 13), (28, 30), (2, 2), (2, 1), (1, 16), (3, 1000)])
+def test_without_a_default_patch_one_that_works_is_told(size):
+    with pytest.raises(UsageError, match=f"patch: no square patch .*{size[0]} x {size[1]}.*--resize") as error:
+        default_patch(*size)
+    example = str(error.value).partition("such as --patch ")[2]
+    sides = [int(side) for side in re.findall(r"\d+", example)]
+    patch = sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    (arm,) = make_arms(StudyConfig(arms=("free",), patch=patch), (*size, 1), 2)
+    assert 2 <= arm.model.tokens <= 64
+
+
+def test_an_image_of_one_pixel_has_no_patch():
+    with pytest.raises(UsageError, match=r"patch: .*1 x 1 images.*--resize"):
+        default_patch(1, 1)
+
+
+def test_patch_of_two_sides():
+    (arm,) = make_arms(StudyConfig(arms=("free",), patch=(4, 2)), (8, 8, 1), 10)
+    assert arm.model.patch_size == (4, 2)
+    assert arm.model.tokens == 8
+
+
+@pytest.mark.parametrize("config", [StudyConfig(arms=("free",)), StudyConfig(arms=("free",), size="S/32")])
+def test_one_token_is_refused_unless_asked_for(config):
+    side = 32 if config.size else 7
+    with pytest.raises(UsageError, match="patch: "):
+        make_arms(config, (side, side, 1), 2)
+    (arm,) = make_arms(dataclasses.replace(config, patch=side), (side, side, 1), 2)
+    assert arm.model.tokens == 1
+
+
+@pytest.mark.parametrize("patch, told", [(8, "one token"), ((4, 8), "only 2 tokens")])
+def test_few_tokens_are_told(patch, told):
+    (line,) = few_tokens(make_arms(StudyConfig(arms=("free", "symmetric"), patch=patch), (8, 8, 1), 10))
+    assert told in line
+
+
+@pytest.mark.parametrize("patch", [4, 2, (2, 8)])
+def test_of_four_tokens_nothing_is_told(patch):
+    assert few_tokens(make_arms(StudyConfig(arms=("free",), patch=patch), (8, 8, 1), 10)) == []

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.extend
@@ -38,12 +39,21 @@ class TestConfiguration:
 
     @pytest.mark.parametrize("height, border", [(8, 1), (28, 3), (32, 4), (4, 1)])
     def test_light(self, height, border):
-        assert Augment.light((height, height, 1)) == Augment(crop=border, label_smoothing=0.1)
+        assert Augment.light((height, height, 1)) == Augment(crop=(border, border), label_smoothing=0.1)
+
+    @pytest.mark.parametrize(
+        "size, borders", [((64, 4), (8, 1)), ((8, 64), (1, 8)), ((2, 1), (1, 0)), ((1, 1), (0, 0))]
+    )
+    def test_each_side_has_a_border_of_its_own(self, size, borders):
+        assert Augment.light((*size, 1)).borders == Augment.paper((*size, 3)).borders == borders
+
+    def test_one_number_is_for_both_sides(self):
+        assert Augment(crop=3).borders == (3, 3)
 
     def test_paper_is_the_reference_recipe(self):
         expected = Augment(
             flip=0.5,
-            crop=4,
+            crop=(4, 4),
             mixup=0.8,
             cutmix=1.0,
             erase=0.25,
@@ -57,9 +67,11 @@ class TestConfiguration:
         with pytest.raises(ValueError, match=rf"{name} = {value} is no probability.*0\.\.1"):
             Augment(**{name: value})
 
-    @pytest.mark.parametrize("name, value", [("crop", -1), ("mixup", -0.5), ("cutmix", float("inf"))])
+    @pytest.mark.parametrize(
+        "name, value", [("crop", -1), ("crop", (2, -1)), ("mixup", -0.5), ("cutmix", float("inf"))]
+    )
     def test_sizes(self, name, value):
-        with pytest.raises(ValueError, match=rf"{name} = {value} is negative or not finite"):
+        with pytest.raises(ValueError, match=rf"{name} = {re.escape(str(value))} is negative or not finite"):
             Augment(**{name: value})
 
 
@@ -137,7 +149,7 @@ class TestAugment:
 class TestCrop:
     def test_is_a_window_of_the_framed_image(self, getkey):
         images = pictures(batch=700, shape=(5, 6, 2))  # one of 25 is left out once in 10^11 times
-        results = np.asarray(random_crop(getkey(), images, 2))
+        results = np.asarray(random_crop(getkey(), images, (2, 2)))
         assert results.dtype == np.uint8
         framed = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
         places = set()
@@ -149,7 +161,25 @@ class TestCrop:
 
     def test_border_zero_is_the_identity(self, getkey):
         images = pictures()
-        np.testing.assert_array_equal(random_crop(getkey(), images, 0), images)
+        np.testing.assert_array_equal(random_crop(getkey(), images, (0, 0)), images)
+
+    @pytest.mark.parametrize("shape", [(64, 4), (512, 16), (4, 64)])
+    def test_of_a_thin_image_at_least_half_is_left(self, getkey, shape):
+        config = Augment.light((*shape, 1))
+        images = jnp.full((300, *shape, 1), 200, jnp.uint8)
+        left = (np.asarray(random_crop(getkey(), images, config.borders)) > 0).mean((1, 2, 3))
+        assert left.min() >= 0.75 * 0.75  # an eighth less on each side, or one of four pixels
+
+    def test_borders_of_two_sides_differ(self, getkey):
+        images = pictures(batch=400, shape=(5, 6, 1))
+        results = np.asarray(random_crop(getkey(), images, (0, 2)))
+        framed = np.pad(images, ((0, 0), (0, 0), (2, 2), (0, 0)))
+        places = set()
+        for frame, result in zip(framed, results):
+            found = [x for x in range(5) if np.array_equal(frame[:, x : x + 6], result)]
+            assert len(found) == 1
+            places.add(found[0])
+        assert places == set(range(5))
 
 
 class TestFlip:

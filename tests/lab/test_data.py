@@ -1,4 +1,3 @@
-import io
 import socket
 from typing import Any, cast
 
@@ -6,11 +5,12 @@ import datasets
 import datasets.config
 import numpy as np
 import pytest
+from lab.pictures import check, encode, fails, noise, rows_of, splits, table, write, write_classes, write_parquet
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hopmix.lab.config import UsageError
-from hopmix.lab.data import Data, load
+from hopmix.lab.data import load
+from hopmix.lab.sources import declared
 
 
 @pytest.fixture(autouse=True)
@@ -23,82 +23,6 @@ def folder(tmp_path):
     path = tmp_path / "pets"
     path.mkdir()
     return path
-
-
-def noise(shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def write(path, pixels, mode=None):
-    """A PNG, whatever folders it needs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(path)
-    return path
-
-
-def write_classes(folder, count=10, shape=(6, 5, 3), classes=("cat", "dog")):
-    """`count` pictures of each class, all different."""
-    for number, name in enumerate(classes):
-        for row in range(count):
-            write(folder / name / f"{row}.png", noise(shape, 1000 * number + row))
-
-
-def encode(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def table(labels, feature=None, shape=(6, 5), seed=0, **columns):
-    """A table of random pictures in the column `image`."""
-    features = {"image": datasets.Image(), "label": feature or datasets.Value("int64")}
-    features |= {name: datasets.Value("int64") for name in columns}
-    images = [encode(noise(shape, seed + row)) for row in range(len(labels))]
-    return datasets.Dataset.from_dict(
-        {"image": images, "label": labels, **columns}, features=datasets.Features(features)
-    )
-
-
-def splits(**tables):
-    result = datasets.DatasetDict()
-    result.update(tables)
-    return result
-
-
-def write_parquet(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(path)
-    return str(path)
-
-
-def fails(data, *fragments, **arguments):
-    """Loading raises one line that contains all fragments."""
-    with pytest.raises(UsageError) as caught:
-        load(str(data), **arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    for fragment in fragments:
-        assert fragment in message
-
-
-def rows_of(split):
-    return {image.tobytes() + bytes([label]) for image, label in zip(split.images, split.labels)}
-
-
-def check(data: Data):
-    """What holds for every data set."""
-    test = data.test()
-    for split in (data.train, data.validation, test):
-        assert split.images.dtype == np.uint8
-        assert split.images.shape == (len(split), *data.image_shape)
-        assert split.labels.dtype == np.int32
-        assert set(split.labels) <= set(range(len(data.classes)))
-    assert set(data.train.labels) == set(range(len(data.classes)))
-    assert len(test) == data.test_size
-    pixels = data.train.images.astype(np.float64) / 255
-    np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)), rtol=1e-5)
 
 
 class TestDigits:
@@ -162,17 +86,17 @@ class TestFolder:
 
     def test_test_folder_is_the_test_split(self, folder):
         write_classes(folder / "train")
-        write_classes(folder / "test", count=3)
+        write_classes(folder / "test", count=3, seed=100)
         data = load(str(folder))
         check(data)
         assert (len(data.train), len(data.validation), data.test_size) == (18, 2, 6)
         assert "test: as supplied" in data.provenance
-        np.testing.assert_array_equal(data.test().images[0], noise((6, 5, 3)))
+        np.testing.assert_array_equal(data.test().images[0], noise((6, 5, 3), 100))
         assert data.test().labels.tolist() == [0, 0, 0, 1, 1, 1]
 
     def test_validation_folder_is_the_validation_split(self, folder):
-        for split, count in (("train", 10), ("validation", 4), ("test", 3)):
-            write_classes(folder / split, count)
+        for seed, split, count in ((0, "train", 10), (100, "validation", 4), (200, "test", 3)):
+            write_classes(folder / split, count, seed=seed)
         data = load(str(folder))
         check(data)
         assert (len(data.train), len(data.validation), data.test_size) == (20, 8, 6)
@@ -180,7 +104,7 @@ class TestFolder:
 
     def test_validation_folder_is_the_test_split_where_there_is_no_other(self, folder):
         write_classes(folder / "train")
-        write_classes(folder / "validation", count=4)
+        write_classes(folder / "validation", count=4, seed=100)
         data = load(str(folder))
         assert (len(data.train), len(data.validation), data.test_size) == (18, 2, 8)
 
@@ -295,6 +219,11 @@ class TestTables:
         check(data)
         assert data.image_shape == (6, 5, 1)
 
+    def test_columns_that_are_not_read_may_differ(self, folder):
+        write_parquet(folder / "train.parquet", table([0, 1] * 10))
+        write_parquet(folder / "test.parquet", table([0, 1] * 5, shade=[1] * 10, seed=50))
+        check(load(str(folder)))
+
     def test_fashion_mnist(self, shared):
         data = load(str(shared / "data" / "fashion_mnist"), limit=400)
         check(data)
@@ -304,32 +233,50 @@ class TestTables:
 
 
 class TestHub:
+    @pytest.fixture(autouse=True)
+    def reached(self, monkeypatch):
+        monkeypatch.setattr(declared, "is_reachable", lambda name: True)
+
     def test_name_goes_to_the_hub(self, monkeypatch):
         asked = []
 
-        def load_dataset(name, data_files=None):
-            asked.append((name, data_files))
+        def load_dataset(name):
+            asked.append(name)
             return splits(train=table([0, 1] * 10), test=table([1, 0], seed=90))
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         data = load("hub:owner/pictures")
         check(data)
-        assert asked == [("owner/pictures", None)]
+        assert asked == ["owner/pictures"]
         assert data.name == "owner/pictures"
         assert "Hugging Face Hub data set owner/pictures" in data.provenance
 
     def test_unlabelled_test_split(self, monkeypatch):
         names = datasets.ClassLabel(names=["cat", "dog"])
         rows = splits(train=table([0, 1] * 10, names), test=table([-1, -1], names))
-        monkeypatch.setattr(datasets, "load_dataset", lambda name, data_files: rows)
+        monkeypatch.setattr(datasets, "load_dataset", lambda name: rows)
         fails("hub:owner/pictures", "row 0 of test has no label")
 
     def test_no_network(self, monkeypatch):
-        def load_dataset(name, data_files=None):
+        def load_dataset(name):
             raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nafter five attempts")
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         fails("hub:owner/pictures", "'hub:owner/pictures'", "Couldn't reach", "check the name and the network")
+
+    def test_out_of_reach_nothing_is_tried_but_the_cache(self, monkeypatch):
+        seen = []
+
+        def load_dataset(name):
+            seen.append(datasets.config.HF_HUB_OFFLINE)
+            raise ConnectionError("not in the cache")
+
+        before = datasets.config.HF_HUB_OFFLINE
+        monkeypatch.setattr(declared, "is_reachable", lambda name: False)
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        fails("hub:owner/pictures", "not in the cache")
+        assert seen == [True]
+        assert before == datasets.config.HF_HUB_OFFLINE
 
     def test_malformed_name(self):
         fails("hub:", "'hub:'", "hub:owner/name")
@@ -346,7 +293,7 @@ class TestBadInput:
         fails("digits", f"limit = {limit}", limit=limit)
 
     def test_limit_below_the_number_of_classes(self):
-        fails("digits", "has 10 classes", "a larger limit", limit=9)
+        fails("digits", "has 10 classes", "limit = 9", limit=9)
 
     @pytest.mark.parametrize("data", ["digist", "Digits", "didgits"])
     def test_unknown_name(self, data):
@@ -366,17 +313,12 @@ class TestBadInput:
         fails(folder, "without images")
 
     def test_file_that_is_no_table(self, folder):
-        fails(write(folder / "a.png", noise((6, 5))), "a.png", "no parquet file")
+        fails(write(folder / "a.png", noise((6, 5))), "a.png", "a .parquet, .npz, .csv or .tar file")
 
     def test_damaged_parquet(self, folder):
         path = folder / "a.parquet"
         path.write_bytes(b"PAR1 and no more")
         fails(path, "a.parquet", "cannot be loaded", "check its files")
-
-    def test_tables_that_differ(self, folder):
-        write_parquet(folder / "train.parquet", table([0, 1] * 10))
-        write_parquet(folder / "test.parquet", table([0, 1] * 10, shade=[1] * 20))
-        fails(folder, "column names don't match")
 
     @pytest.mark.parametrize("split", ["train", "test"])
     def test_undecodable_picture_is_named(self, folder, split):
@@ -414,7 +356,7 @@ class TestBadInput:
     def test_pictures_without_class_folders(self, folder):
         for row in range(5):
             write(folder / f"{row}.png", noise((6, 5), row))
-        fails(folder, "no label column among 'image'", "--label-column", "folder of its own")
+        fails(folder, "no labels", "folder of its own")
 
     def test_missing_columns_are_listed(self, folder):
         path = write_parquet(folder / "a.parquet", table([0, 1] * 10))

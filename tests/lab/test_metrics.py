@@ -47,6 +47,17 @@ def test_asymmetry_is_that_of_each_coupling(getkey, options):
         )  # cosines of unit vectors cancel
 
 
+@pytest.mark.parametrize("coupling", ["free", "symmetric"])
+def test_of_one_visible_unit_what_can_only_be_symmetric_is_nan(getkey, coupling):
+    model = mixer(getkey(), patch=8, coupling=coupling)  # one token
+    measured = asymmetry(model) | spectra(model)
+    token, channel = ({name: np.asarray(values)[:, branch] for name, values in measured.items()} for branch in (0, 1))
+    says_nothing = {name for name in measured if np.isnan(token[name]).all()}
+    assert says_nothing == set(metrics.OF_SEVERAL_UNITS)
+    assert all(np.isfinite(channel[name]).all() for name in says_nothing)
+    assert all(np.isfinite(token[name]).all() for name in ("cosine", "relative_breaking", "breaking_ratio", "balance"))
+
+
 def _token_then_channel(block):
     return [metrics.branch_coupling(block, branch) for branch in metrics.BRANCHES]
 
