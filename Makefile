@@ -10,13 +10,14 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help ablation test test-seeds lint clean
+.PHONY: help ablation test test-seeds drills lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make ablation   train every arm of the symmetry ablation on digits and write the report'
 	@echo 'make test       run the test suite on two cores, with the same numbers every time'
 	@echo 'make test-seeds run it with numbers drawn anew; SEEDS=100 TESTS=tests/theory for more of a part'
+	@echo 'make drills     kill, damage, copy and deceive studies for an hour or so; ONLY="kills copies" for some of it'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make clean      remove caches and build products (never results, never $(VENV))'
 
@@ -48,6 +49,9 @@ test: $(STAMP)
 # Each test that draws numbers runs for each of the seeds in turn, while the programs that it compiled are still there.
 test-seeds: $(STAMP)
 	$(PYTEST) --seeds $(SEEDS) $(TESTS)
+
+drills: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.reliability.drill $(if $(ONLY),--only $(ONLY))
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

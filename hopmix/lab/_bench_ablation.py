@@ -35,8 +35,10 @@ def training(program: Program, **options: Any) -> Callable[[Member, Dataset], Tr
     `options` are those of `jax.jit`.
     """
     train = jax.jit(program.train, compiler_options=training_options(), **options)
-    steps = program.schedule.interval
-    return lambda members, dataset: train(members, jnp.int32(0), jnp.int32(steps), program.rows(0, dataset), dataset)
+    zero = jnp.int32(0)
+    steps = jnp.int32(program.schedule.interval)
+    logs = program.no_logs()
+    return lambda members, dataset: train(members, logs, zero, zero, steps, program.rows(0, dataset), dataset)
 
 
 def together(study: Study) -> Callable[[], list[Trained]]:

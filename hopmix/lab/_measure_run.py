@@ -36,10 +36,10 @@ def run_layers(path: Path) -> Found:
     **Raises:** `UsageError` where there is no study or no readable checkpoint.
     """
     out, step = locate(path)
-    config = store.read_config(out)
+    record = store.read_record(out)
     require_checkpoint(out, step)
-    programs = _programs(config, store.read_json(out / "study.json").get("data", {}), out)
-    step, states = read_checkpoint(programs, out, step)
+    programs = _programs(record.config, record.values.get("data", {}), out)
+    step, states, passed = read_checkpoint(programs, out, record, step)
     layers, diverged = [], []
     for member, arm, seed, model in members_of(programs, states):
         if member.diverged < 0:
@@ -48,7 +48,8 @@ def run_layers(path: Path) -> Found:
             diverged.append(LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}"))
     if not layers:
         raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
-    return Found(f"the run {out.name} after {step:,} steps", layers, diverged)
+    source = "; ".join([f"the run {out.name} after {step:,} steps", *passed])
+    return Found(source, layers, diverged)
 
 
 def model_layers(model: Mixer, arm: str = "", seed: int | None = None) -> Iterator[Layer]:

@@ -60,16 +60,14 @@ class ArmResult:
 def read_run(path: Path) -> Run:
     """Read study, metrics and, where they exist, results and weights.
 
-    **Raises:** `UsageError` if the folder is no run, or nothing has been measured in it yet.
+    **Raises:** `UsageError` if the folder is no run, nothing has been measured in it yet, or something in it is
+        damaged or of another run.
     """
-    results = path / "results.json"
-    return Run(
-        path,
-        store.read_json(path / "study.json"),
-        _plain_text(store.read_metrics(path)),
-        store.read_json(results) if results.is_file() else None,
-        _read_weights(path / "weights.npz"),
-    )
+    record = store.read_record(path)
+    metrics = store.read_metrics(path, record)
+    results = store.read_results(path, record)
+    weights = None if results is None else store.read_weights(path)
+    return Run(path, record.values, _plain_text(metrics), results, weights)
 
 
 def arm_results(run: Run) -> list[ArmResult]:
@@ -196,13 +194,6 @@ def _plain_text(metrics: xr.Dataset) -> xr.Dataset:
     return metrics.assign_coords(
         {name: metrics[name].astype(object) for name in ("arm", "branch", "paper_name", "kind")}
     )
-
-
-def _read_weights(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)
 
 
 def _float(value: float | int | None) -> float:

@@ -21,7 +21,21 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     text = svg(figure)
     with replacing(folder / f"{name}.svg") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+    return _address(text.encode())
+
+
+def saved_figure(folder: Path, name: str) -> str:
+    """The SVG of a figure that was saved, as an address for the page."""
+    return _address((folder / f"{name}.svg").read_bytes())
+
+
+def figure_files(name: str) -> tuple[str, str]:
+    """The files of a figure, by their paths in a run."""
+    return f"figures/{name}.png", f"figures/{name}.svg"
+
+
+def _address(content: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
 
 
 def svg(figure: Figure) -> str:

@@ -1,10 +1,12 @@
 """The symmetry page of a study: which figures it shows, and the page around them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from string import Template
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 
 from hopmix.lab import _report_html as html
@@ -28,30 +30,36 @@ SCATTERS = ("symmetry_score", "median_unit_cosine")
 _OLDER = "it was written by an earlier version of hopmix, or measured with <code>--deep 0</code>"
 
 
-def symmetry_figures_of(run: Run) -> Iterator[tuple[str, Figure]]:
-    """The figures of the page that the run has numbers for, each with its name."""
-    metrics, sizes = run.metrics, coupling_sizes(run)
-    nulls = {key: None if sizes is None else null(key, sizes) for key in (*CURVES, *SCATTERS)}
-    nulls["breaking_ratio"] = None  # it moves with the norms of V and W, which training changes
+def symmetry_figures_of(run: Run) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """The figures of the page that the run has numbers for: the name of each, and what makes it."""
+    metrics = run.metrics
     for key in measured(run, CURVES):
-        yield f"asymmetry_{key}", figures.asymmetry_curves(metrics[key], null=nulls[key])
+        yield f"asymmetry_{key}", lambda key=key: figures.asymmetry_curves(metrics[key], null=_null(run, key))
     for key in measured(run, MAPS):
-        yield f"asymmetry_map_{key}", figures.asymmetry_map(metrics[key])
+        yield f"asymmetry_map_{key}", partial(figures.asymmetry_map, metrics[key])
     if not onset_missing(run):
-        yield "onset", symmetry_figures.onset(metrics.isel(arm=_broken(run)))
+        yield "onset", lambda: symmetry_figures.onset(metrics.isel(arm=_broken(run)))
     for (block, branch), pictures in weight_pairs(run).items():
-        yield f"alignment_{block}_{branch}", symmetry_figures.alignment(pictures, weight_limit(pictures))
+        yield f"alignment_{block}_{branch}", partial(symmetry_figures.alignment, pictures, weight_limit(pictures))
     for block, branch in _spectra(run):
-        yield f"spectra_{block}_{branch}", symmetry_figures.spectra(metrics.sel(block=block, branch=branch))
+        at_end = metrics.sel(block=block, branch=branch)
+        yield f"spectra_{block}_{branch}", partial(symmetry_figures.spectra, at_end)
     for key in measured(run, SCATTERS):
-        final = last_measured(metrics[key]).mean("block")
-        yield (
-            f"accuracy_against_{key}",
-            symmetry_figures.accuracy_against_symmetry(final, accuracy_by_seed(run), null=nulls[key]),
-        )
+        yield f"accuracy_against_{key}", partial(_scatter_figure, run, key)
     if present := measured(run, symmetry_figures.FIELDS):
         errors = [name for name in ("field_asymmetry_stderr",) if name in metrics]
-        yield "fields", symmetry_figures.fields(metrics[[*present, *errors]])
+        yield "fields", partial(symmetry_figures.fields, metrics[[*present, *errors]])
+
+
+def _scatter_figure(run: Run, key: str) -> Figure:
+    final = last_measured(run.metrics[key]).mean("block")
+    return symmetry_figures.accuracy_against_symmetry(final, accuracy_by_seed(run), null=_null(run, key))
+
+
+def _null(run: Run, key: str) -> xr.Dataset | None:
+    # The ratio of breaking moves with the norms of V and W, which training changes.
+    sizes = None if key == "breaking_ratio" else coupling_sizes(run)
+    return None if sizes is None else null(key, sizes)
 
 
 def page(run: Run, stills: dict[str, str], template: str, style: str) -> str:

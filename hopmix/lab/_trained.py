@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +22,36 @@ def locate(path: Path) -> tuple[Path, int | None]:
 
 def require_checkpoint(out: Path, step: int | None):
     """Raise `UsageError` where there is no checkpoint, or none of this step, before anything is loaded."""
-    # Orbax would make the folder.
-    found = sorted(int(p.name) for p in out.glob("checkpoints/*") if p.name.isdigit())
+    found = store.steps_in(out)
     if not found:
         raise UsageError(f"{out}: there is no checkpoint yet; go on with `hopmix resume {out}`.")
     if step is not None and step not in found:
         raise UsageError(f"{out}: no checkpoint of step {step}; there are {', '.join(map(str, found))}.")
 
 
-def read_checkpoint(programs: Sequence[Program], out: Path, step: int | None) -> tuple[int, list[Member]]:
-    """The step and the members, one population per program, of a checkpoint: the newest readable one by default."""
+class Read(NamedTuple):
+    """What was read from a run: the step, the members, one population per program, and what was passed over."""
+
+    step: int
+    states: list[Member]
+    passed: list[str]
+
+
+def read_checkpoint(programs: Sequence[Program], out: Path, record: store.Record, step: int | None) -> Read:
+    """The members of a checkpoint: the newest undamaged one by default.
+
+    **Raises:** `UsageError` where none is readable, or one is of another study.
+    """
     like = [program.shapes() for program in programs]
-    with store.Checkpoints(out) as checkpoints:
+    passed = []
+    with store.Checkpoints(out, record.owner, read_only=True) as checkpoints:
         for candidate in reversed(checkpoints.steps) if step is None else (step,):
             try:
-                return candidate, checkpoints.read(candidate, like)
-            except Exception:  # Orbax raises many kinds for damaged files; all mean the same here.
-                continue
-    raise UsageError(f"{out}: no checkpoint is readable; train the study anew under another name.")
+                return Read(candidate, checkpoints.read(candidate, like).states, passed)
+            except store.Damaged as error:
+                passed.append(f"checkpoint of step {candidate} is damaged ({error}), and is passed over")
+    told = "; ".join(passed)
+    raise UsageError(f"{out}: no checkpoint is readable ({told}); train the study anew under another name.")
 
 
 def members_of(programs: Sequence[Program], states: Sequence[Member]) -> Iterator[tuple[Member, str, int, Mixer]]:

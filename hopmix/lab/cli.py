@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab._targets import need_file, need_folder
+from hopmix.lab._interrupts import termination_as_interrupt
 from hopmix.lab._terminal import TrainingBar, printable, terminal
 from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.store.files import reason
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -57,7 +58,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     errors = terminal(stderr=True, soft_wrap=True)
     try:
-        return _execute(_parse(arguments), shlex.join(["hopmix", *arguments]))
+        command = _parse(arguments)
+        with termination_as_interrupt():
+            return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
         errors.print(Text(f"hopmix: {printable(str(error))}"))
         return BAD_INPUT
@@ -71,6 +74,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             errors.print(
                 "hopmix: the disk is full; free some space and resume: finished intervals are saved.", markup=False
             )
+            return FAILED
+        if store.is_out_of_memory(error):
+            errors.print(f"hopmix: out of memory ({reason(error)}); {_less_memory(arguments)}", markup=False)
             return FAILED
         raise
 
@@ -108,6 +114,15 @@ def _one_line(box: str) -> str:
     return "; ".join(re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful) + "."
 
 
+def _less_memory(arguments: Sequence[str]) -> str:
+    if arguments[:1] in (["ablate"], ["resume"]):
+        return (
+            "finished intervals are saved. Free some and resume, or start anew with fewer members side by side "
+            "(--together), a smaller --batch, --dim or --depth."
+        )
+    return "free some, or measure less at a time."
+
+
 def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
     from hopmix.lab._compilation_cache import use_compilation_cache
     from hopmix.lab._memory_allocator import keep_memory
@@ -119,11 +134,11 @@ def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line:
     logging.getLogger("absl").setLevel(logging.ERROR)
     console = terminal()
     match command:
-        case Ablate(study=config, out=out, resume=resume, dry_run=dry_run):
-            known = False if dry_run else store.open_study(out, config, resume=resume)
-            return _dry_run(config, console) if dry_run else _study(config, out, known, line, console)
-        case Resume(run=out):
-            return _study(store.read_config(out), out, True, line, console)
+        case Ablate():
+            return _dry_run(command.study, console) if command.dry_run else _ablate(command, line, console)
+        case Resume(run=out, data=data):
+            with store.only_writer(out, create=False):
+                return _go_on(out, data, line, console)
         case Report(run=out):
             return _report(out, console)
         case Measure():
@@ -138,11 +153,11 @@ def _need_targets(command: Any):
     """Try what the command will write, before it works."""
     out = getattr(command, "out", None)
     if out is not None and not getattr(command, "dry_run", False):
-        need_folder("out", out)
+        store.require_folder("out", out)
     for name in ("json", "write"):
         file = getattr(command, name, None)
         if file is not None:
-            need_file(name, file)
+            store.require_target(name, file)
 
 
 def _tell_overview(study: Any, console: Console):
@@ -175,39 +190,73 @@ def _dry_run(config: StudyConfig, console: Console) -> int:
     return DONE
 
 
-def _study(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
+def _ablate(options: Ablate, line: str, console: Console) -> int:
+    config = options.study
+    out = options.out
+    with store.only_writer(out):
+        if not store.open_study(out, config, resume=options.resume):
+            return _train(config, out, False, line, console)
+        # The same words may mean another place in another folder: those of the study were recorded.
+        same = config.data == store.read_config(out).data
+        return _go_on(out, None if same else config.data, line, console)
+
+
+def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
+    """Continue a study, whose data may have moved; show the results of one that has ended."""
+    record = store.read_record(out)
+    results = store.finished_results(out, record, lambda sentence: console.print(Text(sentence)))
+    if results is None or data is not None:
+        from hopmix.lab.study import located
+
+        return _train(located(record, data), out, True, line, console)
+    return _show(results, out, console)
+
+
+def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
     from hopmix.lab import study as lab_study
-    from hopmix.lab.report import write_report
 
     study = lab_study.prepare(config)
     _tell_overview(study, console)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
     size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
     console.print(Text(f"{size}; results go to {out}"))
+    say = lambda sentence: console.print(Text(sentence))
     try:
         with TrainingBar(console, study.schedule.total) as watch:
-            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=console.print)
+            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say)
     except lab_study.Interrupted:
-        console.print(
-            Text(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
-        )
+        say(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
         return FAILED
-    with console.status("writing the report"):
-        page = write_report(out)
+    return _show(results, out, console)
+
+
+def _show(results: dict[str, Any], out: Path, console: Console) -> int:
+    """Print the results of a study, whose report is made unless it is there."""
+    page = _report_of(out, console)
     console.print(_table(results))
     console.print(Text(f"Report: {page}"))
     return DONE
 
 
 def _report(out: Path, console: Console) -> int:
+    with store.only_writer(out, create=False):
+        record = store.read_record(out)
+        store.read_metrics(out, record)
+        store.read_results(out, record)
+        console.print(Text(f"Report: {_report_of(out, console)}"))
+    return DONE
+
+
+def _report_of(out: Path, console: Console) -> Path:
+    """The page of a study; what draws is imported only where the page or a figure has to be made."""
+    from hopmix.lab import _report_seal
+
+    if _report_seal.is_whole(out, _report_seal.sources(out)):
+        return out / "report.html"
     from hopmix.lab.report import write_report
 
-    store.read_json(out / "study.json")
-    store.read_metrics(out)
     with console.status("writing the report"):
-        page = write_report(out)
-    console.print(Text(f"Report: {page}"))
-    return DONE
+        return write_report(out)
 
 
 def _measure(options: Measure, console: Console) -> int:
@@ -255,7 +304,9 @@ def _verify_claims(options: Verify, console: Console) -> int:
 def _verify_run(path: Path, options: Verify, console: Console) -> int:
     from hopmix.lab import _verify_tables, verify
 
-    trained = verify.load_run(path)
+    trained = verify.load_run(path, options.data)
+    for sentence in (*trained.passed, f"Read: the checkpoint of step {trained.step}."):
+        console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))
         checked = verify.check_run(trained, examples=options.examples, watch=told)

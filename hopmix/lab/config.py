@@ -190,6 +190,8 @@ class Resume:
 
     run: tyro.conf.Positional[Path]
     """The folder of the study."""
+    data: str | None = None
+    """Where its data are now, if not where they were: the same images, told by their digest."""
 
     def __post_init__(self):
         need_fields(self)
@@ -217,6 +219,8 @@ class Verify:
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The folder of a study, or one of its checkpoints (RUN/checkpoints/STEP); the claims without it."""
+    data: str | None = None
+    """Where the data of the run are now, if not where they were."""
     claim: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Measure this claim alone, such as C05; repeat it for several."""
     examples: int = 100
@@ -237,6 +241,8 @@ class Verify:
             raise UsageError(
                 f"run: got {self.run}, which goes with neither claim nor write; repeat --claim to name several."
             )
+        if self.run is None and self.data is not None:
+            raise UsageError(f"data: got {self.data}, which goes with a run only; name its folder, or leave it out.")
         if self.claim and self.write:
             raise UsageError("write: the table is of all claims; leave out claim.")
 

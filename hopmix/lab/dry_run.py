@@ -57,7 +57,8 @@ def _try(study: Study, program: Program, members: Member, trial: Dataset) -> _Tr
     steps, times = min(TRIAL_STEPS, interval), _Trial(0, 0, 0, 0)
     for i in range(2):
         rows, drawn = _timed(program.rows, (i + 1) * interval, trial)
-        (members, *_), trained = _timed(program.compiled, members, jnp.int32(0), jnp.int32(steps), rows, trial)
+        numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(steps))
+        (members, *_), trained = _timed(program.compiled, members, program.no_logs(), *numbers, rows, trial)
         _, measured = _timed(observer.measure, program, members, trial)
         deepened = _timed(observer.measure_deeply, program, members, 0, trial)[1] if study.config.deep else 0.0
         times = _Trial(drawn, trained / steps, measured, deepened)

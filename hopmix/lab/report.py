@@ -3,7 +3,8 @@
 import base64
 import gzip
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -13,12 +14,12 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from hopmix.lab import _report_html as html
+from hopmix.lab import _report_seal, figures
 from hopmix.lab import _report_text as text
 from hopmix.lab import _symmetry_page as symmetry
-from hopmix.lab import figures
 from hopmix.lab._quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab._report_data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
-from hopmix.lab._report_files import resource, save_figure
+from hopmix.lab._report_files import figure_files, resource, save_figure, saved_figure
 from hopmix.lab._report_payload import has_values, payload
 from hopmix.lab._report_pictures import corner, weight_limit
 from hopmix.lab.store import replacing
@@ -30,7 +31,8 @@ def write_report(run: Path) -> Path:
     """Write `report.html`, `symmetry.html` and `figures/` of a study, finished or still running; return the first.
 
     Only the run directory is read: `study.json` and `metrics.zarr`, and `results.json` and `weights.npz` where the run
-    has ended. Each file takes the place of its predecessor in one move.
+    has ended. Each file takes the place of its predecessor in one move; those that are whole, and show what the run
+    holds now, are left as they are.
 
     **Arguments:**
 
@@ -39,7 +41,10 @@ def write_report(run: Path) -> Path:
     **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet.
     """
     contents = read_run(run)
-    stills = _draw(contents)
+    sources = _report_seal.sources(run)
+    if _report_seal.is_whole(run, sources):
+        return run / "report.html"
+    stills = _draw(contents, _report_seal.whole_files(run, sources))
     pages = {
         "symmetry.html": symmetry.page(contents, stills, resource("symmetry.html.tmpl"), resource("report.css")),
         "report.html": _page(contents, stills),
@@ -47,35 +52,43 @@ def write_report(run: Path) -> Path:
     for name, contained in pages.items():
         with replacing(run / name) as temporary:
             temporary.write_text(contained, encoding="utf-8", errors="replace")
+    drawn = [file for name in stills for file in figure_files(name)]
+    _report_seal.seal(run, sources, [*pages, *drawn])
     return run / "report.html"
 
 
-def _draw(run: Run) -> dict[str, str]:
-    return {name: save_figure(figure, run.path / "figures", name) for name, figure in _figures(run)}
+def _draw(run: Run, whole: frozenset[str]) -> dict[str, str]:
+    """The address of each figure by name; a figure whose files are among the `whole` ones is not drawn again."""
+    stills = {}
+    for name, make in _figures(run):
+        if whole.issuperset(figure_files(name)):
+            stills[name] = saved_figure(run.path / "figures", name)
+        else:
+            stills[name] = save_figure(make(), run.path / "figures", name)
+    return stills
 
 
-def _figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def _figures(run: Run) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """The name of each figure, and what makes it."""
     metrics = run.metrics
     if _broken(run):
-        yield "accuracy_against_lambda", figures.accuracy_against_penalty(accuracy_by_seed(run))
-    yield "learning_curves", figures.learning_curves(metrics)
+        yield "accuracy_against_lambda", lambda: figures.accuracy_against_penalty(accuracy_by_seed(run))
+    yield "learning_curves", partial(figures.learning_curves, metrics)
     yield from symmetry.symmetry_figures_of(run)
     if len(_measured(metrics, ENERGY)) == len(ENERGY):
-        yield "energy_descent", figures.energy_descent(metrics)
+        yield "energy_descent", partial(figures.energy_descent, metrics)
     yield from _weight_figures(run)
 
 
-def _weight_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def _weight_figures(run: Run) -> Iterator[tuple[str, Callable[[], Figure]]]:
     pairs = weight_pairs(run)
     limits = {key: weight_limit(arms) for key, arms in pairs.items()}
     for name in run.arms:
         rows = {key: arms[name] for key, arms in pairs.items() if name in arms}
         if rows:
             pictures = {_row_title(key): corner(picture) for key, picture in rows.items()}
-            yield (
-                f"weights_{_file_name(name)}",
-                figures.weight_pictures(pictures, {_row_title(k): limits[k] for k in rows}),
-            )
+            scales = {_row_title(key): limits[key] for key in rows}
+            yield f"weights_{_file_name(name)}", partial(figures.weight_pictures, pictures, scales)
 
 
 def _page(run: Run, stills: dict[str, str]) -> str:

@@ -1,32 +1,34 @@
 """A study from configuration to results: prepare, train by intervals with everything saved, evaluate, report."""
 
-import contextlib
 import dataclasses
 import datetime
 import gc
-import signal
+import os
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._coupling import Coupling
 from hopmix.lab import data as lab_data
-from hopmix.lab import statistics, store
+from hopmix.lab import store
 from hopmix.lab._capacity import need_memory
 from hopmix.lab._environment import environment
+from hopmix.lab._interrupts import Interrupted as Interrupted
+from hopmix.lab._interrupts import Interrupts
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
-from hopmix.lab.metrics import BRANCHES, Metrics, branch_coupling, unmeasured
+from hopmix.lab.evaluation import accuracies_of, end_weights, result_of
+from hopmix.lab.metrics import Metrics, unmeasured
 from hopmix.lab.observer import Observer
-from hopmix.lab.train import Dataset, Member, Program, Schedule, make_dataset, on_device
-from hopmix.models.mixer import Mixer
+from hopmix.lab.train import Dataset, Member, Program, Schedule, make_dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +38,6 @@ class Progress:
     step: int
     total: int
     losses: dict[str, float]
-
-
-class Interrupted(Exception):
-    """The user asked to stop; everything is saved."""
 
 
 @dataclasses.dataclass
@@ -60,6 +58,11 @@ class Study:
     def seeds(self) -> list[int]:
         """The seeds of the members of each arm."""
         return list(self.config.seed_numbers)
+
+    @property
+    def depth(self) -> int:
+        """The number of blocks."""
+        return self.programs[0].structure.depth
 
     @property
     def schedule(self) -> Schedule:
@@ -119,99 +122,153 @@ def run(
     **Arguments:**
 
     - `study`: the prepared study.
-    - `out`: its folder, already checked with `store.open_study`.
+    - `out`: its folder, held with `store.only_writer` and checked with `store.open_study`.
     - `resume`: whether `out` holds a part of this study.
     - `command`: the command line, for the record.
     - `watch`: called after each interval; `say`: called with a sentence where something unusual happens.
 
     **Returns:** the contents of `results.json`.
 
-    **Raises:** `Interrupted` after Ctrl-C, when the current interval is saved.
+    **Raises:** `Interrupted` after Ctrl-C or SIGTERM, when what runs has come to a place where it can stop.
     """
     started = time.perf_counter()
-    with store.only_writer(out), store.Checkpoints(out) as checkpoints:
-        if resume:
-            _check_data(study, out)
-        else:
-            store.write_json(out / "study.json", _description(study, command))
-        history = store.History(study.arms, study.seeds, study.programs[0].structure.depth)
-        step, states = _start(study, out, history, checkpoints, say)
-        if step == study.schedule.total and (out / "results.json").exists():
-            return store.read_json(out / "results.json")
-        if resume:
-            _record_resumption(out, command)
+    if resume:
+        record = store.read_record(out)
+        require_same_data(study, record, out)
+        ended = store.finished_results(out, record, lambda sentence: None)
+        if ended is not None:
+            return ended
+        record = _resumed(study, out, record, command)
+    else:
+        record = store.write_record(out, _description(study, command))
+    with store.Checkpoints(out, record.owner) as checkpoints, _interrupts(out, say) as interrupts:
+        folder = _Folder(out, record, checkpoints, store.History(study.arms, study.seeds, study.depth))
+        step, states = _start(study, folder, say)
         timing = {"prepare_s": time.perf_counter() - started}
-        timing |= _train(study, out, history, checkpoints, step, states, watch)
-        results = evaluate(study, states, history)
+        timing |= _train(study, folder, step, states, watch, interrupts)
+        results = evaluate(study, states, folder.history)
+        interrupts.check()
         timing["total_s"] = time.perf_counter() - started
-        results["timing"] = timing
-        _write_weights(study, out, states)
-        store.write_json(out / "results.json", results)
-        return results
+        return store.write_results(out, record, results | {"timing": timing}, end_weights(study.programs, states))
 
 
-def _check_data(study: Study, out: Path):
-    found = store.read_json(out / "study.json").get("data", {}).get("digest")
-    if found != study.data.digest:
+class _Folder(NamedTuple):
+    """A study's folder while it is written: what it is of, what it holds."""
+
+    out: Path
+    record: store.Record
+    checkpoints: store.Checkpoints
+    history: store.History
+
+    def save(self, step: int, states: list[Member]):
+        """Save what was measured, and the members as they are."""
+        # Metrics first: a checkpoint must never be ahead of the measurements that lead to it.
+        store.write_metrics(self.out, self.history, self.record.identity)
+        self.checkpoints.save(step, states, self.history.chain)
+
+
+def _resumed(study: Study, out: Path, record: store.Record, command: str) -> store.Record:
+    """The record of a study that goes on, with how, in what environment and where its data are now."""
+    resumed = {"command": command, "created": _now(), "environment": environment()}
+    added = {"resumed": [*record.values.get("resumed", []), resumed], "data_path": data_path(study.config.data)}
+    return store.write_record(out, record.values | added)
+
+
+def located(record: store.Record, data: str | None = None) -> StudyConfig:
+    """The configuration of a study with the place of its data: as given, or where they were last.
+
+    **Raises:** `UsageError` if they are not there any more.
+    """
+    place = data or record.data_path
+    path = data_path(place)
+    if data is None and path is not None and not Path(path).exists():
+        raise UsageError(f"data: {place} is not there any more; restore it, or name its new place with --data.")
+    return dataclasses.replace(record.config, data=place)
+
+
+def require_same_data(study: Study, record: store.Record, out: Path):
+    """Raise `UsageError` unless the data are those that the study was begun with."""
+    if record.values.get("data", {}).get("digest") != study.data.digest:
         raise UsageError(
-            f"data: {study.data.name} has changed since {out} was begun; restore it, or name a new folder."
+            f"data: {study.data.name} has changed since {out} was begun (its digest differs); restore it, or name the "
+            "place of the same images with --data."
         )
 
 
-def _record_resumption(out: Path, command: str):
-    """Add to the record how and in what environment a study goes on."""
-    record = store.read_json(out / "study.json")
-    resumed = {"command": command, "created": _now(), "environment": environment()}
-    store.write_json(out / "study.json", record | {"resumed": [*record.get("resumed", []), resumed]})
-
-
-def _start(study, out, history, checkpoints, say) -> tuple[int, list[Member]]:
+def _start(study: Study, folder: _Folder, say: Callable[[str], None]) -> tuple[int, list[Member]]:
     """The step and the members from which to go on; the step is -1 before the first checkpoint."""
-    if not checkpoints.steps:
+    out, record, checkpoints, history = folder
+    if not store.is_measured(out) and not checkpoints.steps:
+        return -1, [program.initial() for program in study.programs]
+    dataset, told = store.recover_metrics(out, record)
+    history.load(dataset)
+    if not checkpoints.steps and len(history.steps) == 1:  # killed before the first one
+        history.truncate(-1)
         return -1, [program.initial() for program in study.programs]
     like = [program.shapes() for program in study.programs]
-    step, states, warnings = checkpoints.restore(like)
-    for warning in warnings:
-        say(warning)
-    history.load(store.read_metrics(out))
-    history.truncate(step)
-    return step, [jax.tree.map(jnp.asarray, state) for state in states]
+    restored, passed = checkpoints.restore(like, history.steps[-1])
+    for sentence in (*told, *passed):
+        say(sentence)
+    history.truncate(restored.step)
+    if restored.chain is not None and restored.chain != history.chain:
+        raise UsageError(
+            f"{out / 'metrics.zarr'}: not what was measured before the checkpoint of step {restored.step} was saved; "
+            "restore it, or start anew under another name."
+        )
+    return restored.step, [jax.tree.map(jnp.asarray, state) for state in restored.states]
 
 
-def _train(study, out, history, checkpoints, step, states, watch) -> dict[str, float]:
+def _train(
+    study: Study,
+    folder: _Folder,
+    step: int,
+    states: list[Member],
+    watch: Callable[[Progress], None],
+    interrupts: Interrupts,
+) -> dict[str, float]:
     """Train to the end, in place of `states`; each interval is saved while the next one runs."""
-    timing: dict[str, float] = {"compile_s": 0.0, "train_s": 0.0}
+    timing = {"compile_s": 0.0, "train_s": 0.0}
     schedule = study.schedule
     if step == schedule.total:
         return timing
     begin = time.perf_counter()
     compile_all(study, states, study.dataset)
     timing["compile_s"] = time.perf_counter() - begin
-    with ThreadPoolExecutor(1) as saver, _stop_on_interrupt() as stopped:
+    with ThreadPoolExecutor(1) as saver:
         saved: Future | None = None
         while step < schedule.total:
+            interrupts.check()
             begin = time.perf_counter()
-            row = advance(study, states, step)
+            row = advance(study, states, step, interrupts.check)
             timing["train_s"] += time.perf_counter() - begin
             step = 0 if step < 0 else step + schedule.interval
             if saved is not None:
                 saved.result()
-            history.append(step, row)
+            folder.history.append(step, row)
             watch(Progress(step, schedule.total, _losses(study, row)))
             snapshot = [jax.tree.map(np.array, state) for state in states]
-            saved = saver.submit(_save, out, history, checkpoints, step, snapshot)
-            if stopped():
-                saved.result()
-                raise Interrupted
+            saved = saver.submit(folder.save, step, snapshot)
         if saved is not None:
             saved.result()
     return timing
 
 
-def _save(out: Path, history: store.History, checkpoints: store.Checkpoints, step: int, states: list[Member]):
-    # Metrics first: a checkpoint must never be ahead of the measurements that lead to it.
-    store.write_metrics(out, history)
-    checkpoints.save(step, states)
+def _interrupts(out: Path, say: Callable[[str], None]) -> Interrupts:
+    go_on = f"go on with: hopmix resume {shlex.quote(str(out))}"
+
+    def leave():
+        # Neither Python nor a compiled program can be asked to end at once; what is on the disk is whole.
+        say(f"Stopped at once; what was saved is whole: {go_on}")
+        sys.stdout.flush()
+        os._exit(1)
+
+    return Interrupts(
+        lambda: say(
+            "Heard: stops within seconds (after compiling, if that is what runs); the interval that runs is done again "
+            "on resuming. Once more stops at once."
+        ),
+        leave,
+    )
 
 
 def compile_all(study: Study, states: list[Member], dataset: Dataset):
@@ -232,16 +289,23 @@ def compile_all(study: Study, states: list[Member], dataset: Dataset):
         compiler.shutdown(cancel_futures=True)
 
 
-def advance(study: Study, states: list[Member], step: int) -> dict[str, np.ndarray]:
+def advance(
+    study: Study, states: list[Member], step: int, between: Callable[[], None] = lambda: None
+) -> dict[str, np.ndarray]:
     """Train every program for an interval, in place of `states` (or only measure, at step -1), and join what is
-    measured, as arrays of (arm, seed, ...)."""
+    measured, as arrays of (arm, seed, ...).
+
+    `between` is called every half a second or so, and may end it by raising.
+    """
     rows: dict[str, Metrics] = {}
     done = 0 if step < 0 else step + study.schedule.interval
-    deep, nothing = study.measures_deeply(done), unmeasured(study.config.seeds, study.programs[0].structure.depth)
+    deep = study.measures_deeply(done)
+    nothing = unmeasured(study.config.seeds, study.depth)
     for i, program in enumerate(study.programs):
         logs = jnp.full((len(program.members), 4), jnp.nan)
         if step >= 0:
-            states[i], logs, _ = program.run(states[i], step, study.schedule.interval, study.dataset)
+            states[i], logs, _ = program.run(states[i], step, study.schedule.interval, study.dataset, between)
+        between()
         measured = study.observer.measure(program, states[i], study.dataset)
         more = study.observer.measure_deeply(program, states[i], done, study.dataset) if deep else {}
         for arm in program.arms:
@@ -268,89 +332,16 @@ def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
     return {arm.name: float(v.mean()) if v.size else np.nan for arm, v in zip(study.arms, alive, strict=True)}
 
 
-@contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C into a question that is asked after each interval; a second one stops at once."""
-    asked = []
-
-    def handler(number, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        previous = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def evaluate(study: Study, states: list[Member], history: store.History) -> dict[str, Any]:
     """The results of all arms on the test split, which nothing before this has looked at."""
-    split = on_device(study.data.test())
-    accuracies, diverged = {}, {}
-    for program, state in zip(study.programs, states, strict=True):
-        scores = study.observer.score(program, state, split, study.dataset)
-        for arm in program.arms:
-            survived = np.asarray(program.of_arm(state.diverged, arm)) < 0
-            hits = np.asarray(scores[arm.name]["accuracy"], np.float64)
-            accuracies[arm.name] = np.where(survived, hits, np.nan)
-            diverged[arm.name] = int(np.isnan(accuracies[arm.name]).sum())
+    accuracies = accuracies_of(study.programs, states, study.observer, study.data.test(), study.dataset)
     validation = history.rows[-1]["validation_accuracy"]
     return {
         "arms": [
-            _describe_arm(study, arm)
-            | {"n": int(np.isfinite(accuracies[arm.name]).sum()), "diverged": diverged[arm.name]}
-            | {"test_accuracy": _summary(accuracies[arm.name])}
-            | {"validation_accuracy": _summary(validation[i])}
-            | {"paired": _paired(arm, accuracies)}
+            _describe_arm(study, arm) | result_of(arm.name, accuracies, validation[i])
             for i, arm in enumerate(study.arms)
         ],
     }
-
-
-def _paired(arm: Arm, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | None:
-    if arm.name == "free" or "free" not in accuracies:
-        return None
-    test = statistics.paired_test(accuracies[arm.name], accuracies["free"])
-    return {"against": "free"} | {name: _number(value) for name, value in dataclasses.asdict(test).items()}
-
-
-def _summary(values: np.ndarray) -> dict[str, Any]:
-    summary = statistics.summarise(values)
-    return {
-        "values": [_number(v) for v in values.tolist()],
-        "mean": _number(summary.mean),
-        "stderr": _number(summary.stderr),
-    }
-
-
-def _number(value: float | int) -> float | int | None:
-    # JSON has no NaN.
-    return value if np.isfinite(value) else None
-
-
-def _write_weights(study: Study, out: Path, states: list[Member]):
-    """The weights of the first seed's first and last blocks, for pictures."""
-    weights = {}
-    for program, state in zip(study.programs, states, strict=True):
-        for arm in program.arms:
-            arrays = jax.tree.map(lambda a: a[0], program.of_arm(state.arrays, arm))
-            for key, coupling in _end_couplings(program.model(arrays)):
-                weights[f"{arm.name}|{key}|up"] = np.asarray(coupling.up)
-                weights[f"{arm.name}|{key}|down"] = np.asarray(coupling.down)
-    with store.replacing(out / "weights.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **weights)
-
-
-def _end_couplings(model: Mixer) -> Iterator[tuple[str, Coupling]]:
-    for b in sorted({0, len(model.blocks) - 1}):
-        for branch in BRANCHES:
-            yield f"{b}|{branch}", branch_coupling(model.blocks[b], branch)
 
 
 def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
@@ -366,15 +357,24 @@ def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
 def _description(study: Study, command: str) -> dict[str, Any]:
     """The contents of `study.json`."""
     return {
+        "format": store.FORMAT,
         "config": study.config.to_json(),
         "digest": study.config.digest,
         "arms": [_describe_arm(study, arm) for arm in study.arms],
         "environment": environment(),
         "command": command,
         "data": study.data.summary(),
+        "data_path": data_path(study.config.data),
         "steps_total": study.schedule.total,
         "created": _now(),
     }
+
+
+def data_path(data: str) -> str | None:
+    """Where data lie on this machine, whatever folder they are named from; `None` for digits and the Hub."""
+    if data == "digits" or data.startswith("hub:"):
+        return None
+    return str(Path(data).expanduser().absolute())
 
 
 def _now() -> str:

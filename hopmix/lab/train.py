@@ -5,6 +5,7 @@ stay on the device throughout.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache, partial
@@ -29,6 +30,9 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import Data, Split
 from hopmix.lab.errors import need
 from hopmix.models.mixer import Mixer, MixerConfig
+
+CALL_SECONDS = 0.5
+"""How long a call of the training lasts, about: Ctrl-C waits for its end."""
 
 Batch: TypeAlias = tuple[Float[Array, "batch height width colours"], Float[Array, "batch classes"]]
 """The images and the targets of a step."""
@@ -178,6 +182,7 @@ class Program:
         self.augment = make_augment(config, self.structure)
         self._shapes, _ = skeleton(self.structure)
         self._trainable = trainable(self._shapes)
+        self._pace = _Pace()
         self.compiled = AheadOfTime(self.train, donate_argnums=0, compiler_options=training_options())
 
     @property
@@ -225,38 +230,76 @@ class Program:
     def train(
         self,
         members: Member,
+        logs: Float[Array, "members 4"],
         first_step: Int[Array, ""],
+        done: Int[Array, ""],
         steps: Int[Array, ""],
         rows: Int[Array, "members interval batch"],
         dataset: Dataset,
     ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
-        """Train all members for so many steps, at most those of an interval, on these rows of the training split.
+        """Train all members for some steps of an interval, on these rows of the training split.
 
-        **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps; and what the last
-        step added to the parameters.
+        **Arguments:**
+
+        - `logs`: sums over the steps of the interval that were done before.
+        - `first_step`: that of the interval.
+        - `done`, `steps`: how many steps of it were done before, and how many to do now.
+        - `rows`: of all steps of the interval.
+
+        **Returns:** the members; loss, accuracy, penalty and gradient norm added to `logs`; and what the last step
+        added to the parameters.
         """
 
-        def run(learn: Callable, members: Member, rows: Int[Array, "... interval batch"]):
+        def run(learn: Callable, members: Member, logs: Array, rows: Int[Array, "... interval batch"]):
             begin = self.parameters_of(members)
-            return take_steps(learn, members, begin, jnp.moveaxis(rows, -2, 0), first_step, steps)
+            return take_steps(learn, members, begin, jnp.moveaxis(rows, -2, 0), first_step, steps, done, logs)
 
         learn = lambda member, at, rows: self.step(member, at, rows, dataset)
         if self.config.together is None:
             # All members in each step, not all steps of each member: JAX would trace a loop within a map thrice.
-            return run(jax.vmap(learn, in_axes=(0, None, 0)), members, rows)
-        return jax.lax.map(lambda pair: run(learn, *pair), (members, rows), batch_size=self.config.together)
+            return run(jax.vmap(learn, in_axes=(0, None, 0)), members, logs, rows)
+        return jax.lax.map(lambda one: run(learn, *one), (members, logs, rows), batch_size=self.config.together)
 
     def prepare(self, compiler: Executor, members: Member, dataset: Dataset):
         """Trace the training, and let `compiler` compile it."""
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        self.compiled.prepare(compiler, members, number, number, self.rows(0, dataset), dataset)
+        self.compiled.prepare(compiler, members, self.no_logs(), number, number, number, self.rows(0, dataset), dataset)
 
     def run(
-        self, members: Member, first_step: int, steps: int, dataset: Dataset
+        self, members: Member, first_step: int, steps: int, dataset: Dataset, between: Callable[[], None] = lambda: None
     ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
-        """Train for so many steps; what it returns is that of `train`, and the arrays of `members` are used up."""
+        """Train for so many steps, in calls of about half a second, with the same results as in one.
+
+        **Arguments:**
+
+        - `members`: their arrays are used up.
+        - `first_step`, `steps`: where an interval begins, and how many of its steps to do.
+        - `between`: called between two calls; what it raises ends the training.
+
+        **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps; and what the last
+        step added to the parameters.
+        """
         assert 0 < steps <= self.schedule.interval, "the rows are those of an interval"
-        return self.compiled(members, jnp.int32(first_step), jnp.int32(steps), self.rows(first_step, dataset), dataset)
+        rows = self.rows(first_step, dataset)
+        logs = self.no_logs()
+        updates = None
+        done = 0
+        while done < steps:
+            if done > 0:
+                between()
+            now = min(self._pace.steps, steps - done)
+            begin = time.perf_counter()
+            numbers = (jnp.int32(first_step), jnp.int32(done), jnp.int32(now))
+            members, logs, updates = self.compiled(members, logs, *numbers, rows, dataset)
+            done += now
+            if done < steps:
+                jax.block_until_ready(logs)
+                self._pace.adjust(now, time.perf_counter() - begin)
+        return members, logs / steps, updates
+
+    def no_logs(self) -> Float[Array, "members 4"]:
+        """The logs before the first step of an interval."""
+        return jnp.zeros((len(self.members), 4), jnp.float32)
 
     def next_updates(self, members: Member, step: int, dataset: Dataset) -> PyTree:
         """What the next step will add to the parameters of all members, which stay as they are."""
@@ -318,8 +361,27 @@ class Program:
         return member, jnp.stack([value, accuracy, term, norm]), updates
 
 
+class _Pace:
+    """How many steps a call takes, so that it lasts about half a second: between two calls a study can stop."""
+
+    def __init__(self):
+        self.steps = 1
+
+    def adjust(self, steps: int, seconds: float):
+        """Learn from a call of so many steps that took so long."""
+        fitting = int(steps * CALL_SECONDS / max(seconds, 1e-6))
+        self.steps = max(1, min(fitting, 8 * steps))
+
+
 def take_steps(
-    learn: Callable, members: Member, parameters: PyTree, data: PyTree, first_step: Any, steps: Any
+    learn: Callable,
+    members: Member,
+    parameters: PyTree,
+    data: PyTree,
+    first_step: Any,
+    steps: Any,
+    done: Any = 0,
+    total: Float[Array, "... 4"] | None = None,
 ) -> tuple[Member, Float[Array, "... 4"], PyTree]:
     """So many steps of one member, or of all of them side by side.
 
@@ -328,8 +390,11 @@ def take_steps(
     - `learn`: from members, the number of a step and its data to what `Program.learn` returns.
     - `parameters`: those of the members, in the form of updates.
     - `data`: of each step, along the first axis.
+    - `first_step`: the number of the step that the first of `data` is for.
+    - `steps`, `done`: how many to take, after those of `data` that were taken before.
+    - `total`: the sums of the logs of those.
 
-    **Returns:** members, mean logs and the updates of the last step, as `Program.train` does.
+    **Returns:** members, the sums of the logs and the updates of the last step, as `Program.train` does.
     """
 
     def step(i: Int[Array, ""], carry: tuple[Member, Float[Array, "... 4"], PyTree]):
@@ -337,9 +402,9 @@ def take_steps(
         members, logs, updates = learn(members, first_step + i, jax.tree.map(lambda leaf: leaf[i], data))
         return members, total + logs, updates
 
-    total = jnp.zeros((*members.seed.shape, 4), jnp.float32)
-    members, total, updates = jax.lax.fori_loop(0, steps, step, (members, total, parameters))
-    return members, total / steps, updates
+    if total is None:
+        total = jnp.zeros((*members.seed.shape, 4), jnp.float32)
+    return jax.lax.fori_loop(done, done + steps, step, (members, total, parameters))
 
 
 @partial(jax.jit, static_argnames=("schedule", "batch", "images"))

@@ -27,7 +27,7 @@ from hopmix.lab import store
 from hopmix.lab._trained import locate, members_of, read_checkpoint, require_checkpoint
 from hopmix.lab.augment import normalise
 from hopmix.lab.config import UsageError
-from hopmix.lab.study import Study, prepare
+from hopmix.lab.study import Study, located, prepare, require_same_data
 from hopmix.lab.train import Member
 from hopmix.models.mixer import Mixer
 
@@ -170,25 +170,31 @@ class RunCheck(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A study with its members as a checkpoint holds them."""
+    """A study with its members as a checkpoint holds them, and a sentence for each checkpoint passed over."""
 
     study: Study
     step: int
     states: list[Member]
+    passed: list[str]
 
 
-def load_run(path: Path) -> Trained:
+def load_run(path: Path, data: str | None = None) -> Trained:
     """The members of a run at its newest readable checkpoint, or at the checkpoint that the path names.
 
-    Nothing in the folder is changed. Raises `UsageError` where there is no such thing, before any long work.
+    Nothing in the folder is changed.
+
+    **Arguments:**
+
+    - `data`: where its data are now, if not where they were.
+
+    **Raises:** `UsageError` where there is no such thing, before any long work.
     """
     out, step = locate(path)
-    config = store.read_config(out)
+    record = store.read_record(out)
     require_checkpoint(out, step)
-    study = prepare(config)
-    if store.read_json(out / "study.json").get("data", {}).get("digest") != study.data.digest:
-        raise UsageError(f"data: {study.data.name} has changed since {out} was begun; restore it.")
-    return Trained(study, *read_checkpoint(study.programs, out, step))
+    study = prepare(located(record, data))
+    require_same_data(study, record, out)
+    return Trained(study, *read_checkpoint(study.programs, out, record, step))
 
 
 def check_run(trained: Trained, *, examples: int, watch: Callable[[str], None] = lambda member: None) -> RunCheck:

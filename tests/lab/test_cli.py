@@ -3,12 +3,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import cli, store, study
 from hopmix.lab import data as lab_data
+from hopmix.lab.evaluation import end_weights, result_of
+from hopmix.lab.metrics import DEEP, DIMENSIONS, EIGENVALUES
 
+SIZES = {"block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
 TINY = "--arms free --seeds 1 --dim 8 --depth 1 --epochs 2 --measurements 2 --batch 256".split()  # noqa: SIM905
 
 
@@ -73,6 +77,75 @@ def test_a_full_disk_is_told_in_one_line(capsys, tmp_path, monkeypatch):
     code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY[:-2], "--batch", "16")
     assert code == 1
     assert "the disk is full" in err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")])
+def test_too_little_memory_is_told_in_one_line(capsys, tmp_path, monkeypatch, error):
+    def large(*_, **__):
+        raise error
+
+    monkeypatch.setattr(study, "prepare", large)
+    code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "out of memory" in err
+    assert "--together" in err
+
+
+def test_a_folder_that_another_process_holds_is_left_alone_by_all_that_write(capsys, tmp_path):
+    out = tmp_path / "run"
+    store.write_json(out / "study.json", {"config": tiny_config().to_json()})
+    with store.only_writer(out):
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+        for command in (["ablate", "--out"], ["ablate", "--resume", "--out"], ["resume"], ["report"]):
+            code, _, err = run(capsys, *command, str(out))
+            assert code == 2
+            assert "another process is writing" in err
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """A run that has ended, and whose data must not be loaded again."""
+    monkeypatch.setattr(lab_data, "load", tiny_data)
+    prepared = study.prepare(tiny_config(arms=("free",), depth=1))
+    history = store.History(prepared.arms, prepared.seeds, prepared.depth)
+    states = [program.initial() for program in prepared.programs]
+    out = tmp_path / "run"
+    record = store.write_record(out, study._description(prepared, "hopmix ablate"))
+    row = {name: np.zeros((1, 2, *(SIZES[d] for d in dims))) for name, dims in (DIMENSIONS | DEEP).items()}
+    history.append(24, row | {"diverged_step": np.full((1, 2), -1, np.int32)})
+    store.write_metrics(out, history, record.identity)
+    results = [
+        study._describe_arm(prepared, arm) | result_of(arm.name, {"free": np.zeros(2)}, np.zeros(2))
+        for arm in prepared.arms
+    ]
+    store.write_results(out, record, {"arms": results}, end_weights(prepared.programs, states))
+    (out / "report.html").write_text("a page")
+    store.seal_report(out, store.sources_of(out))
+    monkeypatch.setattr(lab_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
+    return out
+
+
+def test_resuming_what_has_ended_prepares_nothing_and_changes_nothing(capsys, ended):
+    contents = lambda: {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file()}
+    before = contents()
+    code, out, _ = run(capsys, "resume", str(ended))
+    assert code == 0
+    assert "test accuracy" in out
+    assert f"Report: {ended / 'report.html'}" in out.replace("\n", "")
+    assert contents() == before
+
+
+@pytest.mark.parametrize("damaged", [None, "half a p"])
+def test_a_report_lost_or_damaged_is_made_again(capsys, ended, damaged, monkeypatch):
+    if damaged is None:
+        (ended / "report.html").unlink()
+    else:
+        (ended / "report.html").write_text(damaged)
+    monkeypatch.setattr("hopmix.lab.report.write_report", lambda out: (out / "report.html").write_text("a new page"))
+    assert run(capsys, "resume", str(ended))[0] == 0
+    assert (ended / "report.html").read_text() == "a new page"
 
 
 def test_unexpected_errors_are_not_hidden(monkeypatch, tmp_path):

@@ -28,11 +28,12 @@ from lab.synthetic import (
 )
 from PIL import Image
 
-from hopmix.lab import _symmetry_page, figures, report
+from hopmix.lab import _report_seal, _symmetry_page, figures, report
 from hopmix.lab._report_axis import penalty_axis, power_of_ten
 from hopmix.lab._report_data import arm_results, read_run
 from hopmix.lab._report_files import svg
 from hopmix.lab._report_pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
+from hopmix.lab._report_seal import NAME as SEAL
 from hopmix.lab._report_style import arm_styles
 from hopmix.lab._report_text import enumerate_words, signed, summary
 from hopmix.lab.config import UsageError
@@ -59,7 +60,7 @@ def report_text(path: Path) -> str:
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures at all, where a test is about the words alone."""
-    monkeypatch.setattr(report, "_draw", lambda run: collections.defaultdict(lambda: "data:,"))
+    monkeypatch.setattr(report, "_draw", lambda run, whole: collections.defaultdict(lambda: "data:,"))
 
 
 @pytest.fixture
@@ -144,6 +145,7 @@ def test_text_in_svg_is_text(run, name, expected):
 def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     path = small_run(tmp_path, FREE)
     before = report_text(path)
+    (path / SEAL).unlink()  # or nothing would be made again
     monkeypatch.setattr(report, "payload", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(path)
@@ -151,11 +153,82 @@ def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     assert not [name for name in os.listdir(path) if name.startswith((".report", ".symmetry"))]
 
 
+def test_a_report_that_is_whole_is_left_as_it_is(run, monkeypatch):
+    before = times(run)
+    monkeypatch.setattr(report, "save_figure", lambda *_: pytest.fail("a figure was drawn again"))
+    write_report(run)
+    assert times(run) == before
+
+
+@pytest.mark.parametrize("file", ["report.html", "symmetry.html", "figures/onset.svg", "figures/onset.png", SEAL])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_what_is_lost_or_damaged_of_a_report_is_made_again(small, file, damage):
+    path, drawn = small
+    before = contents(path)
+    damage(path / file)
+    drawn.clear()
+    write_report(path)
+    assert contents(path) == before
+    expected = {SEAL: [name for name in before if name.endswith(".svg")], "report.html": [], "symmetry.html": []}
+    assert sorted(drawn) == sorted(expected.get(file, ["figures/onset.svg"]))
+
+
+@pytest.mark.parametrize("file", ["study.json", "results.json"])
+def test_a_report_of_other_contents_is_made_anew(small, file):
+    path, drawn = small
+    before = contents(path)
+    values = json.loads((path / file).read_text(encoding="utf-8"))
+    (path / file).write_text(json.dumps(values | {"new": 1}), encoding="utf-8")
+    drawn.clear()
+    write_report(path)
+    assert sorted(drawn) == sorted(name for name in before if name.endswith(".svg"))
+
+
+def test_a_report_is_made_anew_by_another_version(small, monkeypatch):
+    path, drawn = small
+    monkeypatch.setattr(_report_seal, "_makers", lambda: ["another version"])
+    drawn.clear()
+    write_report(path)
+    assert drawn
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A small run with its report, and the names of the figures that have been drawn since."""
+    drawn = []
+
+    def save(figure, folder, name):
+        drawn.append(f"figures/{name}.svg")
+        for ending in ("png", "svg"):
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}.{ending}").write_text(f"the picture {name}")
+        return report.saved_figure(folder, name)
+
+    named = report._figures
+    monkeypatch.setattr(report, "_figures", lambda run: [(name, lambda: None) for name, _ in named(run)])
+    monkeypatch.setattr(report, "save_figure", save)
+    path = small_run(tmp_path, FREE, broken(0.1))
+    write_report(path)
+    return path, drawn
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a report, in its order."""
+    names = [SEAL, "report.html", "symmetry.html", *(f"figures/{path.name}" for path in (run / "figures").iterdir())]
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def times(run: Path) -> dict[str, int]:
+    """When each file of a report was written."""
+    return {name: (run / name).stat().st_mtime_ns for name in contents(run)}
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_equal_runs_give_equal_pages(tmp_path):
     path = small_run(tmp_path, broken(0.1))
-    first, second = [(report_text(path), (path / "symmetry.html").read_text()) for _ in range(2)]
-    assert first == second
+    first = [report_text(path), (path / "symmetry.html").read_text()]
+    (path / SEAL).unlink()
+    assert [report_text(path), (path / "symmetry.html").read_text()] == first
 
 
 def test_equal_figures_are_equal_files(run):

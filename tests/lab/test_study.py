@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
@@ -12,7 +13,7 @@ import xarray as xr
 from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import data as lab_data
-from hopmix.lab import store, study
+from hopmix.lab import store, study, train
 from hopmix.lab._environment import environment
 from hopmix.lab.config import UsageError
 from hopmix.lab.dry_run import estimate
@@ -85,7 +86,7 @@ def test_accuracy_in_the_results_is_that_of_the_saved_members_on_the_test_split(
     out, results, _ = finished
     like = [program.shapes() for program in prepared.programs]
     with store.Checkpoints(out) as checkpoints:
-        step, states, _ = checkpoints.restore(like)
+        (step, states, _), _ = checkpoints.restore(like)
     assert step == 24
     test = tiny_data().test()
     pixels = (test.images / 255 - np.asarray(prepared.data.mean)) / np.asarray(prepared.data.std)
@@ -104,7 +105,7 @@ def test_the_test_split_is_not_read_before_the_end(prepared, tmp_path):
 
 @pytest.mark.parametrize("intervals", [0, 2])
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared, tmp_path, intervals):
-    out = tmp_path / "run"
+    out = tmp_path / "run[1]"  # Orbax takes brackets for a pattern
     with pytest.raises(study.Interrupted):
         study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
     assert store.read_metrics(out).sizes["step"] == intervals + 1
@@ -131,6 +132,112 @@ def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared
     assert_same_study(out, finished[0])
 
 
+def stopped(prepared, out, intervals: int = 2):
+    """A run that was stopped after so many intervals."""
+    with pytest.raises(study.Interrupted):
+        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
+    return out
+
+
+def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    calls = []
+
+    def adjust(self, steps: int, seconds: float):
+        calls.append(steps)
+        if len(calls) == 18:  # of three programs, each of five such calls in an interval of six steps
+            signal.raise_signal(signal.SIGINT)
+
+    said = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Pace, "adjust", adjust)
+        patch.setattr(train._Pace, "__init__", lambda self: setattr(self, "steps", 1))
+        for program in prepared.programs:
+            patch.setattr(program, "_pace", train._Pace())
+        with pytest.raises(study.Interrupted):
+            study.run(prepared, out, resume=False, command="hopmix ablate", say=said.append)
+    assert len(calls) == 18
+    assert any("Heard" in sentence for sentence in said)
+    assert store.read_metrics(out).sizes["step"] == 2
+    study.run(prepared, out, resume=True, command="hopmix ablate")
+    assert_same_study(out, finished[0])
+
+
+def test_a_copy_without_links_and_hidden_files_goes_on(finished, prepared, tmp_path):
+    run = stopped(prepared, tmp_path / "run")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".lock", ".metrics", ".report.json"))
+    study.run(prepared, copy, resume=True, command="hopmix ablate")
+    assert_same_study(copy, finished[0])
+
+
+def test_damaged_measurements_cost_an_interval_and_no_result(finished, prepared, tmp_path):
+    out = stopped(prepared, tmp_path / "run")
+    for path in (out / "metrics.zarr").resolve().rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    said = []
+    study.run(prepared, out, resume=True, command="hopmix ablate", say=said.append)
+    assert any("checkpoint of step 12 is ahead of what was measured" in sentence for sentence in said)
+    assert_same_study(out, finished[0])
+
+
+def test_measurements_that_did_not_lead_to_the_checkpoint_are_refused(prepared, tmp_path):
+    out = stopped(prepared, tmp_path / "run")
+    history = store.History(prepared.arms, prepared.seeds, prepared.depth)
+    history.load(store.read_metrics(out))
+    history.rows[0]["train_loss"] = history.rows[0]["train_loss"] + 1
+    store.write_metrics(out, history, store.read_record(out).identity)
+    with pytest.raises(UsageError, match=r"metrics\.zarr: not what was measured before the checkpoint of step 12"):
+        study.run(prepared, out, resume=True, command="hopmix ablate")
+
+
+def test_checkpoints_of_another_study_are_refused(finished, prepared, tmp_path):
+    out = stopped(prepared, tmp_path / "run")
+    other = dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, digest="1" * 12))
+    theirs = stopped(other, tmp_path / "other")
+    shutil.rmtree(out / "checkpoints")
+    shutil.copytree(theirs / "checkpoints", out / "checkpoints")
+    with pytest.raises(UsageError, match="checkpoints/12: of another study or moment"):
+        study.run(prepared, out, resume=True, command="hopmix ablate")
+
+
+@pytest.mark.parametrize("name", ["results.json", "weights.npz"])
+def test_results_that_are_lost_or_damaged_are_made_again(finished, prepared, tmp_path, name):
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out, symlinks=True)
+    content = (out / name).read_bytes()
+    for damaged in (None, content[: len(content) // 2]):
+        (out / name).unlink()
+        if damaged is not None:
+            (out / name).write_bytes(damaged)
+        study.run(prepared, out, resume=True, command="hopmix ablate")
+        assert_same_study(out, finished[0])
+
+
+def test_data_are_found_from_any_folder_and_where_they_were_moved_to(prepared, tmp_path, monkeypatch):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    monkeypatch.chdir(tmp_path)
+    typed = dataclasses.replace(prepared, config=dataclasses.replace(CONFIG, data="pictures"))
+    out = tmp_path / "run"
+    record = store.write_record(out, study._description(typed, "hopmix ablate"))
+    monkeypatch.chdir("/")
+    assert record.config.data == "pictures"
+    assert study.located(record).data == str(place)
+    place.rename(tmp_path / "moved")
+    with pytest.raises(UsageError, match=r"data: .*pictures is not there any more; .* name its new place with --data"):
+        study.located(record)
+    moved = dataclasses.replace(typed, config=study.located(record, str(tmp_path / "moved")))
+    assert moved.config == dataclasses.replace(typed.config, data=str(tmp_path / "moved"))
+    assert study._resumed(moved, out, record, "hopmix resume run --data moved").data_path == str(tmp_path / "moved")
+    assert store.read_config(out) == typed.config
+    earlier = store.Record({"config": typed.config.to_json()}, None)
+    monkeypatch.chdir(tmp_path)
+    place.mkdir()
+    assert study.located(earlier).data == "pictures"
+
+
 def test_killed_before_the_first_checkpoint_it_starts_again(finished, prepared, tmp_path, monkeypatch):
     out = tmp_path / "run"
 
@@ -151,7 +258,8 @@ def test_checkpoints_without_their_measurements_are_refused(prepared, tmp_path):
     with pytest.raises(study.Interrupted):
         study.run(prepared, out, resume=False, command="", watch=stop_after(1))
     (out / "metrics.zarr").unlink()
-    with pytest.raises(UsageError, match="measured yet"):
+    shutil.rmtree(out / ".metrics")
+    with pytest.raises(UsageError, match=r"metrics\.zarr: missing, though there are checkpoints"):
         study.run(prepared, out, resume=True, command="")
 
 
@@ -159,11 +267,6 @@ def test_changed_data_are_refused(finished, prepared):
     other = dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, digest="f" * 12))
     with pytest.raises(UsageError, match="has changed since"):
         study.run(other, finished[0], resume=True, command="")
-
-
-def test_one_writer_at_a_time(finished, prepared):
-    with store.only_writer(finished[0]), pytest.raises(UsageError, match="another process is writing"):
-        study.run(prepared, finished[0], resume=True, command="")
 
 
 def test_resuming_a_finished_study_changes_nothing(finished, prepared):

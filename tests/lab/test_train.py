@@ -9,6 +9,7 @@ from lab.tiny import tiny_config, tiny_data, tiny_study, train_study
 
 from hopmix import Mixer, MixerConfig, couplings
 from hopmix.lab import train
+from hopmix.lab._interrupts import Interrupted
 from hopmix.lab.arms import make_arms
 from hopmix.lab.config import ARMS
 from hopmix.lab.metrics import BRANCHES, DIMENSIONS, branch_coupling
@@ -108,12 +109,42 @@ def test_steps_add_up_and_tell_what_the_last_one_added():
     first, logs, _ = program.run(program.initial(), 0, 1, dataset)
     both, _, _ = program.run(program.initial(), 0, 2, dataset)
     before = jax.tree.map(np.array, program.parameters_of(first))
-    rows = jnp.roll(program.rows(0, dataset), -1, axis=1)
-    second, _, updates = program.compiled(first, jnp.int32(1), jnp.int32(1), rows, dataset)
+    numbers = (jnp.int32(0), jnp.int32(1), jnp.int32(1))
+    second, _, updates = program.compiled(first, program.no_logs(), *numbers, program.rows(0, dataset), dataset)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), second, both)
     added = jax.tree.map(np.subtract, program.parameters_of(second), before)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates)
     np.testing.assert_allclose(logs[:, 0], np.log(3), rtol=1e-5)  # the head starts at zero
+
+
+def test_an_interval_in_many_calls_gives_the_same_bits_as_in_one(monkeypatch):
+    program, dataset = make_program(depth=1, drop_path=0.5, augment="light")
+    steps = program.schedule.interval
+    calls = []
+    whole = []
+    for seconds in (0.0, 1e9):  # one step a call, and one call in which all that is left is done
+        monkeypatch.setattr(train, "CALL_SECONDS", seconds)
+        count = len(calls)
+        whole.append(program.run(program.initial(), 0, steps, dataset, lambda: calls.append(1)))
+        assert len(calls) - count == (steps - 1 if seconds == 0 else 1)
+    jax.tree.map(np.testing.assert_array_equal, *whole)
+    numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(steps))
+    members, logs, updates = program.compiled(
+        program.initial(), program.no_logs(), *numbers, program.rows(0, dataset), dataset
+    )
+    jax.tree.map(np.testing.assert_array_equal, (members, logs / steps, updates), whole[0])
+
+
+def test_what_is_raised_between_two_calls_ends_the_training(monkeypatch):
+    monkeypatch.setattr(train, "CALL_SECONDS", 0.0)
+    program, dataset = make_program(arms=("free",), depth=1)
+
+    def stop():
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        program.run(program.initial(), 0, 2, dataset, stop)
+    program.run(program.initial(), 0, 1, dataset, stop)
 
 
 def test_looking_ahead_tells_the_next_updates_and_leaves_the_members_alone():

@@ -74,12 +74,12 @@ def train_study(small: study.Study, intervals: int = 4):
 def make_run(out: Path, diverged: int | None = None, **changes) -> Path:
     """A run whose members have moved at random, as training would move them: two checkpoints, nothing compiled."""
     prepared = study.prepare(tiny_config(depth=1, **changes))
-    store.write_json(out / "study.json", study._description(prepared, "hopmix ablate"))
+    record = store.write_record(out, study._description(prepared, "hopmix ablate"))
     states = [program.initial() for program in prepared.programs]
     moved = [dataclasses.replace(state, arrays=_moved(state.arrays)) for state in states]
     if diverged is not None:
         moved[0] = dataclasses.replace(moved[0], diverged=moved[0].diverged.at[diverged].set(3))
-    with store.Checkpoints(out) as checkpoints:
+    with store.Checkpoints(out, record.owner) as checkpoints:
         for step, members in ((0, states), (6, moved)):
             checkpoints.save(step, members)
     return out

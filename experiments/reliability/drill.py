@@ -1,0 +1,125 @@
+"""The drills: studies killed, damaged, written by two, copied; hostile and bad files. Every case has to pass.
+
+.venv/bin/python -m experiments.reliability.drill [--only kills damage ...] [--quick] [--jobs 2]     (or: make drills)
+
+Trains small studies into a temporary folder, and writes how each drill went into `results.json`; a drill that was left
+out keeps its last figures there. The exit code is 0 where every case passed, and 1 otherwise.
+"""
+
+import collections
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from experiments.reliability import commands, copies, damage, hostile, inputs, kills, small_study, workers, writers
+from experiments.reliability.small_study import Runs
+from experiments.reliability.workers import Judge, Outcome
+from hopmix.lab import store
+from hopmix.lab._environment import environment
+
+Name = Literal["kills", "damage", "writers", "copies", "hostile", "inputs"]
+NAMES: tuple[Name, ...] = ("kills", "damage", "writers", "copies", "hostile", "inputs")
+RESULTS = Path(__file__).with_name("results.json")
+MOST_FAILURES = 100
+"""How many failures of a drill are written down."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Kill, damage, copy and deceive small studies, and say what came of it."""
+
+    only: tuple[Name, ...] = NAMES
+    """The drills to run."""
+    quick: bool = False
+    """A few cases of each, and no figures written: to see that the drills themselves work."""
+    jobs: int = 2
+    """How many cases run side by side."""
+    seed: int = 0
+    """Of the moments, files and bits that are drawn."""
+    out: Path = RESULTS
+    """Where the figures go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drill:
+    """What is done `full` times, or `quick` times; `cases` makes so many of a seed and the runs of the small study."""
+
+    judge: Judge
+    full: int
+    quick: int
+    cases: Callable[[int, int, Runs], Sequence[Any]]
+
+
+DRILLS: dict[Name, Drill] = {
+    "kills": Drill(kills.judge, 60, 1, lambda count, seed, runs: kills.cases(count, seed)),
+    "damage": Drill(damage.judge, 1000, 5, damage.cases),
+    "writers": Drill(writers.judge, 20, 1, lambda count, seed, runs: writers.cases(count, seed)),
+    "copies": Drill(copies.judge, 20, 1, lambda count, seed, runs: copies.cases(count, seed)),
+    "hostile": Drill(hostile.judge, 1000, 2, lambda count, seed, runs: hostile.cases(count, seed)),
+    "inputs": Drill(inputs.judge, 1000, 5, lambda count, seed, runs: inputs.cases(runs.ended.parents[1])[:count]),
+}
+
+
+def run(options: Options, work: Path) -> dict[str, Any]:
+    """Run the drills in a folder; what is to be known of each, by name."""
+    runs = small_study.make_runs(work / "runs")
+    records = {}
+    for name in options.only:
+        drill = DRILLS[name]
+        begin = time.perf_counter()
+        cases = drill.cases(drill.quick if options.quick else drill.full, options.seed, runs)
+        shared = truth_of(runs, work) if name == "damage" else runs
+        judged = workers.outcomes(drill.judge, cases, shared, work / name, options.jobs)
+        found = list(track(judged, f"{name:8}", len(cases), console=Console(stderr=True)))
+        records[name] = record(found, time.perf_counter() - begin)
+        print(f"{name:8} {records[name]['passed']} of {len(found)}: {records[name]['how']}", flush=True)
+    return records
+
+
+def truth_of(runs: Runs, work: Path) -> damage.Truth:
+    """What the commands give of whole runs, found out in a process of its own."""
+    place = work / "truth"
+    place.mkdir()
+    with ProcessPoolExecutor(1, commands.PROCESSES, initializer=commands.prepare_process) as pool:
+        return pool.submit(damage.truth, runs, place).result()
+
+
+def record(found: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+    """The figures of a drill, and its first failures."""
+    failures = [outcome for outcome in found if not outcome.passed]
+    about = environment()
+    return {
+        "passed": len(found) - len(failures),
+        "of": len(found),
+        "how": dict(collections.Counter(outcome.how for outcome in found).most_common()),
+        "seconds": round(seconds),
+        "commit": about["commit"],
+        "failures": [outcome._asdict() for outcome in failures[:MOST_FAILURES]],
+    }
+
+
+def main(options: Options) -> int:
+    """Run the drills and write their figures; the exit code."""
+    with tempfile.TemporaryDirectory(prefix="hopmix-drills-") as work:
+        records = run(options, Path(work))
+    if not options.quick:
+        before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+        store.write_json(options.out, before | records)
+    for name, figures in records.items():
+        for failure in figures["failures"][:10]:
+            print(f"{name}: {failure['name']}: {failure['how']}: {failure['seen']}", file=sys.stderr)
+    return 0 if all(figures["passed"] == figures["of"] for figures in records.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))

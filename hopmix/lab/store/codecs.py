@@ -1,0 +1,63 @@
+"""Codecs: what a run's arrays may be packed with, looked at before anything is unpacked.
+
+The description of an array names the codecs that unpack it, and a library may know some that run what they unpack.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+COMPRESSORS = {"blosc", "zstd", "zlib", "gzip"}
+"""Those that only unpack bytes."""
+
+BLOSC = {"lz4", "lz4hc", "zstd", "zlib", "blosclz", "snappy"}
+"""What Blosc unpacks with."""
+
+DTYPES = tuple("biufU")
+"""Kinds of entries: booleans, numbers and text of fixed width; never objects."""
+
+
+class NotAllowed(ValueError):
+    """An array that hopmix did not write."""
+
+
+def require_plain_arrays(folder: Path):
+    """Raise `NotAllowed` for any array in a Zarr folder whose codecs or entries hopmix does not write."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise NotAllowed(f"{path.relative_to(folder)} is a link")
+        if path.name == "zarr.json":
+            raise NotAllowed(f"{path.relative_to(folder)} is not of Zarr's format 2")
+        if path.name == ".zarray":
+            try:
+                _require_plain(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise NotAllowed(f"{path.relative_to(folder)}: {error}") from None
+
+
+def _require_plain(about: Any):
+    if not isinstance(about, dict) or about.get("zarr_format") != 2:
+        raise NotAllowed("no array of Zarr's format 2")
+    filters = about.get("filters")
+    if filters:
+        names = filters if isinstance(filters, list) else [filters]
+        raise NotAllowed(f"the filter {', '.join(map(_name, names))} is not allowed")
+    if about.get("compressor") is not None:
+        _require_compressor(about["compressor"])
+    kind = about.get("dtype")
+    if not isinstance(kind, str) or kind.lstrip("<>|=")[:1] not in DTYPES:
+        raise NotAllowed(f"entries of {kind!r:.40} are not allowed")
+
+
+def _require_compressor(compressor: Any):
+    name = _name(compressor)
+    if name not in COMPRESSORS:
+        raise NotAllowed(f"the compressor {name} is not allowed")
+    inner = str(compressor.get("cname", "lz4")) if isinstance(compressor, dict) else ""
+    if name == "blosc" and inner not in BLOSC:
+        raise NotAllowed(f"the compressor blosc with {inner:.40} is not allowed")
+
+
+def _name(codec: Any) -> str:
+    found = codec.get("id") if isinstance(codec, dict) else codec
+    return f"{found}"[:40]

@@ -1,0 +1,47 @@
+"""What is there already of a study that goes on, checked before any long work."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hopmix.lab.config import UsageError
+from hopmix.lab.store.checkpoints import steps_in
+from hopmix.lab.store.history import NAME as METRICS
+from hopmix.lab.store.history import VERSIONS, recover_metrics
+from hopmix.lab.store.record import Record
+from hopmix.lab.store.results import Damaged, read_results
+
+
+def finished_results(out: Path, record: Record, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The results of a study that has ended and is whole, or `None` for one that has to go on.
+
+    `say` is called with a sentence for what is damaged and will be made again.
+
+    **Raises:** `UsageError` where something is missing without which it can't go on, or is of another study.
+    """
+    if not is_measured(out):
+        if steps_in(out):
+            raise UsageError(f"{out / METRICS}: missing, though there are checkpoints; restore it (and {VERSIONS}).")
+        return None
+    dataset, told = recover_metrics(out, record)
+    for sentence in told:
+        say(sentence)
+    try:
+        results = read_results(out, record)
+    except Damaged as error:
+        say(str(error).split(";")[0] + "; it is made again.")
+        results = None
+    last = int(dataset.step.values[-1])
+    if results is not None and last == record.steps_total:
+        return results
+    if last > 0 and not steps_in(out):
+        raise UsageError(
+            f"{out / 'checkpoints'}: missing or empty, though {last} steps were measured; restore the folder, or start "
+            "anew under another name."
+        )
+    return None
+
+
+def is_measured(out: Path) -> bool:
+    """Whether anything was ever measured in a folder, be it damaged."""
+    return (out / METRICS).exists() or (out / METRICS).is_symlink() or any((out / VERSIONS).glob("*.zarr"))
