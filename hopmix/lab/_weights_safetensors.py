@@ -11,6 +11,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
+from hopmix.lab._hub import ANSWERS_IN, asked_once
 from hopmix.lab._weights import AbstractWeights, Tensor, first_line
 from hopmix.lab.config import UsageError
 from hopmix.lab.store import read_json
@@ -116,8 +117,10 @@ def open_hub(name: str) -> Safetensors:
     """
     if name.count("/") != 1 or not all(name.split("/")):
         raise UsageError(f"path: got hub:{name}, but a model of the Hub is hub:OWNER/NAME.")
+    ask = lambda: huggingface_hub.HfApi().model_info(name, timeout=ANSWERS_IN)
     try:
-        return _download(name)
+        with asked_once(ask):
+            return _download(name)
     except UsageError:
         raise
     except LocalEntryNotFoundError:

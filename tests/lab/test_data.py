@@ -9,8 +9,8 @@ from lab.pictures import check, encode, fails, noise, rows_of, splits, table, wr
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from hopmix.lab import _hub
 from hopmix.lab.data import load
-from hopmix.lab.sources import declared
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +235,7 @@ class TestTables:
 class TestHub:
     @pytest.fixture(autouse=True)
     def reached(self, monkeypatch):
-        monkeypatch.setattr(declared, "is_reachable", lambda name: True)
+        monkeypatch.setattr(_hub, "_answers", lambda ask: True)
 
     def test_name_goes_to_the_hub(self, monkeypatch):
         asked = []
@@ -272,7 +272,7 @@ class TestHub:
             raise ConnectionError("not in the cache")
 
         before = datasets.config.HF_HUB_OFFLINE
-        monkeypatch.setattr(declared, "is_reachable", lambda name: False)
+        monkeypatch.setattr(_hub, "_answers", lambda ask: False)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         fails("hub:owner/pictures", "not in the cache")
         assert seen == [True]

@@ -8,17 +8,14 @@ from typing import Any
 
 import datasets
 from datasets import config
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi
 
+from hopmix.lab._hub import ANSWERS_IN, asked_once
 from hopmix.lab.config import UsageError
 from hopmix.lab.sources.loading import loading
 from hopmix.lab.sources.source import Options, Source
 from hopmix.lab.sources.tables import Found, choose_splits, source_of_tables
 from hopmix.lab.sources.words import list_names
-
-ANSWERS_IN = 5.0
-"""Seconds until the Hub counts as out of reach."""
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
 """What a folder holds that `save_to_disk` wrote; the second one beside `state.json`."""
@@ -36,33 +33,21 @@ def open_hub(data: str, options: Options) -> Source:
     name = data.removeprefix("hub:")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(f"data = {data!r} names no data set of the Hub; write 'hub:owner/name'")
-    with loading(data, "check the name and the network"), _offline(not is_reachable(name)):
+    ask = lambda: HfApi().dataset_info(name, timeout=ANSWERS_IN)
+    with loading(data, "check the name and the network"), asked_once(ask) as answers, _offline(not answers):
         loaded = datasets.load_dataset(name)
     return _source(data, name, f"the Hugging Face Hub data set {name}", loaded, options)
 
 
-def is_reachable(name: str) -> bool:
-    """Whether the Hub answers, be it that it knows no such name."""
-    try:
-        HfApi().dataset_info(name, timeout=ANSWERS_IN)
-    except HfHubHTTPError:
-        return True
-    except Exception:  # of the network, whose library may change
-        return False
-    return True
-
-
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """A block in which nothing is asked of the Hub, for which `datasets` would try half a minute; its cache serves."""
-    before = (config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
+    """A block in which `datasets` knows, too, whether the Hub is out of reach: it would try for half a minute."""
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or offline
     try:
-        if offline:
-            config.HF_HUB_OFFLINE = True
-            constants.HF_HUB_OFFLINE = True
         yield
     finally:
-        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE = before
 
 
 def is_saved(folder: Path) -> bool:
