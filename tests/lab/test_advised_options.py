@@ -34,7 +34,7 @@ def existing() -> set[str]:
         with contextlib.redirect_stdout(told), pytest.raises(SystemExit):
             cli.run([command, "--help"])
     # Where an option is listed, not where another one's help speaks of it.
-    listed = re.findall(r"^│ +(?:-h, )?(--[\w-]+)(?:, (--[\w-]+))?", told.getvalue(), re.MULTILINE)
+    listed = re.findall(r"^[│ ]{1,3}(?:-h, )?(--[\w-]+)(?:, (--[\w-]+))?", told.getvalue(), re.MULTILINE)
     return {option for pair in listed for option in pair if option}
 
 
