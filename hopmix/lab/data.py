@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.config import StudyConfig, UsageError, check_sides
 from hopmix.lab.overview import Row, describe
 from hopmix.lab.partition import TEST_SEED, TEST_SHARE, Marks, cut, keep_in_place, mark
 from hopmix.lab.sources.room import require_room
@@ -155,9 +155,9 @@ def load(
         raise UsageError(f"validation = {validation} is outside (0, 0.5]; choose a share such as 0.1")
     if limit is not None and limit < 1:
         raise UsageError(f"limit = {limit} is not positive; leave it out to use all images")
+    if resize is not None:
+        check_sides("resize", resize)
     size = (resize, resize) if isinstance(resize, int) else resize
-    if size is not None and min(size) < 1:
-        raise UsageError(f"resize: got {size[0]} x {size[1]}, but it must be at least 1.")
     if not data.isprintable():
         raise UsageError(f"data = {data!r} has characters that cannot be printed; rename it, or make a link to it")
     source = _open(data, Options(image_column, label_column, size))
