@@ -162,7 +162,7 @@ def load(
         raise UsageError(f"data = {data!r} has characters that cannot be printed; rename it, or make a link to it")
     source = _open(data, Options(image_column, label_column, size))
     _check_classes(data, source)
-    _check_room(source, limit, batch)
+    _check_room(source, size, limit, batch)
     return _load(data, source, validation, split_seed, limit)
 
 
@@ -292,11 +292,14 @@ def _check_classes(data: str, source: Source):
         )
 
 
-def _check_room(source: Source, limit: int | None, batch: int):
-    """Raise `UsageError` where all images, of the size of the first one, cannot fit into memory."""
-    shape = source.train.rows.read(np.zeros(1, np.int64)).shape[1:]
+def _check_room(source: Source, size: Size | None, limit: int | None, batch: int):
+    """Raise `UsageError` where all images, of that size or else that of the first one, cannot fit into memory."""
     parts = [part for part in (source.train, source.validation, source.test) if part is not None]
-    require_room(sum(min(len(part.labels), limit or len(part.labels)) for part in parts), shape, batch)
+    count = sum(min(len(part.labels), limit or len(part.labels)) for part in parts)
+    if size is not None:
+        require_room(count, (*size, 1), batch)  # before the first one is made so large
+    shape = source.train.rows.read(np.zeros(1, np.int64)).shape[1:]
+    require_room(count, shape, batch)
 
 
 def _check_counts(

@@ -128,6 +128,12 @@ class TestMemory:
         assert load("digits", batch=10)
         fails("digits", "a batch of 11", "--resize", batch=11)
 
+    def test_a_size_that_cannot_fit_is_refused_before_the_first_image_is_read(self, tmp_path, monkeypatch):
+        write_classes(tmp_path / "pets")
+        (tmp_path / "pets" / "cat" / "0.png").write_text("no image")
+        monkeypatch.setattr(room, "free_memory", lambda: 2 * 20 * 64 - 1)
+        fails(tmp_path / "pets", "20 images of 8 x 8 x 1", resize=8)
+
     def test_all_splits_are_counted_before_the_second_image_is_read(self, tmp_path, monkeypatch):
         write_classes(tmp_path / "pets" / "train")
         write_classes(tmp_path / "pets" / "test", seed=500)
