@@ -35,7 +35,7 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
         with loading(data):
             filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
             # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
-            groups = itertools.groupby(filled, lambda file: pq.read_schema(root / file).serialize().to_pybytes())
+            groups = itertools.groupby(filled, lambda file: _columns(root / file))
             tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
         found[split] = Found(tables, _where(paths))
     return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
@@ -54,6 +54,12 @@ def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Opt
                 _check_members(data, root / file)
             found[split] = Found([_load("webdataset", [root / file for file in paths])], _where(paths))
     return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
+
+
+def _columns(path: Path) -> tuple[str, bytes | None]:
+    """The columns of a file, and what `datasets` wrote of them, which the names of classes stand in."""
+    schema = pq.read_schema(path)
+    return str(schema.remove_metadata()), (schema.metadata or {}).get(b"huggingface")
 
 
 def _load(builder: str, paths: Sequence[Path]) -> datasets.Dataset:
