@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lab.tiny import tiny_config, tiny_data
 
-from hopmix.lab import cli, store, study
+from hopmix.lab import _report_seal, cli, store, study
 from hopmix.lab import data as lab_data
 from hopmix.lab.evaluation import end_weights, result_of
 from hopmix.lab.metrics import DEEP, DIMENSIONS, EIGENVALUES
@@ -122,7 +122,7 @@ def ended(tmp_path, monkeypatch):
     ]
     store.write_results(out, record, {"arms": results}, end_weights(prepared.programs, states))
     (out / "report.html").write_text("a page")
-    store.seal_report(out, store.sources_of(out))
+    _report_seal.seal(out, _report_seal.sources(out), ["report.html"])
     monkeypatch.setattr(lab_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
     return out
 
