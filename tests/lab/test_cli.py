@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def ended(tmp_path, monkeypatch):
     history = store.History(prepared.arms, prepared.seeds, prepared.depth)
     states = [program.initial() for program in prepared.programs]
     out = tmp_path / "run"
-    record = store.write_record(out, study._description(prepared, "hopmix ablate"))
+    with store.only_writer(out):
+        record = store.write_record(out, study._description(prepared, "hopmix ablate"))
     row = {name: np.zeros((1, 2, *(SIZES[d] for d in dims))) for name, dims in (DIMENSIONS | DEEP).items()}
     history.append(24, row | {"diverged_step": np.full((1, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)
@@ -128,7 +130,9 @@ def ended(tmp_path, monkeypatch):
 
 
 def test_resuming_what_has_ended_prepares_nothing_and_changes_nothing(capsys, ended):
-    contents = lambda: {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file()}
+    contents = lambda: {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file() and p.name != ".lock"
+    }
     before = contents()
     code, out, _ = run(capsys, "resume", str(ended))
     assert code == 0
@@ -143,7 +147,12 @@ def test_a_report_lost_or_damaged_is_made_again(capsys, ended, damaged, monkeypa
         (ended / "report.html").unlink()
     else:
         (ended / "report.html").write_text(damaged)
-    monkeypatch.setattr("hopmix.lab.report.write_report", lambda out: (out / "report.html").write_text("a new page"))
+
+    def write_report(out: Path) -> Path:
+        (out / "report.html").write_text("a new page")
+        return out / "report.html"
+
+    monkeypatch.setattr("hopmix.lab.report.write_report", write_report)
     assert run(capsys, "resume", str(ended))[0] == 0
     assert (ended / "report.html").read_text() == "a new page"
 
