@@ -1,6 +1,5 @@
 """The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
 
-import gc
 import logging
 import os
 import shlex
@@ -195,9 +194,11 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
 
 def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
     """Print the results of a study, whose report is made unless it is there."""
+    from hopmix.lab._memory_allocator import release_memory
+
     if results is None:
         return FAILED
-    gc.collect()  # data and programs of the study, whose memory the figures can use
+    release_memory()  # of the study's data and programs
     page = _report_of(out)
     console.print(_table(results))
     console.print(Text(f"Report: {page}"))
