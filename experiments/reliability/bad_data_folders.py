@@ -305,7 +305,8 @@ FOLDERS["refused: --patch 3 of 8 x 8"] = lambda place: data(pets(place), "--patc
 FOLDERS["refused: --patch 2 0"] = lambda place: data(pets(place), "--patch", "2", "0")
 FOLDERS["refused: --resize 0"] = lambda place: data(pets(place), "--resize", "0")
 FOLDERS["refused: --resize 8 -8"] = lambda place: data(pets(place), "--resize", "8", "-8")
-FOLDERS["refused: --resize 10000000"] = lambda place: data(pets(place), "--resize", "10000000")
+FOLDERS["refused: --resize of 301 digits"] = lambda place: data(pets(place), "--resize", "1" + 300 * "0")
+FOLDERS["refused: --resize 60000"] = lambda place: data(pets(place), "--resize", "60000")
 FOLDERS["loaded: --resize 4 6"] = lambda place: data(pets(place), "--resize", "4", "6")
 
 

@@ -15,6 +15,9 @@ ARMS = ("serial", "free", "broken", "broken-xavier", "symmetric", "symmetric-wid
 PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The grid of the reference implementation (arXiv 2406.12220, code)."""
 
+LONGEST_SIDE = 65_536
+"""Of an image, in pixels; a square of it is larger than what is decoded."""
+
 
 class UsageError(ValueError):
     """A mistake of the user, told in one line."""
@@ -98,8 +101,8 @@ class StudyConfig:
             _need(value is None or value >= 1, name, value, "at least 1")
         for name in ("patch", "resize"):
             value = getattr(self, name)
-            sides = value if isinstance(value, tuple) else (value or 1,)
-            _need(value is None or (value != 0 and min(sides) >= 1), name, value, "at least 1")
+            if value is not None:
+                check_sides(name, value)
         for name in ("first_seed", "deep"):
             _need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "clip"):
@@ -150,6 +153,14 @@ class StudyConfig:
     def digest(self) -> str:
         """A hash of all fields."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_sides(field: str, value: int | tuple[int, ...]):
+    """Raise `UsageError` unless this is one or two lengths in pixels."""
+    sides = value if isinstance(value, tuple) else (value, value)
+    _need(len(sides) == 2, field, value, "one number or two, height and width")
+    _need(min(sides) >= 1, field, value, "at least 1")
+    _need(max(sides) <= LONGEST_SIDE, field, value, f"at most {LONGEST_SIDE}")
 
 
 def _need(ok: bool, field: str, value: object, wanted: str):

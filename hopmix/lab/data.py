@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.config import StudyConfig, UsageError, check_sides
 from hopmix.lab.overview import Row, describe
 from hopmix.lab.partition import TEST_SEED, TEST_SHARE, Marks, cut, keep_in_place, mark
+from hopmix.lab.sources.room import require_room
 from hopmix.lab.sources.source import Index, Labels, Like, Options, Part, Pixels, Size, Source
 
 PIXELS_AT_ONCE = 2**20
@@ -113,6 +114,7 @@ def load_for(config: StudyConfig, data: str | None = None) -> Data:
         image_column=config.image_column,
         resize=config.resize,
         validation=config.validation,
+        batch=config.batch,
     )
 
 
@@ -125,6 +127,7 @@ def load(
     validation: float = 0.1,
     split_seed: int = 0,
     limit: int | None = None,
+    batch: int = 0,
 ) -> Data:
     """A data set by name, with everything about it checked that can be wrong.
 
@@ -144,6 +147,7 @@ def load(
     - `validation`: share of the training images, in (0, 0.5], that is held out, class by class.
     - `split_seed`: decides which; the test split does not depend on it.
     - `limit`: keep at most so many images for training and validation together, and as many for the test.
+    - `batch`: how many images a training step will take, which must fit into memory too.
 
     **Raises:** `UsageError` for data that cannot be used.
     """
@@ -151,13 +155,14 @@ def load(
         raise UsageError(f"validation = {validation} is outside (0, 0.5]; choose a share such as 0.1")
     if limit is not None and limit < 1:
         raise UsageError(f"limit = {limit} is not positive; leave it out to use all images")
+    if resize is not None:
+        check_sides("resize", resize)
     size = (resize, resize) if isinstance(resize, int) else resize
-    if size is not None and min(size) < 1:
-        raise UsageError(f"resize: got {size[0]} x {size[1]}, but it must be at least 1.")
     if not data.isprintable():
         raise UsageError(f"data = {data!r} has characters that cannot be printed; rename it, or make a link to it")
     source = _open(data, Options(image_column, label_column, size))
     _check_classes(data, source)
+    _check_room(source, limit, batch)
     return _load(data, source, validation, split_seed, limit)
 
 
@@ -285,6 +290,13 @@ def _check_classes(data: str, source: Source):
             f"data = {data!r} has one class only ({source.classes[0]!r}); at least two are needed, each in a folder or "
             "with a label of its own"
         )
+
+
+def _check_room(source: Source, limit: int | None, batch: int):
+    """Raise `UsageError` where all images, of the size of the first one, cannot fit into memory."""
+    shape = source.train.rows.read(np.zeros(1, np.int64)).shape[1:]
+    parts = [part for part in (source.train, source.validation, source.test) if part is not None]
+    require_room(sum(min(len(part.labels), limit or len(part.labels)) for part in parts), shape, batch)
 
 
 def _check_counts(

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from hopmix.lab.config import PAPER_LAMBDAS, StudyConfig, UsageError
+from hopmix.lab.config import PAPER_LAMBDAS, StudyConfig, UsageError, check_sides
 
 
 def test_json_round_trip_keeps_configuration_and_digest():
@@ -34,6 +34,10 @@ def test_the_papers_grid_is_that_of_its_code():
         ("dim", 0, "at least 1"),
         ("depth", -2, "at least 1"),
         ("patch", 0, "at least 1"),
+        ("patch", (2, 0), "at least 1"),
+        ("resize", 0, "at least 1"),
+        ("resize", (-1, 8), "at least 1"),
+        ("resize", 10**400, "at most 65536"),
         ("epochs", 0, "at least 1"),
         ("batch", 0, "at least 1"),
         ("measurements", 0, "at least 1"),
@@ -50,6 +54,12 @@ def test_bad_values_name_the_field_and_the_cure(field, value, cure):
     with pytest.raises(UsageError, match=cure) as error:
         StudyConfig(**{field: value})
     assert str(error.value).startswith(f"{field}: got ")
+
+
+@pytest.mark.parametrize("sides", [(), (2,), (2, 2, 2)])  # as an edited study.json may have them
+def test_sides_are_two(sides):
+    with pytest.raises(UsageError, match=r"^patch: got .*one number or two, height and width"):
+        check_sides("patch", sides)
 
 
 def test_unknown_fields_of_a_stored_study_are_refused():

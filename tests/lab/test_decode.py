@@ -123,6 +123,18 @@ class TestMemory:
         assert "\n" not in str(told.value)
         fails("digits", "1,797 images of 8 x 8 x 1", "--resize")
 
+    def test_a_batch_must_fit_as_well(self, monkeypatch):
+        monkeypatch.setattr(room, "free_memory", lambda: 2 * 1797 * 64 + 4 * 10 * 64)
+        assert load("digits", batch=10)
+        fails("digits", "a batch of 11", "--resize", batch=11)
+
+    def test_all_splits_are_counted_before_the_second_image_is_read(self, tmp_path, monkeypatch):
+        write_classes(tmp_path / "pets" / "train")
+        write_classes(tmp_path / "pets" / "test", seed=500)
+        (tmp_path / "pets" / "train" / "cat" / "1.png").write_text("no image")
+        monkeypatch.setattr(room, "free_memory", lambda: 2 * 30 * 90)
+        fails(tmp_path / "pets", "40 images of 6 x 5 x 3", "--resize")
+
     def test_memory_is_told(self):
         free = room.free_memory()
         assert free is None or 0 < free < 2**60

@@ -97,10 +97,10 @@ def test_the_data_of_a_study_are_loaded_with_all_of_its_options(monkeypatch):
         return tiny_data()
 
     monkeypatch.setattr(lab_data, "load", told)
-    config = StudyConfig(data="a", label_column="b", image_column="c", resize=(4, 3), validation=0.3)
+    config = StudyConfig(data="a", label_column="b", image_column="c", resize=(4, 3), validation=0.3, batch=7)
     load_for(config)
     load_for(config, "elsewhere")
-    options = {"label_column": "b", "image_column": "c", "resize": (4, 3), "validation": 0.3}
+    options = {"label_column": "b", "image_column": "c", "resize": (4, 3), "validation": 0.3, "batch": 7}
     assert asked == [("a", options), ("elsewhere", options)]
 
 

@@ -9,16 +9,34 @@ COPIES = 2
 """Training keeps images on the host and on the device."""
 
 
-def require_room(count: int, shape: tuple[int, int, int]):
-    """Raise `UsageError` unless so many images of a shape (height, width, colours) fit into memory."""
-    needed = count * shape[0] * shape[1] * shape[2]
+FLOAT = 4
+"""Bytes of a pixel in a training step."""
+
+
+def require_room(count: int, shape: tuple[int, int, int], batch: int = 0):
+    """Raise `UsageError` unless images fit into memory.
+
+    **Arguments:**
+
+    - `count`: how many there are; `shape`: height, width and colours of each.
+    - `batch`: how many of them a training step takes as floating-point numbers.
+    """
+    pixels = shape[0] * shape[1] * shape[2]
+    needed = COPIES * count * pixels
+    needed_in_step = FLOAT * batch * pixels
     free = free_memory()
-    if free is not None and COPIES * needed > free:
-        size = " x ".join(str(length) for length in shape)
-        raise UsageError(
-            f"data: {count:,} images of {size} take {COPIES * needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of "
-            "memory are free; make them smaller with --resize"
-        )
+    if free is None or needed + needed_in_step <= free:
+        return
+    size = " x ".join(str(length) for length in shape)
+    step = f" and a batch of {batch:,} another {_gigabytes(needed_in_step)}" if batch else ""
+    raise UsageError(
+        f"data: {count:,} images of {size} take {_gigabytes(needed)}{step}, but {_gigabytes(free)} of memory are free; "
+        "make them smaller with --resize"
+    )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
 
 
 def free_memory() -> int | None:
