@@ -17,8 +17,8 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["hopmix.lab.cli", "hopmix.lab.study", "hopmix.lab.report", "zarr", "PIL.Image"])
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
-LONGEST = 240
-"""Seconds after which a command hangs."""
+LONGEST = 900
+"""Seconds after which a command hangs, on a machine that others use too."""
 
 MEMORY = 16 * 2**30
 """Bytes of address space of a process: a damaged size must not take the machine."""

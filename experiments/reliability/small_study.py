@@ -99,7 +99,7 @@ def facts(run: Path) -> Iterator[tuple[str, str]]:
     """Everything in a run that counts, as a digest: descriptions, results, every array, every figure."""
     for name in ("study.json", "results.json"):
         yield name, digest(json.dumps(lasting(json.loads((run / name).read_text("utf-8"))), sort_keys=True).encode())
-    for name, array in zarr.open_group((run / "metrics.zarr").resolve(), mode="r").arrays():
+    for name, array in zarr.open_group(_metrics(run), mode="r").arrays():
         yield f"metrics.zarr/{name}", of_array(np.asarray(array[...]))
     with np.load(run / "weights.npz", allow_pickle=False) as weights:
         for name in weights.files:
@@ -109,6 +109,12 @@ def facts(run: Path) -> Iterator[tuple[str, str]]:
             yield f"checkpoints/{step}/{name}", of_array(array)
     for path in sorted((run / "figures").iterdir()):
         yield f"figures/{path.name}", digest(path.read_bytes())
+
+
+def _metrics(run: Path) -> Path:
+    path = run / "metrics.zarr"
+    # Copied to a drive without links, it is a file that holds where the link led.
+    return run / path.read_text() if path.is_file() else path.resolve()
 
 
 def checkpoint(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,5 @@
 """Cases judged side by side, each worker a process; one that dies or hangs costs its case alone."""
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +10,8 @@ from typing import Any, NamedTuple
 
 from experiments.reliability import commands
 
-LONGEST = 600
-"""Seconds after which a case hangs."""
+LONGEST = 3600
+"""Seconds after which a case hangs, on a machine that others use too."""
 
 
 class Outcome(NamedTuple):
@@ -83,9 +82,10 @@ def outcomes(judge: Judge, cases: Sequence[Any], shared: Any, folder: Path, jobs
         finally:
             free.put(worker)
 
+    threads = ThreadPoolExecutor(jobs)
     try:
-        with ThreadPoolExecutor(jobs) as threads:
-            yield from threads.map(judged, itertools.chain(cases))
+        yield from threads.map(judged, cases)
     finally:
+        threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.close()

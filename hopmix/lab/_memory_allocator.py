@@ -1,6 +1,7 @@
 """Freed memory kept by the process, so that the next call of a program need not ask the system for it again."""
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -27,6 +28,13 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(LARGEST)}
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, LARGEST))
+
+
+def release_memory():
+    """Give what is free back to the system: what compiling leaves behind is not needed again."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def allocator() -> dict[str, str]:

@@ -195,7 +195,7 @@ def _ablate(options: Ablate, line: str, console: Console) -> int:
     out = options.out
     with store.only_writer(out):
         if not store.open_study(out, config, resume=options.resume):
-            return _train(config, out, False, line, console)
+            return _show(_train(config, out, False, line, console), out, console)
         # The same words may mean another place in another folder: those of the study were recorded.
         same = config.data == store.read_config(out).data
         return _go_on(out, None if same else config.data, line, console)
@@ -208,11 +208,12 @@ def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
     if results is None or data is not None:
         from hopmix.lab.study import located
 
-        return _train(located(record, data), out, True, line, console)
+        results = _train(located(record, data), out, True, line, console)
     return _show(results, out, console)
 
 
-def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> int:
+def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> dict[str, Any] | None:
+    """Train a study to its results, or until it is interrupted."""
     from hopmix.lab import study as lab_study
 
     study = lab_study.prepare(config)
@@ -223,15 +224,19 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
     say = lambda sentence: console.print(Text(sentence))
     try:
         with TrainingBar(console, study.schedule.total) as watch:
-            results = lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say)
+            return lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say)
     except lab_study.Interrupted:
         say(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
-        return FAILED
-    return _show(results, out, console)
+        return None
 
 
-def _show(results: dict[str, Any], out: Path, console: Console) -> int:
+def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
     """Print the results of a study, whose report is made unless it is there."""
+    from hopmix.lab._memory_allocator import release_memory
+
+    if results is None:
+        return FAILED
+    release_memory()  # of the study's data and programs
     page = _report_of(out, console)
     console.print(_table(results))
     console.print(Text(f"Report: {page}"))

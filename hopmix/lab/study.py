@@ -23,6 +23,7 @@ from hopmix.lab._capacity import need_memory
 from hopmix.lab._environment import environment
 from hopmix.lab._interrupts import Interrupted as Interrupted
 from hopmix.lab._interrupts import Interrupts
+from hopmix.lab._memory_allocator import release_memory
 from hopmix.lab.arms import Arm, make_arms
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.evaluation import accuracies_of, end_weights, result_of
@@ -233,6 +234,7 @@ def _train(
         return timing
     begin = time.perf_counter()
     compile_all(study, states, study.dataset)
+    release_memory()
     timing["compile_s"] = time.perf_counter() - begin
     with ThreadPoolExecutor(1) as saver:
         saved: Future | None = None

@@ -240,6 +240,7 @@ def test_a_case_that_kills_its_worker_costs_itself_alone(tmp_path):
 
 def test_the_record_of_a_drill_counts_and_names_failures():
     found = [Outcome("a", True, "told"), Outcome("b", False, "differs", "step"), Outcome("c", True, "told")]
-    record = drill.record(found, 2.4)
-    assert (record["passed"], record["of"], record["how"]) == (2, 3, {"told": 2, "differs": 1})
+    record = drill.record(found, 5, 2.4)
+    assert (record["passed"], record["of"], record["planned"]) == (2, 3, 5)
+    assert record["how"] == {"told": 2, "differs": 1}
     assert record["failures"] == [{"name": "b", "passed": False, "how": "differs", "seen": "step"}]

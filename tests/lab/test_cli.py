@@ -2,12 +2,13 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lab.tiny import tiny_config, tiny_data
 
-from hopmix.lab import cli, store, study
+from hopmix.lab import _report_seal, cli, store, study
 from hopmix.lab import data as lab_data
 from hopmix.lab.evaluation import end_weights, result_of
 from hopmix.lab.metrics import DEEP, DIMENSIONS, EIGENVALUES
@@ -112,7 +113,8 @@ def ended(tmp_path, monkeypatch):
     history = store.History(prepared.arms, prepared.seeds, prepared.depth)
     states = [program.initial() for program in prepared.programs]
     out = tmp_path / "run"
-    record = store.write_record(out, study._description(prepared, "hopmix ablate"))
+    with store.only_writer(out):
+        record = store.write_record(out, study._description(prepared, "hopmix ablate"))
     row = {name: np.zeros((1, 2, *(SIZES[d] for d in dims))) for name, dims in (DIMENSIONS | DEEP).items()}
     history.append(24, row | {"diverged_step": np.full((1, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)
@@ -122,13 +124,15 @@ def ended(tmp_path, monkeypatch):
     ]
     store.write_results(out, record, {"arms": results}, end_weights(prepared.programs, states))
     (out / "report.html").write_text("a page")
-    store.seal_report(out, store.sources_of(out))
+    _report_seal.seal(out, _report_seal.sources(out), ["report.html"])
     monkeypatch.setattr(lab_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
     return out
 
 
 def test_resuming_what_has_ended_prepares_nothing_and_changes_nothing(capsys, ended):
-    contents = lambda: {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file()}
+    contents = lambda: {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file() and p.name != ".lock"
+    }
     before = contents()
     code, out, _ = run(capsys, "resume", str(ended))
     assert code == 0
@@ -143,7 +147,12 @@ def test_a_report_lost_or_damaged_is_made_again(capsys, ended, damaged, monkeypa
         (ended / "report.html").unlink()
     else:
         (ended / "report.html").write_text(damaged)
-    monkeypatch.setattr("hopmix.lab.report.write_report", lambda out: (out / "report.html").write_text("a new page"))
+
+    def write_report(out: Path) -> Path:
+        (out / "report.html").write_text("a new page")
+        return out / "report.html"
+
+    monkeypatch.setattr("hopmix.lab.report.write_report", write_report)
     assert run(capsys, "resume", str(ended))[0] == 0
     assert (ended / "report.html").read_text() == "a new page"
 

@@ -186,7 +186,7 @@ def test_measurements_that_did_not_lead_to_the_checkpoint_are_refused(prepared, 
     out = stopped(prepared, tmp_path / "run")
     history = store.History(prepared.arms, prepared.seeds, prepared.depth)
     history.load(store.read_metrics(out))
-    history.rows[0]["train_loss"] = history.rows[0]["train_loss"] + 1
+    history.rows[0]["validation_loss"] = history.rows[0]["validation_loss"] + 1
     store.write_metrics(out, history, store.read_record(out).identity)
     with pytest.raises(UsageError, match=r"metrics\.zarr: not what was measured before the checkpoint of step 12"):
         study.run(prepared, out, resume=True, command="hopmix ablate")
