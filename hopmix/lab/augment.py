@@ -67,7 +67,7 @@ class Augment:
     @property
     def borders(self) -> tuple[int, int]:
         """Pixels of border above and below, and left and right."""
-        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+        return _both(self.crop)
 
     @classmethod
     def none(cls) -> "Augment":
@@ -108,10 +108,19 @@ class Augment:
         )
 
 
-def _borders(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+def _borders(image_shape: tuple[int, int, int]) -> int | tuple[int, int]:
     """An eighth of each side, at least one pixel; of a side of one pixel nothing may be lost."""
-    height, width = (0 if length == 1 else max(1, length // 8) for length in image_shape[:2])
-    return height, width
+    height = _border(image_shape[0])
+    width = _border(image_shape[1])
+    return height if height == width else (height, width)
+
+
+def _border(length: int) -> int:
+    return 0 if length == 1 else max(1, length // 8)
+
+
+def _both(crop: int | tuple[int, int]) -> tuple[int, int]:
+    return (crop, crop) if isinstance(crop, int) else crop
 
 
 def augment(
@@ -133,7 +142,7 @@ def augment(
     """
     crop_key, flip_key, rand_key, mix_key, erase_key = jr.split(key, 5)
     if any(config.borders):
-        images = random_crop(crop_key, images, config.borders)
+        images = random_crop(crop_key, images, config.crop)
     if config.flip:
         images = random_flip(flip_key, images, config.flip)
     pixels = images
@@ -163,15 +172,15 @@ def normalise(images: Bytes | Images, mean: PerColour, std: PerColour) -> Images
     return (scaled - mean[None, None, None]) / std[None, None, None]
 
 
-def random_crop(key: PRNGKey, images: Bytes, borders: tuple[int, int]) -> Bytes:
+def random_crop(key: PRNGKey, images: Bytes, border: int | tuple[int, int]) -> Bytes:
     """A window of the image's size, at a random place in the image with black pixels around it.
 
     **Arguments:**
 
-    - `borders`: how many of them above and below, and how many left and right.
+    - `border`: how many of them above and below, and how many left and right; one number for both.
     """
-    height, width = borders
-    places = 2 * jnp.asarray(borders, jnp.int32) + 1
+    height, width = _both(border)
+    places = 2 * jnp.asarray([height, width], jnp.int32) + 1
     corners = jr.randint(key, (len(images), 2), 0, places[None], jnp.int32)
     framed = jnp.pad(images, ((0, 0), (height, height), (width, width), (0, 0)))
     corners = jnp.pad(corners, ((0, 0), (0, 1)))  # the first colour

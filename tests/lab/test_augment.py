@@ -39,7 +39,7 @@ class TestConfiguration:
 
     @pytest.mark.parametrize("height, border", [(8, 1), (28, 3), (32, 4), (4, 1)])
     def test_light(self, height, border):
-        assert Augment.light((height, height, 1)) == Augment(crop=(border, border), label_smoothing=0.1)
+        assert Augment.light((height, height, 1)) == Augment(crop=border, label_smoothing=0.1)
 
     @pytest.mark.parametrize(
         "size, borders", [((64, 4), (8, 1)), ((8, 64), (1, 8)), ((2, 1), (1, 0)), ((1, 1), (0, 0))]
@@ -53,7 +53,7 @@ class TestConfiguration:
     def test_paper_is_the_reference_recipe(self):
         expected = Augment(
             flip=0.5,
-            crop=(4, 4),
+            crop=4,
             mixup=0.8,
             cutmix=1.0,
             erase=0.25,
@@ -149,7 +149,7 @@ class TestAugment:
 class TestCrop:
     def test_is_a_window_of_the_framed_image(self, getkey):
         images = pictures(batch=700, shape=(5, 6, 2))  # one of 25 is left out once in 10^11 times
-        results = np.asarray(random_crop(getkey(), images, (2, 2)))
+        results = np.asarray(random_crop(getkey(), images, 2))
         assert results.dtype == np.uint8
         framed = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
         places = set()
@@ -161,7 +161,7 @@ class TestCrop:
 
     def test_border_zero_is_the_identity(self, getkey):
         images = pictures()
-        np.testing.assert_array_equal(random_crop(getkey(), images, (0, 0)), images)
+        np.testing.assert_array_equal(random_crop(getkey(), images, 0), images)
 
     @pytest.mark.parametrize("shape", [(64, 4), (512, 16), (4, 64)])
     def test_of_a_thin_image_at_least_half_is_left(self, getkey, shape):

@@ -141,7 +141,8 @@ def _reading(data: str, name: str, images: np.ndarray) -> Reading:
         return Reading(255, "pixels that are true become 255")
     if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
         raise UsageError(f"data = {data!r}: array {name!r} is of type {images.dtype}, no numbers; save it as uint8")
-    low, high = images.min(), images.max()
+    low = images.min()
+    high = images.max()
     whole = np.issubdtype(images.dtype, np.integer)
     if low >= 0 and high <= 1 and not whole:
         return Reading(255, f"pixels are of type {images.dtype} in 0..1: multiplied by 255 and rounded")

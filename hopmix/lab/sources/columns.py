@@ -63,8 +63,13 @@ def _only_image(data: str, table: datasets.Dataset, features: dict[str, Any]) ->
     found = declared or [name for name, feature in features.items() if _holds_images(table, name, feature)]
     if len(found) == 1:
         return found[0]
-    some, none = f"several image columns: {list_names(found)}", f"no image column among {list_names(features)}"
-    raise UsageError(f"data = {data!r} has {some if found else none}; choose one with --image-column")
+    if found:
+        raise UsageError(
+            f"data = {data!r} has several image columns: {list_names(found)}; choose one with --image-column"
+        )
+    raise UsageError(
+        f"data = {data!r} has no image column among {list_names(features)}; choose one with --image-column"
+    )
 
 
 def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
