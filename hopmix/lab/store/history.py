@@ -185,7 +185,7 @@ def _cure(out: Path, damaged: Path) -> str:
 def _read_version(path: Path, version: Path, record: Record | None, cure: str) -> xr.Dataset:
     try:
         require_plain_arrays(version)
-        dataset = xr.open_zarr(version.resolve(), consolidated=False, zarr_format=2).load()
+        dataset = xr.open_zarr(version.resolve(), consolidated=False).load()
         dataset.validation_accuracy.isel(arm=0, seed=0, step=-1)
         expected = dataset.attrs.get("digest")
         intact = expected == dataset_digest(dataset) if expected or _is_sealed(record) else True
