@@ -136,6 +136,8 @@ def run(
         require_same_data(study, record, out)
         ended = store.finished_results(out, record, lambda sentence: None)
         if ended is not None:
+            if study.config.data != record.data_path:
+                store.write_record(out, record.values | {"data_path": data_path(study.config.data)})
             return ended
         record = _resumed(study, out, record, command)
     else:

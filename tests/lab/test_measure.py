@@ -468,5 +468,10 @@ def test_what_does_not_go_with_a_run(a_run, tmp_path):
     del broken["data"]["image"]
     store.write_json(tmp_path / "study.json", broken)
     (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    with pytest.raises(UsageError, match="edited or damaged: its checksum does not match"):
+        open_layers(Measure(str(tmp_path)))
+    for digest in ("format", "identity", "checksum"):  # which earlier versions did not write
+        del broken[digest]
+    store.write_json(tmp_path / "study.json", broken)
     with pytest.raises(UsageError, match="damaged, it does not describe its images"):
         open_layers(Measure(str(tmp_path)))

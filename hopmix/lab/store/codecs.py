@@ -13,6 +13,13 @@ COMPRESSORS = {"blosc", "zstd", "zlib", "gzip"}
 BLOSC = {"lz4", "lz4hc", "zstd", "zlib", "blosclz", "snappy"}
 """What Blosc unpacks with."""
 
+CODECS = {"bytes", "zstd", "blosc", "gzip", "crc32c", "vlen-utf8"}
+"""The same in Zarr's format 3, where entries are packed by a codec as well."""
+
+NUMBERS = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)}
+DATA_TYPES = NUMBERS | {"bool", "string", "fixed_length_utf32"}
+"""Entries of Zarr's format 3."""
+
 DTYPES = tuple("biufU")
 """Kinds of entries: booleans, numbers and text of fixed width; never objects."""
 
@@ -22,20 +29,19 @@ class NotAllowed(ValueError):
 
 
 def require_plain_arrays(folder: Path):
-    """Raise `NotAllowed` for any array in a Zarr folder whose codecs or entries hopmix does not write."""
+    """Raise `NotAllowed` for any array in a Zarr folder whose codecs or entries are not on the lists above."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise NotAllowed(f"{path.relative_to(folder)} is a link")
-        if path.name == "zarr.json":
-            raise NotAllowed(f"{path.relative_to(folder)} is not of Zarr's format 2")
-        if path.name == ".zarray":
+        check = DESCRIPTIONS.get(path.name)
+        if check is not None:
             try:
-                _require_plain(json.loads(path.read_text(encoding="utf-8")))
+                check(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise NotAllowed(f"{path.relative_to(folder)}: {error}") from None
 
 
-def _require_plain(about: Any):
+def _require_plain_of_format_2(about: Any):
     if not isinstance(about, dict) or about.get("zarr_format") != 2:
         raise NotAllowed("no array of Zarr's format 2")
     filters = about.get("filters")
@@ -59,5 +65,24 @@ def _require_compressor(compressor: Any):
 
 
 def _name(codec: Any) -> str:
-    found = codec.get("id") if isinstance(codec, dict) else codec
+    found = codec.get("id", codec.get("name")) if isinstance(codec, dict) else codec
     return f"{found}"[:40]
+
+
+def _require_plain_of_format_3(about: Any):
+    if not isinstance(about, dict) or about.get("zarr_format") != 3:
+        raise NotAllowed("nothing of Zarr's format 3")
+    if about.get("node_type") == "group":
+        return
+    if about.get("storage_transformers"):
+        raise NotAllowed("storage transformers are not allowed")
+    codecs = about.get("codecs")
+    for codec in codecs if isinstance(codecs, list) else [codecs]:
+        if _name(codec) not in CODECS:
+            raise NotAllowed(f"the codec {_name(codec)} is not allowed")
+    if _name(about.get("data_type")) not in DATA_TYPES:
+        raise NotAllowed(f"entries of {_name(about.get('data_type'))} are not allowed")
+
+
+DESCRIPTIONS = {".zarray": _require_plain_of_format_2, "zarr.json": _require_plain_of_format_3}
+"""What describes an array in Zarr's two formats, and what is required of it; hopmix writes the first."""

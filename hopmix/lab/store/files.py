@@ -143,7 +143,7 @@ def require_folder(field: str, folder: Path):
         trial = folder / f".hopmix-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         trial.touch()
         trial.unlink()
-    except (FileExistsError, NotADirectoryError):
+    except FileExistsError:
         raise UsageError(f"{field}: {folder} is a file, not a folder; name another folder.") from None
     except OSError as error:
         raise UsageError(f"{field}: {folder} can't be written ({reason(error)}); name another folder.") from None

@@ -204,7 +204,7 @@ def _read_version(path: Path, version: Path, record: Record | None, cure: str) -
 def _load(version: Path) -> xr.Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of files that are no arrays: what is missing shows in the digest
-        return xr.open_zarr(version, consolidated=False, zarr_format=2).load()
+        return xr.open_zarr(version, consolidated=False).load()
 
 
 def _is_sealed(record: Record | None) -> bool:

@@ -312,6 +312,27 @@ def test_codecs_that_are_not_ours_are_refused_before_anything_is_decoded(tmp_pat
         store.read_metrics(tmp_path, record)
 
 
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        ({"codecs": [{"name": "numcodecs.pickle"}]}, "the codec numcodecs.pickle is not allowed"),
+        ({"codecs": None}, "the codec None is not allowed"),
+        ({"data_type": {"name": "object"}}, "entries of object are not allowed"),
+        ({"storage_transformers": [{"name": "x"}]}, "storage transformers are not allowed"),
+        ({"zarr_format": 2}, "nothing of Zarr's format 3"),
+    ],
+)
+def test_codecs_of_the_other_format_are_refused_too(tmp_path, monkeypatch, changed, told):
+    numbers = xr.Dataset({"validation_accuracy": (("arm", "seed", "step"), np.zeros((1, 1, 1)))})
+    numbers.to_zarr(tmp_path / "metrics.zarr", consolidated=False, zarr_format=3)
+    assert store.read_metrics(tmp_path).identical(numbers)
+    about = tmp_path / "metrics.zarr" / "validation_accuracy" / "zarr.json"
+    store.write_json(about, json.loads(about.read_text()) | changed)
+    monkeypatch.setattr(xr, "open_zarr", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(UsageError, match=re.escape(told)):
+        store.read_metrics(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["format 3", "link"])
 def test_arrays_that_would_go_round_the_check_are_refused(tmp_path, record, monkeypatch, kind):
     write(tmp_path, record, 1)
@@ -322,5 +343,5 @@ def test_arrays_that_would_go_round_the_check_are_refused(tmp_path, record, monk
     else:
         (place / "cosine" / "zarr.json").write_text("{}")
     monkeypatch.setattr(xr, "open_zarr", lambda *_, **__: pytest.fail("it was opened"))
-    with pytest.raises(UsageError, match=r"is a link|is not of Zarr's format 2"):
+    with pytest.raises(UsageError, match=r"is a link|nothing of Zarr's format 3"):
         store.read_metrics(tmp_path, record)
