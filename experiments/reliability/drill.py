@@ -2,9 +2,9 @@
 
 .venv/bin/python -m experiments.reliability.drill [--only kills damage ...] [--quick] [--jobs 2]     (or: make drills)
 
-Trains small studies into a temporary folder, and writes how each drill went into `results.json`; a drill that was left
-out keeps its last figures there. Ctrl-C ends the drill that runs, and keeps what was seen of it. The exit code is 0
-where every case was tried and passed, and 1 otherwise.
+Trains small studies into a temporary folder, and writes how each drill goes into `results.json`, case by case: what
+ends a drill loses none of it. A drill that is left out keeps its last figures there. The exit code is 0 where every
+case passed, and 1 otherwise.
 """
 
 import collections
@@ -71,24 +71,20 @@ DRILLS: dict[Name, Drill] = {
 }
 
 
-def run(options: Options, work: Path) -> Iterator[tuple[Name, dict[str, Any]]]:
-    """Run the drills in a folder; the name of each, and what is to be known of it."""
-    runs = small_study.make_runs(work / "runs")
-    for name in options.only:
-        drill = DRILLS[name]
-        begin = time.perf_counter()
-        cases = drill.cases(drill.quick if options.quick else drill.full, options.seed, runs)
-        shared = truth_of(runs, work) if name == "damage" else runs
-        judged = workers.outcomes(drill.judge, cases, shared, work / name, options.jobs)
-        found = []
-        try:
-            for outcome in track(judged, f"{name:8}", len(cases), console=Console(stderr=True)):
-                found.append(outcome)
-        except KeyboardInterrupt:
-            judged.close()
-        yield name, record(found, len(cases), time.perf_counter() - begin)
-        if len(found) < len(cases):
-            return
+def run(name: Name, options: Options, runs: Runs, work: Path) -> Iterator[dict[str, Any]]:
+    """Run a drill in a folder; what is to be known of it so far, after each case."""
+    drill = DRILLS[name]
+    begin = time.perf_counter()
+    commit = environment()["commit"]
+    cases = drill.cases(drill.quick if options.quick else drill.full, options.seed, runs)
+    shared = truth_of(runs, work) if name == "damage" else runs
+    judged = workers.outcomes(drill.judge, cases, shared, work / name, options.jobs)
+    found = []
+    for outcome in track(judged, f"{name:8}", len(cases), console=Console(stderr=True)):
+        found.append(outcome)
+        if not outcome.passed:
+            print(f"{name}: {outcome.name}: {outcome.how}: {outcome.seen}", file=sys.stderr, flush=True)
+        yield record(found, len(cases), time.perf_counter() - begin) | {"commit": commit}
 
 
 def truth_of(runs: Runs, work: Path) -> damage.Truth:
@@ -108,7 +104,6 @@ def record(found: Sequence[Outcome], planned: int, seconds: float) -> dict[str, 
         "planned": planned,
         "how": dict(collections.Counter(outcome.how for outcome in found).most_common()),
         "seconds": round(seconds),
-        "commit": environment()["commit"],
         "failures": [outcome._asdict() for outcome in failures[:MOST_FAILURES]],
     }
 
@@ -117,15 +112,21 @@ def main(options: Options) -> int:
     """Run the drills and write their figures; the exit code."""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="hopmix-drills-") as work:
-        for name, figures in run(options, Path(work)):
-            wrong += figures["passed"] < figures["planned"]
+        runs = small_study.make_runs(Path(work) / "runs")
+        for name in options.only:
+            figures = {}
+            for figures in run(name, options, runs, Path(work)):
+                keep(name, figures, options)
+            wrong += figures["of"] - figures["passed"]
             print(f"{name:8} {figures['passed']} of {figures['of']}: {figures['how']}", flush=True)
-            for failure in figures["failures"][:10]:
-                print(f"{name}: {failure['name']}: {failure['how']}: {failure['seen']}", file=sys.stderr, flush=True)
-            if not options.quick:
-                before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-                store.write_json(options.out, before | {name: figures})
     return 1 if wrong else 0
+
+
+def keep(name: Name, figures: dict[str, Any], options: Options):
+    """Put the figures of a drill in the place of its last ones."""
+    if not options.quick:
+        before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+        store.write_json(options.out, before | {name: figures})
 
 
 if __name__ == "__main__":
