@@ -67,7 +67,7 @@ DRILLS: dict[Name, Drill] = {
     "writers": Drill(writers.judge, 20, 1, lambda count, seed, runs: writers.cases(count, seed)),
     "copies": Drill(copies.judge, 20, 1, lambda count, seed, runs: copies.cases(count, seed)),
     "hostile": Drill(hostile.judge, 1000, 2, lambda count, seed, runs: hostile.cases(count, seed)),
-    "inputs": Drill(inputs.judge, 1000, 5, lambda count, seed, runs: inputs.cases(runs.ended.parents[1])[:count]),
+    "inputs": Drill(inputs.judge, 2000, 5, lambda count, seed, runs: inputs.cases(runs.ended.parents[1])[:count]),
 }
 
 

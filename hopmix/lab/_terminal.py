@@ -1,8 +1,9 @@
 """What people see in a terminal: text without control characters, and a bar that shows life."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderHook
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -69,9 +70,6 @@ class TrainingBar:
     def _update(self, progress: Any):
         self._progress.update(self._task, completed=progress.step, description="step")
         if self._live is not None:
-            self._live.update(Group(self._progress, *_losses(progress.losses.items())))
-
-
-def _losses(losses: Iterable[tuple[str, float]]) -> Iterable[Text]:
-    words = [f"{printable(name)} {loss:.3f}".replace(" ", "\N{NO-BREAK SPACE}") for name, loss in losses]
-    yield Text("validation loss: " + "  ".join(words), style="dim")
+            losses = [Text(f"{printable(name)} {loss:.3f}", style="dim") for name, loss in progress.losses.items()]
+            below = Columns(losses, padding=(0, 2))
+            self._live.update(Group(self._progress, Text("validation loss", style="dim"), below))

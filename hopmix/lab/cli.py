@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hopmix.lab import store
@@ -348,7 +348,8 @@ def _bench(options: Bench, line: str, console: Console) -> int:
 
 
 def _table(results: dict[str, Any]) -> Table:
-    table = Table("arm", "in the paper", "parameters", "n", "test accuracy", "against free, raw p", title="Results")
+    names = [Column(name, overflow="fold") for name in ("arm", "in the paper", "parameters")]
+    table = Table(*names, "n", "test accuracy", "against free, raw p", title="Results")
     for arm in results["arms"]:
         test, paired = arm["test_accuracy"], arm["paired"]
         table.add_row(
