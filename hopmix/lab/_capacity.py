@@ -1,6 +1,5 @@
 """What the members of a study need at least, beside the memory that is there."""
 
-import os
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from hopmix.lab.arms import Arm
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
+from hopmix.lab.sources.room import free_memory
 from hopmix.models.mixer import MixerConfig
 
 NUMBER = 4
@@ -27,17 +27,17 @@ def need_memory(config: StudyConfig, arms: Sequence[Arm]):
     states = max(_states(arm.model) for arm in arms) * config.batch * min(trained, config.seeds)
     least = NUMBER * (COPIES * members + states)
     there = memory()
-    if least > there:
+    if there is not None and least > there:
         raise UsageError(
             f"dim, depth, seeds, batch: {len(arms)} arms of {config.seeds} seeds need {least / 1e9:,.1f} GB at least, "
-            f"and there are {there / 1e9:,.1f} GB; choose smaller ones, fewer arms, or --together 1."
+            f"and {there / 1e9:,.1f} GB are free; choose smaller ones, fewer arms, or --together 1."
         )
 
 
-def memory() -> int:
-    """Bytes of memory that arrays can be in: of the device where it tells, or else of the machine."""
+def memory() -> int | None:
+    """Bytes of memory that arrays can be in: of the device where it tells, or else of what the machine has free."""
     told = jax.devices()[0].memory_stats() or {}
-    return told.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return told.get("bytes_limit") or free_memory()
 
 
 def _parameters(model: MixerConfig) -> int:

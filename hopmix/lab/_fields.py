@@ -44,11 +44,12 @@ def need_path(name: str, path: Path):
     """
     shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
     try:
+        path = path.expanduser()
         path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             raise UsageError(f"{name}: {shown} is a link to nothing; mend it, or name another path.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{name}: {shown!r} is no usable path ({reason}); name another one.") from None
 

@@ -13,7 +13,6 @@ from hopmix.lab._weights_equinox import EquinoxArrays, open_mixer
 from hopmix.lab._weights_safetensors import open_file, open_folder, open_hub
 from hopmix.lab._weights_torch import TorchWeights
 from hopmix.lab.config import Measure, UsageError
-from hopmix.lab.store.files import reason
 
 Format = Literal["safetensors", "PyTorch", "Equinox"]
 
@@ -33,7 +32,7 @@ def open_layers(options: Measure) -> Found:
     **Raises:** `UsageError` where there is nothing to measure, and for options that don't fit what is there.
     """
     check_patterns(options.pairs)
-    path = _accessible(options.path)
+    path = Path(options.path).expanduser()
     ours = not options.path.startswith("hub:") and _ours(path)
     if ours:
         if options.pairs or options.breaking or options.heads:
@@ -43,16 +42,6 @@ def open_layers(options: Measure) -> Found:
     if options.pairs:
         return named_layers(weights, options.pairs, breaking=options.breaking)
     return find_layers(weights, Reading(options.breaking, options.heads))
-
-
-def _accessible(name: str) -> Path:
-    """The path of this name; `UsageError` for one that no file can have."""
-    path = Path(name).expanduser()
-    try:
-        path.exists()
-    except OSError as error:
-        raise UsageError(f"path: {name} can't be read ({reason(error)}); name another file or folder.") from None
-    return path
 
 
 def _ours(path: Path) -> Found | None:

@@ -47,9 +47,8 @@ def facts(run: Run) -> str:
     arms, seeds = len(run.arms), run.metrics.seed.size
     parts = [f"{arms} arm{'s' * (arms > 1)} × {seeds} seed{'s' * (seeds > 1)}", f"{run.last_step:,} steps", state]
     created = str(run.study.get("created", ""))[:16].replace("T", " ")
-    return escape(
-        " · ".join([*parts, f"started {created}" if created else "", f"run {run.path.name}"]).replace("·  ·", "·")
-    )
+    started = [f"started {created}"] if created else []
+    return escape(" · ".join([*parts, *started, f"run {run.path.resolve().name}"]))
 
 
 def chart(kind: str, caption: str, label: str, *, css: str = "", **data: str | int) -> str:

@@ -22,7 +22,7 @@ LIBRARIES = ("matplotlib", "numpy", "pillow", "plotly", "xarray")
 def sources(run: Path) -> str:
     """A digest of everything that a report shows or is made with: files of the run, its name, code and libraries."""
     found = hashlib.blake2b(digest_size=16)
-    found.update(json.dumps([run.name, _makers()]).encode())
+    found.update(json.dumps([run.resolve().name, _makers()]).encode())
     metrics = sorted(path for path in (run / "metrics.zarr").resolve().rglob("*") if path.is_file())
     for path in (*(run / name for name in SHOWN), *metrics):
         content = path.read_bytes() if path.is_file() else b""

@@ -15,7 +15,7 @@ from hopmix.models.mixer import Mixer
 
 def locate(path: Path) -> tuple[Path, int | None]:
     """The folder of the study, and the step of the checkpoint if the path is that of one."""
-    if path.parent.name == "checkpoints" and path.name.isdigit():
+    if path.parent.name == "checkpoints" and path.name.isdecimal() and path.name.isascii():
         return path.parent.parent, int(path.name)
     return (path.parent if path.name == "checkpoints" else path), None
 

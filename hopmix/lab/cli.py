@@ -36,6 +36,8 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
+COMMANDS = (["ablate"], ["resume"], ["report"], ["measure"], ["verify"], ["bench"])
+
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
 Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
@@ -57,28 +59,42 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     errors = terminal(stderr=True, soft_wrap=True)
+    command = None
     try:
         command = _parse(arguments)
         with termination_as_interrupt():
             return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
-        errors.print(Text(f"hopmix: {printable(str(error))}"))
-        return BAD_INPUT
+        told = str(error)
+        code = BAD_INPUT
     except KeyboardInterrupt:
-        saved = "; finished intervals are saved, go on with: hopmix resume FOLDER"
-        trains = arguments[:1] in (["ablate"], ["resume"])
-        errors.print(f"hopmix: stopped at once{saved if trains else '.'}", markup=False)
-        return FAILED
+        told = f"stopped at once{_saved(command)}."
+        code = FAILED
     except Exception as error:
-        if store.is_full_disk(error):
-            errors.print(
-                "hopmix: the disk is full; free some space and resume: finished intervals are saved.", markup=False
-            )
-            return FAILED
-        if store.is_out_of_memory(error):
-            errors.print(f"hopmix: out of memory ({reason(error)}); {_less_memory(arguments)}", markup=False)
-            return FAILED
-        raise
+        told, code = _told(error, command)
+        if told is None:
+            raise
+    errors.print(Text(f"hopmix: {printable(told)}"))
+    return code
+
+
+def _told(error: Exception, command: Any) -> tuple[str | None, int]:
+    """What a failure of the system is in one line, with the exit code; `None` for a mistake of ours."""
+    if store.is_full_disk(error):
+        return f"the disk is full; free some space{_saved(command)}.", FAILED
+    if store.is_out_of_memory(error):
+        return f"out of memory ({reason(error)}); {_less_memory(command)}{_saved(command)}.", FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: can't be read or written ({reason(error)}); mend that and try again.", BAD_INPUT
+    return None, FAILED
+
+
+def _saved(command: Any) -> str:
+    """That a study is there to go on with, where it is."""
+    folder = command.out if isinstance(command, Ablate) else command.run if isinstance(command, Resume) else None
+    if folder is None or not (folder / "study.json").exists():
+        return ""
+    return f"; finished intervals are saved, go on with: hopmix resume {shlex.quote(str(folder))}"
 
 
 def _parse(arguments: Sequence[str]) -> Any:
@@ -96,7 +112,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     except SystemExit as stop:
         if stop.code != BAD_INPUT:
             raise
-        raise _cause(stop) or UsageError(_one_line(told.getvalue())) from None
+        raise _cause(stop) or UsageError(_one_line(told.getvalue(), arguments)) from None
 
 
 def _cause(error: BaseException | None) -> UsageError | None:
@@ -106,21 +122,20 @@ def _cause(error: BaseException | None) -> UsageError | None:
     return error
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, arguments: Sequence[str]) -> str:
     """The sections of a box of `tyro` that say what is wrong and what helps, without those that repeat the help."""
     rows = [row.strip(" │╭╮╰╯+|") for row in box.splitlines()[1:]]
     sections = [" ".join(part.split()) for part in re.split(r"[─-]{9,}", "\n".join(rows))]
     helpful = [part for part in sections if part and not part.startswith("Argument helptext")]
-    return "; ".join(re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful) + "."
+    clear = [re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful]
+    command = arguments[:1] if arguments[:1] in COMMANDS else []
+    return re.sub(r"(see|run) hopmix --help", shlex.join(["see", "hopmix", *command, "--help"]), "; ".join(clear)) + "."
 
 
-def _less_memory(arguments: Sequence[str]) -> str:
-    if arguments[:1] in (["ablate"], ["resume"]):
-        return (
-            "finished intervals are saved. Free some and resume, or start anew with fewer members side by side "
-            "(--together), a smaller --batch, --dim or --depth."
-        )
-    return "free some, or measure less at a time."
+def _less_memory(command: Any) -> str:
+    if isinstance(command, Ablate | Resume):
+        return "take fewer members side by side (--together), a smaller --batch, --dim or --depth, or free some"
+    return "free some, or measure less at a time"
 
 
 def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
@@ -237,8 +252,8 @@ def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
     if results is None:
         return FAILED
     release_memory()  # of the study's data and programs
-    page = _report_of(out, console)
     console.print(_table(results))
+    page = _report_of(out, console)
     console.print(Text(f"Report: {page}"))
     return DONE
 

@@ -121,8 +121,8 @@ class StudyConfig:
         need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
         need(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1), a share of the steps")
         need(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1), a probability")
-        if self.data != "digits" and not self.data.startswith("hub:"):
-            need_path("data", Path(self.data))
+        need(0 < self.validation <= 0.5, "validation", self.validation, "in (0, 0.5], a share such as 0.1")
+        need_data(self.data)
         self._check_arms()
 
     def _check_arms(self):
@@ -179,6 +179,14 @@ def check_sides(field: str, value: int | tuple[int, ...]):
     need(max(sides) <= LONGEST_SIDE, field, value, f"at most {LONGEST_SIDE}")
 
 
+def need_data(data: str | None):
+    """Raise `UsageError` for data that are named by nothing, or by a path that no file can have."""
+    if data is None or data == "digits" or data.startswith("hub:"):
+        return
+    need(bool(data.strip()), "data", repr(data), "digits, a folder or file, or hub:OWNER/NAME")
+    need_path("data", Path(data))
+
+
 @dataclasses.dataclass(frozen=True)
 class Ablate:
     """Train every arm of a symmetry ablation and write a report of how weight asymmetry evolved."""
@@ -207,6 +215,7 @@ class Resume:
     def __post_init__(self):
         need_fields(self)
         need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
+        need_data(self.data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +261,7 @@ class Verify:
             raise UsageError(
                 f"run: got {self.run}, which goes with neither claim nor write; repeat --claim to name several."
             )
+        need_data(self.data)
         if self.run is None and self.data is not None:
             raise UsageError(f"data: got {self.data}, which goes with a run only; name its folder, or leave it out.")
         if self.claim and self.write:

@@ -177,7 +177,8 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None)
     held_images = _pixels(held_out, source.train, pool, like)
     test_images = _pixels(test, source.train, pool, like)
     marks = mark(images) if marks is None else marks[train.index]
-    kept, kept_held, shared = _apart(marks, mark(held_images), mark(test_images))
+    test_marks = mark(test_images)
+    kept, kept_held, shared = _apart(marks, mark(held_images), test_marks)
     train_split = Split(keep_in_place(images, kept if pool is None else train.index[kept]), train.labels[kept])
     validation_split = Split(held_images[kept_held], held_out.labels[kept_held])
     left = "".join(f" ({told})" for told in _told(shared))
@@ -191,13 +192,20 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None)
         classes=source.classes,
         train=train_split,
         validation=validation_split,
-        test=lambda: Split(test.read(like), test.labels),
+        test=lambda: _unchanged(data, Split(test.read(like), test.labels), test_marks),
         test_size=len(test.index),
         mean=mean,
         std=std,
         digest=digest,
         overview=describe(source.name, like.shape, source.classes, rows, [*source.notes, *_told(shared)]),
     )
+
+
+def _unchanged(data: str, test: Split, marks: np.ndarray) -> Split:
+    """The test split as it is read at the end, which must be the one that the digest is of."""
+    if not np.array_equal(mark(test.images), marks):
+        raise UsageError(f"data = {data!r}: its test images have changed since the study began; restore and resume")
+    return test
 
 
 def _open(data: str, options: Options) -> Source:

@@ -238,22 +238,25 @@ def _train(
     compile_all(study, states, study.dataset)
     release_memory()
     timing["compile_s"] = time.perf_counter() - begin
+    saved: Future | None = None
     with ThreadPoolExecutor(1) as saver:
-        saved: Future | None = None
-        while step < schedule.total:
-            interrupts.check()
-            begin = time.perf_counter()
-            row = advance(study, states, step, interrupts.check)
-            timing["train_s"] += time.perf_counter() - begin
-            step = 0 if step < 0 else step + schedule.interval
+        try:
+            while step < schedule.total:
+                interrupts.check()
+                begin = time.perf_counter()
+                row = advance(study, states, step, interrupts.check)
+                timing["train_s"] += time.perf_counter() - begin
+                step = 0 if step < 0 else step + schedule.interval
+                if saved is not None:
+                    saved.result()
+                folder.history.append(step, row)
+                watch(Progress(step, schedule.total, _losses(study, row)))
+                snapshot = [jax.tree.map(np.array, state) for state in states]
+                saved = saver.submit(folder.save, step, snapshot)
+        finally:
+            # What could not be saved is told, whatever else ended the training.
             if saved is not None:
                 saved.result()
-            folder.history.append(step, row)
-            watch(Progress(step, schedule.total, _losses(study, row)))
-            snapshot = [jax.tree.map(np.array, state) for state in states]
-            saved = saver.submit(folder.save, step, snapshot)
-        if saved is not None:
-            saved.result()
     return timing
 
 

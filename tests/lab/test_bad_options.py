@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hopmix.lab import cli, store
 from hopmix.lab._capacity import need_memory
 from hopmix.lab._fields import LARGEST, need_fields
 from hopmix.lab.arms import make_arms
-from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.config import Resume, StudyConfig, UsageError, Verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +97,13 @@ def test_a_path_that_no_file_can_have_is_told(tmp_path):
     for path in (tmp_path / "link", tmp_path / "file" / "below", tmp_path / ("x" * 300), Path("a\0b")):
         with pytest.raises(UsageError, match="path: "):
             Command(path=path)
+
+
+@pytest.mark.parametrize("data", ["", "~no-such-user/images"])
+def test_data_that_cannot_be_named_are_told(tmp_path, data):
+    for command in (StudyConfig, partial(Resume, tmp_path), partial(Verify, tmp_path)):
+        with pytest.raises(UsageError, match=r"^data: "):
+            command(data=data)
 
 
 def test_targets_that_nobody_can_write_are_told(tmp_path):

@@ -42,7 +42,7 @@ def test_help(capsys, command):
         (["--batch", "100000"], "batch: got 100000"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--data", "mnits"], "'mnits'"),
-        (["--validation", "0.9"], "validation = 0.9 is outside"),
+        (["--validation", "0.9"], "validation: got 0.9"),
         (["--label-column", "kind"], "label_column: got 'kind'"),
         (["--learning-rate", "fast"], "fast"),
         (["--no-such-option"], "no-such-option"),
@@ -78,6 +78,40 @@ def test_a_full_disk_is_told_in_one_line(capsys, tmp_path, monkeypatch):
     code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY[:-2], "--batch", "16")
     assert code == 1
     assert "the disk is full" in err
+
+
+def test_what_cannot_be_written_is_told_in_one_line(capsys, tmp_path, monkeypatch):
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "run" / "report.html"))
+
+    monkeypatch.setattr(study, "prepare", closed)
+    code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"{tmp_path / 'run' / 'report.html'}: can't be read or written (Permission denied)" in err
+
+
+def test_intervals_are_said_to_be_saved_where_a_study_is(capsys, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "prepare", stopped)
+    out = tmp_path / "run"
+    code, _, err = run(capsys, "ablate", "--out", str(out), *TINY)
+    assert (code, err) == (1, "hopmix: stopped at once.\n")
+    out.mkdir()
+    store.write_record(out, {"config": tiny_config().to_json()})
+    code, _, err = run(capsys, "resume", str(out))
+    assert code == 1
+    assert err == f"hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume {out}.\n"
+
+
+def test_a_mistake_of_the_parser_names_the_help_of_its_command(capsys):
+    code, _, err = run(capsys, "ablate", "--dim", "many")
+    assert code == 2
+    assert "--dim" in err
+    assert "'many'" in err
+    assert "see hopmix ablate --help" in err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")])

@@ -1,9 +1,12 @@
 """Splits and classes of folders: by the first level, where all of it are names of splits, and by nothing else."""
 
+import os
+
 import numpy as np
 import pytest
 from lab.pictures import check, fails, noise, write, write_classes
 
+from hopmix.lab.config import UsageError
 from hopmix.lab.data import load
 
 
@@ -186,3 +189,25 @@ def test_names_that_are_no_text_are_shown_as_such(folder):
     assert "\\u202e" in told
     assert "\x1b" not in told
     assert "\u202e" not in told
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(folder, monkeypatch):
+    write_classes(folder, classes=("a", "b", "c"))
+    scan = os.scandir
+
+    def closed(place):
+        if str(place).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    fails(str(folder), "Permission denied")
+
+
+def test_a_test_split_that_changed_since_is_not_scored(folder):
+    write_classes(folder, classes=("a", "b"))
+    data = load(str(folder))
+    for path in folder.rglob("*.png"):
+        write(path, noise((6, 5), 7))
+    with pytest.raises(UsageError, match="its test images have changed since the study began"):
+        data.test()

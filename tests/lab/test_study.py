@@ -139,6 +139,15 @@ def stopped(prepared, out, intervals: int = 2):
     return out
 
 
+def test_what_could_not_be_saved_is_told_though_the_user_stopped(prepared, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(study._Folder, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        study.run(prepared, tmp_path / "run", resume=False, command="hopmix ablate", watch=stop_after(0))
+
+
 def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path, monkeypatch):
     out = tmp_path / "run"
     calls = []

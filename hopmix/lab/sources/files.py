@@ -46,10 +46,12 @@ def find_files(folder: Path) -> list[PurePath]:
     """All files under a folder, by their paths in it, in the order of their names.
 
     Hidden files and folders are left out; links are followed, but no folder is entered twice.
+
+    **Raises:** `OSError` for a folder that cannot be read.
     """
     found: list[PurePath] = []
     entered: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_tell, followlinks=True):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
@@ -59,6 +61,10 @@ def find_files(folder: Path) -> list[PurePath]:
         inside = PurePath(place).relative_to(folder)
         found += [inside / name for name in names if not name.startswith(".")]
     return sorted(found, key=PurePath.as_posix)
+
+
+def _tell(error: OSError):
+    raise error
 
 
 def refuse_columns(data: str, kind: str, options: Options):

@@ -206,7 +206,7 @@ def steps_in(out: Path) -> list[int]:
     """The steps of the checkpoints of a study, without opening any."""
     folder = out / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 @contextlib.contextmanager

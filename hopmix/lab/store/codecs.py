@@ -47,7 +47,7 @@ def _require_plain_of_format_2(about: Any):
     filters = about.get("filters")
     if filters:
         names = filters if isinstance(filters, list) else [filters]
-        raise NotAllowed(f"the filter {', '.join(map(_name, names))} is not allowed")
+        raise NotAllowed(f"the filter {', '.join(_name(one, 'id') for one in names)} is not allowed")
     if about.get("compressor") is not None:
         _require_compressor(about["compressor"])
     kind = about.get("dtype")
@@ -56,7 +56,7 @@ def _require_plain_of_format_2(about: Any):
 
 
 def _require_compressor(compressor: Any):
-    name = _name(compressor)
+    name = _name(compressor, "id")
     if name not in COMPRESSORS:
         raise NotAllowed(f"the compressor {name} is not allowed")
     inner = str(compressor.get("cname", "lz4")) if isinstance(compressor, dict) else ""
@@ -64,8 +64,9 @@ def _require_compressor(compressor: Any):
         raise NotAllowed(f"the compressor blosc with {inner:.40} is not allowed")
 
 
-def _name(codec: Any) -> str:
-    found = codec.get("id", codec.get("name")) if isinstance(codec, dict) else codec
+def _name(codec: Any, key: str) -> str:
+    """What a codec is called, by the key that its format reads and no other."""
+    found = codec.get(key) if isinstance(codec, dict) else codec
     return f"{found}"[:40]
 
 
@@ -78,10 +79,12 @@ def _require_plain_of_format_3(about: Any):
         raise NotAllowed("storage transformers are not allowed")
     codecs = about.get("codecs")
     for codec in codecs if isinstance(codecs, list) else [codecs]:
-        if _name(codec) not in CODECS:
-            raise NotAllowed(f"the codec {_name(codec)} is not allowed")
-    if _name(about.get("data_type")) not in DATA_TYPES:
-        raise NotAllowed(f"entries of {_name(about.get('data_type'))} are not allowed")
+        name = _name(codec, "name")
+        if name not in CODECS:
+            raise NotAllowed(f"the codec {name} is not allowed")
+    kind = _name(about.get("data_type"), "name")
+    if kind not in DATA_TYPES:
+        raise NotAllowed(f"entries of {kind} are not allowed")
 
 
 DESCRIPTIONS = {".zarray": _require_plain_of_format_2, "zarr.json": _require_plain_of_format_3}

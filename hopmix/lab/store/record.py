@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hopmix.lab._fields import LARGEST
 from hopmix.lab.config import StudyConfig, UsageError
 from hopmix.lab.store.files import digest, read_json, write_json
 
@@ -18,6 +19,21 @@ FORMAT = 2
 """Of folders in which everything is held against itself; those of the first format carry no digests."""
 
 TYPES = {"config": dict, "arms": list, "data": dict, "steps_total": int, "data_path": str | None, "format": int}
+
+
+def _are_arms(arms: Any) -> bool:
+    return arms is None or all(isinstance(arm, dict) and isinstance(arm.get("name"), str) for arm in arms)
+
+
+def _are_sizes(data: Any) -> bool:
+    counts = [data[name] for name in ("classes", "train", "validation", "test") if name in (data or {})]
+    image = data.get("image", [1, 1, 1]) if data else [1, 1, 1]
+    sizes = [*counts, *image] if isinstance(image, list) and len(image) == 3 else [None]
+    return all(isinstance(size, int) and 0 < size <= LARGEST for size in sizes)
+
+
+MEMBERS = {"arms": _are_arms, "data": _are_sizes}
+"""What is in the parts of a record that are read by it alone, in studies of earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +128,9 @@ def _fault(values: Any) -> str | None:
         return "it holds no configuration"
     for name, kind in TYPES.items():
         if name in values and not isinstance(values[name], kind):
+            return f"{name} is {values[name]!r:.60}"
+    for name in ("arms", "data"):
+        if not MEMBERS[name](values.get(name)):
             return f"{name} is {values[name]!r:.60}"
     if values.get("format", 1) > FORMAT:
         return f"or of a later version of hopmix (its format is {values['format']})"

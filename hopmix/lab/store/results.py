@@ -23,8 +23,9 @@ def write_results(
     out: Path, record: Record, results: dict[str, Any], weights: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Write weights and results, with the digests that tie them to each other and to the study; returns the results."""
+    arrays: dict[str, Any] = dict(weights)
     with replacing(out / WEIGHTS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **weights)
+        np.savez_compressed(file, **arrays)
     contents = results | {
         "study": record.identity,
         "step": record.steps_total,

@@ -214,3 +214,9 @@ def test_reading_alone_changes_nothing(tmp_path):
     assert contents(tmp_path) == before
     assert store.steps_in(tmp_path) == [10]
     assert store.steps_in(tmp_path / "nothing") == []
+
+
+def test_folders_with_names_that_are_no_steps_are_none(tmp_path):
+    for name in ("7", "0050", "²", "x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert store.steps_in(tmp_path) == [7]

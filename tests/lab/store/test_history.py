@@ -301,6 +301,7 @@ def test_the_chain_is_that_of_all_that_was_measured(tmp_path):
         ({"dtype": "|O"}, "entries of '|O' are not allowed"),
         ({"dtype": [["a", "<i4"]]}, "are not allowed"),
         ({"zarr_format": 3}, "no array of Zarr's format 2"),
+        ({"compressor": {"id": "mine", "name": "zlib"}}, "the compressor mine is not allowed"),
     ],
 )
 def test_codecs_that_are_not_ours_are_refused_before_anything_is_decoded(tmp_path, record, monkeypatch, changed, told):
@@ -318,6 +319,8 @@ def test_codecs_that_are_not_ours_are_refused_before_anything_is_decoded(tmp_pat
         ({"codecs": [{"name": "numcodecs.pickle"}]}, "the codec numcodecs.pickle is not allowed"),
         ({"codecs": None}, "the codec None is not allowed"),
         ({"data_type": {"name": "object"}}, "entries of object are not allowed"),
+        ({"codecs": [{"name": "mine", "id": "bytes"}]}, "the codec mine is not allowed"),
+        ({"data_type": {"name": "object", "id": "float32"}}, "entries of object are not allowed"),
         ({"storage_transformers": [{"name": "x"}]}, "storage transformers are not allowed"),
         ({"zarr_format": 2}, "nothing of Zarr's format 3"),
     ],

@@ -97,3 +97,29 @@ def test_a_folder_with_another_study_is_never_taken(tmp_path):
     (tmp_path / "notes" / "thesis.tex").touch()
     with pytest.raises(UsageError, match=r"not empty and holds no study \(study.json is missing\)"):
         store.open_study(tmp_path / "notes", CONFIG, resume=False)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"arms": [1]},
+        {"arms": [{}]},
+        {"data": {"image": [8, 8]}},
+        {"data": {"image": [8, 8, -1]}},
+        {"data": {"classes": 10**12}},
+        {"data": {"classes": -1}},
+        {"data": {"train": "many"}},
+    ],
+)
+def test_a_record_of_an_earlier_version_with_parts_that_cannot_be_is_told(tmp_path, part):
+    config = tiny_config().to_json()
+    store.write_json(tmp_path / "study.json", {"config": config} | part)
+    with pytest.raises(UsageError, match=rf"study\.json: edited or damaged: {next(iter(part))} is "):
+        store.read_record(tmp_path)
+
+
+def test_a_record_of_an_earlier_version_opens(tmp_path):
+    data = {"image": [8, 8, 1], "classes": 10, "train": 100, "validation": 10, "test": 20}
+    values = {"config": tiny_config().to_json(), "arms": [{"name": "free"}], "data": data}
+    store.write_json(tmp_path / "study.json", values)
+    assert store.read_record(tmp_path).owner.arms == ("free",)
