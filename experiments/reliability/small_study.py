@@ -45,6 +45,9 @@ def make_runs(folder: Path) -> Runs:
     begin = time.perf_counter()
     _train(folder, foreign, (*OPTIONS, "--first-seed", "7"))
     seconds = time.perf_counter() - begin
+    for step in STEPS:  # otherwise two checkpoints that nobody can read would be equal
+        if not any(checkpoint(ended / "checkpoints" / str(step))):
+            raise RuntimeError(f"the drills can't read the checkpoint of step {step}")
     _stop(folder, stopped)
     return Runs(ended, stopped, foreign, seconds)
 
