@@ -91,7 +91,7 @@ def loud_systems(key) -> dict[str, AssociativeMemory | Block]:
         "LoudNeurons": AssociativeMemory(neurons, plain.synapses, dict(plain.connections)),
         "LoudAffine": memory_with(key, affine=LoudAffine(jnp.ones(5), jnp.zeros(5))),
         "LoudPotential": Block(LoudPotential(plain, "v", ("h",))),
-        "LoudCoupling": memory_with(key, synapse=Dense(LoudCoupling(up, None, jnp.ones(())))),
+        "LoudCoupling": memory_with(key, synapse=Dense(LoudCoupling(up, breaking=None, tie=jnp.ones(())))),
     }
 
 

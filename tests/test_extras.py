@@ -20,7 +20,7 @@ def run(code: str, missing: str = "") -> subprocess.CompletedProcess[str]:
 COMMAND = "import sys; sys.argv = ['hopmix', 'ablate', '--help']; from hopmix.__main__ import main; main()"
 
 
-@pytest.mark.parametrize("library", ["tyro", "rich", "xarray"])
+@pytest.mark.parametrize("library", ["tyro", "rich"])
 def test_the_command_says_in_one_line_which_extra_it_needs(library):
     told = run(COMMAND, missing=library)
     assert told.returncode == 2

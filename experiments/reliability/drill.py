@@ -63,7 +63,7 @@ class Drill:
 
 DRILLS: dict[Name, Drill] = {
     "kills": Drill(kills.judge, 60, 1, lambda count, seed, runs: kills.cases(count, seed)),
-    "damage": Drill(damage.judge, 1000, 5, damage.cases),
+    "damage": Drill(damage.judge, 1000, 2, damage.cases),
     "writers": Drill(writers.judge, 20, 1, lambda count, seed, runs: writers.cases(count, seed)),
     "copies": Drill(copies.judge, 20, 1, lambda count, seed, runs: copies.cases(count, seed)),
     "hostile": Drill(hostile.judge, 1000, 2, lambda count, seed, runs: hostile.cases(count, seed)),

@@ -15,7 +15,7 @@ LARGEST = 2**31 - 1
 """Seeds, steps and sizes are numbers of 32 bits on the device."""
 
 SHOWN = 100
-"""Characters of a path that a message shows."""
+"""Characters of a path or a number that a message shows."""
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -42,7 +42,7 @@ def need_path(name: str, path: Path):
 
     **Raises:** `UsageError`.
     """
-    shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
+    shown = _short(str(path))
     try:
         path = path.expanduser()
         path.stat()
@@ -52,6 +52,10 @@ def need_path(name: str, path: Path):
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{name}: {shown!r} is no usable path ({reason}); name another one.") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _is_of(value: object, hint: Any) -> bool:
@@ -76,7 +80,7 @@ def _numbers(value: object) -> Iterator[int | float]:
 
 def _need_32_bits(name: str, number: int | float):
     if isinstance(number, int):
-        need(abs(number) <= LARGEST, name, number, f"at most {LARGEST:,}")
+        need(abs(number) <= LARGEST, name, _short(str(number)), f"at most {LARGEST:,}")
         return
     with np.errstate(over="ignore"):
         held = np.float32(number)

@@ -360,9 +360,9 @@ def test_a_heat_map_of_parts_by_place(checkpoint):
         (("--heads", 5), "heads: got 5, which doesn't divide the 12 queries of bert.encoder.layer.0.attention"),
         (("--pairs", "a:b"), "pairs: no weight is named 'a'; nearest: "),
         (("--pairs", "a:b:c"), "pairs: got 'a:b:c', but it must be 'UP:DOWN'"),
-        (("--json", "{folder}"), "the name of a file, not a folder."),
-        (("--out", "{file}"), "the name of a folder, not a file."),
-        (("--out", "{file}/page"), "can't be written (Not a directory); name another folder."),
+        (("--json", "{folder}"), "is a folder, not a file; name a file in it."),
+        (("--out", "{file}"), "is a file, not a folder; name another folder."),
+        (("--out", "{file}/page"), "is no usable path (Not a directory)"),
     ],
 )
 def test_mistakes_are_told_before_any_work(capsys, monkeypatch, checkpoint, tmp_path, options, message):

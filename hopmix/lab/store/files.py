@@ -135,10 +135,9 @@ def require_target(field: str, path: Path):
     try:
         if _stream(path) is not None:
             return
-        path = path.resolve()
         if path.is_dir():
             raise UsageError(f"{field}: {path} is a folder, not a file; name a file in it.")
-        require_folder(field, path.parent)
+        require_folder(field, path.resolve().parent)
         path.exists()  # an over-long name
         if path.is_file() and not os.access(path, os.W_OK):
             raise UsageError(f"{field}: {path} is write-protected; name another file.")
