@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -117,6 +118,16 @@ class Command:
     def signal(self, number: int):
         """Send it a signal."""
         os.kill(self.process.pid or 0, number)
+
+    def hold(self):
+        """Hold it still: a thread that writes may go on for a moment after the signal."""
+        self.signal(signal.SIGSTOP)
+        while self.runs and not self._is_still():
+            time.sleep(0.01)
+
+    def _is_still(self) -> bool:
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(") ")[2][0] in "TtZX" for thread in threads)
 
     def kill(self) -> bool:
         """Kill it at once; whether it was still running."""

@@ -60,7 +60,7 @@ def _hold(place: Path, out: Path, seconds: float) -> Command:
         commands.wait_until((out / "study.json").exists, command)
         command.process.join(seconds)
         if command.runs:
-            command.signal(signal.SIGSTOP)
+            command.hold()
         if not (out / "results.json").exists():
             return command
         command.kill()
