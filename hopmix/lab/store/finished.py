@@ -6,8 +6,8 @@ from typing import Any
 
 from hopmix.lab.config import UsageError
 from hopmix.lab.store.checkpoints import steps_in
+from hopmix.lab.store.history import FIRST, VERSIONS, recover_metrics
 from hopmix.lab.store.history import NAME as METRICS
-from hopmix.lab.store.history import VERSIONS, recover_metrics
 from hopmix.lab.store.record import Record
 from hopmix.lab.store.results import Damaged, read_results
 
@@ -43,5 +43,10 @@ def finished_results(out: Path, record: Record, say: Callable[[str], None]) -> d
 
 
 def is_measured(out: Path) -> bool:
-    """Whether anything was ever measured in a folder, be it damaged."""
-    return (out / METRICS).exists() or (out / METRICS).is_symlink() or any((out / VERSIONS).glob("*.zarr"))
+    """Whether anything was ever measured in a folder, be it damaged.
+
+    A first version alone, which `metrics.zarr` does not stand for, is that of a study killed while it was written.
+    """
+    if (out / METRICS).exists() or (out / METRICS).is_symlink():
+        return True
+    return any(not path.name.startswith(FIRST) for path in (out / VERSIONS).glob("*.zarr"))

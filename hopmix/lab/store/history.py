@@ -122,6 +122,10 @@ def _point_to(version: Path):
     flush(versions.parent)
 
 
+FIRST = f"{0:09d}-"
+"""How the name of the version before any step begins."""
+
+
 def _version_name(step: int) -> str:
     return f"{step:09d}-{uuid.uuid4().hex[:8]}.zarr"
 
@@ -130,7 +134,7 @@ def _version_in_use(out: Path) -> Path | None:
     """The version that `metrics.zarr` stands for; a folder in its place, as copies have it, becomes one."""
     path = out / NAME
     if path.is_dir() and not path.is_symlink():
-        place = out / VERSIONS / _version_name(0)
+        place = out / VERSIONS / _version_name(1)  # not `FIRST`: it is whole
         place.parent.mkdir(exist_ok=True)
         path.rename(place)
         return place

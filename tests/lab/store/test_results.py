@@ -157,3 +157,15 @@ def test_checkpoints_without_measurements_are_told(ended, record):
     shutil.rmtree(ended / ".metrics")
     with pytest.raises(UsageError, match=r"metrics\.zarr: missing, though there are checkpoints; restore it"):
         finished(ended, record)
+
+
+def test_a_study_killed_while_it_first_wrote_measurements_begins_again(tmp_path):
+    record = store.write_record(tmp_path, {"config": tiny_config().to_json(), "steps_total": 24})
+    half = tmp_path / ".metrics" / "000000000-0123abcd.zarr"
+    (half / "cosine").mkdir(parents=True)
+    assert not store.is_measured(tmp_path)
+    assert store.finished_results(tmp_path, record, pytest.fail) is None
+    half.rename(half.with_name("000000014-0123abcd.zarr"))
+    assert store.is_measured(tmp_path)
+    with pytest.raises(UsageError, match=r"metrics\.zarr"):
+        store.finished_results(tmp_path, record, pytest.fail)
