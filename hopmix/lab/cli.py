@@ -99,6 +99,9 @@ def _saved(command: Any) -> str:
 
 def _parse(arguments: Sequence[str]) -> Any:
     """The command that the arguments name; `UsageError` in place of a box of many lines."""
+    for before, word in zip(["argument", *arguments], arguments):
+        if not word:  # as a path it would be the folder that one is in
+            raise UsageError(f"{before.lstrip('-')}: got '', which is nothing; give it a value, or leave it out.")
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):

@@ -106,6 +106,15 @@ def test_intervals_are_said_to_be_saved_where_a_study_is(capsys, tmp_path, monke
     assert err == f"hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume {out}.\n"
 
 
+@pytest.mark.parametrize("arguments", [["ablate", "--out", ""], ["resume", ""], ["ablate", "--arms", "free", ""]])
+def test_an_empty_path_is_not_the_folder_that_one_is_in(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert f"{arguments[-2].lstrip('-')}: got ''" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mistake_of_the_parser_names_the_help_of_its_command(capsys):
     code, _, err = run(capsys, "ablate", "--dim", "many")
     assert code == 2
