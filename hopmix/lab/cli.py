@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_args
 
 import tyro
 from rich.console import Console
@@ -27,16 +27,8 @@ from hopmix.lab.store.files import reason
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
-Command = (
-    Annotated[Ablate, tyro.conf.subcommand("ablate")]
-    | Annotated[Resume, tyro.conf.subcommand("resume")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Measure, tyro.conf.subcommand("measure")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-)
-
-COMMANDS = (["ablate"], ["resume"], ["report"], ["measure"], ["verify"], ["bench"])
+Command = Ablate | Resume | Report | Measure | Verify | Bench
+"""What can be done; a command is called as its class, in small letters."""
 
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
@@ -131,7 +123,8 @@ def _one_line(box: str, arguments: Sequence[str]) -> str:
     sections = [" ".join(part.split()) for part in re.split(r"[─-]{9,}", "\n".join(rows))]
     helpful = [part for part in sections if part and not part.startswith("Argument helptext")]
     clear = [re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful]
-    command = arguments[:1] if arguments[:1] in COMMANDS else []
+    known = [command.__name__.lower() for command in get_args(Command)]
+    command = [word for word in arguments[:1] if word in known]
     return re.sub(r"(see|run) hopmix --help", shlex.join(["see", "hopmix", *command, "--help"]), "; ".join(clear)) + "."
 
 
@@ -141,7 +134,7 @@ def _less_memory(command: Any) -> str:
     return "free some, or measure less at a time"
 
 
-def _execute(command: Ablate | Resume | Report | Measure | Verify | Bench, line: str) -> int:
+def _execute(command: Command, line: str) -> int:
     from hopmix.lab._compilation_cache import use_compilation_cache
     from hopmix.lab._memory_allocator import keep_memory
 

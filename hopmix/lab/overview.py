@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hopmix.lab.sources.source import Labels
-from hopmix.lab.sources.words import printable, short
+from hopmix.lab.sources.words import escaped, short
 
 FEW = 5
 """With fewer test images of a class its accuracy says next to nothing."""
@@ -33,10 +33,10 @@ def describe(
     """
     size = " x ".join(str(length) for length in image)
     listed = ", ".join(short(each) for each in classes[:SHOWN]) + (", ..." if len(classes) > SHOWN else "")
-    head = f"data: {printable(name)}, images of {size} (height x width x colours), {len(classes)} classes: {listed}"
+    head = f"data: {escaped(name)}, images of {size} (height x width x colours), {len(classes)} classes: {listed}"
     lines = [f"  {row.split:<11}{len(row.labels):>9,} images, {_per_class(row, classes)}: {row.origin}" for row in rows]
     told = [f"  note: {note}" for note in [*notes, *_few(rows[-1], classes)]]
-    return tuple(printable(line) for line in [head, *lines, *told])
+    return tuple(escaped(line) for line in [head, *lines, *told])
 
 
 def _counts(row: Row, classes: Sequence[str]) -> np.ndarray:

@@ -15,3 +15,19 @@ def as_in_a_study():
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture
+def private_cache(tmp_path, monkeypatch):
+    """What `datasets` prepares goes into the folder of the test."""
+    import datasets.config  # a second to import, and most tests of the lab load nothing with it
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder for a data set."""
+    path = tmp_path / "pets"
+    path.mkdir()
+    return path

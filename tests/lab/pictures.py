@@ -68,6 +68,15 @@ def fails(data, *fragments, **arguments):
         assert fragment in message
 
 
+def all_images(data: Data):
+    return np.concatenate([data.train.images, data.validation.images, data.test().images])
+
+
+def told(data: Data, text: str):
+    """The lines of the overview that hold a text."""
+    return [line for line in data.overview if text in line]
+
+
 def rows_of(split):
     return {image.tobytes() + bytes([label]) for image, label in zip(split.images, split.labels)}
 

@@ -4,7 +4,6 @@ import importlib
 import sys
 from pathlib import Path
 
-import datasets.config
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "reliability"
@@ -25,10 +24,10 @@ def test_there_are_enough_cases_of_both_kinds(drill):
     assert kinds.count("loaded") >= 40
 
 
+@pytest.mark.usefixtures("private_cache")
 def test_a_part_of_them_ends_as_it_should(drill, tmp_path, monkeypatch, capsys, as_in_a_study):
     from hopmix.lab import cli, dry_run
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(dry_run, "estimate", lambda study: dry_run.Estimate(0.0, 0.0, 0))
     monkeypatch.setattr(drill, "MAKERS", dict(list(drill.MAKERS.items())[::EVERY]))
     wrong = {}

@@ -12,17 +12,7 @@ from sklearn.datasets import load_digits
 from hopmix.lab import _hub
 from hopmix.lab.data import load
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "pets"
-    path.mkdir()
-    return path
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 class TestDigits:

@@ -4,29 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from lab.pictures import check, fails, noise, write, write_classes
+from lab.pictures import all_images, check, fails, noise, told, write, write_classes
 
 from hopmix.lab.config import UsageError
 from hopmix.lab.data import load
 
 
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "pets"
-    path.mkdir()
-    return path
-
-
 def sizes(data):
     return len(data.train), len(data.validation), data.test_size
-
-
-def all_images(data):
-    return np.concatenate([data.train.images, data.validation.images, data.test().images])
-
-
-def notes(data):
-    return [line for line in data.overview if "note:" in line]
 
 
 @pytest.mark.parametrize(
@@ -117,15 +102,15 @@ def test_what_is_left_out_is_named(folder):
     (folder / "metadata.csv").write_text("file_name,label\ncat/0.png,dog\n")
     data = load(str(folder))
     assert len(all_images(data)) == 20
-    assert [line for line in notes(data) if "1 of 21 images" in line and "'logo.png'" in line]
-    assert [line for line in notes(data) if "metadata.csv" in line]
+    assert [line for line in told(data, "note:") if "1 of 21 images" in line and "'logo.png'" in line]
+    assert [line for line in told(data, "note:") if "metadata.csv" in line]
 
 
 def test_a_split_name_among_classes_is_told(folder):
     write_classes(folder, classes=("train", "tram"))
-    assert [line for line in notes(load(str(folder))) if "'train'" in line and "classes" in line]
+    assert [line for line in told(load(str(folder)), "note:") if "'train'" in line and "classes" in line]
     write_classes(folder.parent / "plain", classes=("train of thought", "tram"))
-    assert not [line for line in notes(load(str(folder.parent / "plain"))) if "split" in line]
+    assert not [line for line in told(load(str(folder.parent / "plain")), "note:") if "split" in line]
 
 
 def test_hidden_files_scripts_and_readmes_are_not_read(folder):

@@ -10,7 +10,7 @@ from hopmix.lab import data as lab_data
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import load, load_for
 from hopmix.lab.overview import Row, describe
-from hopmix.lab.sources.words import list_names, printable, short
+from hopmix.lab.sources.words import escaped, list_names, short
 
 
 def rows(*counts):
@@ -61,7 +61,7 @@ def test_names_are_cleaned():
     [("plain Ünicode 猫", "plain Ünicode 猫"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff")],
 )
 def test_printable(text, expected):
-    assert printable(text) == expected
+    assert escaped(text) == expected
 
 
 def test_short():

@@ -9,35 +9,18 @@ import datasets.config
 import numpy as np
 import pandas as pd
 import pytest
-from lab.pictures import check, encode, fails, noise, splits, table, write, write_parquet
+from lab.pictures import all_images, check, encode, fails, noise, splits, table, told, write, write_parquet
 
 from hopmix.lab.data import load
 
 LABELS = np.arange(20) % 2
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "own"
-    path.mkdir()
-    return path
-
-
-def images_of(data):
-    return np.concatenate([data.train.images, data.validation.images, data.test().images])
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def same_images(data, expected):
-    assert {image.tobytes() for image in images_of(data)} == {image.tobytes() for image in expected}
-
-
-def told(data, text):
-    return [line for line in data.overview if text in line]
+    assert {image.tobytes() for image in all_images(data)} == {image.tobytes() for image in expected}
 
 
 class TestArrays:
@@ -277,7 +260,7 @@ class TestTables:
             write_parquet(folder / f"{name}.parquet", table(LABELS.tolist(), seed=seed))
         data = load(str(folder))
         assert "test: 20 % of all images" in data.provenance
-        assert len(images_of(data)) == 60
+        assert len(all_images(data)) == 60
 
     def test_a_split_without_rows(self, folder):
         write_parquet(folder / "train.parquet", table(LABELS.tolist()))

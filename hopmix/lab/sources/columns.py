@@ -1,6 +1,6 @@
 """Which columns of a table are the image and the label, and what the labels mean."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import datasets
@@ -37,12 +37,16 @@ def find_columns(data: str, table: datasets.Dataset, options: Options) -> Column
     **Raises:** `UsageError` where a chosen column does not exist or the choice is not clear.
     """
     features = dict(_leaves(table.features))
-    for option, chosen in (("image_column", options.image_column), ("label_column", options.label_column)):
-        if chosen is not None and chosen not in features:
-            listed = list_names(features)
-            raise UsageError(f"{option} = {chosen!r} is not in data = {data!r}; its columns are {listed}")
+    need_columns(data, features, options)
     image = options.image_column or _only_image(data, table, features)
     return Columns(image, options.label_column or _usual_label(data, features, image))
+
+
+def need_columns(data: str, columns: Collection[str], options: Options):
+    """Raise `UsageError` where a chosen column is not among those there are."""
+    for option, chosen in options.columns.items():
+        if chosen is not None and chosen not in columns:
+            raise UsageError(f"{option} = {chosen!r} is not in data = {data!r}; its columns are {list_names(columns)}")
 
 
 def _leaves(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

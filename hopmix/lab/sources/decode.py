@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from hopmix.lab.config import UsageError
 from hopmix.lab.sources.room import require_room
 from hopmix.lab.sources.source import Like, Pixels, Size
-from hopmix.lab.sources.words import printable, reason
+from hopmix.lab.sources.words import escaped, reason
 
 Encoded = bytes | str
 """The content of an image file, or its path."""
@@ -96,7 +96,7 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> Pixels:
 def _sizes(like: Like, name: str, pixels: Array) -> str:
     first, other = (f"{shape[0]} x {shape[1]}" for shape in (like.shape, pixels.shape))
     return (
-        f"data: images differ in size (height x width): {printable(like.name)} is {first}, {printable(name)} is "
+        f"data: images differ in size (height x width): {escaped(like.name)} is {first}, {escaped(name)} is "
         f"{other}; bring all to one size with --resize"
     )
 
@@ -108,7 +108,7 @@ def _decode(name: str, file: Encoded, size: Size | None) -> Array:
             return _standard(image, size)
     # Damaged files make Pillow raise whatever it stumbles over: struct.error, IndexError, zlib.error, ...
     except Exception as error:
-        raise UsageError(f"data: {printable(name)} cannot be decoded ({_why(error)}); replace or remove it") from error
+        raise UsageError(f"data: {escaped(name)} cannot be decoded ({_why(error)}); replace or remove it") from error
 
 
 def _why(error: Exception) -> str:

@@ -14,7 +14,7 @@ def open_digits(options: Options) -> Source:
 
     **Raises:** `UsageError` for names of columns, which they don't have.
     """
-    for option, column in (("image_column", options.image_column), ("label_column", options.label_column)):
+    for option, column in options.columns.items():
         if column is not None:
             raise UsageError(f"{option}: got {column!r}, but digits is no table; leave it out.")
     from sklearn.datasets import load_digits  # a second to import, and needed by this source alone

@@ -69,6 +69,6 @@ def _tell(error: OSError):
 
 def refuse_columns(data: str, kind: str, options: Options):
     """Raise `UsageError` where columns are named of what has none."""
-    for option, column in (("image_column", options.image_column), ("label_column", options.label_column)):
+    for option, column in options.columns.items():
         if column is not None:
             raise UsageError(f"{option}: got {column!r}, but data = {data!r} is {kind} without columns; leave it out.")

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from hopmix.lab.config import UsageError
-from hopmix.lab.sources.columns import LABELS
+from hopmix.lab.sources.columns import LABELS, need_columns
 from hopmix.lab.sources.decode import suffixes
 from hopmix.lab.sources.files import FileRows
 from hopmix.lab.sources.source import Given, Options, Source, make_source
@@ -29,9 +29,7 @@ def open_path_list(data: str, path: Path, options: Options) -> Source:
     """
     rows = _read(data, path)
     columns = list(rows[0])
-    for option, chosen in (("image_column", options.image_column), ("label_column", options.label_column)):
-        if chosen is not None and chosen not in columns:
-            raise UsageError(f"{option} = {chosen!r} is not in data = {data!r}; its columns are {list_names(columns)}")
+    need_columns(data, columns, options)
     image = options.image_column or _image_column(data, path.parent, rows)
     label = options.label_column or _label_column(data, columns, image)
     _check_rows(data, path.parent, rows, image, label)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from hopmix.lab.config import UsageError
-from hopmix.lab.sources.words import list_names, printable
+from hopmix.lab.sources.words import escaped, list_names
 
 Labels = Int32[np.ndarray, " _n"]
 Index = Int[np.ndarray, " _m"]
@@ -40,6 +40,11 @@ class Options(NamedTuple):
     image_column: str | None = None
     label_column: str | None = None
     size: Size | None = None
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The names of columns by the options that give them."""
+        return {"image_column": self.image_column, "label_column": self.label_column}
 
 
 class AbstractRows(abc.ABC):
@@ -126,7 +131,7 @@ def make_source(
     test = parts.get("test", parts.get("validation"))
     # Names of folders need not be text in any encoding.
     classes = tuple(str(value).encode("utf-8", "backslashreplace").decode() for value in known)
-    return Source(printable(name), origin, classes, parts["train"], held_out, test, tuple(notes))
+    return Source(escaped(name), origin, classes, parts["train"], held_out, test, tuple(notes))
 
 
 def _in_order(known: Values, order: Sequence[str]) -> list[Any]:
@@ -147,9 +152,9 @@ def _part(data: str, split: str, given: Given, code_of: dict[Any, int]) -> Part:
     unknown = np.flatnonzero(labels < 0)
     if len(unknown):
         value = given.values[unknown[0]].item()
-        row = printable(given.rows.name(int(unknown[0])))
+        row = escaped(given.rows.name(int(unknown[0])))
         raise UsageError(
             f"data = {data!r}: {row} has the label {value!r}, which never occurs in training (there are "
             f"{list_names(code_of)}); remove it, rename it or choose another column with --label-column"
         )
-    return Part(given.rows, labels, printable(given.where))
+    return Part(given.rows, labels, escaped(given.where))

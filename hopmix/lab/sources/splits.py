@@ -22,11 +22,6 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPELLINGS.items() if name.casefold() in names), None)
 
 
-def split_of_file(stem: str) -> str | None:
-    """The split of a file with this name, which may have the number of a part behind it."""
-    return split_of(SHARD.sub("", stem))
-
-
 def named_splits(data: str, names: Iterable[str]) -> dict[str, str] | None:
     """The name that each split has, or `None` where not every name is that of a split.
 

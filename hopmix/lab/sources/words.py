@@ -12,14 +12,14 @@ def list_names(names: Iterable[object], most: int = 12) -> str:
     return ", ".join(told[:most]) + more
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """A name as it may stand in a terminal: what would move the cursor or turn the direction is written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(text: str) -> str:
     """A printable name that leaves room for others."""
-    clean = printable(text)
+    clean = escaped(text)
     return clean if len(clean) <= LONGEST else f"{clean[: LONGEST - 1]}…"
 
 
