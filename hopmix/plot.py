@@ -10,16 +10,16 @@ Needs the extra `hopmix[lab]`, and is imported by name: `import hopmix.plot`.
 from hopmix._extras import needs_extra as _needs_extra
 
 with _needs_extra("hopmix.plot", "lab"):
-    from hopmix.lab._report_null import null as null
-    from hopmix.lab.figures import accuracy_against_penalty as accuracy_against_penalty
-    from hopmix.lab.figures import asymmetry_curves as asymmetry_curves
-    from hopmix.lab.figures import asymmetry_map as asymmetry_map
-    from hopmix.lab.figures import energy_descent as energy_descent
-    from hopmix.lab.figures import learning_curves as learning_curves
-    from hopmix.lab.figures import weight_pictures as weight_pictures
-    from hopmix.lab.symmetry_figures import accuracy_against_symmetry as accuracy_against_symmetry
-    from hopmix.lab.symmetry_figures import alignment as alignment
-    from hopmix.lab.symmetry_figures import fields as fields
-    from hopmix.lab.symmetry_figures import onset as onset
-    from hopmix.lab.symmetry_figures import rates_of_breaking as rates_of_breaking
-    from hopmix.lab.symmetry_figures import spectra as spectra
+    from hopmix.lab.report.figures import accuracy_against_penalty as accuracy_against_penalty
+    from hopmix.lab.report.figures import asymmetry_curves as asymmetry_curves
+    from hopmix.lab.report.figures import asymmetry_map as asymmetry_map
+    from hopmix.lab.report.figures import energy_descent as energy_descent
+    from hopmix.lab.report.figures import learning_curves as learning_curves
+    from hopmix.lab.report.figures import weight_pictures as weight_pictures
+    from hopmix.lab.report.null import null as null
+    from hopmix.lab.report.symmetry.figures import accuracy_against_symmetry as accuracy_against_symmetry
+    from hopmix.lab.report.symmetry.figures import alignment as alignment
+    from hopmix.lab.report.symmetry.figures import fields as fields
+    from hopmix.lab.report.symmetry.figures import onset as onset
+    from hopmix.lab.report.symmetry.figures import rates_of_breaking as rates_of_breaking
+    from hopmix.lab.report.symmetry.figures import spectra as spectra

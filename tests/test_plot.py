@@ -24,12 +24,13 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from hopmix import plot
-from hopmix.lab import figures, symmetry_figures
-from hopmix.lab._report_data import Run, accuracy_by_seed, coupling_sizes, last_measured, read_run, weight_pairs
-from hopmix.lab._report_panels import COLUMN, SMALLEST, WIDTH
-from hopmix.lab._report_style import BRANCHES, arm_styles
+from hopmix.lab.report import figures
+from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, last_measured, read_run, weight_pairs
+from hopmix.lab.report.panels import COLUMN, SMALLEST, WIDTH
+from hopmix.lab.report.style import BRANCHES, arm_styles
+from hopmix.lab.report.symmetry import figures as symmetry_figures
 
-BASELINE = Path(__file__).parent / "lab" / "baseline"
+BASELINE = Path(__file__).parent / "lab" / "report" / "symmetry" / "baseline"
 TOLERANCE = 4.0
 """Root mean square of the differences of all pixels, of 255. Another arm's curve in a small panel is about 8."""
 

@@ -52,7 +52,8 @@ def fault(name: str, code: int, out: str, err: str) -> str | None:
 
 def main() -> int:
     """Try all cases and print those that end wrongly; 0 where there are none."""
-    from hopmix.lab import cli, dry_run
+    from hopmix.lab import cli
+    from hopmix.lab.study import dry_run
 
     # What a study would cost is not what is tried here.
     dry_run.estimate = lambda study: dry_run.Estimate(0.0, 0.0, 0)

@@ -15,7 +15,9 @@ from typing import IO, NamedTuple
 
 # What takes seconds to import is there already in each process that the server forks.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["hopmix.lab.cli", "hopmix.lab.study", "hopmix.lab.report", "zarr", "PIL.Image"])
+PROCESSES.set_forkserver_preload(
+    ["hopmix.lab.cli", "hopmix.lab.study.study", "hopmix.lab.report.page", "zarr", "PIL.Image"]
+)
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 LONGEST = 900

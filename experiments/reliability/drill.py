@@ -26,7 +26,7 @@ from experiments.reliability import commands, copies, damage, hostile, inputs, k
 from experiments.reliability.small_study import Runs
 from experiments.reliability.workers import Judge, Outcome
 from hopmix.lab import store
-from hopmix.lab._environment import environment
+from hopmix.lab.runtime.environment import environment
 
 Name = Literal["kills", "damage", "writers", "copies", "hostile", "inputs"]
 NAMES: tuple[Name, ...] = ("kills", "damage", "writers", "copies", "hostile", "inputs")

@@ -24,9 +24,9 @@ import tyro
 import hopmix
 from hopmix.claims.c10_pseudo_energy import scale_breaking
 from hopmix.claims.c16_small_breaking import find_rest, metric_sizes
-from hopmix.lab._trained import members_of
-from hopmix.lab.augment import normalise
-from hopmix.lab.verify import load_run, states_of
+from hopmix.lab.data.augment import normalise
+from hopmix.lab.study.trained import members_of
+from hopmix.lab.verify.checks import load_run, states_of
 
 TIMES = np.geomspace(1e-3, 1, 13)
 """The multiples of the breaking at which a rest is looked for."""

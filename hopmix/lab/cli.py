@@ -20,9 +20,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab._interrupts import termination_as_interrupt
-from hopmix.lab._terminal import TrainingBar, printable, terminal
-from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, Verify
+from hopmix.lab.errors import UsageError
+from hopmix.lab.runtime.interrupts import termination_as_interrupt
+from hopmix.lab.runtime.terminal import TrainingBar, printable, terminal
 from hopmix.lab.store.files import reason
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -135,8 +136,8 @@ def _less_memory(command: Any) -> str:
 
 
 def _execute(command: Command, line: str) -> int:
-    from hopmix.lab._compilation_cache import use_compilation_cache
-    from hopmix.lab._memory_allocator import keep_memory
+    from hopmix.lab.runtime.compilation_cache import use_compilation_cache
+    from hopmix.lab.runtime.memory_allocator import keep_memory
 
     _need_targets(command)
     use_compilation_cache()
@@ -173,15 +174,15 @@ def _need_targets(command: Any):
 
 def _tell_overview(study: Any, console: Console):
     """What the data of a study are, and what is unusual of them and of its models."""
-    from hopmix.lab.arms import few_tokens
+    from hopmix.lab.families.arms import few_tokens
 
     for line in (*study.data.overview, *(f"  note: {note}" for note in few_tokens(study.arms))):
         console.print(Text(line), soft_wrap=True)
 
 
 def _dry_run(config: StudyConfig, console: Console) -> int:
-    from hopmix.lab.dry_run import estimate
-    from hopmix.lab.study import prepare
+    from hopmix.lab.study.dry_run import estimate
+    from hopmix.lab.study.study import prepare
 
     study = prepare(config)
     _tell_overview(study, console)
@@ -217,7 +218,7 @@ def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
     record = store.read_record(out)
     results = store.finished_results(out, record, lambda sentence: console.print(Text(sentence)))
     if results is None or data is not None:
-        from hopmix.lab.study import located
+        from hopmix.lab.study.study import located
 
         results = _train(located(record, data), out, True, line, console)
     return _show(results, out, console)
@@ -225,7 +226,7 @@ def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
 
 def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> dict[str, Any] | None:
     """Train a study to its results, or until it is interrupted."""
-    from hopmix.lab import study as lab_study
+    from hopmix.lab.study import study as lab_study
 
     study = lab_study.prepare(config)
     _tell_overview(study, console)
@@ -243,7 +244,7 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
 
 def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
     """Print the results of a study, whose report is made unless it is there."""
-    from hopmix.lab._memory_allocator import release_memory
+    from hopmix.lab.runtime.memory_allocator import release_memory
 
     if results is None:
         return FAILED
@@ -265,19 +266,19 @@ def _report(out: Path, console: Console) -> int:
 
 def _report_of(out: Path, console: Console) -> Path:
     """The page of a study; what draws is imported only where the page or a figure has to be made."""
-    from hopmix.lab import _report_seal
+    from hopmix.lab.report import seal
 
-    if _report_seal.is_whole(out, _report_seal.sources(out)):
+    if seal.is_whole(out, seal.sources(out)):
         return out / "report.html"
-    from hopmix.lab.report import write_report
+    from hopmix.lab.report.page import write_report
 
     with console.status("writing the report"):
         return write_report(out)
 
 
 def _measure(options: Measure, console: Console) -> int:
-    from hopmix.lab import _measure_page, _measure_tables, measure
-    from hopmix.lab._measure_open import open_layers
+    from hopmix.lab.checkpoints import measure, page, tables
+    from hopmix.lab.checkpoints.open import open_layers
 
     found = open_layers(options)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -286,74 +287,74 @@ def _measure(options: Measure, console: Console) -> int:
             task, completed=done, description=escape(printable(f"{layer.place} {layer.part}"))
         )
         report = measure.measure_found(found, pairings=options.pairings, full=options.full, watch=told)
-    for sheet in _measure_tables.sheets(report):
-        console.print(_measure_tables.rich_table(sheet))
-    for sentence in _measure_tables.sentences(report, options.pairings):
+    for sheet in tables.sheets(report):
+        console.print(tables.rich_table(sheet))
+    for sentence in tables.sentences(report, options.pairings):
         console.print(Text(sentence))
     if options.json is not None:
         store.write_json(options.json, measure.report_record(report, options.path, options.pairings))
     if options.out is not None:
-        console.print(Text(f"Page: {_measure_page.write_page(options.out, report, options)}"))
+        console.print(Text(f"Page: {page.write_page(options.out, report, options)}"))
     return DONE
 
 
 def _verify_claims(options: Verify, console: Console) -> int:
-    from hopmix.lab import _verify_tables, verify
+    from hopmix.lab.verify import checks, tables
 
-    claims = verify.select_claims(options.claim)
+    claims = checks.select_claims(options.claim)
     if options.write is not None:
-        verify.require_markers(options.write)
+        checks.require_markers(options.write)
     begin = time.perf_counter()
     with console.status("measuring") as status:
         told = lambda claim: status.update(Text(f"measuring {claim.id} on {options.examples} examples"))
-        measured = verify.measure_claims(claims, examples=options.examples, seed=options.seed, watch=told)
-    console.print(_verify_tables.claims_table(measured))
-    console.print(_verify_tables.claims_sentence(measured, time.perf_counter() - begin))
-    record = verify.claims_record(measured, options.seed)
+        measured = checks.measure_claims(claims, examples=options.examples, seed=options.seed, watch=told)
+    console.print(tables.claims_table(measured))
+    console.print(tables.claims_sentence(measured, time.perf_counter() - begin))
+    record = checks.claims_record(measured, options.seed)
     if options.json is not None:
         store.write_json(options.json, record)
     if options.write is not None:
-        verify.write_table(options.write, measured)
+        checks.write_table(options.write, measured)
     return DONE if record["passed"] else FAILED
 
 
 def _verify_run(path: Path, options: Verify, console: Console) -> int:
-    from hopmix.lab import _verify_tables, verify
+    from hopmix.lab.verify import checks, tables
 
-    trained = verify.load_run(path, options.data)
+    trained = checks.load_run(path, options.data)
     for sentence in (*trained.passed, f"Read: the checkpoint of step {trained.step}."):
         console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))
-        checked = verify.check_run(trained, examples=options.examples, watch=told)
-    worst = verify.over_seeds(checked.blocks)
-    console.print(_verify_tables.blocks_table(worst))
-    for line in (*_verify_tables.legend(checked), *_verify_tables.reasons(checked.blocks)):
+        checked = checks.check_run(trained, examples=options.examples, watch=told)
+    worst = checks.over_seeds(checked.blocks)
+    console.print(tables.blocks_table(worst))
+    for line in (*tables.legend(checked), *tables.reasons(checked.blocks)):
         console.print(Text(line))
-    console.print(Text(_verify_tables.blocks_sentence(worst)))
+    console.print(Text(tables.blocks_sentence(worst)))
     if options.json is not None:
-        store.write_json(options.json, verify.run_record(checked))
+        store.write_json(options.json, checks.run_record(checked))
     return DONE if checked.passed else FAILED
 
 
 def _bench(options: Bench, line: str, console: Console) -> int:
     if options.peer is not None:  # on the same GPU it needs memory too
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    from hopmix.lab import _bench_tables, bench
+    from hopmix.lab.bench import suite, tables
 
     if options.quick:
         console.print("[bold]Tiny sizes, to see that everything runs: the numbers mean nothing.[/]")
 
-    def keep(benched: bench.Benched, complete: bool = False):
+    def keep(benched: suite.Benched, complete: bool = False):
         if options.json is not None:
             store.write_json(options.json, benched.record(options, line, complete))
 
     with console.status("measuring") as status:
         told = lambda name: status.update(Text(f"measuring {name}"))
-        show = lambda rows, benched: console.print(_bench_tables.rich_table(rows, benched.limits))
-        benched = bench.run_bench(options, told, show, keep)
+        show = lambda rows, benched: console.print(tables.rich_table(rows, benched.limits))
+        benched = suite.run_bench(options, told, show, keep)
     keep(benched, complete=True)
-    for sentence in _bench_tables.sentences(benched):
+    for sentence in tables.sentences(benched):
         console.print(Text(sentence))
     return DONE
 

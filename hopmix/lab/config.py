@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from hopmix.lab._fields import LARGEST, need_fields, need_path
 from hopmix.lab.errors import UsageError as UsageError
 from hopmix.lab.errors import need
+from hopmix.lab.fields import LARGEST, need_fields, need_path
 
 MOST_BLOCKS = 1000
 """Blocks are traced one by one: more of them than any mixer has would not come to an end."""

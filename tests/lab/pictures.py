@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hopmix.lab.config import UsageError
-from hopmix.lab.data import Data, load
+from hopmix.lab.data.study_data import Data, load
+from hopmix.lab.errors import UsageError
 
 
 def noise(shape, seed=0):

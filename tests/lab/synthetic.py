@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hopmix.lab.metrics import DEEP
+from hopmix.lab.probes.metrics import DEEP
 from hopmix.lab.statistics import paired_test, summarise
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from hopmix.lab import cli, store
-from hopmix.lab._capacity import need_memory
-from hopmix.lab._fields import LARGEST, need_fields
-from hopmix.lab.arms import make_arms
-from hopmix.lab.config import Resume, StudyConfig, UsageError, Verify
+from hopmix.lab.config import Resume, StudyConfig, Verify
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arms import make_arms
+from hopmix.lab.fields import LARGEST, need_fields
+from hopmix.lab.study.capacity import need_memory
 
 ROOT = Path(__file__).parents[2]
 

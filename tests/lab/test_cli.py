@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from lab.tiny import tiny_config, tiny_data
 
-from hopmix.lab import _report_seal, cli, store, study
-from hopmix.lab import data as lab_data
-from hopmix.lab.evaluation import end_weights, result_of
-from hopmix.lab.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab import cli, store
+from hopmix.lab.data import study_data
+from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab.report import seal
+from hopmix.lab.study import study
+from hopmix.lab.study.evaluation import end_weights, result_of
 
 SIZES = {"block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
 TINY = "--arms free --seeds 1 --dim 8 --depth 1 --epochs 2 --measurements 2 --batch 256".split()  # noqa: SIM905
@@ -74,7 +76,7 @@ def test_a_full_disk_is_told_in_one_line(capsys, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(study, "run", full)
-    monkeypatch.setattr(lab_data, "load", tiny_data)
+    monkeypatch.setattr(study_data, "load", tiny_data)
     code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY[:-2], "--batch", "16")
     assert code == 1
     assert "the disk is full" in err
@@ -151,7 +153,7 @@ def test_a_folder_that_another_process_holds_is_left_alone_by_all_that_write(cap
 @pytest.fixture
 def ended(tmp_path, monkeypatch):
     """A run that has ended, and whose data must not be loaded again."""
-    monkeypatch.setattr(lab_data, "load", tiny_data)
+    monkeypatch.setattr(study_data, "load", tiny_data)
     prepared = study.prepare(tiny_config(arms=("free",), depth=1))
     history = store.History(prepared.arms, prepared.seeds, prepared.depth)
     states = [program.initial() for program in prepared.programs]
@@ -167,8 +169,8 @@ def ended(tmp_path, monkeypatch):
     ]
     store.write_results(out, record, {"arms": results}, end_weights(prepared.programs, states))
     (out / "report.html").write_text("a page")
-    _report_seal.seal(out, _report_seal.sources(out), ["report.html"])
-    monkeypatch.setattr(lab_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
+    seal.seal(out, seal.sources(out), ["report.html"])
+    monkeypatch.setattr(study_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
     return out
 
 
@@ -195,13 +197,13 @@ def test_a_report_lost_or_damaged_is_made_again(capsys, ended, damaged, monkeypa
         (out / "report.html").write_text("a new page")
         return out / "report.html"
 
-    monkeypatch.setattr("hopmix.lab.report.write_report", write_report)
+    monkeypatch.setattr("hopmix.lab.report.page.write_report", write_report)
     assert run(capsys, "resume", str(ended))[0] == 0
     assert (ended / "report.html").read_text() == "a new page"
 
 
 def test_unexpected_errors_are_not_hidden(monkeypatch, tmp_path):
-    monkeypatch.setattr(lab_data, "load", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(study_data, "load", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["ablate", "--out", str(tmp_path / "run")])
 

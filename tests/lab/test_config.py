@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from hopmix.lab.config import PAPER_LAMBDAS, StudyConfig, UsageError, check_sides
+from hopmix.lab.config import PAPER_LAMBDAS, StudyConfig, check_sides
+from hopmix.lab.errors import UsageError
 
 
 def test_json_round_trip_keeps_configuration_and_digest():

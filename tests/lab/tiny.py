@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from hopmix._coupling import trainable
-from hopmix.lab import data as lab_data
-from hopmix.lab import store, study
+from hopmix.lab import store
 from hopmix.lab.config import StudyConfig
-from hopmix.lab.data import Data, Split
+from hopmix.lab.data import study_data
+from hopmix.lab.data.study_data import Data, Split
+from hopmix.lab.study import study
 
 
 def tiny_split(n: int, seed: int) -> Split:
@@ -59,7 +60,7 @@ def tiny_config(**changes) -> StudyConfig:
 def tiny_study(**changes) -> study.Study:
     """A study of `tiny_data`, prepared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab_data, "load", tiny_data)
+        patch.setattr(study_data, "load", tiny_data)
         return study.prepare(tiny_config(**changes))
 
 

@@ -11,8 +11,8 @@ from golden import configure, images, load_model
 from helpers import assert_close
 
 from hopmix import Mixer, couplings, trainable
-from hopmix.lab import metrics
-from hopmix.lab.train import objective
+from hopmix.lab.probes import metrics
+from hopmix.lab.train.program import objective
 
 ARMS = {
     "vanilla/lambda=0": 0.0,

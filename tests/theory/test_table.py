@@ -11,7 +11,7 @@ import pytest
 from hopmix.claims import table
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims.catalogue import CLAIMS, EXAMPLES, SEED
-from hopmix.lab.verify import measure_claims
+from hopmix.lab.verify.checks import measure_claims
 
 ROOT = Path(__file__).resolve().parents[2]
 THEORY = ROOT / "theory"

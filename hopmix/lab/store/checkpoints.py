@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store.files import file_digests, raise_if_unreadable, reason, set_aside, write_json
 from hopmix.lab.store.record import Owner
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 
 _LONGEST = 100
 """Bytes of a file's name that stand in the name of its temporary: no file system takes names of more than 255."""

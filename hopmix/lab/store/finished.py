@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store.checkpoints import steps_in
 from hopmix.lab.store.history import FIRST, VERSIONS, recover_metrics
 from hopmix.lab.store.history import NAME as METRICS

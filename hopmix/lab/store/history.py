@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from hopmix.lab._quantities import describe
-from hopmix.lab.arms import Arm
-from hopmix.lab.config import UsageError
-from hopmix.lab.metrics import BRANCHES, DEEP, DIMENSIONS
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arms import Arm
+from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS
+from hopmix.lab.probes.quantities import describe
 from hopmix.lab.store.codecs import require_plain_arrays
 from hopmix.lab.store.files import flush, flush_all, raise_if_unreadable, reason, set_aside
 from hopmix.lab.store.record import Record

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store.files import reason
 
 NAME = ".lock"

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hopmix.lab._fields import LARGEST
-from hopmix.lab.config import StudyConfig, UsageError
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.errors import UsageError
+from hopmix.lab.fields import LARGEST
 from hopmix.lab.store.files import digest, read_json, write_json
 
 NAME = "study.json"

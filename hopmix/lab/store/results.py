@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store.files import digest, file_digest, raise_if_unreadable, reason, replacing, write_json
 from hopmix.lab.store.record import Record
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hopmix.lab import store
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store import checkpoints
 
 

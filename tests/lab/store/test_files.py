@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hopmix.lab import store
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 from hopmix.lab.store import files
 
 

@@ -4,7 +4,7 @@ import pytest
 from lab.tiny import tiny_config
 
 from hopmix.lab import store
-from hopmix.lab.config import UsageError
+from hopmix.lab.errors import UsageError
 
 CONFIG = tiny_config()
 VALUES = {

@@ -1,0 +1,60 @@
+"""Modules of version 0.1.0 that have another place now: they are found under their old names too, with a notice.
+
+To be taken away with the next version.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "arms": "families.arms",
+    "augment": "data.augment",
+    "dry_run": "study.dry_run",
+    "evaluation": "study.evaluation",
+    "figures": "report.figures",
+    "measure": "checkpoints.measure",
+    "metrics": "probes.metrics",
+    "observer": "study.observer",
+    "overview": "data.overview",
+    "partition": "data.partition",
+    "randaugment": "data.randaugment",
+    "symmetry_figures": "report.symmetry.figures",
+}
+"""Old and new names, in `hopmix.lab`."""
+
+
+GOES = "the old name goes with the next version."
+
+
+class Moved(MetaPathFinder, Loader):
+    """Finds a module under its old name, and loads the one that took its place."""
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The module of an old name, or `None` where no module has left that place."""
+        package, _, module = name.rpartition(".")
+        return ModuleSpec(name, self) if package == "hopmix.lab" and module in MOVED else None
+
+    def exec_module(self, module: ModuleType):
+        """Put the moved module in the place of the empty one that was made for its old name."""
+        old = module.__name__
+        new = f"hopmix.lab.{MOVED[old.rpartition('.')[2]]}"
+        warnings.warn(f"{old} is now {new}; {GOES}", FutureWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
+
+
+def moved_names(package: str, module: str, *names: str) -> Callable[[str], object]:
+    """The `__getattr__` of a package that was a module: what it held is found in one of its modules, with a notice."""
+
+    def attribute(name: str) -> object:
+        if name not in names:
+            raise AttributeError(f"module {package} has no attribute {name}")
+        new = f"{package}.{module}"
+        warnings.warn(f"{package}.{name} is now {new}.{name}; {GOES}", FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(new), name)
+
+    return attribute

@@ -1,0 +1,144 @@
+"""A whole ablation: members in one program against one after another, and what measuring and the data cost."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hopmix.lab.bench.peer import KINDS, Peer
+from hopmix.lab.bench.race import Contender, Row, in_turn, timed
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.runtime.compiler_options import training_options
+from hopmix.lab.study.study import Study, compile_all, prepare
+from hopmix.lab.train.program import Dataset, Member, Program, take_steps
+
+STEPS = 20
+"""Steps of the interval of a race."""
+
+Trained = tuple[Member, Any, Any]
+"""Members, their logs and their last updates."""
+
+
+def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Study:
+    """The default study, or a small one to see that everything runs, with intervals of about `STEPS` steps."""
+    options: dict[str, Any] = {"precision": precision, "measurements": 600 // STEPS}
+    if quick:
+        options |= {"arms": ("free", "symmetric"), "seeds": 2, "dim": 8, "depth": 1, "measurements": 300}
+    return prepare(StudyConfig(**(options | changes)))
+
+
+def training(program: Program, **options: Any) -> Callable[[Member, Dataset], Trained]:
+    """The training of all members side by side for an interval from step 0, without measuring.
+
+    `options` are those of `jax.jit`.
+    """
+    train = jax.jit(program.train, compiler_options=training_options(), **options)
+    zero = jnp.int32(0)
+    steps = jnp.int32(program.schedule.interval)
+    logs = program.no_logs()
+    return lambda members, dataset: train(members, logs, zero, zero, steps, program.rows(0, dataset), dataset)
+
+
+def together(study: Study) -> Callable[[], list[Trained]]:
+    """All members side by side: one program for each structure."""
+    runs = [(training(program), program.initial()) for program in study.programs]
+    return lambda: [run(members, study.dataset) for run, members in runs]
+
+
+def one_by_one(study: Study) -> Callable[[], list[Trained]]:
+    """The same members in the same order, each trained alone by a program that knows of no others."""
+    runs = []
+    for program in study.programs:
+        run = jax.jit(partial(_alone, program), compiler_options=training_options())
+        everyone = program.initial(), program.rows(0, study.dataset)
+        runs += [(run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone)) for i in range(len(program.members))]
+    # Waiting for each: calls that do not depend on each other may run at once.
+    return lambda: [jax.block_until_ready(run(*member, study.dataset)) for run, member in runs]
+
+
+def _alone(program: Program, member: Member, rows: Any, dataset: Dataset) -> Trained:
+    """What `Program.train` does, of one member and without the axis of members: that is not always as fast."""
+    learn = lambda member, at, rows: program.step(member, at, rows, dataset)
+    return take_steps(learn, member, program.parameters_of(member), rows, 0, len(rows))
+
+
+def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iterator[Row]:
+    """The population against its members one after another, and against the peer for the same steps."""
+    steps = study.schedule.interval
+    members = len(study.arms) * study.config.seeds
+    theirs = [partial(_peer_milliseconds, peer, study) for peer in peers]
+    # Milliseconds of all steps of all members, as one number.
+    own, alone, *others = in_turn([timed(together(study)), timed(one_by_one(study)), *theirs], repetitions)
+    row = partial(Row, "ablation", f"{members} members, {steps} steps", own)
+    yield row("one by one", alone)
+    yield from (row(f"{peer.name}, one by one", other) for peer, other in zip(peers, others))
+
+
+def _peer_milliseconds(peer: Peer, study: Study) -> float:
+    """The peer's time for all members and steps: of each kind of mixer one is run."""
+    config, model, steps = study.config, study.arms[0].model, study.schedule.interval
+    shape = {"image": model.image[0], "patch": model.patch_size[0], "dim": model.dim, "depth": model.depth}
+    kinds = [KINDS[arm.kind.removesuffix("-wide").removesuffix("-xavier")] for arm in study.arms]
+    run = partial(peer.milliseconds, batch=config.batch, steps=steps, **shape)
+    return config.seeds * steps * sum(kinds.count(kind) * run(kind=kind) for kind in dict.fromkeys(kinds))
+
+
+def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
+    """What measuring costs beside training, over a whole study: the validation split, indices, energies; and all."""
+    train, shallow, deep = in_turn(_parts(study), repetitions)
+    intervals, times, deeply = study.count_measurements()
+    trained = tuple(intervals * t for t in train)
+    row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=trained, race=False)
+    yield row(f"{times} times, without spectra and fields", tuple(times * s for s in shallow))
+    whole = tuple(times * s + deeply * d for s, d in zip(shallow, deep))
+    yield row(f"{times} times, {deeply} of them with spectra and fields", whole)
+
+
+def _parts(study: Study) -> list[Contender]:
+    """Three contenders over all programs, as a study runs them: an interval of training, measuring, and what measuring
+    deeply adds."""
+    programs, observer, data = study.programs, study.observer, study.dataset
+    states = [program.initial() for program in programs]
+    compile_all(study, states, data)
+
+    def train() -> list[Member]:
+        for i, program in enumerate(programs):
+            states[i], *_ = program.run(states[i], 0, study.schedule.interval, data)
+        return states
+
+    measure = lambda: [observer.measure(program, members, data) for program, members in zip(programs, states)]
+    deepen = lambda: [observer.measure_deeply(program, members, 0, data) for program, members in zip(programs, states)]
+    return [timed(train), timed(measure), timed(deepen)]
+
+
+def cost_data(study: Study, repetitions: int) -> Iterator[Row]:
+    """A real step, which gathers and augments its images, against one whose batches were prepared."""
+    steps = study.schedule.interval
+    real, ready = in_turn([timed(together(study)), timed(on_prepared(study))], repetitions)
+    name = f"{steps} steps, augment {study.config.augment}"
+    yield Row("data", name, real, "batches prepared", ready, race=False)
+
+
+def on_prepared(study: Study) -> Callable[[], list[Trained]]:
+    """All members side by side as in `together`, on batches that were gathered and augmented before."""
+    runs = []
+    for program in study.programs:
+        members, rows = program.initial(), program.rows(0, study.dataset)
+        batches = jax.jit(jax.vmap(partial(_prepare, program, study.dataset)))(members.seed, rows)
+        run = jax.jit(partial(_train_on, program), compiler_options=training_options())
+        runs.append((run, members, jax.block_until_ready(batches)))
+    return lambda: [run(members, batches) for run, members, batches in runs]
+
+
+def _prepare(program: Program, dataset: Dataset, seed: Any, rows: Any) -> Any:
+    """The batches of an interval, as `Program` makes them step by step."""
+    return jax.vmap(partial(program.batch, dataset, seed))(jnp.arange(len(rows), dtype=jnp.int32), rows)
+
+
+def _train_on(program: Program, members: Member, batches: Any) -> Trained:
+    """What `Program.train` does, on batches that are there already."""
+    by_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batches)
+    learn = jax.vmap(program.learn, in_axes=(0, None, 0))
+    return take_steps(learn, members, program.parameters_of(members), by_step, 0, program.schedule.interval)

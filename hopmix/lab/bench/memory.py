@@ -1,0 +1,61 @@
+"""The peak memory of a training step, with and without rematerialisation of its blocks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from hopmix._coupling import trainable
+from hopmix.lab.bench.mixer import Size, configure, make_batch
+from hopmix.lab.bench.race import Row
+from hopmix.lab.runtime.compiler_options import training_options
+from hopmix.lab.train.program import cast, objective
+from hopmix.models.mixer import Mixer
+
+
+class Rematerialised(eqx.Module):
+    """The blocks of a mixer as one loop, whose inner activations are computed again in the backward pass.
+
+    A loop, because XLA finds out on CPUs that unrolled blocks are computed twice, and saves them after all.
+    """
+
+    blocks: tuple[Callable, ...]
+
+    def __call__(self, x: Any, key: Any = None) -> Any:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.blocks)
+        return jax.lax.scan(jax.checkpoint(lambda x, block: (block(x), None)), x, stacked)[0]
+
+
+def cost_memory(sizes: Sequence[Size], kinds: Sequence[str], precision: str) -> Iterator[Row]:
+    """Peak memory of loss and gradient of each size and arm, in MiB, from the compiled program."""
+    for size in sizes:
+        for kind in kinds:
+            plain, again = (peak_bytes(size, kind, precision, remat) / 2**20 for remat in (False, True))
+            name = f"{size.name} {kind}: rematerialised"
+            yield Row("memory", name, (again,), "all saved", (plain,), unit="MiB", race=False)
+
+
+def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> int:
+    """Arguments, results and intermediate arrays of the loss and its gradient."""
+    model = cast(Mixer(configure(size, kind), key=jr.key(0)), "float32")
+    if rematerialise:
+        model = eqx.tree_at(lambda m: m.blocks, model, (Rematerialised(model.blocks),))
+    parameters, rest = eqx.partition(model, trainable(model))
+    images, targets = make_batch(model.config, size.batch)
+    other = None if precision == "float32" else precision
+
+    def loss(parameters, images, targets):
+        model = eqx.combine(parameters, rest)
+        return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
+
+    analysis = (
+        jax.jit(jax.value_and_grad(loss), compiler_options=training_options())
+        .lower(parameters, images, targets)
+        .compile()
+        .memory_analysis()
+    )
+    assert analysis is not None
+    return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes

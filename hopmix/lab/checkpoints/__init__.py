@@ -1,0 +1,1 @@
+"""Checkpoints: layers found in files of weights, of this house or of anybody, and measured."""

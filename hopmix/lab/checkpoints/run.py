@@ -1,0 +1,84 @@
+"""The layers of networks that hopmix trained: all members of a run at a checkpoint, or one mixer from a file."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from hopmix._coupling import Coupling
+from hopmix.lab import store
+from hopmix.lab.checkpoints.layers import Found, Layer, LeftOut
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arms import make_arms
+from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
+from hopmix.lab.study.trained import locate, members_of, read_checkpoint, require_checkpoint
+from hopmix.lab.train.program import Dataset, Images, Program
+from hopmix.models.mixer import Mixer
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is that of a study of hopmix, or of one of its checkpoints."""
+    return (locate(path)[0] / "study.json").is_file()
+
+
+def run_layers(path: Path) -> Found:
+    """The couplings of every arm, seed, block and branch of a run.
+
+    The images that it was trained on are not needed.
+
+    **Arguments:**
+
+    - `path`: the folder of the study, for its newest readable checkpoint, or a checkpoint.
+
+    **Raises:** `UsageError` where there is no study or no readable checkpoint.
+    """
+    out, step = locate(path)
+    record = store.read_record(out)
+    require_checkpoint(out, step)
+    programs = _programs(record.config, record.values.get("data", {}), out)
+    step, states, passed = read_checkpoint(programs, out, record, step)
+    layers, diverged = [], []
+    for member, arm, seed, model in members_of(programs, states):
+        if member.diverged < 0:
+            layers += model_layers(model, arm, seed)
+        else:
+            diverged.append(LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}"))
+    if not layers:
+        raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
+    source = "; ".join([f"the run {out.name} after {step:,} steps", *passed])
+    return Found(source, layers, diverged)
+
+
+def model_layers(model: Mixer, arm: str = "", seed: int | None = None) -> Iterator[Layer]:
+    """The couplings of a mixer, two for each block."""
+    for i, block in enumerate(model.blocks):
+        for branch in BRANCHES:
+            coupling = branch_coupling(block, branch)
+            hidden, visible = coupling.up.shape
+            load = functools.partial(_in_float32, coupling)
+            yield Layer(f"block {i}", branch, "pair", visible, hidden, (), load, arm, seed)
+
+
+def _in_float32(coupling: Coupling) -> Coupling:
+    # One structure for all kinds of coupling, so that one program measures them all.
+    return Coupling.from_weights(coupling.up.astype(jnp.float32), coupling.down.astype(jnp.float32))
+
+
+def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Program]:
+    """The programs of a study whose images are only shapes: enough to know what a checkpoint holds."""
+    try:
+        arms = make_arms(config, tuple(about["image"]), about["classes"])
+        dataset = eqx.filter_eval_shape(_blank, about["train"], tuple(about["image"]))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{out / 'study.json'}: damaged, it does not describe its images ({error!r}).") from None
+    structures = dict.fromkeys(arm.structure for arm in arms)
+    return [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
+
+
+def _blank(examples: int, image: tuple[int, int, int]) -> Dataset:
+    split = Images(jnp.zeros((examples, *image), jnp.uint8), jnp.zeros(examples, jnp.int32))
+    return Dataset(split, split, jnp.zeros(image[-1]), jnp.ones(image[-1]))

@@ -1,0 +1,188 @@
+"""An .npz file of images and labels as arrays."""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hopmix.lab.data.sources.array_rows import ArrayRows
+from hopmix.lab.data.sources.files import refuse_columns
+from hopmix.lab.data.sources.room import free_memory
+from hopmix.lab.data.sources.source import Given, Options, Pixels, Source, Values, make_source
+from hopmix.lab.data.sources.words import list_names, reason
+from hopmix.lab.errors import UsageError
+
+PAIRS = {
+    "train": (("x_train", "y_train"), ("train_images", "train_labels")),
+    "validation": (("x_val", "y_val"), ("x_valid", "y_valid"), ("val_images", "val_labels")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
+}
+"""The names of the arrays of images and labels, in any case."""
+
+UNSPLIT = (("images", "labels"), ("x", "y"), ("data", "target"))
+"""Those of an unsplit collection."""
+
+
+class Reading(NamedTuple):
+    """How numbers become pixels, decided by the training images: what they are multiplied with, and what is told."""
+
+    factor: int
+    note: str
+
+
+def open_array_file(data: str, path: Path, options: Options) -> Source:
+    """The images and labels of an .npz file: `x_train` and `y_train`, with `x_test` and `y_test` and `x_val` and
+    `y_val` where there are such; or `images` and `labels`.
+
+    Images are height x width, height x width x colours or colours x height x width, of bytes, of floating-point numbers
+    in 0..1, or of whole numbers in 0..255. Nothing is unpickled.
+
+    **Raises:** `UsageError` for other arrays.
+    """
+    refuse_columns(data, "a file of arrays", options)
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"data = {data!r} is no .npz file of several arrays; save images and labels with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _source(data, path, arrays, options)
+    except UsageError:
+        raise
+    # NumPy and zipfile raise whatever they stumble over in a damaged file.
+    except Exception as error:
+        pickled = "allow_pickle" in str(error)
+        told = "an array of objects, which is never unpickled" if pickled else reason(error)
+        raise UsageError(f"data = {data!r} cannot be read ({told}); save it again as plain arrays") from error
+
+
+def _source(data: str, path: Path, arrays: Any, options: Options) -> Source:
+    names = _pairs(data, list(arrays.files))
+    given = {}
+    reading = None
+    notes: list[str] = []
+    for split, (x, y) in names.items():
+        images, layout = _in_layout(data, x, _array(data, path, arrays, x))
+        reading = reading or _reading(data, x, images)
+        pixels = _as_bytes(data, x, images, reading)
+        labels = _labels(data, y, _array(data, path, arrays, y), len(pixels))
+        given[split] = Given(ArrayRows(pixels, x, options.size), labels, f"array {x}")
+        notes += [note for note in (layout, reading.note) if note and note not in notes]
+    left = [name for name in arrays.files if name not in {name for pair in names.values() for name in pair}]
+    notes += [f"not read: {list_names(left)}"] if left else []
+    return make_source(data, path.stem, f"the local file {data}", given, notes=notes)
+
+
+def _pairs(data: str, names: list[str]) -> dict[str, tuple[str, str]]:
+    """The names of images and labels of each split, as they are written."""
+    written = {name.lower(): name for name in names}
+    found = {split: _first_pair(written, pairs) for split, pairs in PAIRS.items()}
+    found = {split: pair for split, pair in found.items() if pair}
+    unsplit = _first_pair(written, UNSPLIT)
+    if "train" not in found and unsplit and not found:
+        found = {"train": unsplit}
+    if "train" not in found:
+        raise UsageError(
+            f"data = {data!r} holds {list_names(names) or 'nothing'}; name the arrays x_train and y_train, with x_test "
+            "and y_test and x_val and y_val where you have them, or images and labels"
+        )
+    return found
+
+
+def _first_pair(written: dict[str, str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    return next(((written[x], written[y]) for x, y in pairs if x in written and y in written), None)
+
+
+def _array(data: str, path: Path, arrays: Any, name: str) -> np.ndarray:
+    """An array, after a look at the size that its file gives it."""
+    shape, dtype = _header(path, name)
+    needed = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
+    free = free_memory()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"data = {data!r}: array {name!r} of shape {shape} and type {dtype} takes {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB of memory are free; save it as uint8, or smaller"
+        )
+    return arrays[name]
+
+
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    with zipfile.ZipFile(path) as members:
+        stored = f"{name}.npy" if f"{name}.npy" in members.namelist() else name
+        with members.open(stored) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _in_layout(data: str, name: str, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """Images as height x width x colours, and what to tell of what they were."""
+    if images.ndim == 3:
+        return images[..., None], ""
+    if images.ndim == 4 and images.shape[3] in (1, 3):
+        return images, ""
+    if images.ndim == 4 and images.shape[3] == 4:
+        return images[..., :3], f"array {name}: transparency is dropped"
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        return np.moveaxis(images, 1, 3), f"array {name} is read as colours x height x width"
+    raise UsageError(
+        f"data = {data!r}: array {name!r} has the shape {images.shape}; images must be (number, height, width), "
+        "(number, height, width, colours) or (number, colours, height, width) with 1 or 3 colours"
+    )
+
+
+def _reading(data: str, name: str, images: np.ndarray) -> Reading:
+    if images.size == 0:
+        raise UsageError(f"data = {data!r}: array {name!r} has the shape {images.shape} and so no pixels; add some")
+    if images.dtype == np.uint8:
+        return Reading(1, "")
+    if images.dtype == np.bool_:
+        return Reading(255, "pixels that are true become 255")
+    if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
+        raise UsageError(f"data = {data!r}: array {name!r} is of type {images.dtype}, no numbers; save it as uint8")
+    low = images.min()
+    high = images.max()
+    whole = np.issubdtype(images.dtype, np.integer)
+    if low >= 0 and high <= 1 and not whole:
+        return Reading(255, f"pixels are of type {images.dtype} in 0..1: multiplied by 255 and rounded")
+    if low >= 0 and high <= 255:
+        return Reading(1, f"pixels are of type {images.dtype} in 0..255" + ("" if whole else ": rounded"))
+    raise UsageError(
+        f"data = {data!r}: array {name!r} has values from {low} to {high}; bring them to 0..255, or to 0..1 as "
+        "floating-point numbers"
+    )
+
+
+def _as_bytes(data: str, name: str, images: np.ndarray, reading: Reading) -> Pixels:
+    if images.dtype == np.uint8 and reading.factor == 1:
+        return np.ascontiguousarray(images)
+    limit = 255 // reading.factor
+    if images.size and not (images.min() >= 0 and images.max() <= limit):
+        raise UsageError(
+            f"data = {data!r}: array {name!r} has values from {images.min()} to {images.max()}, those of training are "
+            f"in 0..{limit}; bring all to one range"
+        )
+    pixels = np.empty(images.shape, np.uint8)
+    for row, image in enumerate(images):
+        pixels[row] = np.rint(image * np.float32(reading.factor)) if image.dtype.kind == "f" else image * reading.factor
+    return pixels
+
+
+def _labels(data: str, name: str, labels: np.ndarray, count: int) -> Values:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (count,):
+        raise UsageError(
+            f"data = {data!r}: array {name!r} has the shape {labels.shape}, but there are {count} images; give one "
+            "label to each"
+        )
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8")
+    if labels.dtype.kind == "U":
+        return labels
+    if labels.dtype.kind not in "iub":
+        raise UsageError(
+            f"data = {data!r}: array {name!r} is of type {labels.dtype}; labels must be whole numbers or text"
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,188 @@
+"""Which columns of a table are the image and the label, and what the labels mean."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.table import InMemoryTable
+
+from hopmix.lab.data.sources.decode import is_image
+from hopmix.lab.data.sources.source import Options, Values
+from hopmix.lab.data.sources.words import list_names, reason
+from hopmix.lab.errors import UsageError
+
+LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
+"""Names under which labels are found if no column, or more than one, is declared to be a class."""
+
+CELL = {"bytes", "path"}
+"""The fields of an image in a table: its content, or else where it lies."""
+
+TRIED = 16
+"""Rows in which a column of bytes is looked into for an image."""
+
+
+class Columns(NamedTuple):
+    """The names of the two columns that are read; that of a field of a column is COLUMN.FIELD."""
+
+    image: str
+    label: str
+
+
+def find_columns(data: str, table: datasets.Dataset, options: Options) -> Columns:
+    """The chosen columns, or else the only one that holds images and the one that must be the label.
+
+    **Raises:** `UsageError` where a chosen column does not exist or the choice is not clear.
+    """
+    features = dict(_leaves(table.features))
+    need_columns(data, features, options)
+    image = options.image_column or _only_image(data, table, features)
+    return Columns(image, options.label_column or _usual_label(data, features, image))
+
+
+def need_columns(data: str, columns: Collection[str], options: Options):
+    """Raise `UsageError` where a chosen column is not among those there are."""
+    for option, chosen in options.columns.items():
+        if chosen is not None and chosen not in columns:
+            raise UsageError(f"{option} = {chosen!r} is not in data = {data!r}; its columns are {list_names(columns)}")
+
+
+def _leaves(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The columns and, of those that are records, the fields, by their names with dots."""
+    for name, feature in features.items():
+        if isinstance(feature, dict) and not _is_cell(feature):
+            yield from _leaves(feature, f"{prefix}{name}.")
+        else:
+            yield prefix + name, feature
+
+
+def _is_cell(feature: Any) -> bool:
+    return isinstance(feature, dict) and "bytes" in feature and set(feature) <= CELL
+
+
+def _only_image(data: str, table: datasets.Dataset, features: dict[str, Any]) -> str:
+    declared = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    found = declared or [name for name, feature in features.items() if _holds_images(table, name, feature)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"data = {data!r} has several image columns: {list_names(found)}; choose one with --image-column"
+        )
+    raise UsageError(
+        f"data = {data!r} has no image column among {list_names(features)}; choose one with --image-column"
+    )
+
+
+def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
+    """Whether this is a column of bytes, or of cells, and the first of them that is not missing is an image."""
+    if not (_is_cell(feature) or getattr(feature, "dtype", "") in ("binary", "large_binary")):
+        return False
+    cells = column_of(table.select(range(min(TRIED, len(table)))), name).to_pylist()
+    contents = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
+    first = next((content for content in contents if content), None)
+    return first is not None and is_image(first)
+
+
+def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
+    declared = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    named = [name for name in LABELS if name in features]
+    fields = [name for name in features if name.rpartition(".")[2] in LABELS]
+    found = declared if len(declared) == 1 else (named or fields)
+    if not found:
+        raise UsageError(
+            f"data = {data!r} has no label column among {list_names(features)}; choose one with --label-column"
+        )
+    if not named and len(found) > 1:
+        raise UsageError(f"data = {data!r} may have its labels in {list_names(found)}; choose one with --label-column")
+    if found[0] == image:
+        raise UsageError(
+            f"data = {data!r}: column {image!r} would be both the image and the label; choose with --label-column"
+        )
+    return found[0]
+
+
+def column_of(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """A column of a table, or the field of one."""
+    first, *fields = _path(table, name)
+    rows: Any = table.select_columns([first]).with_format("arrow")[:]
+    column = rows.column(first)
+    return pc.struct_field(column, fields) if fields else column  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def feature_of(table: datasets.Dataset, name: str) -> Any:
+    """The type of a column, or of the field of one."""
+    return dict(_leaves(table.features))[name]
+
+
+def _path(table: datasets.Dataset, name: str) -> list[str]:
+    """The names of a column and of its fields; a column whose own name has dots goes first."""
+    return [name] if name in table.features else name.split(".")
+
+
+def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> tuple[Values, list[str]]:
+    """The labels of a table, names or else whole numbers, and the order of the names where they are declared.
+
+    **Arguments:**
+
+    - `where`: what error messages call the table.
+
+    **Raises:** `UsageError` for labels of another type, for missing ones, and for numbers without a name.
+    """
+    feature = feature_of(table, name)
+    column = column_of(table, name)
+    kind = str(column.type.value_type if pa.types.is_dictionary(column.type) else column.type)
+    number = kind.startswith(("int", "uint"))
+    if not number and kind not in ("string", "large_string", "string_view"):
+        held = getattr(feature, "dtype", kind)
+        raise UsageError(
+            f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; choose another "
+            "with --label-column"
+        )
+    try:
+        column = column.cast(pa.int64() if number else pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise UsageError(
+            f"label_column = {name!r} of data = {data!r} has a label beyond 64 bits ({reason(error)}); choose another "
+            "with --label-column"
+        ) from error
+    values = column.fill_null(0 if number else "").to_numpy()
+    missing = column.is_null().to_numpy()
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else []
+    if names:
+        missing |= values < 0  # stands for "not labelled", as in the test splits of some competitions
+    if missing.any():
+        raise UsageError(f"data = {data!r}: row {missing.argmax()} of {where} has no label; remove such rows")
+    return (_by_name(data, where, values, names), names) if names else (values if number else values.astype(str), [])
+
+
+def _by_name(data: str, where: str, values: Values, names: list[str]) -> Values:
+    beyond = values >= len(names)
+    if beyond.any():
+        row = beyond.argmax()
+        raise UsageError(
+            f"data = {data!r}: row {row} of {where} has the label {values[row]}, but names for 0 to {len(names) - 1} "
+            "only; mend the labels or choose another column with --label-column"
+        )
+    return np.asarray(names, str)[values]
+
+
+def as_images(data: str, table: datasets.Dataset, name: str) -> datasets.Dataset:
+    """A table of one column, "image", of encoded images (content or path).
+
+    **Raises:** `UsageError` where the column can hold no images.
+    """
+    if name in table.features:
+        alone = table.select_columns([name])
+        alone = alone if name == "image" else alone.rename_column(name, "image")
+    else:
+        alone = datasets.Dataset(InMemoryTable(pa.table({"image": column_of(table, name)})))
+    try:
+        return alone.cast_column("image", datasets.Image(decode=False))
+    except Exception as error:  # of whatever kind Arrow raises for this type
+        raise UsageError(
+            f"image_column = {name!r} of data = {data!r} holds {feature_of(table, name)}, no images; "
+            "choose another with --image-column"
+        ) from error

@@ -1,0 +1,103 @@
+"""Parquet files and WebDataset archives, read with the builders of `datasets`: no script of a data set ever runs."""
+
+import glob
+import itertools
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+import datasets
+import pyarrow.parquet as pq
+
+from hopmix.lab.data.sources.loading import loading
+from hopmix.lab.data.sources.source import Options, Source
+from hopmix.lab.data.sources.splits import SHARD, named_splits
+from hopmix.lab.data.sources.tables import Found, source_of_tables
+from hopmix.lab.data.sources.words import list_names
+from hopmix.lab.errors import UsageError
+
+PICKLES = {"pth", "pt", "pkl", "pickle", "pyd"}
+"""Suffixes of members of an archive that some library would unpickle."""
+
+
+def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]) -> Source:
+    """The images and labels of parquet files.
+
+    **Arguments:**
+
+    - `path`: their folder, or the only one; `files`: their paths in its folder.
+
+    **Raises:** `UsageError` for damaged files and for tables without images or labels.
+    """
+    root = path if path.is_dir() else path.parent
+    found = {}
+    for split, paths in _by_split(data, files).items():
+        with loading(data):
+            filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
+            # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
+            groups = itertools.groupby(filled, lambda file: _columns(root / file))
+            tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
+        found[split] = Found(tables, _where(paths))
+    return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
+
+
+def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]) -> Source:
+    """The images and labels of WebDataset archives; a label is `cls`, or a field of `json`.
+
+    **Raises:** `UsageError` for damaged archives, those without images or labels, and those with pickles.
+    """
+    root = path if path.is_dir() else path.parent
+    found = {}
+    for split, paths in _by_split(data, files).items():
+        with loading(data):
+            for file in paths:
+                _check_members(data, root / file)
+            found[split] = Found([_load("webdataset", [root / file for file in paths])], _where(paths))
+    return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
+
+
+def _columns(path: Path) -> tuple[str, bytes | None]:
+    """The columns of a file, and what `datasets` wrote of them, which the names of classes stand in."""
+    schema = pq.read_schema(path)
+    return str(schema.remove_metadata()), (schema.metadata or {}).get(b"huggingface")
+
+
+def _load(builder: str, paths: Sequence[Path]) -> datasets.Dataset:
+    # `datasets` takes names for patterns.
+    escaped = [glob.escape(str(path)) for path in paths]
+    return datasets.load_dataset(builder, data_files={"train": escaped}, split="train")
+
+
+def _by_split(data: str, files: Sequence[PurePath]) -> dict[str, list[PurePath]]:
+    """Files by split: by their own names, or else by the first folder, where every one of them is a split's name."""
+    named = {path: SHARD.sub("", path.stem) for path in files}
+    for names in (named, {path: path.parts[0] for path in files if len(path.parts) > 1}):
+        splits = named_splits(data, dict.fromkeys(names.values())) if len(names) == len(files) else None
+        if splits is not None:
+            return {split: [path for path in files if names[path] == name] for split, name in splits.items()}
+    return {"train": list(files)}
+
+
+def _check_members(data: str, path: Path):
+    with tarfile.open(path, "r:") as archive:
+        if archive.next() is None:
+            raise UsageError(f"data = {data!r}: {path.name} holds nothing; leave it out")
+        for member in archive:
+            if PICKLES & set(PurePath(member.name).name.lower().split(".")[1:]):
+                raise UsageError(
+                    f"data = {data!r}: {path.name} holds {member.name!r}, a pickle, which could run a program; take "
+                    "it out"
+                )
+
+
+def _where(paths: Sequence[PurePath]) -> str:
+    names = [str(path) for path in paths]
+    return f"file {names[0]}" if len(names) == 1 else f"{len(names)} files {list_names(names, 2)}"
+
+
+def _name(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _origin(data: str, path: Path) -> str:
+    return f"the local {'folder' if path.is_dir() else 'file'} {data}"

@@ -1,0 +1,1 @@
+"""Families: the arms that a study compares."""

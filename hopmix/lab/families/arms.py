@@ -1,0 +1,151 @@
+"""Arms: the mixers that a symmetry ablation compares."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.errors import UsageError
+from hopmix.models.mixer import VANILLA, MixerConfig
+
+PAPER_NAMES = {
+    "serial": "vanilla MLP-Mixer",
+    "free": "ParaMixer",
+    "broken": "AsymMixer",
+    "broken-xavier": "AsymMixer, reference initialisation",
+    "symmetric": "SymMixer",
+    "symmetric-wide": "SymMixer, hidden width x 2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One arm: a model and the strength of its penalty.
+
+    - `name`, `paper_name`: what reports call it, in our words and in those of arXiv 2406.12220.
+    - `kind`: the name without the strength.
+    - `penalty`: lambda.
+    - `model`: the configuration of its members.
+    """
+
+    name: str
+    paper_name: str
+    kind: str
+    penalty: float
+    model: MixerConfig
+
+    @property
+    def structure(self) -> MixerConfig:
+        """The configuration of the program that trains this arm; arms with equal ones differ only in numbers."""
+        if self.model.coupling == "symmetric":
+            return self.model
+        return dataclasses.replace(self.model, coupling="free", breaking="zeros")
+
+
+MOST_TOKENS = 64
+"""What the default patch leaves."""
+
+FEW_TOKENS = 4
+"""With fewer, token mixing mixes next to nothing, which the user is told."""
+
+
+def default_patch(height: int, width: int) -> int:
+    """The smallest patch of at least 2 pixels that divides the image and leaves at most 64 tokens.
+
+    Raises `UsageError` where there is none that leaves two tokens or more.
+    """
+    for patch in range(2, min(height, width) + 1):
+        tokens = (height // patch) * (width // patch)
+        if height % patch == 0 and width % patch == 0 and 1 < tokens <= MOST_TOKENS:
+            return patch
+    raise UsageError(
+        f"patch: no square patch of at least 2 pixels cuts {height} x {width} images into 2 to {MOST_TOKENS} tokens; "
+        f"give one with --patch{_example(height, width)}, or bring images to another size with --resize."
+    )
+
+
+def _example(height: int, width: int) -> str:
+    """The most nearly square patch that leaves 2 to 64 tokens, as a part of a sentence; nothing where there is none."""
+    sizes = [(down, across) for down in _divisors(height) for across in _divisors(width)]
+    possible = [size for size in sizes if 1 < (height // size[0]) * (width // size[1]) <= MOST_TOKENS]
+    if not possible:
+        return ""
+    down, across = min(possible, key=lambda size: (abs(math.log(size[0] / size[1])), size))
+    sides = f"{down}" if down == across else f"{down} {across}"
+    return f", such as --patch {sides}"
+
+
+def _divisors(length: int) -> list[int]:
+    return [divisor for divisor in range(1, length + 1) if length % divisor == 0]
+
+
+def few_tokens(arms: Sequence["Arm"]) -> list[str]:
+    """What the user should know where the images are cut into few tokens."""
+    model = arms[0].model
+    if model.tokens >= FEW_TOKENS:
+        return []
+    height, width = model.patch_size
+    image = f"{model.image[0]} x {model.image[1]}"
+    if model.tokens == 1:
+        return [
+            f"patches of {height} x {width} make one token of {image} images: there is nothing to mix between tokens, "
+            "and indices of symmetry of token couplings are left out"
+        ]
+    return [
+        f"patches of {height} x {width} make only {model.tokens} tokens of {image} images: token couplings are small, "
+        "and their indices of symmetry near those of chance; --patch cuts finer"
+    ]
+
+
+def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
+    """The arms of a study on images of a shape, in the order asked for; "broken" kinds once per lambda.
+
+    Raises `UsageError` where the patch does not divide the image, and where it is all of it unless it was asked for.
+    """
+    arms = [
+        Arm(_name(kind, strength), _name(PAPER_NAMES[kind], strength), kind, strength or 0.0, model)
+        for kind, model in ((kind, _model(config, kind, image, classes)) for kind in config.arms)
+        for strength in (config.grid if kind.startswith("broken") else (None,))
+    ]
+    if arms[0].model.tokens == 1 and config.patch is None:
+        raise UsageError(
+            f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give another "
+            f"with --patch{_example(*image[:2])}, or larger images with --resize."
+        )
+    return arms
+
+
+def _name(kind: str, penalty: float | None) -> str:
+    if penalty is None:
+        return kind
+    # Never fewer digits than tell two strengths apart.
+    return f"{kind} λ={penalty:g}" if float(f"{penalty:g}") == penalty else f"{kind} λ={penalty!r}"
+
+
+def _model(config: StudyConfig, kind: str, image: tuple[int, int, int], classes: int) -> MixerConfig:
+    options: dict[str, Any] = {
+        "image": image,
+        "classes": classes,
+        "norm_scale": config.norm_scale,
+        "norm": config.norm,
+        "n_iter": config.n_iter,
+        "drop_path": config.drop_path,
+    }
+    options |= {name: value for name in ("dim", "depth", "patch") if (value := getattr(config, name)) is not None}
+    if config.size is None:
+        options = {"dim": 32, "depth": 3} | options
+        options.setdefault("patch", config.patch or default_patch(*image[:2]))
+    own = {
+        "serial": VANILLA,
+        "free": {"coupling": "free"},
+        "broken": {"coupling": "broken"},
+        "broken-xavier": {"coupling": "broken", "breaking": "xavier"},
+        "symmetric": {"coupling": "symmetric"},
+        "symmetric-wide": {"coupling": "symmetric", "hidden_ratio": 2},
+    }
+    options |= own[kind]
+    try:
+        return MixerConfig(**options) if config.size is None else MixerConfig.named(config.size, **options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,205 @@
+"""The run directory as the report sees it: read only, complete or in progress."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from hopmix.lab import store
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arms import make_arms
+from hopmix.lab.statistics import PairedTest, Summary, paired_test, summarise
+
+REFERENCE = "free"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What `hopmix ablate` wrote: `results` and `weights` are absent until the run has ended."""
+
+    path: Path
+    study: dict
+    metrics: xr.Dataset
+    results: dict | None
+    weights: Mapping[str, np.ndarray] | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last planned step has been measured and the test split read."""
+        return self.results is not None and self.last_step >= int(self.study.get("steps_total", 0))
+
+    @property
+    def last_step(self) -> int:
+        """Training steps done when the last measurement was made."""
+        return int(self.metrics.step.values[-1])
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the order of the study."""
+        return [str(name) for name in self.metrics.arm.values]
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmResult:
+    """One row of the accuracy table; `test` is absent while the run goes on, `paired` where there is no reference."""
+
+    name: str
+    paper_name: str
+    kind: str
+    penalty: float
+    parameters: int
+    test: Summary | None
+    validation: Summary
+    paired: PairedTest | None
+    diverged: Mapping[int, int]
+
+
+def read_run(path: Path) -> Run:
+    """Read study, metrics and, where they exist, results and weights.
+
+    **Raises:** `UsageError` if the folder is no run, nothing has been measured in it yet, or something in it is
+        damaged or of another run.
+    """
+    record = store.read_record(path)
+    metrics = store.read_metrics(path, record)
+    results = store.read_results(path, record)
+    weights = None if results is None else store.read_weights(path)
+    return Run(path, record.values, _plain_text(metrics), results, weights)
+
+
+def arm_results(run: Run) -> list[ArmResult]:
+    """Accuracies and paired tests per arm: as recorded in the results, or from validation while there are none."""
+    recorded = {arm["name"]: arm for arm in (run.results or {}).get("arms", [])}
+    return [_arm_result(run, name, recorded.get(name)) for name in run.arms]
+
+
+def accuracy_by_seed(run: Run) -> xr.DataArray:
+    """Test accuracy (arm, seed), or validation accuracy at the last step while there are no results."""
+    if run.results is None:
+        return run.metrics.validation_accuracy.isel(step=-1)
+    recorded = {arm["name"]: arm["test_accuracy"]["values"] for arm in run.results["arms"]}
+    accuracy = run.metrics.validation_accuracy.isel(step=-1).rename("test_accuracy").astype(float)
+    values = np.full((accuracy.arm.size, accuracy.seed.size), np.nan)
+    for row, name in enumerate(run.arms):
+        known = _floats(recorded.get(name, []))[: accuracy.seed.size]
+        values[row, : known.size] = known
+    return accuracy.copy(data=values)
+
+
+def weight_pairs(run: Run) -> dict[tuple[int, str], dict[str, xr.DataArray]]:
+    """For each stored (block, branch) and each arm: W^T, V and V - W^T as one array (part, visible, hidden)."""
+    pairs: dict[tuple[int, str], dict[str, xr.DataArray]] = {}
+    for key in run.weights or {}:
+        name, block, branch, side = key.rsplit("|", 3)
+        if side == "up" and name in run.arms:
+            pairs.setdefault((int(block), branch), {})[name] = _weight_pair(run, f"{name}|{block}|{branch}")
+    return dict(sorted(pairs.items(), key=lambda item: (item[0][0], item[0][1] == "channel")))
+
+
+def last_measured(values: xr.DataArray) -> xr.DataArray:
+    """An array as it was when it was last measured: spectra and fields are not at every step."""
+    kept = values.dropna("step", how="all")
+    return (kept if kept.step.size else values).isel(step=-1)
+
+
+def coupling_sizes(run: Run) -> xr.Dataset | None:
+    """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or the configuration.
+
+    `None` where neither tells, as in runs of another version that have not ended.
+    """
+    found = _sizes_of_weights(run) or _sizes_of_config(run)
+    branches = [str(branch) for branch in run.metrics.branch.values]
+    if any((arm, branch) not in found for arm in run.arms for branch in branches):
+        return None
+    sizes = np.array([[found[arm, branch] for branch in branches] for arm in run.arms])
+    parts = {name: (("arm", "branch"), sizes[..., i]) for i, name in enumerate(("visible", "hidden"))}
+    return xr.Dataset(parts, {"arm": run.metrics.arm, "branch": run.metrics.branch})
+
+
+def _sizes_of_weights(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
+    named = ((key.rsplit("|", 3), weights.shape) for key, weights in (run.weights or {}).items())
+    return {(name, branch): shape for (name, _, branch, side), shape in named if side == "down"}
+
+
+def _sizes_of_config(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
+    try:
+        data = run.study["data"]
+        height, width, colours = data["image"]
+        arms = make_arms(StudyConfig.from_json(run.study["config"]), (height, width, colours), int(data["classes"]))
+    except (UsageError, KeyError, TypeError, ValueError):  # of another version
+        return {}
+    models = {arm.name: arm.model for arm in arms}
+    visible = {name: (model.tokens, model.dim) for name, model in models.items()}
+    branches = [str(branch) for branch in run.metrics.branch.values]
+    return {
+        (name, branch): (visible[name][i], model.hidden[i])
+        for name, model in models.items()
+        for i, branch in enumerate(branches)
+    }
+
+
+def _weight_pair(run: Run, key: str) -> xr.DataArray:
+    assert run.weights is not None
+    tied, down = run.weights[f"{key}|up"].T.astype(float), run.weights[f"{key}|down"].astype(float)
+    parts = ["Wᵀ", "V", "V − Wᵀ"]
+    return xr.DataArray(np.stack([tied, down, down - tied]), dims=("part", "visible", "hidden"), coords={"part": parts})
+
+
+def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
+    metrics = run.metrics.sel(arm=name)
+    validation = run.metrics.validation_accuracy.isel(step=-1)
+    diverged = {int(s): int(at) for s, at in zip(run.metrics.seed.values, metrics.diverged_step.values) if at >= 0}
+    return ArmResult(
+        name=name,
+        paper_name=str(metrics.paper_name.item()),
+        kind=str(metrics.kind.item()),
+        penalty=float(metrics.penalty),
+        parameters=_parameters(run, name),
+        test=_summary(recorded["test_accuracy"], recorded["n"]) if recorded else None,
+        validation=_summary(recorded["validation_accuracy"], recorded["n"])
+        if recorded
+        else summarise(validation.sel(arm=name).values.astype(float)),
+        paired=_recorded_test(recorded.get("paired")) if recorded else _validation_test(run, name, validation),
+        diverged=diverged,
+    )
+
+
+def _parameters(run: Run, name: str) -> int:
+    return next((int(arm["parameters"]) for arm in run.study["arms"] if arm["name"] == name), 0)
+
+
+def _summary(record: dict, n: int) -> Summary:
+    return Summary(int(record.get("n", n)), _float(record["mean"]), _float(record["stderr"]))
+
+
+def _recorded_test(record: dict | None) -> PairedTest | None:
+    if record is None:
+        return None
+    return PairedTest(int(record["n"]), *(_float(record[field]) for field in ("difference", "stderr", "t", "p")))
+
+
+def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTest | None:
+    if name == REFERENCE or REFERENCE not in run.arms:
+        return None
+    return paired_test(
+        validation.sel(arm=name).values.astype(float), validation.sel(arm=REFERENCE).values.astype(float)
+    )
+
+
+def _plain_text(metrics: xr.Dataset) -> xr.Dataset:
+    """The same with ordinary strings as coordinates, however wide the store made them."""
+    return metrics.assign_coords(
+        {name: metrics[name].astype(object) for name in ("arm", "branch", "paper_name", "kind")}
+    )
+
+
+def _float(value: float | int | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _floats(values: list) -> Float[np.ndarray, " seeds"]:
+    return np.array([_float(value) for value in values], dtype=float)

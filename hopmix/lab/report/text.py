@@ -1,0 +1,196 @@
+"""The words of the report: a summary written from the numbers, and the definitions of the arms."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from hopmix.lab.report.data import REFERENCE, ArmResult, Run
+from hopmix.lab.statistics import Summary, holm
+
+LEVEL = 0.05
+_SOME = 0.0005  # a share that the summary still writes as a number
+
+ARMS = {
+    "serial": "Vanilla MLP-Mixer: token mixing, then channel mixing, each with its own norm and free weights.",
+    "free": "ParaMixer: both mixings side by side on one norm, <i>W</i> and <i>V</i> trained independently.",
+    "broken": "AsymMixer at λ: <i>V</i> = <i>W</i>ᵀ + breaking; the breaking starts at zero, decays with all other "
+    "weights (so λ = 0 is not quite free of a pull towards symmetry), and pays the penalty "
+    "λ‖breaking‖² in the loss.",
+    "broken-xavier": "As broken, but the breaking starts with random (Xavier) values like those of <i>W</i>, as in the "
+    "authors' own code; the block is then not symmetric at step 0.",
+    "symmetric": "SymMixer: <i>V</i> = <i>W</i>ᵀ throughout. At equal width it has about half the mixing parameters "
+    "of the free arm, so a difference to it mixes symmetry with size.",
+    "symmetric-wide": "SymMixer with the hidden width doubled, so that its number of parameters matches the free arm: "
+    "the control for size.",
+}
+
+
+def summary(run: Run, results: Sequence[ArmResult]) -> str:
+    """One paragraph of HTML in plain words, every statement taken from the numbers of the run."""
+    sentences = [
+        _setting(run),
+        _progress(run),
+        _extremes(results),
+        _differences(results),
+        _departure(run, results),
+        _descent(run),
+        _losses(results),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def title(run: Run) -> str:
+    """Name of the study with its data set."""
+    return f"Symmetry ablation on {data_name(run)}"
+
+
+def data_name(run: Run) -> str:
+    """Short name of the data set: the last part of a folder's path, other names as they are."""
+    name = str(run.study.get("data", {}).get("name", "unnamed data"))
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
+def adjusted_p(results: Sequence[ArmResult]) -> dict[str, float]:
+    """Holm-adjusted p per arm, over all the comparisons of this study."""
+    values = holm(np.array([arm.paired.p if arm.paired else np.nan for arm in results], dtype=float))
+    return {arm.name: float(p) for arm, p in zip(results, values)}
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with the digits that five seeds can carry."""
+    return "–" if np.isnan(value) else f"{100 * value:.2f} %"
+
+
+def p_text(p: float) -> str:
+    """A p-value to three places, four where it is small; rounding never hides on which side of a level it lies."""
+    if np.isnan(p):
+        return "–"
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
+
+
+def signed(points: float, digits: int = 2) -> str:
+    """A number with its sign, a true minus among them."""
+    text = f"{points:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"±{0:.{digits}f}"
+
+
+def enumerate_words(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+def _setting(run: Run) -> str:
+    data, arms, seeds = run.study.get("data", {}), len(run.arms), run.metrics.seed.size
+    size = " × ".join(str(length) for length in data.get("image", [])[:2])
+    counts = f"{int(data.get('classes', 0))} classes, {int(data.get('train', 0)):,} training images"
+    images = f" ({size} pixels, {counts})" if size else ""
+    trained = f"{arms} arm{'s' * (arms > 1)}, {_seeds(seeds)}{' each' * (arms > 1)}"
+    return f"On {escape(data_name(run))}{images} this study trained {trained}, for {run.last_step:,} steps."
+
+
+def _progress(run: Run) -> str:
+    if run.finished:
+        return ""
+    planned = int(run.study.get("steps_total", 0))
+    if run.last_step < planned:
+        return f"The run is in progress, {run.last_step:,} of {planned:,} steps: all accuracies here are on validation."
+    return "The test split has not been read yet: all accuracies here are on validation."
+
+
+def _extremes(results: Sequence[ArmResult]) -> str:
+    split, scored = _scored(results)
+    if not scored:
+        return f"No arm has a finite {split} accuracy."
+    best, worst = max(scored, key=lambda arm: _score(arm).mean), min(scored, key=lambda arm: _score(arm).mean)
+    if best is worst:
+        return f"{escape(best.name)} reached a mean {split} accuracy of {_with_error(_score(best))}."
+    if _score(best).mean == _score(worst).mean:
+        return f"All arms have the same mean {split} accuracy, {_with_error(_score(best))}."
+    return (
+        f"The highest mean {split} accuracy is that of {escape(best.name)}, {_with_error(_score(best))}; "
+        f"the lowest that of {escape(worst.name)}, {_with_error(_score(worst))}."
+    )
+
+
+def _differences(results: Sequence[ArmResult]) -> str:
+    if REFERENCE not in [arm.name for arm in results]:
+        return f"There is no {REFERENCE} arm, so no paired test was made."
+    if len(results) == 1:
+        return ""
+    adjusted = adjusted_p(results)
+    tested = [arm for arm in results if np.isfinite(adjusted[arm.name])]
+    if not tested:
+        return "The seeds are too few, or too alike, for a test of the differences."
+    clear = [_with_difference(arm) for arm in tested if adjusted[arm.name] < LEVEL]
+    rest = [_with_difference(arm) for arm in tested if adjusted[arm.name] >= LEVEL]
+    parts = [f"the difference is significant for {enumerate_words(clear)}"] * bool(clear)
+    parts += [f"no significant difference was found for {enumerate_words(rest)}"] * bool(rest)
+    caution = " Not finding a difference does not show that there is none." * bool(rest)
+    return (
+        f"Paired by seed with {REFERENCE}, {', and '.join(parts)} "
+        f"(t-test, Holm-adjusted p&nbsp;&lt;&nbsp;{LEVEL}).{caution}"
+    )
+
+
+def _with_difference(arm: ArmResult) -> str:
+    assert arm.paired is not None
+    return f"{escape(arm.name)} ({signed(100 * arm.paired.difference)} points)"
+
+
+def _departure(run: Run, results: Sequence[ArmResult]) -> str:
+    final = run.metrics.relative_breaking.isel(step=-1).mean(("seed", "block", "branch"))
+    ends = {arm.name: float(final.sel(arm=arm.name)) for arm in results}
+    broken = sorted((arm for arm in results if arm.kind == "broken"), key=lambda arm: arm.penalty)
+    broken = [arm for arm in broken if np.isfinite(ends[arm.name])]
+    if not broken:
+        return ""
+    parts = [f"{ends[arm.name]:.2g} at λ&nbsp;=&nbsp;{arm.penalty:g}" for arm in broken]
+    free = f", against {ends[REFERENCE]:.2g} in {REFERENCE}" if np.isfinite(ends.get(REFERENCE, np.nan)) else ""
+    verb = "ended" if run.finished else "stands"
+    return (
+        "In the broken arms, which start tied, <i>V</i> moved away from <i>W</i>ᵀ: the relative breaking (0 when tied, "
+        f"about 1 for unrelated weights) {verb} at {enumerate_words(parts)}{free}; "
+        "these are averages over blocks, branches and seeds."
+    )
+
+
+def _descent(run: Run) -> str:
+    rises = run.metrics.energy_rise_fraction.isel(step=-1).mean(("seed", "block"))
+    measured = [(float(rises.sel(arm=name)), name) for name in run.arms]
+    measured = [(value, name) for value, name in measured if np.isfinite(value)]
+    if not measured:
+        return ""
+    parts = [f"{100 * value:.1f}&nbsp;% in {escape(name)}" for value, name in measured if value >= _SOME]
+    none = [escape(name) for value, name in measured if value < _SOME]
+    parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {enumerate_words(none) if parts else 'every arm'}"] * bool(none)
+    shares = "; ".join(parts)
+    return f"Of a fixed batch of validation examples, a block raised the energy of {shares} (last step, block mean)."
+
+
+def _losses(results: Sequence[ArmResult]) -> str:
+    lost = [f"{escape(arm.name)}, seed {seed}, step {step:,}" for arm in results for seed, step in arm.diverged.items()]
+    if not lost:
+        return ""
+    return f"{len(lost)} member{'s' * (len(lost) > 1)} diverged and left the averages from there on: {'; '.join(lost)}."
+
+
+def _scored(results: Sequence[ArmResult]) -> tuple[str, list[ArmResult]]:
+    split = "test" if any(arm.test for arm in results) else "validation"
+    return split, [arm for arm in results if np.isfinite(_score(arm).mean)]
+
+
+def _score(arm: ArmResult) -> Summary:
+    return arm.test or arm.validation
+
+
+def _with_error(score: Summary) -> str:
+    error = f" (standard error {100 * score.stderr:.2f})" if np.isfinite(score.stderr) else ""
+    return percent(score.mean) + error
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"

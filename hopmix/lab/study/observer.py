@@ -1,0 +1,194 @@
+"""The observer: measures the members of each arm by programs that arms share.
+
+Every mixer is measured with explicit down-weights, a symmetric one with a breaking of zero, and couplings are measured
+apart from the blocks that they are in. Free, broken and symmetric mixers of one shape then need one program for their
+blocks, and all mixers whose couplings have the same shapes one program for their weights.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from hopmix._coupling import Coupling, trainable
+from hopmix._types import Scalar
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.data.augment import normalise
+from hopmix.lab.families.arms import Arm
+from hopmix.lab.probes import metrics
+from hopmix.lab.probes.metrics import Couplings, Metrics, branches
+from hopmix.lab.runtime.compiler_options import forward_options
+from hopmix.lab.train.ahead_of_time import AheadOfTime
+from hopmix.lab.train.program import Dataset, Images, Member, Program, logits_in, model_of, skeleton
+from hopmix.models.mixer import Mixer
+
+EVALUATION_BATCH = 500
+ENERGY_BATCH = 16
+FIELD_BATCH = 4
+
+
+class Observer:
+    """Measures the members of one arm at a time: side by side, or as many together as the study says.
+
+    Programs are compiled by `prepare`, or when they are first needed.
+
+    **Arguments:**
+
+    - `config`: of the study.
+    """
+
+    def __init__(self, config: StudyConfig):
+        self.config = config
+        self._blocks, self._fields = self._compiled(self.blocks), self._compiled(self.fields)
+        self._weights, self._spectra = self._compiled(self.weights), self._compiled(self.spectra)
+        self._scores = self._compiled(self.scores)
+
+    def _compiled(self, function: Callable) -> AheadOfTime:
+        return AheadOfTime(function, compiler_options=forward_options())
+
+    @property
+    def programs(self) -> list[jax.stages.Compiled]:
+        """The compiled programs that a study runs again and again; waits for those that are being compiled."""
+        return [p for ahead in (self._blocks, self._weights, self._fields, self._spectra) for p in ahead.programs]
+
+    def prepare(self, compiler: Executor, program: Program, members: Member, dataset: Dataset):
+        """Trace what measures the arms of a program, and let `compiler` compile it; spectra and fields if the study
+        wants them."""
+        for arm in program.arms:
+            models, couplings, seeds = jax.eval_shape(partial(_of_arm, program, arm), members)
+            self._blocks.prepare(compiler, models, dataset)
+            self._weights.prepare(compiler, couplings)
+            if self.config.deep:
+                self._fields.prepare(compiler, models, seeds, jax.ShapeDtypeStruct((), jnp.int32), dataset)
+                updates = jax.eval_shape(partial(_updates_of_arm, program, arm), program.parameters_of(members))
+                self._spectra.prepare(compiler, couplings, updates)
+
+    def measure(self, program: Program, members: Member, dataset: Dataset) -> dict[str, Metrics]:
+        """Validation, energies and the asymmetry of the weights of the members of each arm of a program."""
+        measured = {}
+        for arm in program.arms:
+            models, couplings, _ = _of_arm(program, arm, members)
+            diverged = {"diverged_step": program.of_arm(members.diverged, arm)}
+            measured[arm.name] = diverged | self._blocks(models, dataset) | self._weights(couplings)
+        return measured
+
+    def measure_deeply(self, program: Program, members: Member, step: int, dataset: Dataset) -> dict[str, Metrics]:
+        """Spectra and fields of the members of each arm after so many steps, and how fast the next step will break the
+        symmetry."""
+        updates, measured = program.next_updates(members, step, dataset), {}
+        for arm in program.arms:
+            models, couplings, seeds = _of_arm(program, arm, members)
+            spectra = self._spectra(couplings, _updates_of_arm(program, arm, updates))
+            measured[arm.name] = spectra | self._fields(models, seeds, jnp.int32(step), dataset)
+        return measured
+
+    def score(self, program: Program, members: Member, split: Images, dataset: Dataset) -> dict[str, Metrics]:
+        """Mean cross-entropy and accuracy on a split of the members of each arm of a program."""
+        return {arm.name: self._scores(_of_arm(program, arm, members)[0], split, dataset) for arm in program.arms}
+
+    # ---- What is compiled: all members of an arm ----------------------------------------------------------------
+
+    def blocks(self, models: Mixer, dataset: Dataset) -> Metrics:
+        """Validation and energies."""
+        return self._over_members(partial(self._measure_blocks, dataset=dataset), models)
+
+    def weights(self, couplings: Couplings) -> Metrics:
+        """Asymmetry."""
+        return self._over_members(metrics.asymmetry, couplings)
+
+    def fields(self, models: Mixer, seeds: Int[Array, " members"], step: Int[Array, ""], dataset: Dataset) -> Metrics:
+        """Vector fields of blocks."""
+        return self._over_members(partial(self._measure_fields, step=step, dataset=dataset), models, seeds)
+
+    def spectra(self, couplings: Couplings, updates: Couplings) -> Metrics:
+        """Spectra, and the rates of breaking."""
+        measure = lambda couplings, updates: metrics.spectra(couplings) | metrics.breaking_rates(couplings, updates)
+        return self._over_members(measure, couplings, updates)
+
+    def scores(self, models: Mixer, split: Images, dataset: Dataset) -> Metrics:
+        """Mean cross-entropy and accuracy on a split."""
+        loss, accuracy = self._over_members(partial(self.evaluate, split=split, dataset=dataset), models)
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _over_members(self, function: Callable, *members: PyTree) -> Any:
+        if self.config.together is None:
+            return jax.vmap(function)(*members)
+        return jax.lax.map(lambda one: function(*one), members, batch_size=self.config.together)
+
+    # ---- Of one member ------------------------------------------------------------------------------------------
+
+    def _measure_blocks(self, arrays: Mixer, dataset: Dataset) -> Metrics:
+        loss, accuracy = self.evaluate(arrays, dataset.validation, dataset)
+        return {
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+            "parameter_norm": optax.tree.norm(eqx.filter(arrays, trainable(arrays))),
+            **metrics.energy_descent(model_of(arrays), _fixed_images(dataset)),
+        }
+
+    def _measure_fields(self, arrays: Mixer, seed: Int[Array, ""], step: Int[Array, ""], dataset: Dataset) -> Metrics:
+        images = _fixed_images(dataset)[:: max(1, ENERGY_BATCH // FIELD_BATCH)]
+        return metrics.fields(model_of(arrays), images, jr.fold_in(jr.fold_in(jr.key(seed), 3), step))
+
+    def evaluate(self, arrays: Mixer, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
+        """Mean cross-entropy and accuracy of one member on a split, a bounded number of images at a time."""
+        model = model_of(arrays)
+
+        def one_batch(images: Images):
+            pixels = normalise(images.pixels, dataset.mean, dataset.std)
+            logits = logits_in(self.config.precision, model, pixels).astype(jnp.float32)
+            return metrics.loss_and_hits(logits, images.labels)
+
+        n = split.labels.size
+        whole = n - n % EVALUATION_BATCH
+        folded = jax.tree.map(lambda a: a[:whole].reshape(-1, EVALUATION_BATCH, *a.shape[1:]), split)
+        totals = [jax.tree.map(jnp.sum, one_batch(jax.tree.map(lambda a: a[whole:], split)))] if n > whole else []
+        if whole:
+            totals.append(jax.tree.map(jnp.sum, jax.lax.map(one_batch, folded)))
+        loss, hits = jax.tree.map(lambda *parts: sum(parts) / n, *totals)
+        return loss, jnp.where(jnp.isfinite(loss), hits, jnp.nan)  # the argmax of NaN is a class like any other
+
+
+def _fixed_images(dataset: Dataset) -> Float[Array, "batch height width colours"]:
+    """The validation images on which energies and fields are measured."""
+    # Evenly spaced: image folders are in the order of their classes.
+    split = dataset.validation
+    stride = max(1, split.labels.size // ENERGY_BATCH)
+    return normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
+
+
+def explicit(models: Mixer) -> Mixer:
+    """The arrays of the same mixers with explicit down-weights, in the form of free mixers."""
+    form = dataclasses.replace(models.config, coupling="free", breaking="zeros")
+    return jax.tree.unflatten(jax.tree.structure(skeleton(form)[0]), jax.tree.leaves(_explicit_couplings(models)))
+
+
+def _of_arm(program: Program, arm: Arm, members: Member) -> tuple[Mixer, Couplings, Int[Array, " members"]]:
+    models = explicit(program.of_arm(members.arrays, arm))
+    return models, branches(models), program.of_arm(members.seed, arm)
+
+
+def _updates_of_arm(program: Program, arm: Arm, updates: Mixer) -> Couplings:
+    return _explicit_couplings(branches(program.of_arm(updates, arm)))
+
+
+def _explicit_couplings(tree: Any) -> Any:
+    """A tree in which every coupling, or what is added to one, has a breaking, be it zero."""
+    is_coupling = lambda node: isinstance(node, Coupling)
+    return jax.tree.map(lambda node: _with_breaking(node) if is_coupling(node) else node, tree, is_leaf=is_coupling)
+
+
+def _with_breaking(coupling: Coupling) -> Coupling:
+    if coupling.breaking is not None:
+        return coupling
+    *members, hidden, visible = coupling.up.shape
+    zeros = jnp.zeros((*members, visible, hidden), coupling.up.dtype)
+    return eqx.tree_at(lambda c: c.breaking, coupling, zeros, is_leaf=lambda node: node is None)
