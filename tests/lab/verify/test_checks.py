@@ -234,7 +234,9 @@ def dense_asymmetry(block, states) -> float:
 def test_states_are_those_that_reach_the_block(a_run):
     model, images = first_model(a_run, program=0)
     expected = jnp.stack([model.embed(image) for image in images])
-    np.testing.assert_allclose(checks.states_of(model, images)[0], expected, rtol=1e-5)
+    # Sums of float32 in another order: an entry that cancels is off by the rounding of the largest ones.
+    rounding = 16 * np.finfo(np.float32).eps * np.abs(expected).max()
+    np.testing.assert_allclose(checks.states_of(model, images)[0], expected, rtol=0, atol=rounding)
     few = checks._validation_images(checks.load_run(a_run).study, 8)
     pixels = (tiny_data().validation.images[[0, 5, 35]] / 255 - tiny_data().mean) / tiny_data().std
     np.testing.assert_allclose(few[[0, 1, 7]], pixels, rtol=1e-4, atol=1e-5)
