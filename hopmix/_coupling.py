@@ -8,6 +8,7 @@ breaking is $V$ itself), and anything between.
 """
 
 import math
+import warnings
 from typing import Literal
 
 import equinox as eqx
@@ -131,9 +132,15 @@ class Coupling(eqx.Module):
         return jax.lax.stop_gradient(self.tie) * self.up.T + self.breaking
 
     @property
-    def penalty(self) -> Scalar:
-        r"""$|\text{breaking}|_F^2$, what the symmetry-breaking regulariser charges for."""
+    def squared_breaking(self) -> Scalar:
+        r"""$|\text{breaking}|_F^2$, which the penalty of symmetry breaking multiplies by its strength $\lambda$."""
         return jnp.zeros((), self.up.dtype) if self.breaking is None else jnp.sum(self.breaking**2)
+
+    @property
+    def penalty(self) -> Scalar:
+        r"""The former name of `squared_breaking`, which goes with the next version."""
+        warnings.warn("Coupling.penalty is now Coupling.squared_breaking.", FutureWarning, stacklevel=2)
+        return self.squared_breaking
 
 
 def _up_key(key: PRNGKey) -> PRNGKey:

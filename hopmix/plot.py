@@ -10,7 +10,7 @@ Needs the extra `hopmix[lab]`, and is imported by name: `import hopmix.plot`.
 from hopmix._extras import needs_extra as _needs_extra
 
 with _needs_extra("hopmix.plot", "lab"):
-    from hopmix.lab.report.figures import accuracy_against_penalty as accuracy_against_penalty
+    from hopmix.lab.report.figures import accuracy_against_strength as accuracy_against_strength
     from hopmix.lab.report.figures import asymmetry_curves as asymmetry_curves
     from hopmix.lab.report.figures import asymmetry_map as asymmetry_map
     from hopmix.lab.report.figures import energy_descent as energy_descent

@@ -49,13 +49,13 @@ def without_breaking(model):
 
 
 @eqx.filter_jit
-def train(model, key, steps, penalty, tied=False):
+def train(model, key, steps, strength, tied=False):
     parameters, rest = eqx.partition(model, without_breaking(model) if tied else hm.trainable(model))
     optimiser = optax.adamw(4e-3, weight_decay=0.0)
 
     def objective(parameters, rows):
         model = eqx.combine(parameters, rest)
-        return loss(model, rows) + penalty * sum(coupling.penalty for coupling in hm.couplings(model))
+        return loss(model, rows) + strength * sum(coupling.squared_breaking for coupling in hm.couplings(model))
 
     def step(carry, key):
         parameters, state = carry
@@ -98,18 +98,18 @@ assert jnp.allclose(predicted, measured, rtol=0.02)
 
 # %%
 # An array, so that one compiled program serves all three.
-runs = {penalty: train(tied, jr.key(2), 300, jnp.asarray(penalty)) for penalty in (0.0, 1e-2, 1.0)}
+runs = {strength: train(tied, jr.key(2), 300, jnp.asarray(strength)) for strength in (0.0, 1e-2, 1.0)}
 figure, axes = plt.subplots(1, len(names), figsize=(11, 2.6), sharey=True, layout="constrained")
 for axis, name, i in zip(axes, names, range(len(names)), strict=True):
-    for penalty, (_, (_, cosines)) in runs.items():
-        axis.plot(cosines[:, i], label=f"λ = {penalty:g}")
+    for strength, (_, (_, cosines)) in runs.items():
+        axis.plot(cosines[:, i], label=f"λ = {strength:g}")
     axis.set(title=name, xlabel="step")
 axes[0].set_ylabel(r"cosine of $V$ and $W^\top$")
 axes[-1].legend(frameon=False)
 plt.show()
 
-ends = {penalty: jnp.mean(cosines[-1]) for penalty, (_, (_, cosines)) in runs.items()}
-print({penalty: f"{end:.3f}" for penalty, end in ends.items()})
+ends = {strength: jnp.mean(cosines[-1]) for strength, (_, (_, cosines)) in runs.items()}
+print({strength: f"{end:.3f}" for strength, end in ends.items()})
 assert ends[0.0] < ends[1e-2] < ends[1.0] <= 1
 
 # %% [markdown]
@@ -127,11 +127,11 @@ def margins(model):
     return jax.vmap(lambda x: hm.descent_margin(model.blocks[0], x))(states)
 
 
-for penalty, (trained, _) in runs.items():
+for strength, (trained, _) in runs.items():
     block, margin = trained.blocks[0], margins(trained)
     field = hm.field_asymmetry(block.force, trained.embed(images[0]), block.potential.neurons.lagrangian)
     print(
-        f"λ = {penalty:g}: asymmetry of the field {field:.2g}, lowest margin {jnp.min(margin):.3g}, "
+        f"λ = {strength:g}: asymmetry of the field {field:.2g}, lowest margin {jnp.min(margin):.3g}, "
         f"rises at {jnp.mean(margin < 1):.0%} of the states"
     )
 print(hm.certify(runs[0.0][0].blocks[0]))

@@ -94,7 +94,7 @@ def test_trainable_marks_floats_and_nothing_else(getkey):
 @kinds
 def test_the_tie_has_no_gradient(kind, getkey):
     coupling, weights = make(kind, getkey()), normal(getkey(), (VISIBLE, HIDDEN))
-    gradient = jax.grad(lambda c: jnp.sum(weights * c.down) + c.penalty)(coupling)
+    gradient = jax.grad(lambda c: jnp.sum(weights * c.down) + c.squared_breaking)(coupling)
     assert gradient.tie == 0
     assert_close(gradient.up, coupling.tie * weights.T)
     if coupling.breaking is not None:
@@ -135,19 +135,19 @@ def test_the_reference_start_of_a_broken_coupling_is_at_45_degrees(getkey):
     np.testing.assert_allclose(measure_asymmetry(large["symmetric"]).cosine, 1, atol=1e-12)
 
 
-def test_the_penalty_is_the_squared_norm_of_the_breaking(getkey):
+def test_the_squared_breaking_is_the_squared_norm_of_the_breaking(getkey):
     coupling = make("broken", getkey())
     assert coupling.breaking is not None
-    assert_close(coupling.penalty, np.linalg.norm(coupling.breaking) ** 2)
-    assert make("symmetric", getkey()).penalty == 0
-    assert Coupling.broken(VISIBLE, HIDDEN, key=getkey()).penalty == 0
+    assert_close(coupling.squared_breaking, np.linalg.norm(coupling.breaking) ** 2)
+    assert make("symmetric", getkey()).squared_breaking == 0
+    assert Coupling.broken(VISIBLE, HIDDEN, key=getkey()).squared_breaking == 0
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_coupling_has_one_dtype(dtype, getkey):
     up, breaking = normal(getkey(), (3, 5), dtype), normal(getkey(), (5, 3), dtype)
     for coupling in (Coupling(up), Coupling(up, breaking=breaking), Coupling.from_weights(up, breaking)):
-        assert coupling.tie.dtype == coupling.down.dtype == coupling.penalty.dtype == dtype
+        assert coupling.tie.dtype == coupling.down.dtype == coupling.squared_breaking.dtype == dtype
 
 
 def test_a_breaking_of_another_shape_is_named(getkey):

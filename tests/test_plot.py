@@ -54,7 +54,7 @@ def broken_arms(run: Run) -> xr.Dataset:
 
 
 FIGURES: dict[str, Draw] = {
-    "accuracy_against_penalty": lambda run, width: plot.accuracy_against_penalty(accuracy_by_seed(run), width=width),
+    "accuracy_against_strength": lambda run, width: plot.accuracy_against_strength(accuracy_by_seed(run), width=width),
     "learning_curves": lambda run, width: plot.learning_curves(run.metrics, width=width),
     "asymmetry_curves": lambda run, width: plot.asymmetry_curves(
         run.metrics.median_unit_cosine, null=unrelated(run, "median_unit_cosine"), width=width
@@ -120,7 +120,7 @@ def test_the_module_is_names_and_nothing_else():
 # --- against the pictures on file
 
 
-COMPARED = sorted(set(FIGURES) - {"accuracy_against_penalty", "learning_curves", "energy_descent", "weight_pictures"})
+COMPARED = sorted(set(FIGURES) - {"accuracy_against_strength", "learning_curves", "energy_descent", "weight_pictures"})
 
 
 def painted(figure: Figure, path: Path) -> str:
@@ -146,7 +146,7 @@ def test_figures_look_as_on_file(name, small, tmp_path):
 def test_another_picture_is_told_apart(name, small, tmp_path):
     """That of the same run with the arms in another order: nothing moves but the data."""
     metrics = small.metrics
-    swapped = metrics.isel(arm=[1, 0, 2]).assign_coords(arm=metrics.arm, kind=metrics.kind, penalty=metrics.penalty)
+    swapped = metrics.isel(arm=[1, 0, 2]).assign_coords(arm=metrics.arm, kind=metrics.kind, strength=metrics.strength)
     names = small.arms
     renamed = {names[0]: names[1], names[1]: names[0], names[2]: names[2]}
     weights = {f"{renamed[key.split('|')[0]]}|{key.split('|', 1)[1]}": w for key, w in (small.weights or {}).items()}
@@ -214,7 +214,7 @@ def test_an_overlap_and_a_cut_label_are_caught(small):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_one_arm_and_one_seed_can_be_drawn(name, tmp_path):
-    arm = broken(1e-3) if name in ("onset", "accuracy_against_penalty") else FREE
+    arm = broken(1e-3) if name in ("onset", "accuracy_against_strength") else FREE
     run = read_run(small_run(tmp_path, arm, seeds=1))
     figure = FIGURES[name](run, COLUMN)
     figure.draw_without_rendering()
@@ -246,10 +246,14 @@ def distance(one: str, other: str, by: str) -> float:
 
 @pytest.mark.parametrize("by", BLIND)
 def test_arms_stay_apart_for_colour_blind_readers(by):
-    kinds = [(arm.name, arm.kind, arm.penalty) for arm in DEFAULT]
-    kinds += [(f"xavier {penalty}", "broken-xavier", penalty) for penalty in (1e-4, 1e-2, 1.0)]
-    names, families, penalties = zip(*kinds)
-    coords = {"arm": list(names), "kind": ("arm", list(families)), "penalty": ("arm", list(penalties))}
+    kinds = [(arm.name, arm.kind, arm.strength) for arm in DEFAULT]
+    kinds += [(f"xavier {strength}", "broken-xavier", strength) for strength in (1e-4, 1e-2, 1.0)]
+    names, families, strengths = zip(*kinds)
+    coords = {
+        "arm": list(names),
+        "kind": ("arm", list(families)),
+        "strength": ("arm", [np.nan if value is None else value for value in strengths]),
+    }
     styles = arm_styles(xr.DataArray(np.zeros(len(kinds)), dims="arm", coords=coords)).values()
     for one, other in itertools.combinations(styles, 2):
         apart = distance(one.colour, other.colour, by)

@@ -177,7 +177,7 @@ VALUES = ("many", -1, None, [], {"a": 1}, 1e999, True, 10**30)
 
 DESCRIBED: dict[str, Any] = {
     "config": StudyConfig(arms=("free",), seeds=1, dim=8, depth=1).to_json(),
-    "arms": [{"name": "free", "paper_name": "ParaMixer", "kind": "free", "penalty": 0.0, "parameters": 1042}],
+    "arms": [{"name": "free", "title": "ParaMixer", "kind": "free", "strength": None, "parameters": 1042}],
     "data": {"name": "digits", "image": [8, 8, 1], "classes": 10, "train": 1293, "digest": "0" * 12},
     "steps_total": 42,
 }

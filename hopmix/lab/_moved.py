@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "arms": "families.arms",
+    "arms": "study.arms",
     "augment": "data.augment",
     "dry_run": "study.dry_run",
     "evaluation": "study.evaluation",

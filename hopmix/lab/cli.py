@@ -174,7 +174,7 @@ def _need_targets(command: Any):
 
 def _tell_overview(study: Any, console: Console):
     """What the data of a study are, and what is unusual of them and of its models."""
-    from hopmix.lab.families.arms import few_tokens
+    from hopmix.lab.study.arms import few_tokens
 
     for line in (*study.data.overview, *(f"  note: {note}" for note in few_tokens(study.arms))):
         console.print(Text(line), soft_wrap=True)
@@ -188,7 +188,7 @@ def _dry_run(config: StudyConfig, console: Console) -> int:
     _tell_overview(study, console)
     table = Table("arm", "in the paper", "parameters", "members", title=f"{study.data.name}: what would be trained")
     for arm in study.arms:
-        table.add_row(arm.name, arm.paper_name, f"{study.parameters(arm):,}", str(config.seeds))
+        table.add_row(arm.name, arm.title, f"{study.parameters(arm):,}", str(config.seeds))
     console.print(table)
     cost = estimate(study)
     console.print(
@@ -366,7 +366,7 @@ def _table(results: dict[str, Any]) -> Table:
         test, paired = arm["test_accuracy"], arm["paired"]
         table.add_row(
             arm["name"],
-            arm["paper_name"],
+            arm["title"],
             f"{arm['parameters']:,}",
             str(arm["n"]) + (f" ({arm['diverged']} diverged)" if arm["diverged"] else ""),
             _percent(test["mean"], test["stderr"]),

@@ -13,12 +13,14 @@ import tyro
 
 from hopmix.lab.errors import UsageError as UsageError
 from hopmix.lab.errors import need
+from hopmix.lab.families.mixers import BY_NAME, KINDS
 from hopmix.lab.fields import LARGEST, need_fields, need_path
 
 MOST_BLOCKS = 1000
 """Blocks are traced one by one: more of them than any mixer has would not come to an end."""
 
-ARMS = ("serial", "free", "broken", "broken-xavier", "symmetric", "symmetric-wide")
+ARMS = tuple(kind.name for kind in KINDS)
+HELP_OF_ARMS = f"Any of {', '.join(ARMS)}; {' or '.join(k.name for k in KINDS if k.penalised)} is one arm per lambda."
 PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The grid of the reference implementation (arXiv 2406.12220, code)."""
 
@@ -44,8 +46,7 @@ class StudyConfig:
     """Bring all images to this height and width in pixels, one number for both."""
     validation: float = 0.1
     """Share of the training images held out for validation."""
-    arms: tuple[str, ...] = ("serial", "free", "broken", "symmetric", "symmetric-wide")
-    """Any of serial, free, broken, broken-xavier, symmetric, symmetric-wide; "broken" stands for one arm per lambda."""
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP_OF_ARMS)] = tuple(k.name for k in KINDS if k.by_default)
     lambdas: tuple[float, ...] = (0.0, 1e-4, 1e-2)
     """Strengths of the penalty lambda * |breaking|^2 of the broken arms."""
     paper_lambdas: bool = False
@@ -131,14 +132,15 @@ class StudyConfig:
             need(arm in ARMS, "arms", repr(arm), f"one or more of {', '.join(ARMS)}")
         for value in self.lambdas:
             need(0 <= value < math.inf, "lambdas", value, "0 or more")
-        need(len(self.grid) > 0 or "broken" not in self.arms, "lambdas", "nothing", "at least one number")
+        penalised = any(BY_NAME[arm].penalised for arm in self.arms)
+        need(len(self.grid) > 0 or not penalised, "lambdas", "nothing", "at least one number")
         for name in ("arms", "lambdas"):
             values = getattr(self, name)
             need(len(set(values)) == len(values), name, " ".join(map(str, values)), "without repetition")
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """The strengths of the penalty."""
+        """The strengths of the penalty, one arm for each."""
         return PAPER_LAMBDAS if self.paper_lambdas else self.lambdas
 
     @property
@@ -302,7 +304,7 @@ class Measure:
 
 BENCHMARKS = ("step", "inference", "ablation", "descent", "measuring", "data", "start", "memory", "growth")
 BENCH_SIZES = ("small", "medium", "large", "s16", "b16")
-BENCH_ARMS = ("serial", "free", "broken", "symmetric")
+BENCH_ARMS = tuple({kind.baseline: kind.name for kind in reversed(KINDS)}.values())[::-1]
 
 
 @dataclasses.dataclass(frozen=True)

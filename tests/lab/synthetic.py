@@ -17,30 +17,30 @@ class Arm:
     """One arm: its names, and where its relative breaking starts and ends."""
 
     name: str
-    paper_name: str
+    title: str
     kind: str
-    penalty: float
+    strength: float | None
     parameters: int
     accuracy: float
     breaking: tuple[float, float]
     width: int = 1
 
 
-SERIAL = Arm("serial", "MLP-Mixer", "serial", 0.0, 112_970, 0.971, (1.0, 0.93))
-FREE = Arm("free", "ParaMixer", "free", 0.0, 112_714, 0.974, (1.0, 0.88))
-SYMMETRIC = Arm("symmetric", "SymMixer", "symmetric", 0.0, 62_026, 0.957, (0.0, 0.0))
+SERIAL = Arm("serial", "MLP-Mixer", "serial", None, 112_970, 0.971, (1.0, 0.93))
+FREE = Arm("free", "ParaMixer", "free", None, 112_714, 0.974, (1.0, 0.88))
+SYMMETRIC = Arm("symmetric", "SymMixer", "symmetric", None, 62_026, 0.957, (0.0, 0.0))
 WIDE = Arm(
-    "symmetric-wide", "SymMixer, double hidden width", "symmetric-wide", 0.0, 112_714, 0.963, (0.0, 0.0), width=2
+    "symmetric-wide", "SymMixer, double hidden width", "symmetric-wide", None, 112_714, 0.963, (0.0, 0.0), width=2
 )
 
 
-def broken(penalty: float, kind: str = "broken") -> Arm:
-    """An arm whose breaking ends the lower the larger its penalty."""
-    pull = 1 / (1 + (penalty / 1e-3) ** 0.7)
+def broken(strength: float, kind: str = "broken") -> Arm:
+    """An arm whose breaking ends the lower the larger the strength of its penalty."""
+    pull = 1 / (1 + (strength / 1e-3) ** 0.7)
     start = 0.3 if kind == "broken-xavier" else 0.0
-    name = f"{kind} λ={penalty:g}"
-    paper_name = f"AsymMixer λ={penalty:g}"
-    return Arm(name, paper_name, kind, penalty, 112_714, 0.957 + 0.016 * pull, (start, 0.02 + 0.5 * pull))
+    name = f"{kind} λ={strength:g}"
+    title = f"AsymMixer λ={strength:g}"
+    return Arm(name, title, kind, strength, 112_714, 0.957 + 0.016 * pull, (start, 0.02 + 0.5 * pull))
 
 
 DEFAULT = (SERIAL, FREE, broken(1e-5), broken(1e-3), broken(1e-1), SYMMETRIC, WIDE)
@@ -102,9 +102,9 @@ def _metrics(arms: tuple[Arm, ...], seeds: int, steps: int, blocks: int) -> xr.D
             "step": STEP * np.arange(steps),
             "block": np.arange(blocks),
             "branch": _text(["token", "channel"]),
-            "paper_name": ("arm", _text([arm.paper_name for arm in arms])),
+            "title": ("arm", _text([arm.title for arm in arms])),
             "kind": ("arm", _text([arm.kind for arm in arms])),
-            "penalty": ("arm", [arm.penalty for arm in arms]),
+            "strength": ("arm", [np.nan if arm.strength is None else arm.strength for arm in arms]),
             "parameters": ("arm", [arm.parameters for arm in arms]),
         },
     )
@@ -127,7 +127,7 @@ def _arm_metrics(arm: Arm, seeds: int, steps: int, blocks: int, rng: np.random.G
         "train_accuracy": _blank_start(np.minimum(1.0, accuracy + 0.015)),
         "validation_loss": loss,
         "validation_accuracy": accuracy,
-        "penalty_term": np.broadcast_to(arm.penalty * 40 * learned, noise.shape).copy(),
+        "penalty": np.broadcast_to((arm.strength or 0.0) * 40 * learned, noise.shape).copy(),
         "gradient_norm": _blank_start(1.5 * np.exp(-2 * progress) + 0.05 * np.abs(noise)),
         "parameter_norm": np.broadcast_to(30 + 12 * learned, noise.shape) + 0.1 * noise,
     }
@@ -260,7 +260,7 @@ def _result(arm: Arm, values: dict, metrics: xr.Dataset) -> dict:
     if arm.name != "free" and "free" in values:
         paired = {"against": "free", **_plain(paired_test(values[arm.name], values["free"]))}
     return {
-        **{field: getattr(arm, field) for field in ("name", "paper_name", "kind", "penalty", "parameters")},
+        **{field: getattr(arm, field) for field in ("name", "title", "kind", "strength", "parameters")},
         "n": test.n,
         "diverged": int(np.isnan(values[arm.name]).sum()),
         "test_accuracy": {"values": [_null(value) for value in values[arm.name]], **_plain(test)},
@@ -297,7 +297,7 @@ def _down(arm: Arm, up: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _study(arms: tuple[Arm, ...], seeds: int, last: int, blocks: int, finished: bool) -> dict:
-    fields = ("name", "paper_name", "kind", "penalty", "parameters")
+    fields = ("name", "title", "kind", "strength", "parameters")
     return {
         "config": {
             "arms": [arm.kind for arm in arms],

@@ -14,8 +14,8 @@ import pytest
 from hopmix.lab import cli, store
 from hopmix.lab.config import Resume, StudyConfig, Verify
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.fields import LARGEST, need_fields
+from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 
 ROOT = Path(__file__).parents[2]

@@ -92,5 +92,5 @@ def test_the_penalty_is_that_of_the_breaking(tensors):
         model = load_model(kind, model, lambda name, k=kind: tensors[f"{k}/lambda=0/init/{name}"])
         first = tensors[f"{kind}/lambda=0/penalty"][0]
         assert_close(second_matrices(model), first, TOLERANCE)
-        assert bool(jnp.isclose(metrics.penalty(model), first)) is same
-        assert same or metrics.penalty(model) == 0
+        assert bool(jnp.isclose(metrics.squared_breaking(model), first)) is same
+        assert same or metrics.squared_breaking(model) == 0

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hopmix.lab.bench.peer import KINDS, Peer
+from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, in_turn, timed
 from hopmix.lab.config import StudyConfig
+from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import training_options
 from hopmix.lab.study.study import Study, compile_all, prepare
 from hopmix.lab.train.program import Dataset, Member, Program, take_steps
@@ -80,7 +81,7 @@ def _peer_milliseconds(peer: Peer, study: Study) -> float:
     """The peer's time for all members and steps: of each kind of mixer one is run."""
     config, model, steps = study.config, study.arms[0].model, study.schedule.interval
     shape = {"image": model.image[0], "patch": model.patch_size[0], "dim": model.dim, "depth": model.depth}
-    kinds = [KINDS[arm.kind.removesuffix("-wide").removesuffix("-xavier")] for arm in study.arms]
+    kinds = [BY_NAME[arm.kind].baseline for arm in study.arms]
     run = partial(peer.milliseconds, batch=config.batch, steps=steps, **shape)
     return config.seeds * steps * sum(kinds.count(kind) * run(kind=kind) for kind in dict.fromkeys(kinds))
 

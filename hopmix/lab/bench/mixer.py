@@ -12,8 +12,9 @@ import jax.random as jr
 import optax
 
 from hopmix._coupling import trainable
-from hopmix.lab.bench.peer import KINDS, Peer
+from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, Work, in_turn, timed
+from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import forward_options, training_options
 from hopmix.lab.train.program import cast, logits_in, objective
 from hopmix.models.mixer import Mixer, MixerConfig
@@ -190,7 +191,7 @@ def race_mixers(
             work = count_work(configure(size, kind), size.batch, what == "step", precision)
             steps = steps_at_once(work)
             ours = _contenders(what, size, kind, steps, precision)
-            shape = size.shape | {"kind": KINDS[kind], "steps": steps, "forward": what == "inference"}
+            shape = size.shape | {"kind": BY_NAME[kind].baseline, "steps": steps, "forward": what == "inference"}
             theirs = {peer.name: partial(peer.milliseconds, **shape) for peer in peers}
             times = in_turn([*ours.values(), *theirs.values()], repetitions)
             for label, own in zip(ours, times):

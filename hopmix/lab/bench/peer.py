@@ -9,9 +9,6 @@ import jax
 
 from hopmix.lab.errors import UsageError
 
-KINDS = {"symmetric": "sym", "free": "para", "broken": "asym", "serial": "serial"}
-"""What the peer calls the arms."""
-
 
 class Peer(NamedTuple):
     """The command of a peer, and the options that each of its runs is given."""

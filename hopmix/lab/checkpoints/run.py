@@ -13,8 +13,8 @@ from hopmix.lab import store
 from hopmix.lab.checkpoints.layers import Found, Layer, LeftOut
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
+from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.trained import locate, members_of, read_checkpoint, require_checkpoint
 from hopmix.lab.train.program import Dataset, Images, Program
 from hopmix.models.mixer import Mixer

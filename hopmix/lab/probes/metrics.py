@@ -37,7 +37,7 @@ DIMENSIONS = {
     "gradient_norm": (),
     "validation_loss": (),
     "validation_accuracy": (),
-    "penalty_term": (),
+    "penalty": (),
     "parameter_norm": (),
     "energy_change": ("block",),
     "energy_rise_fraction": ("block",),
@@ -237,6 +237,6 @@ def loss_and_hits(
     return losses, (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
 
 
-def penalty(model: Mixer) -> Scalar:
+def squared_breaking(model: Mixer) -> Scalar:
     r"""$\sum |\text{breaking}|_F^2$ over all couplings."""
-    return sum((coupling.penalty for coupling in couplings(model)), jnp.zeros((), model.stem.weight.dtype))
+    return sum((coupling.squared_breaking for coupling in couplings(model)), jnp.zeros((), model.stem.weight.dtype))

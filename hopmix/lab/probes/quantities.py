@@ -251,8 +251,8 @@ CURVES = (
         "Of augmented batches, averaged over the steps since the last measurement.",
     ),
     Metric(
-        "penalty_term",
-        "penalty term λ‖breaking‖²",
+        "penalty",
+        "penalty λ‖breaking‖²",
         "λ Σ ‖<i>V</i> − <i>W</i>ᵀ‖² over couplings",
         "0 and up",
         "What symmetry breaking adds to the loss that is trained.",
@@ -324,9 +324,13 @@ STORED = (
 
 COORDINATES = {
     "arm": {"long_name": "arm", "comment": "what is compared: a model and the strength of its penalty"},
-    "paper_name": {"long_name": "name of the arm in arXiv 2406.12220"},
     "kind": {"long_name": "arm without its strength"},
-    "penalty": {"long_name": "strength λ of the penalty", "range": "0 and up", "units": "1"},
+    "title": {"long_name": "name of the arm in the literature"},
+    "strength": {
+        "long_name": "strength λ of the penalty λ‖breaking‖²",
+        "range": "0 and up, NaN where there is no penalty",
+        "units": "1",
+    },
     "seed": {"long_name": "seed of a member", "comment": "the same seed gives every arm the same W and batches"},
     "step": {"long_name": "training steps done", "range": "0 and up", "units": "step"},
     "block": {"long_name": "block, from the stem on"},

@@ -9,17 +9,17 @@ from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True)
-class PenaltyAxis:
+class StrengthAxis:
     """Ticks at `log10(lambda)`; `zero` is where lambda = 0 stands, `None` if no arm has it."""
 
     ticks: tuple[float, ...]
     labels: tuple[str, ...]
     zero: float | None
 
-    def place(self, penalty: float) -> float:
+    def place(self, strength: float) -> float:
         """Position of one lambda on this axis."""
-        if penalty > 0:
-            return math.log10(penalty)
+        if strength > 0:
+            return math.log10(strength)
         assert self.zero is not None
         return self.zero
 
@@ -29,15 +29,16 @@ class PenaltyAxis:
         return (self.ticks[0] - 0.5, self.ticks[-1] + 0.5) if self.ticks else (-0.5, 0.5)
 
 
-def penalty_axis(arms: xr.Dataset | xr.DataArray) -> PenaltyAxis:
-    """Axis that holds every lambda among the broken arms."""
-    penalties = np.unique([penalty for kind, penalty in _broken(arms)])
-    positive = penalties[penalties > 0]
-    zero = _zero_place(positive) if penalties.size > positive.size else None
+def strength_axis(arms: xr.Dataset | xr.DataArray) -> StrengthAxis:
+    """Axis that holds every lambda among the arms that have one."""
+    found = arms.strength.values.astype(float)
+    strengths = np.unique(found[np.isfinite(found)])
+    positive = strengths[strengths > 0]
+    zero = _zero_place(positive) if strengths.size > positive.size else None
     ticks = [] if zero is None else [zero]
-    ticks += [math.log10(penalty) for penalty in positive]
-    labels = ["0"] * (zero is not None) + [power_of_ten(penalty) for penalty in positive]
-    return PenaltyAxis(tuple(ticks), tuple(labels), zero)
+    ticks += [math.log10(strength) for strength in positive]
+    labels = ["0"] * (zero is not None) + [power_of_ten(strength) for strength in positive]
+    return StrengthAxis(tuple(ticks), tuple(labels), zero)
 
 
 def power_of_ten(value: float) -> str:
@@ -47,11 +48,6 @@ def power_of_ten(value: float) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return power if float(mantissa) == 1 else f"{float(mantissa):g}·{power}"
-
-
-def _broken(arms: xr.Dataset | xr.DataArray) -> list[tuple[str, float]]:
-    pairs = zip(arms.kind.values, arms.penalty.values)
-    return [(str(kind), float(penalty)) for kind, penalty in pairs if str(kind).startswith("broken")]
 
 
 def _zero_place(positive: Float[np.ndarray, " n"]) -> float:

@@ -11,10 +11,9 @@ from jaxtyping import Float
 from hopmix.lab import store
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import make_arms
+from hopmix.lab.families.mixers import BY_NAME, REFERENCE
 from hopmix.lab.statistics import PairedTest, Summary, paired_test, summarise
-
-REFERENCE = "free"
+from hopmix.lab.study.arms import make_arms
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +47,9 @@ class ArmResult:
     """One row of the accuracy table; `test` is absent while the run goes on, `paired` where there is no reference."""
 
     name: str
-    paper_name: str
+    title: str
     kind: str
-    penalty: float
+    strength: float | None
     parameters: int
     test: Summary | None
     validation: Summary
@@ -75,6 +74,18 @@ def arm_results(run: Run) -> list[ArmResult]:
     """Accuracies and paired tests per arm: as recorded in the results, or from validation while there are none."""
     recorded = {arm["name"]: arm for arm in (run.results or {}).get("arms", [])}
     return [_arm_result(run, name, recorded.get(name)) for name in run.arms]
+
+
+def kinds_of_arms(run: Run) -> dict[str, str]:
+    """What each kind of arm of a run is, in a sentence of HTML: as recorded, or as this version knows it."""
+    recorded = {arm.get("kind", ""): arm.get("about", "") for arm in run.study.get("arms", [])}
+    kinds = dict.fromkeys(str(kind) for kind in run.metrics.kind.values)
+    return {kind: recorded.get(kind) or (BY_NAME[kind].about if kind in BY_NAME else "") for kind in kinds}
+
+
+def is_penalised(arms: xr.Dataset | xr.DataArray) -> np.ndarray:
+    """Which arms have a penalty, as booleans along `arm`."""
+    return np.isfinite(arms.strength.values.astype(float))
 
 
 def accuracy_by_seed(run: Run) -> xr.DataArray:
@@ -155,9 +166,9 @@ def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
     diverged = {int(s): int(at) for s, at in zip(run.metrics.seed.values, metrics.diverged_step.values) if at >= 0}
     return ArmResult(
         name=name,
-        paper_name=str(metrics.paper_name.item()),
+        title=str(metrics.title.item()),
         kind=str(metrics.kind.item()),
-        penalty=float(metrics.penalty),
+        strength=_strength(metrics),
         parameters=_parameters(run, name),
         test=_summary(recorded["test_accuracy"], recorded["n"]) if recorded else None,
         validation=_summary(recorded["validation_accuracy"], recorded["n"])
@@ -166,6 +177,11 @@ def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
         paired=_recorded_test(recorded.get("paired")) if recorded else _validation_test(run, name, validation),
         diverged=diverged,
     )
+
+
+def _strength(arm: xr.Dataset) -> float | None:
+    strength = float(arm.strength)
+    return None if np.isnan(strength) else strength
 
 
 def _parameters(run: Run, name: str) -> int:
@@ -192,9 +208,7 @@ def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTes
 
 def _plain_text(metrics: xr.Dataset) -> xr.Dataset:
     """The same with ordinary strings as coordinates, however wide the store made them."""
-    return metrics.assign_coords(
-        {name: metrics[name].astype(object) for name in ("arm", "branch", "paper_name", "kind")}
-    )
+    return metrics.assign_coords({name: metrics[name].astype(object) for name in ("arm", "branch", "title", "kind")})
 
 
 def _float(value: float | int | None) -> float:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hopmix.lab.report.axis import PenaltyAxis, penalty_axis
+from hopmix.lab.report.axis import StrengthAxis, strength_axis
 from hopmix.lab.report.panels import (
     INK,
     PAGE,
@@ -37,28 +37,28 @@ from hopmix.lab.report.panels import (
 )
 from hopmix.lab.report.style import ArmStyle, arm_styles, line_style, marker_style
 from hopmix.lab.statistics import spread, summarise
+from hopmix.lab.store.earlier import Labelled, with_names_of_today
 
-PENALTY_KINDS = ("broken", "broken-xavier")
 
-
-def accuracy_against_penalty(accuracy: xr.DataArray, *, width: float = WIDTH) -> Figure:
-    r"""Mean accuracy and standard error of the broken arms against $\lambda$; the other arms as bands.
+def accuracy_against_strength(accuracy: xr.DataArray, *, width: float = WIDTH) -> Figure:
+    r"""Mean accuracy and standard error of the penalised arms against $\lambda$; the other arms as bands.
 
     **Arguments:**
 
-    - `accuracy`: (arm, seed), a fraction in [0, 1], with `kind` and `penalty` along `arm`.
+    - `accuracy`: (arm, seed), a fraction in [0, 1], with `kind` and `strength` along `arm`, NaN where there is none.
     - `width`: of the figure, in inches.
     """
-    styles, axis = arm_styles(accuracy), penalty_axis(accuracy)
+    accuracy = with_names_of_today(accuracy)
+    styles, axis = arm_styles(accuracy), strength_axis(accuracy)
     figure, grid = panels(width, 3.4, 1, 1, legend=list(styles))
     axes = grid[0, 0]
     for name, style in styles.items():
         one = accuracy.sel(arm=name)
-        if str(one.kind.item()) not in PENALTY_KINDS:
+        if np.isnan(float(one.strength)):
             _band(axes, one, style)
-    for kind in PENALTY_KINDS:
-        _penalty_series(axes, accuracy.isel(arm=np.flatnonzero(accuracy.kind.values == kind)), styles, axis)
-    _finish_penalty_axis(axes, axis)
+    for arms in penalised_by_kind(accuracy):
+        _series(axes, arms, styles, axis)
+    _finish_strength_axis(axes, axis)
     title(axes, accuracy_label(accuracy))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return with_legend(figure, handles(styles, marked=True))
@@ -244,9 +244,17 @@ def _band(axes: Axes, values: xr.DataArray, style: ArmStyle) -> None:
         axes.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)
 
 
-def _penalty_series(axes: Axes, accuracy: xr.DataArray, styles: Mapping[str, ArmStyle], axis: PenaltyAxis) -> None:
-    accuracy = accuracy.sortby("penalty")
-    places = [axis.place(float(penalty)) for penalty in accuracy.penalty.values]
+def penalised_by_kind(arms: Labelled) -> list[Labelled]:
+    """The arms with a penalty, those of each kind in the order of their strengths."""
+    if "strength" not in arms.coords or "kind" not in arms.coords:
+        return []
+    penalised = arms.isel(arm=np.flatnonzero(np.isfinite(arms.strength.values.astype(float))))
+    kinds = dict.fromkeys(str(kind) for kind in penalised.kind.values)
+    return [penalised.isel(arm=np.flatnonzero(penalised.kind.values == kind)).sortby("strength") for kind in kinds]
+
+
+def _series(axes: Axes, accuracy: xr.DataArray, styles: Mapping[str, ArmStyle], axis: StrengthAxis) -> None:
+    places = [axis.place(float(strength)) for strength in accuracy.strength.values]
     axes.plot(places, accuracy.mean("seed").values, color="#999999", linewidth=1)
     for place, name in zip(places, accuracy.arm.values):
         values = accuracy.sel(arm=name).values.astype(float)
@@ -262,10 +270,10 @@ def point(axes: Axes, x: np.ndarray, y: np.ndarray, style: ArmStyle) -> None:
     axes.errorbar(across.mean, up.mean, *bars, fmt=mark, color=colour, capsize=2, elinewidth=1, markersize=6)
 
 
-def _finish_penalty_axis(axes: Axes, axis: PenaltyAxis) -> None:
+def _finish_strength_axis(axes: Axes, axis: StrengthAxis) -> None:
     axes.set_xlim(*axis.span)
     axes.set_xticks(axis.ticks, _apart(axis, axes.get_position().width * figure_width(axes)))
-    axes.set_xlabel("penalty λ on the breaking" if axis.ticks else "no broken arm in this study")
+    axes.set_xlabel("strength λ of the penalty" if axis.ticks else "no arm with a penalty in this study")
     if axis.zero is not None and len(axis.ticks) > 1:
         middle = (axis.ticks[0] + axis.ticks[1]) / 2
         axes.plot(
@@ -273,7 +281,7 @@ def _finish_penalty_axis(axes: Axes, axis: PenaltyAxis) -> None:
         )
 
 
-def _apart(axis: PenaltyAxis, room: float) -> list[str]:
+def _apart(axis: StrengthAxis, room: float) -> list[str]:
     """The labels of ticks, left out where they would touch the one before."""
     labels, last, inch = [], -np.inf, (axis.span[1] - axis.span[0]) / room
     for tick, label in zip(axis.ticks, axis.labels):

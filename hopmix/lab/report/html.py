@@ -145,9 +145,9 @@ def metric_table() -> str:
     return scroll("Metrics", table) + notation
 
 
-def arm_definitions() -> str:
+def arm_definitions(kinds: Mapping[str, str]) -> str:
     """What each kind of arm is, in the paper's words too."""
-    items = "\n".join(f"<dt>{kind}</dt><dd>{words}</dd>" for kind, words in text.ARMS.items())
+    items = "\n".join(f"<dt>{escape(kind)}</dt><dd>{words}</dd>" for kind, words in kinds.items())
     pairing = (
         "<p>The same seed gives every arm the same <i>W</i>, stem, head and order of batches; this is what the paired "
         "tests use. The names of the models are those of arXiv 2406.12220.</p>"
@@ -169,7 +169,7 @@ def _row(arm: ArmResult, adjusted: float, colour: str) -> str:
     )
     n = (arm.test or arm.validation).n
     numbers = [
-        f"{arm.penalty:g}" if arm.kind.startswith("broken") else "–",
+        "–" if arm.strength is None else f"{arm.strength:g}",
         f"{arm.parameters:,}",
         str(n),
         _accuracy(arm.test),
@@ -177,7 +177,7 @@ def _row(arm: ArmResult, adjusted: float, colour: str) -> str:
         *_comparison(arm, adjusted),
     ]
     cells = "".join(f"<td>{number}</td>" for number in numbers)
-    return f'<tr><th scope="row" class="words">{name}</th><td class="words">{escape(arm.paper_name)}</td>{cells}</tr>'
+    return f'<tr><th scope="row" class="words">{name}</th><td class="words">{escape(arm.title)}</td>{cells}</tr>'
 
 
 def _accuracy(score: Summary | None) -> str:

@@ -15,7 +15,15 @@ from plotly.offline import get_plotlyjs
 
 from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab.report import figures, html, seal, text
-from hopmix.lab.report.data import Run, accuracy_by_seed, arm_results, read_run, weight_pairs
+from hopmix.lab.report.data import (
+    Run,
+    accuracy_by_seed,
+    arm_results,
+    is_penalised,
+    kinds_of_arms,
+    read_run,
+    weight_pairs,
+)
 from hopmix.lab.report.files import figure_files, resource, save_figure, saved_figure
 from hopmix.lab.report.payload import has_values, payload
 from hopmix.lab.report.pictures import corner, weight_limit
@@ -69,8 +77,8 @@ def _draw(run: Run, whole: frozenset[str]) -> dict[str, str]:
 def _figures(run: Run) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The name of each figure, and what makes it."""
     metrics = run.metrics
-    if _broken(run):
-        yield "accuracy_against_lambda", lambda: figures.accuracy_against_penalty(accuracy_by_seed(run))
+    if is_penalised(run.metrics).any():
+        yield "accuracy_against_lambda", lambda: figures.accuracy_against_strength(accuracy_by_seed(run))
     yield "learning_curves", partial(figures.learning_curves, metrics)
     yield from symmetry.symmetry_figures_of(run)
     if len(_measured(metrics, ENERGY)) == len(ENERGY):
@@ -97,7 +105,7 @@ def _page(run: Run, stills: dict[str, str]) -> str:
         facts=html.facts(run),
         summary=text.summary(run, results),
         accuracy=html.accuracy_table(run, results),
-        penalty=_penalty(run, stills),
+        strength=_strength(run, stills),
         learning=_learning(run, stills),
         asymmetry=_asymmetry(run, stills),
         map=_map(run, stills),
@@ -105,7 +113,7 @@ def _page(run: Run, stills: dict[str, str]) -> str:
         weights=html.weight_grid(run, weight_pairs(run)),
         configuration=html.configuration(run),
         metrics=html.metric_table(),
-        arms=html.arm_definitions(),
+        arms=html.arm_definitions(kinds_of_arms(run)),
         style=resource("report.css"),
         script=resource("report.js"),
         payload=payload(run),
@@ -113,11 +121,11 @@ def _page(run: Run, stills: dict[str, str]) -> str:
     )
 
 
-def _penalty(run: Run, stills: dict[str, str]) -> str:
-    if not _broken(run):
-        return html.missing("There is no broken arm in this study, so there is nothing to show against λ.")
+def _strength(run: Run, stills: dict[str, str]) -> str:
+    if not is_penalised(run.metrics).any():
+        return html.missing("There is no arm with a penalty in this study, so there is nothing to show against λ.")
     words = "Dots are seeds, marks their mean with one standard error; lines with bands are the arms that have no λ."
-    frame = html.chart("penalty", "", words)
+    frame = html.chart("strength", "", words)
     still = html.still(stills["accuracy_against_lambda"], words)
     return f"<p>{words}</p>" + html.LEGEND + html.charts([frame], 1) + still
 
@@ -204,10 +212,6 @@ def _energy(run: Run, stills: dict[str, str]) -> str:
 
 def _measured(metrics: xr.Dataset, described: tuple[Metric, ...]) -> list[Metric]:
     return [metric for metric in described if has_values(metrics, metric)]
-
-
-def _broken(run: Run) -> bool:
-    return any(str(kind).startswith("broken") for kind in run.metrics.kind.values)
 
 
 def _row_title(key: tuple[int, str]) -> str:

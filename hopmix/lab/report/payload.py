@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, Metric
-from hopmix.lab.report.axis import penalty_axis
+from hopmix.lab.report.axis import strength_axis
 from hopmix.lab.report.data import Run, accuracy_by_seed
 from hopmix.lab.report.style import arm_styles
 from hopmix.lab.statistics import spread, summarise
@@ -25,7 +25,7 @@ def payload(run: Run) -> str:
         "curves": _quantities(metrics, CURVES),
         "asymmetry": _quantities(metrics, COUPLINGS),
         "energy": _energy(metrics),
-        "penalty": _penalty(accuracy_by_seed(run)),
+        "strength": _strength(accuracy_by_seed(run)),
     }
     return json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -75,18 +75,18 @@ def _quantity(values: xr.DataArray, metric: Metric) -> dict:
     return {"label": metric.label, "logarithmic": logarithmic, "percent": share, "signed": metric.signed, **numbers}
 
 
-def _penalty(accuracy: xr.DataArray) -> dict:
-    axis = penalty_axis(accuracy)
+def _strength(accuracy: xr.DataArray) -> dict:
+    axis = strength_axis(accuracy)
     points = []
     for name in accuracy.arm.values:
         one = accuracy.sel(arm=name)
         values = one.values.astype(float)
         summary = summarise(values)
-        broken = str(one.kind.item()).startswith("broken")
+        strength = float(one.strength)
         points.append(
             {
                 "kind": str(one.kind.item()),
-                "place": axis.place(float(one.penalty)) if broken else None,
+                "place": None if np.isnan(strength) else axis.place(strength),
                 "values": _plain(values),
                 "mean": _number(summary.mean),
                 "stderr": _number(summary.stderr),

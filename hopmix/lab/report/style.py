@@ -7,6 +7,10 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.typing import LineStyleType
 
+from hopmix.lab.families.arm import Look
+from hopmix.lab.families.mixers import BY_NAME
+from hopmix.lab.store.earlier import Labelled, with_names_of_today
+
 
 @dataclasses.dataclass(frozen=True)
 class ArmStyle:
@@ -18,22 +22,11 @@ class ArmStyle:
     marker: str  # circle, square, diamond, ...: plotly's names
 
 
-# Okabe and Ito's colour-blind-safe hues; the two graded families run light to dark, which every eye can order.
-_FIXED = {
-    "serial": ("#545454", "dot", "diamond"),
-    "free": ("#d55e00", "solid", "square"),
-    "symmetric": ("#0072b2", "solid", "circle"),
-    "symmetric-wide": ("#56b4e9", "dash", "circle"),
-}
-_GRADED = {
-    "broken": (("#a6d854", "#1b9e77", "#08402c"), "solid", "triangle-up"),
-    "broken-xavier": (("#e9a6c9", "#b5307f", "#4a0d43"), "dashdot", "triangle-down"),
-}
 _OTHERS = (
-    ("#e69f00", "solid", "triangle-up"),
-    ("#009e73", "dash", "triangle-down"),
-    ("#cc79a7", "dashdot", "diamond"),
-    ("#000000", "dot", "square"),
+    Look(("#e69f00",), "solid", "triangle-up"),
+    Look(("#009e73",), "dash", "triangle-down"),
+    Look(("#cc79a7",), "dashdot", "diamond"),
+    Look(("#000000",), "dot", "square"),
 )
 BRANCHES: tuple[tuple[str, str, LineStyleType], ...] = (("#333333", "o", "-"), ("#e69f00", "s", "--"))
 """Colour, Matplotlib's marker and line of the first and the second branch, where colours do not stand for arms."""
@@ -41,20 +34,25 @@ _MATPLOTLIB_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-u
 _MATPLOTLIB_DASHES: dict[str, LineStyleType] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
-def arm_styles(metrics: xr.Dataset | xr.DataArray) -> dict[str, ArmStyle]:
-    """Style of every arm by name; broken arms are graded by their rank in lambda, light (weak) to dark (strong).
+def arm_styles(metrics: Labelled) -> dict[str, ArmStyle]:
+    """Style of every arm by name; those of one kind are graded by their rank in lambda, light (weak) to dark (strong).
 
-    Arms of other kinds than those of a study, or without `kind` and `penalty`, take the remaining hues in turn.
+    Arms of other kinds than those of the family, or without `kind` and `strength`, take the remaining hues in turn.
     """
+    metrics = with_names_of_today(metrics)
     names = [str(name) for name in metrics.arm.values]
     kinds = [str(kind) for kind in metrics.coords.get("kind", metrics.arm).values]
-    penalties = metrics.coords["penalty"].values.astype(float) if "penalty" in metrics.coords else np.zeros(len(names))
-    others = [kind for kind in dict.fromkeys(kinds) if kind not in _FIXED | _GRADED]
-    fixed = _FIXED | {kind: _OTHERS[i % len(_OTHERS)] for i, kind in enumerate(others)}
+    strengths = metrics.coords.get("strength", xr.full_like(metrics.arm, np.nan, float)).values.astype(float)
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in BY_NAME]
+    looks = {kind: row.look for kind, row in BY_NAME.items()}
+    looks |= {kind: _OTHERS[i % len(_OTHERS)] for i, kind in enumerate(others)}
     return {
-        name: ArmStyle(name, *fixed[kind]) if kind in fixed else _graded(name, kind, _rank(kinds, penalties, i))
-        for i, (name, kind) in enumerate(zip(names, kinds))
+        name: _styled(name, looks[kind], _rank(kinds, strengths, i)) for i, (name, kind) in enumerate(zip(names, kinds))
     }
+
+
+def _styled(name: str, look: Look, rank: float) -> ArmStyle:
+    return ArmStyle(name, _blend(look.colours, rank), look.dash, look.marker)
 
 
 def line_style(style: ArmStyle) -> LineStyleType:
@@ -67,15 +65,10 @@ def marker_style(style: ArmStyle) -> str:
     return _MATPLOTLIB_MARKERS[style.marker]
 
 
-def _graded(name: str, kind: str, rank: float) -> ArmStyle:
-    ramp, dash, marker = _GRADED[kind]
-    return ArmStyle(name, _blend(ramp, rank), dash, marker)
-
-
-def _rank(kinds: list[str], penalties: Float[np.ndarray, " arms"], index: int) -> float:
-    """Position of one arm among the penalties of its kind, 0 (smallest) to 1; the middle for an only child."""
-    same = np.unique([penalty for kind, penalty in zip(kinds, penalties) if kind == kinds[index]])
-    return 0.5 if same.size == 1 else float(np.searchsorted(same, penalties[index]) / (same.size - 1))
+def _rank(kinds: list[str], strengths: Float[np.ndarray, " arms"], index: int) -> float:
+    """Position of one arm among the strengths of its kind, 0 (smallest) to 1; the middle for an only child."""
+    same = np.unique([strength for kind, strength in zip(kinds, strengths) if kind == kinds[index]])
+    return 0.5 if same.size == 1 else float(np.searchsorted(same, strengths[index]) / (same.size - 1))
 
 
 def _blend(ramp: tuple[str, ...], position: float) -> str:

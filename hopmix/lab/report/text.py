@@ -6,25 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hopmix.lab.report.data import REFERENCE, ArmResult, Run
+from hopmix.lab.families.mixers import REFERENCE
+from hopmix.lab.report.data import ArmResult, Run
 from hopmix.lab.statistics import Summary, holm
 
 LEVEL = 0.05
 _SOME = 0.0005  # a share that the summary still writes as a number
-
-ARMS = {
-    "serial": "Vanilla MLP-Mixer: token mixing, then channel mixing, each with its own norm and free weights.",
-    "free": "ParaMixer: both mixings side by side on one norm, <i>W</i> and <i>V</i> trained independently.",
-    "broken": "AsymMixer at λ: <i>V</i> = <i>W</i>ᵀ + breaking; the breaking starts at zero, decays with all other "
-    "weights (so λ = 0 is not quite free of a pull towards symmetry), and pays the penalty "
-    "λ‖breaking‖² in the loss.",
-    "broken-xavier": "As broken, but the breaking starts with random (Xavier) values like those of <i>W</i>, as in the "
-    "authors' own code; the block is then not symmetric at step 0.",
-    "symmetric": "SymMixer: <i>V</i> = <i>W</i>ᵀ throughout. At equal width it has about half the mixing parameters "
-    "of the free arm, so a difference to it mixes symmetry with size.",
-    "symmetric-wide": "SymMixer with the hidden width doubled, so that its number of parameters matches the free arm: "
-    "the control for size.",
-}
 
 
 def summary(run: Run, results: Sequence[ArmResult]) -> str:
@@ -142,13 +129,16 @@ def _with_difference(arm: ArmResult) -> str:
 
 
 def _departure(run: Run, results: Sequence[ArmResult]) -> str:
-    final = run.metrics.relative_breaking.isel(step=-1).mean(("seed", "block", "branch"))
+    breaking = run.metrics.relative_breaking.mean(("seed", "block", "branch"))
+    final = breaking.isel(step=-1)
+    begun = breaking.isel(step=0)
+    tied = [arm.name for arm in results if arm.strength is not None and float(begun.sel(arm=arm.name)) == 0]
     ends = {arm.name: float(final.sel(arm=arm.name)) for arm in results}
-    broken = sorted((arm for arm in results if arm.kind == "broken"), key=lambda arm: arm.penalty)
+    broken = sorted((arm for arm in results if arm.name in tied), key=lambda arm: arm.strength or 0.0)
     broken = [arm for arm in broken if np.isfinite(ends[arm.name])]
     if not broken:
         return ""
-    parts = [f"{ends[arm.name]:.2g} at λ&nbsp;=&nbsp;{arm.penalty:g}" for arm in broken]
+    parts = [f"{ends[arm.name]:.2g} at λ&nbsp;=&nbsp;{arm.strength:g}" for arm in broken]
     free = f", against {ends[REFERENCE]:.2g} in {REFERENCE}" if np.isfinite(ends.get(REFERENCE, np.nan)) else ""
     verb = "ended" if run.finished else "stands"
     return (

@@ -18,10 +18,11 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import Arm
+from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS
 from hopmix.lab.probes.quantities import describe
 from hopmix.lab.store.codecs import require_plain_arrays
+from hopmix.lab.store.earlier import with_names_of_today
 from hopmix.lab.store.files import flush, flush_all, raise_if_unreadable, reason, set_aside
 from hopmix.lab.store.record import Record
 
@@ -72,9 +73,9 @@ class History:
         arms = self.arms
         coordinates = {
             "arm": [arm.name for arm in arms],
-            "paper_name": ("arm", [arm.paper_name for arm in arms]),
             "kind": ("arm", [arm.kind for arm in arms]),
-            "penalty": ("arm", [arm.penalty for arm in arms]),
+            "title": ("arm", [arm.title for arm in arms]),
+            "strength": ("arm", [np.nan if arm.strength is None else arm.strength for arm in arms]),
             "seed": list(self.seeds),
             "step": self.steps,
             "block": list(range(self.depth)),
@@ -203,7 +204,7 @@ def _read_version(path: Path, version: Path, record: Record | None, cure: str) -
     study = dataset.attrs.get("study")
     if record is not None and (study or record.sealed) and study != record.identity:
         raise UsageError(f"{path}: of another study than study.json; {_ANEW}.")
-    return dataset
+    return with_names_of_today(dataset)
 
 
 def _load(version: Path) -> xr.Dataset:

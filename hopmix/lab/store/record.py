@@ -16,8 +16,9 @@ NAME = "study.json"
 IDENTITY = ("config", "arms", "data", "steps_total")
 """What never changes in the record of a study."""
 
-FORMAT = 2
-"""Of folders in which everything is held against itself; those of the first format carry no digests."""
+FORMAT = 3
+"""Of what is written now. Folders of the first format carry no digests; those of the second call the strength of a
+penalty "penalty", so they are read, but not gone on with."""
 
 TYPES = {"config": dict, "arms": list, "data": dict, "steps_total": int, "data_path": str | None, "format": int}
 
@@ -82,6 +83,15 @@ class Record:
     def sealed(self) -> bool:
         """Whether all that the study writes carries its identity."""
         return self.values.get("format", 1) >= 2
+
+    def require_format_of_today(self, out: Path):
+        """Raise `UsageError` for a study that an earlier version began: what it measured has other names."""
+        found = self.values.get("format", 1)
+        if found < FORMAT:
+            raise UsageError(
+                f"{out}: begun by an earlier version of hopmix (its format is {found}, now it is {FORMAT}); resume it "
+                "with that version, or start anew under another name."
+            )
 
     @property
     def steps_total(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hopmix.lab.errors import UsageError
+from hopmix.lab.store.earlier import results_with_names_of_today
 from hopmix.lab.store.files import digest, file_digest, raise_if_unreadable, reason, replacing, write_json
 from hopmix.lab.store.record import Record
 
@@ -55,7 +56,7 @@ def read_results(out: Path, record: Record) -> dict[str, Any] | None:
         raise Damaged(f"{path}: of step {values.get('step')}, not of the last; {again}.")
     if sealed or (out / WEIGHTS).exists():
         _check_weights(out, values.get("weights"), again)
-    return values
+    return results_with_names_of_today(values)
 
 
 def _read(path: Path, again: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import jax
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.sources.room import free_memory
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import Arm
+from hopmix.lab.families.arm import Arm
 from hopmix.models.mixer import MixerConfig
 
 NUMBER = 4

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from hopmix._coupling import Coupling
 from hopmix.lab import statistics
 from hopmix.lab.data.study_data import Split
+from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
 from hopmix.lab.study.observer import Observer
 from hopmix.lab.train.program import Dataset, Member, Program, on_device
@@ -35,7 +36,7 @@ def accuracies_of(
 def result_of(
     name: str, accuracies: dict[str, Float[np.ndarray, " seeds"]], validation: Float[np.ndarray, " seeds"]
 ) -> dict[str, Any]:
-    """What is recorded of an arm at the end: how many members lived, accuracies, the paired test against free."""
+    """What is recorded of an arm at the end: how many members lived, accuracies, the paired test."""
     accuracy = accuracies[name]
     return {
         "n": int(np.isfinite(accuracy).sum()),
@@ -47,10 +48,10 @@ def result_of(
 
 
 def _paired(name: str, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | None:
-    if name == "free" or "free" not in accuracies:
+    if name == REFERENCE or REFERENCE not in accuracies:
         return None
-    test = statistics.paired_test(accuracies[name], accuracies["free"])
-    return {"against": "free"} | {name: _number(value) for name, value in dataclasses.asdict(test).items()}
+    test = statistics.paired_test(accuracies[name], accuracies[REFERENCE])
+    return {"against": REFERENCE} | {name: _number(value) for name, value in dataclasses.asdict(test).items()}
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hopmix._coupling import Coupling, trainable
 from hopmix._types import Scalar
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.augment import normalise
-from hopmix.lab.families.arms import Arm
+from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes import metrics
 from hopmix.lab.probes.metrics import Couplings, Metrics, branches
 from hopmix.lab.runtime.compiler_options import forward_options

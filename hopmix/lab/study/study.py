@@ -21,12 +21,13 @@ from hopmix.lab import store
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import Arm, make_arms
+from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes.metrics import Metrics, unmeasured
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
 from hopmix.lab.runtime.memory_allocator import release_memory
+from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.observer import Observer
@@ -142,6 +143,7 @@ def run(
             if study.config.data != record.data_path:
                 store.write_record(out, record.values | {"data_path": data_path(study.config.data)})
             return ended
+        record.require_format_of_today(out)
         record = _resumed(study, out, record, command)
     else:
         record = store.write_record(out, _description(study, command))
@@ -323,7 +325,7 @@ def advance(
 
 
 def _named(logs: Float[Array, "members 4"]) -> Metrics:
-    return dict(zip(("train_loss", "train_accuracy", "penalty_term", "gradient_norm"), logs.T, strict=True))
+    return dict(zip(("train_loss", "train_accuracy", "penalty", "gradient_norm"), logs.T, strict=True))
 
 
 def _of_the_living(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -355,9 +357,9 @@ def evaluate(study: Study, states: list[Member], history: store.History) -> dict
 def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
     return {
         "name": arm.name,
-        "paper_name": arm.paper_name,
         "kind": arm.kind,
-        "penalty": arm.penalty,
+        "title": arm.title,
+        "strength": arm.strength,
         "parameters": study.parameters(arm),
     }
 
@@ -368,7 +370,7 @@ def _description(study: Study, command: str) -> dict[str, Any]:
         "format": store.FORMAT,
         "config": study.config.to_json(),
         "digest": study.config.digest,
-        "arms": [_describe_arm(study, arm) for arm in study.arms],
+        "arms": [_describe_arm(study, arm) | {"about": arm.about} for arm in study.arms],
         "environment": environment(),
         "command": command,
         "data": study.data.summary(),

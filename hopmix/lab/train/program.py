@@ -24,7 +24,7 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.augment import Augment, augment
 from hopmix.lab.data.study_data import Data, Split
 from hopmix.lab.errors import need
-from hopmix.lab.families.arms import Arm
+from hopmix.lab.families.arm import Arm
 from hopmix.lab.fields import LARGEST
 from hopmix.lab.probes import metrics
 from hopmix.lab.runtime.compiler_options import once_options, training_options
@@ -58,14 +58,14 @@ class Member(eqx.Module):
     """The state of one member, or of a population with a leading axis.
 
     - `arrays`: all arrays of the model; `optimiser`: the optimiser's state.
-    - `seed`, `penalty`: the numbers that it is a function of.
+    - `seed`, `strength`: the numbers that it is a function of.
     - `diverged`: the step at which the loss was first not finite, or -1.
     """
 
     arrays: PyTree
     optimiser: PyTree
     seed: Int[Array, "..."]
-    penalty: Float[Array, "..."]
+    strength: Float[Array, "..."]
     diverged: Int[Array, "..."]
 
 
@@ -115,7 +115,7 @@ def objective(
     model: Mixer,
     images: Float[Array, "batch height width colours"],
     targets: Float[Array, "batch classes"],
-    penalty: Scalar,
+    strength: Scalar,
     key: PRNGKey | None = None,
     precision: str | None = None,
 ) -> tuple[Scalar, tuple[Scalar, Scalar]]:
@@ -124,18 +124,18 @@ def objective(
     **Arguments:**
 
     - `model`, `images`, `targets`: one member's model, a batch, and the (smoothed, mixed) label distributions.
-    - `penalty`: lambda.
+    - `strength`: lambda.
     - `key`: of the stochastic depth, or `None`.
     - `precision`: the dtype in which logits are computed, by default the model's; the rest keeps the model's.
 
-    **Returns:** the loss, and the accuracy with the penalty term as auxiliary values.
+    **Returns:** the loss, and the accuracy with the penalty as auxiliary values.
 
     **Source:** arXiv 2406.12220, code (no factor of one half).
     """
     logits = logits_in(precision, model, images, key).astype(targets.dtype)
-    term = penalty * metrics.penalty(model)
+    penalty = strength * metrics.squared_breaking(model)
     hits = (jnp.argmax(logits, -1) == jnp.argmax(targets, -1)).astype(targets.dtype)
-    return optax.softmax_cross_entropy(logits, targets).mean() + term, (hits.mean(), term)
+    return optax.softmax_cross_entropy(logits, targets).mean() + penalty, (hits.mean(), penalty)
 
 
 def logits_in(
@@ -207,14 +207,14 @@ class Program:
     def _stacked(self, compile: Callable) -> Member:
         start = {model: compile(jax.vmap(partial(self._start, model))) for model in {arm.model for arm in self.arms}}
         seeds = jnp.asarray(self.config.seed_numbers, jnp.int32)
-        parts = [start[arm.model](seeds, jnp.full(seeds.shape, arm.penalty, jnp.float32)) for arm in self.arms]
+        parts = [start[arm.model](seeds, jnp.full(seeds.shape, arm.strength or 0.0, jnp.float32)) for arm in self.arms]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def _start(self, config: MixerConfig, seed: Int[Array, ""], penalty: Float[Array, ""]) -> Member:
+    def _start(self, config: MixerConfig, seed: Int[Array, ""], strength: Float[Array, ""]) -> Member:
         model = Mixer(config, key=jr.fold_in(jr.key(seed), 0))
         leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
         arrays = jax.tree.unflatten(jax.tree.structure(self._shapes), leaves)
-        return Member(arrays, self.optimiser.init(self._split(arrays)[0]), seed, penalty, jnp.int32(-1))
+        return Member(arrays, self.optimiser.init(self._split(arrays)[0]), seed, strength, jnp.int32(-1))
 
     def model(self, arrays: PyTree) -> Mixer:
         """The model of one member."""
@@ -345,9 +345,9 @@ class Program:
         def loss(parameters):
             model = self.model(eqx.combine(parameters, frozen))
             drop = jr.fold_in(_step_key(member.seed, step), 1) if self.config.drop_path else None
-            return objective(model, *batch, member.penalty, drop, self.config.precision)
+            return objective(model, *batch, member.strength, drop, self.config.precision)
 
-        (value, (accuracy, term)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
+        (value, (accuracy, penalty)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
         updates, optimiser = self.optimiser.update(gradients, member.optimiser, parameters)
         norm = optax.tree.norm(gradients)
         bad = (member.diverged < 0) & ~(jnp.isfinite(value) & jnp.isfinite(norm))
@@ -355,10 +355,10 @@ class Program:
             eqx.combine(optax.apply_updates(parameters, updates), frozen),
             optimiser,
             member.seed,
-            member.penalty,
+            member.strength,
             jnp.where(bad, step, member.diverged),
         )
-        return member, jnp.stack([value, accuracy, term, norm]), updates
+        return member, jnp.stack([value, accuracy, penalty, norm]), updates
 
 
 class _Pace:

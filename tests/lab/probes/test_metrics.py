@@ -192,11 +192,11 @@ def test_loss_and_hits():
     np.testing.assert_allclose(hits, [1.0, 0.0])
 
 
-def test_penalty_is_the_squared_norm_of_all_breakings(getkey):
+def test_squared_breaking_is_the_squared_norm_of_all_breakings(getkey):
     model = mixer(getkey(), coupling="broken", breaking="xavier")
     expected = sum(float(np.sum(np.asarray(c.breaking) ** 2)) for c in couplings(model))
-    np.testing.assert_allclose(metrics.penalty(model), expected, rtol=1e-12)
-    assert metrics.penalty(mixer(getkey(), coupling="symmetric")) == 0
+    np.testing.assert_allclose(metrics.squared_breaking(model), expected, rtol=1e-12)
+    assert metrics.squared_breaking(mixer(getkey(), coupling="symmetric")) == 0
 
 
 def test_the_table_of_dimensions_covers_all_that_is_measured(getkey):

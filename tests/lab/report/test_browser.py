@@ -11,7 +11,7 @@ from playwright import sync_api
 from hopmix.lab.report.page import write_report
 from hopmix.lab.report.symmetry.page import CURVES, MAPS, SCATTERS
 
-ARMS = tuple(arm for arm in DEFAULT if arm.penalty != 1e-3)
+ARMS = tuple(arm for arm in DEFAULT if arm.strength != 1e-3)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",

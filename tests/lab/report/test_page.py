@@ -30,7 +30,7 @@ from PIL import Image
 
 from hopmix.lab.errors import UsageError
 from hopmix.lab.report import figures, page, seal
-from hopmix.lab.report.axis import penalty_axis, power_of_ten
+from hopmix.lab.report.axis import power_of_ten, strength_axis
 from hopmix.lab.report.data import arm_results, read_run
 from hopmix.lab.report.files import svg
 from hopmix.lab.report.page import write_report
@@ -84,7 +84,7 @@ def test_table_holds_the_recorded_numbers(run, page_text):
         test = arm["test_accuracy"]
         assert f"<td>{arm['n']}</td><td>{100 * test['mean']:.2f} ± {100 * test['stderr']:.2f}</td>" in row
         assert f"<td>{arm['parameters']:,}</td>" in row
-        assert f'<td class="words">{arm["paper_name"]}</td>' in row
+        assert f'<td class="words">{arm["title"]}</td>' in row
         if arm["paired"]:
             assert f"{signed(100 * arm['paired']['difference'])} ± {100 * arm['paired']['stderr']:.2f}" in row
 
@@ -418,7 +418,7 @@ def labelled(*arms: Arm) -> xr.DataArray:
     coords = {
         "arm": [arm.name for arm in arms],
         "kind": ("arm", [arm.kind for arm in arms]),
-        "penalty": ("arm", [arm.penalty for arm in arms]),
+        "strength": ("arm", [np.nan if arm.strength is None else arm.strength for arm in arms]),
     }
     return xr.DataArray(np.zeros((len(arms), 1)), dims=("arm", "seed"), coords=coords)
 
@@ -431,23 +431,23 @@ def test_an_arm_has_one_colour_whatever_stands_beside_it():
 
 
 def test_broken_arms_darken_with_lambda():
-    styles = arm_styles(labelled(*(broken(penalty) for penalty in (1e-1, 0.0, 1e-3, 1.0))))
-    lightness = [sum(bytes.fromhex(styles[broken(penalty).name].colour[1:])) for penalty in (0.0, 1e-3, 1e-1, 1.0)]
+    styles = arm_styles(labelled(*(broken(strength) for strength in (1e-1, 0.0, 1e-3, 1.0))))
+    lightness = [sum(bytes.fromhex(styles[broken(strength).name].colour[1:])) for strength in (0.0, 1e-3, 1e-1, 1.0)]
     assert lightness == sorted(lightness, reverse=True)
     assert len(set(lightness)) == 4
 
 
 def test_lambda_axis_has_a_place_for_zero():
-    axis = penalty_axis(labelled(FREE, broken(1e-2), broken(0.0), broken(1e-4)))
+    axis = strength_axis(labelled(FREE, broken(1e-2), broken(0.0), broken(1e-4)))
     assert axis.labels == ("0", "10⁻⁴", "0.01")
     assert axis.place(0.0) < axis.place(1e-4) < axis.place(1e-2)
     assert axis.place(1e-2) - axis.place(1e-4) == pytest.approx(2)
 
 
 def test_lambda_axis_without_zero_and_without_anything_else():
-    assert penalty_axis(labelled(broken(1e-3))).zero is None
-    assert penalty_axis(labelled(broken(0.0))).labels == ("0",)
-    assert penalty_axis(labelled(FREE)).ticks == ()
+    assert strength_axis(labelled(broken(1e-3))).zero is None
+    assert strength_axis(labelled(broken(0.0))).labels == ("0",)
+    assert strength_axis(labelled(FREE)).ticks == ()
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1e-5, "10⁻⁵"), (5e-4, "5·10⁻⁴"), (0.1, "0.1"), (1.0, "1")])

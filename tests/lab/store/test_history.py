@@ -14,9 +14,9 @@ from lab.tiny import tiny_config
 
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
 from hopmix.lab.store import history
+from hopmix.lab.study.arms import make_arms
 
 SIZES = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
 ALL = DIMENSIONS | DEEP
@@ -36,7 +36,7 @@ def test_metrics_are_labelled_and_round_trip(tmp_path):
     store.write_metrics(tmp_path, history)
     dataset = store.read_metrics(tmp_path)
     assert list(dataset.arm.values) == ["free", "broken λ=0.01"]
-    assert list(dataset.paper_name.values) == ["ParaMixer", "AsymMixer λ=0.01"]
+    assert list(dataset.title.values) == ["ParaMixer", "AsymMixer λ=0.01"]
     assert list(dataset.step.values) == [0, 10, 20]
     cosine = dataset.cosine.sel(arm="free", seed=1, step=10, block=1, branch="channel")
     np.testing.assert_array_equal(cosine, history.rows[1]["cosine"][0, 1, 1, 1])
@@ -103,7 +103,7 @@ def test_every_file_damaged_or_lost_is_true_or_told(tmp_path, record):
     """What is read is what was written, or it is told."""
     write(tmp_path, record, 3)
     whole = store.read_metrics(tmp_path, record)
-    some = {"metrics.zarr", "arm", "step", "penalty", "cosine", "eigenvalue_real", "diverged_step"}
+    some = {"metrics.zarr", "arm", "step", "strength", "cosine", "eigenvalue_real", "diverged_step"}
     files = [path for path in files_of(tmp_path) if path.parent.name in some or path.parent.suffix == ".zarr"]
     assert len(files) >= 20
     told = []
@@ -128,7 +128,7 @@ def test_every_file_damaged_or_lost_is_true_or_told(tmp_path, record):
 def test_edited_measurements_are_told(tmp_path, record):
     write(tmp_path, record, 2)
     place = (tmp_path / "metrics.zarr").resolve()
-    xr.open_zarr(place, consolidated=False).load().assign(penalty=("arm", [9.0, 9.0])).to_zarr(
+    xr.open_zarr(place, consolidated=False).load().assign(strength=("arm", [9.0, 9.0])).to_zarr(
         place, mode="w", consolidated=False, zarr_format=2
     )
     with pytest.raises(UsageError, match=r"metrics\.zarr: edited or damaged \(its digest does not match\)"):

@@ -10,8 +10,8 @@ from lab.tiny import tiny_config
 
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab.study.arms import make_arms
 
 SIZES = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
 RESULTS = {"arms": [{"name": "free", "test_accuracy": {"mean": 0.5}}]}

@@ -9,9 +9,9 @@ from lab.tiny import tiny_config, tiny_data, tiny_study, train_study
 
 from hopmix import Mixer, MixerConfig, couplings
 from hopmix.lab.config import ARMS
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.probes.metrics import BRANCHES, DIMENSIONS, branch_coupling
 from hopmix.lab.runtime.interrupts import Interrupted
+from hopmix.lab.study.arms import make_arms
 from hopmix.lab.train import program as training
 from hopmix.lab.train.program import Program, Schedule, draw_rows, make_dataset
 

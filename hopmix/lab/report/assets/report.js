@@ -108,16 +108,17 @@ const deepValues = (nested) => (Array.isArray(nested) ? nested.flatMap(deepValue
 
 const byId = (id) => document.getElementById(id);
 
-function drawPenalty(div) {
-  const { label, ticks, labels, zero, span, points } = numbers.penalty;
+function drawStrength(div) {
+  const { label, ticks, labels, zero, span, points } = numbers.strength;
   const traces = [];
-  for (const kind of ["broken", "broken-xavier"]) {
-    const row = points.filter((point) => point.kind === kind).sort((a, b) => a.place - b.place);
+  const placed = points.filter((point) => point.place !== null);
+  for (const kind of new Set(placed.map((point) => point.kind))) {
+    const row = placed.filter((point) => point.kind === kind).sort((a, b) => a.place - b.place);
     traces.push({ x: row.map((p) => p.place), y: row.map((p) => p.mean), mode: "lines", line: { color: "#b1bac4", width: 1.5 }, hoverinfo: "skip" });
   }
-  for (const arm of shownArms()) traces.push(...penaltyTraces(arm, points[arm.index], span));
+  for (const arm of shownArms()) traces.push(...strengthTraces(arm, points[arm.index], span));
   const layout = axes({ percent: true }, false, {
-    title: { text: "penalty λ on the breaking", standoff: 6 }, tickvals: ticks, ticktext: labels, range: span,
+    title: { text: "strength λ of the penalty", standoff: 6 }, tickvals: ticks, ticktext: labels, range: span,
   });
   if (zero !== null && ticks.length > 1) {
     const middle = (ticks[0] + ticks[1]) / 2;
@@ -127,7 +128,7 @@ function drawPenalty(div) {
   show(div, traces, layout);
 }
 
-function penaltyTraces(arm, point, [left, right]) {
+function strengthTraces(arm, point, [left, right]) {
   if (!finite(point.mean)) return [];
   const spread = finite(point.stderr) ? ` ± ${(100 * point.stderr).toFixed(2)}` : "";
   const words = `<b>${literal(arm.name)}</b><br>${(100 * point.mean).toFixed(2)}${spread} %<extra></extra>`;
@@ -238,7 +239,7 @@ function perBlock(quantity) {
 
 // --- page ---------------------------------------------------------------------------------------------------------
 
-const DRAW = { penalty: drawPenalty, curve: drawCurve, asymmetry: drawAsymmetry, map: drawMap, energy: drawEnergy };
+const DRAW = { strength: drawStrength, curve: drawCurve, asymmetry: drawAsymmetry, map: drawMap, energy: drawEnergy };
 
 function draw(kinds) {
   for (const kind of kinds) for (const div of document.querySelectorAll(`[data-chart="${kind}"]`)) DRAW[kind](div);
@@ -265,7 +266,7 @@ function chip(arm, index) {
 function toggle(index) {
   if (!hidden.delete(index)) hidden.add(index);
   for (const button of document.querySelectorAll(`.legend [data-arm="${index}"]`)) button.setAttribute("aria-pressed", String(!hidden.has(index)));
-  draw(["penalty", "curve", "asymmetry", "energy"]);
+  draw(["strength", "curve", "asymmetry", "energy"]);
 }
 
 function selectStill() {

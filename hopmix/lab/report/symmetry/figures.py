@@ -20,7 +20,7 @@ from matplotlib.typing import LineStyleType
 
 from hopmix._coupling import Coupling
 from hopmix._symmetry import unit_cosines
-from hopmix.lab.report.figures import PENALTY_KINDS, accuracy_label, measured_steps, point, spread_blocks
+from hopmix.lab.report.figures import accuracy_label, measured_steps, penalised_by_kind, point, spread_blocks
 from hopmix.lab.report.panels import (
     INK,
     PAGE,
@@ -229,8 +229,8 @@ def accuracy_against_symmetry(
 def _scatter(axes: Axes, index: xr.DataArray, accuracy: xr.DataArray, styles: Mapping[str, ArmStyle]) -> None:
     both = xr.Dataset({"x": index.astype(float), "y": accuracy.astype(float)})
     both = both.where(both.x.notnull() & both.y.notnull())
-    for kind in PENALTY_KINDS if "kind" in both.coords else ():
-        path = both.isel(arm=np.flatnonzero(both.kind.values == kind)).sortby("penalty").mean("seed")
+    for arms in penalised_by_kind(both):
+        path = arms.mean("seed")
         axes.plot(path.x, path.y, color="#999999", linewidth=1)
     for name, style in styles.items():
         one = both.sel(arm=name)

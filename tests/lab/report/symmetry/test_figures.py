@@ -26,12 +26,12 @@ def labelled(values: np.ndarray, *dims: str, name: str | None = None, **coords) 
     known = {
         "arm": list(ARMS),
         "kind": ("arm", ["free", "broken"]),
-        "penalty": ("arm", [0.0, 0.1]),
+        "strength": ("arm", [np.nan, 0.1]),
         "branch": ["token", "channel"],
     }
     used = {key: value for key, value in (known | coords).items() if key in dims}
     if "arm" in dims:
-        used |= {key: known[key] for key in ("kind", "penalty")}
+        used |= {key: known[key] for key in ("kind", "strength")}
     return xr.DataArray(values, dims=dims, coords=used, name=name)
 
 
@@ -139,8 +139,8 @@ def test_the_scatter_has_the_points_of_seeds_and_the_means_of_arms():
 
 
 def test_broken_arms_are_joined_in_the_order_of_lambda():
-    arms = [broken(penalty).name for penalty in (1.0, 0.0, 0.1)]
-    coords = {"arm": arms, "kind": ("arm", ["broken"] * 3), "penalty": ("arm", [1.0, 0.0, 0.1])}
+    arms = [broken(strength).name for strength in (1.0, 0.0, 0.1)]
+    coords = {"arm": arms, "kind": ("arm", ["broken"] * 3), "strength": ("arm", [1.0, 0.0, 0.1])}
     of = lambda values: xr.DataArray(np.array(values)[:, None], dims=("arm", "seed"), coords=coords)
     figure = symmetry_figures.accuracy_against_symmetry(of([0.9, 0.2, 0.5]), of([0.1, 0.3, 0.2]))
     path = next(line for line in lines(figure.axes[0]) if len(line) == 3)

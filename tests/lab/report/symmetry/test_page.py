@@ -12,7 +12,6 @@ from lab.synthetic import DEFAULT, FREE, SERIAL, SYMMETRIC, WIDE, Arm, broken, s
 from lab.tiny import tiny_config
 
 from hopmix import Coupling, Mixer, measure_asymmetry, measure_spectrum
-from hopmix.lab.families.arms import make_arms
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
 from hopmix.lab.probes.quantities import COUPLINGS, FIELDS
 from hopmix.lab.report import page
@@ -21,6 +20,7 @@ from hopmix.lab.report.null import null
 from hopmix.lab.report.page import write_report
 from hopmix.lab.report.payload import thin_steps
 from hopmix.lab.report.symmetry import page as symmetry_page
+from hopmix.lab.study.arms import make_arms
 
 
 @pytest.fixture

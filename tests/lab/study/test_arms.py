@@ -5,14 +5,14 @@ import pytest
 
 from hopmix.lab.config import ARMS, StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arms import default_patch, few_tokens, make_arms
+from hopmix.lab.study.arms import default_patch, few_tokens, make_arms
 
 
 def test_broken_stands_for_one_arm_per_lambda():
     arms = make_arms(StudyConfig(arms=("free", "broken"), lambdas=(0.0, 0.5)), (8, 8, 1), 10)
     assert [arm.name for arm in arms] == ["free", "broken λ=0", "broken λ=0.5"]
-    assert [arm.paper_name for arm in arms] == ["ParaMixer", "AsymMixer λ=0", "AsymMixer λ=0.5"]
-    assert [arm.penalty for arm in arms] == [0.0, 0.0, 0.5]
+    assert [arm.title for arm in arms] == ["ParaMixer", "AsymMixer λ=0", "AsymMixer λ=0.5"]
+    assert [arm.strength for arm in arms] == [None, 0.0, 0.5]
 
 
 def test_names_tell_close_strengths_apart():

@@ -1,47 +1,14 @@
-"""Arms: the mixers that a symmetry ablation compares."""
+"""The arms of a study: the family that it names, on its images, at its strengths."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.models.mixer import VANILLA, MixerConfig
-
-PAPER_NAMES = {
-    "serial": "vanilla MLP-Mixer",
-    "free": "ParaMixer",
-    "broken": "AsymMixer",
-    "broken-xavier": "AsymMixer, reference initialisation",
-    "symmetric": "SymMixer",
-    "symmetric-wide": "SymMixer, hidden width x 2",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """One arm: a model and the strength of its penalty.
-
-    - `name`, `paper_name`: what reports call it, in our words and in those of arXiv 2406.12220.
-    - `kind`: the name without the strength.
-    - `penalty`: lambda.
-    - `model`: the configuration of its members.
-    """
-
-    name: str
-    paper_name: str
-    kind: str
-    penalty: float
-    model: MixerConfig
-
-    @property
-    def structure(self) -> MixerConfig:
-        """The configuration of the program that trains this arm; arms with equal ones differ only in numbers."""
-        if self.model.coupling == "symmetric":
-            return self.model
-        return dataclasses.replace(self.model, coupling="free", breaking="zeros")
-
+from hopmix.lab.families.arm import Arm
+from hopmix.lab.families.mixers import BY_NAME, Kind
+from hopmix.models.mixer import MixerConfig
 
 MOST_TOKENS = 64
 """What the default patch leaves."""
@@ -80,7 +47,7 @@ def _divisors(length: int) -> list[int]:
     return [divisor for divisor in range(1, length + 1) if length % divisor == 0]
 
 
-def few_tokens(arms: Sequence["Arm"]) -> list[str]:
+def few_tokens(arms: Sequence[Arm]) -> list[str]:
     """What the user should know where the images are cut into few tokens."""
     model = arms[0].model
     if model.tokens >= FEW_TOKENS:
@@ -99,15 +66,11 @@ def few_tokens(arms: Sequence["Arm"]) -> list[str]:
 
 
 def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
-    """The arms of a study on images of a shape, in the order asked for; "broken" kinds once per lambda.
+    """The arms of a study on images of a shape, in the order asked for; penalised kinds once per strength.
 
     Raises `UsageError` where the patch does not divide the image, and where it is all of it unless it was asked for.
     """
-    arms = [
-        Arm(_name(kind, strength), _name(PAPER_NAMES[kind], strength), kind, strength or 0.0, model)
-        for kind, model in ((kind, _model(config, kind, image, classes)) for kind in config.arms)
-        for strength in (config.grid if kind.startswith("broken") else (None,))
-    ]
+    arms = [arm for name in config.arms for arm in _of_kind(BY_NAME[name], config, image, classes)]
     if arms[0].model.tokens == 1 and config.patch is None:
         raise UsageError(
             f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give another "
@@ -116,14 +79,31 @@ def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) ->
     return arms
 
 
-def _name(kind: str, penalty: float | None) -> str:
-    if penalty is None:
-        return kind
+def _of_kind(kind: Kind, config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
+    model = _model(config, kind, image, classes)
+    strengths = config.grid if kind.penalised else (None,)
+    return [
+        Arm(
+            name=_name(kind.name, strength),
+            kind=kind.name,
+            title=_name(kind.title, strength),
+            about=kind.about,
+            strength=strength,
+            look=kind.look,
+            model=model,
+        )
+        for strength in strengths
+    ]
+
+
+def _name(name: str, strength: float | None) -> str:
+    if strength is None:
+        return name
     # Never fewer digits than tell two strengths apart.
-    return f"{kind} λ={penalty:g}" if float(f"{penalty:g}") == penalty else f"{kind} λ={penalty!r}"
+    return f"{name} λ={strength:g}" if float(f"{strength:g}") == strength else f"{name} λ={strength!r}"
 
 
-def _model(config: StudyConfig, kind: str, image: tuple[int, int, int], classes: int) -> MixerConfig:
+def _model(config: StudyConfig, kind: Kind, image: tuple[int, int, int], classes: int) -> MixerConfig:
     options: dict[str, Any] = {
         "image": image,
         "classes": classes,
@@ -136,15 +116,7 @@ def _model(config: StudyConfig, kind: str, image: tuple[int, int, int], classes:
     if config.size is None:
         options = {"dim": 32, "depth": 3} | options
         options.setdefault("patch", config.patch or default_patch(*image[:2]))
-    own = {
-        "serial": VANILLA,
-        "free": {"coupling": "free"},
-        "broken": {"coupling": "broken"},
-        "broken-xavier": {"coupling": "broken", "breaking": "xavier"},
-        "symmetric": {"coupling": "symmetric"},
-        "symmetric-wide": {"coupling": "symmetric", "hidden_ratio": 2},
-    }
-    options |= own[kind]
+    options |= kind.options
     try:
         return MixerConfig(**options) if config.size is None else MixerConfig.named(config.size, **options)
     except ValueError as error:
