@@ -142,8 +142,8 @@ def _execute(command: Command, line: str) -> int:
     _need_targets(command)
     use_compilation_cache()
     keep_memory()
-    # Libraries that log every file they write drown what matters here.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs every file that it writes, and complains of each that is damaged, which is told here in words of ours.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     console = terminal()
     match command:
         case Ablate():

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -458,6 +459,16 @@ def test_a_checkpoint_before_training_is_tied(a_run):
     scores = {m.layer.arm: m.indices["cosine"].value for m in report.measured}
     assert scores["broken λ=0.01"] == pytest.approx(1, abs=1e-6)
     assert scores["free"] < 0.9
+
+
+def test_a_damaged_checkpoint_beside_the_one_that_is_read_makes_no_noise(capsys, caplog, a_run, tmp_path):
+    copy = shutil.copytree(a_run, tmp_path / "run", symlinks=True)
+    metadata = copy / "checkpoints" / "6" / "_CHECKPOINT_METADATA"
+    metadata.write_text(metadata.read_text()[:100])
+    code, out, err = hopmix(capsys, "measure", copy / "checkpoints" / "0", "--pairings", 0)
+    assert (code, err) == (0, "")
+    assert "after 0 steps" in out
+    assert caplog.records == []
 
 
 def test_what_does_not_go_with_a_run(a_run, tmp_path):
