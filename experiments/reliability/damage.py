@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from experiments.reliability.commands import Answer, ask
 from experiments.reliability.small_study import PAGES, STEPS, Runs, contents, copy_run, differences, digest
 from experiments.reliability.workers import Outcome
+from hopmix.lab.report.seal import NAME as SEAL
 
 WAYS = ("flip", "cut", "lose", "swap", "foreign")
 """One bit turned, the end missing, the file missing, another file of its kind in its place, that of another study."""
@@ -236,7 +237,8 @@ def _is_drawn(name: str) -> bool:
 
 
 def _drawn(run: Path) -> dict[str, str]:
-    """A digest of each page and figure of a run."""
-    paths = (path for path in run.rglob("*") if path.is_file())
+    """A digest of each page and figure of a run; their seal also holds the bytes of what they were drawn from, which
+    damage may change without changing a number."""
+    paths = (path for path in run.rglob("*") if path.is_file() and path.name != SEAL)
     names = ((str(path.relative_to(run)), path) for path in paths)
     return {name: digest(path.read_bytes()) for name, path in names if _is_drawn(name)}
