@@ -41,8 +41,8 @@ class Answer(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it did what it was asked for, and complained of nothing."""
-        return self.code == DONE and not self.err.strip()
+        """Whether it did what it was asked for, complained of nothing, and was plain: this is no terminal."""
+        return self.code == DONE and not self.err.strip() and "\x1b" not in self.out
 
     def __str__(self) -> str:
         lines = self.err.strip().splitlines() or [""]

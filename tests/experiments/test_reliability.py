@@ -79,6 +79,7 @@ def test_every_number_that_differs_is_found(fake, tmp_path):
         (Answer(1, "", "hopmix: stopped.\n"), True, False),
         (Answer(0, "Report: x\n", ""), False, True),
         (Answer(0, "Report: x\n", "a warning\n"), False, False),
+        (Answer(0, "\x1b[32mReport: x\n", ""), False, False),
         (Answer(2, "", "a warning\nhopmix: out: no.\n"), False, False),
         (Answer(2, "", ""), False, False),
         (Answer(None, "", "ValueError: x\n"), False, False),

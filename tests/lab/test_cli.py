@@ -1,7 +1,4 @@
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -206,28 +203,3 @@ def test_unexpected_errors_are_not_hidden(monkeypatch, tmp_path):
     monkeypatch.setattr(study_data, "load", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["ablate", "--out", str(tmp_path / "run")])
-
-
-def hopmix(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "hopmix.lab.cli", *arguments]
-
-
-def test_killed_at_any_moment_it_resumes_to_the_same_end(tmp_path):
-    """Kill the process without warning in mid-training; what is on disk is whole, and the end is the same."""
-    out, whole = tmp_path / "killed", tmp_path / "whole"
-    options = [*TINY, "--measurements", "30", "--epochs", "30", "--deep", "0"]
-    process = subprocess.Popen(hopmix("ablate", "--out", str(out), *options), stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/[1-9]*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    assert store.read_metrics(out).sizes["step"] >= 1
-    assert not (out / "results.json").exists(), "it was killed too late to test anything"
-    resumed = subprocess.run(hopmix("resume", str(out)), capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Report:" in resumed.stdout
-    assert "\x1b" not in resumed.stdout  # quiet and plain when not on a terminal
-    subprocess.run(hopmix("ablate", "--out", str(whole), *options), capture_output=True, check=True)
-    assert store.read_metrics(out).identical(store.read_metrics(whole))
-    assert store.read_json(out / "results.json")["arms"] == store.read_json(whole / "results.json")["arms"]
