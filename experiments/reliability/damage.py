@@ -189,7 +189,7 @@ def _verify(path: Path, place: Path) -> tuple[object, ...]:
 
 def _measured(place: Path, answer: Answer) -> tuple[int, Any]:
     record = json.loads((place / "measured.json").read_text("utf-8"))
-    found = re.search(r"after ([\d,]+) steps", record["source"])
+    found = re.search(r"after ([\d,]+)(?: of [\d,]+)? steps", record["source"])
     step = int(found[1].replace(",", "")) if found else -1
     return step, {name: value for name, value in record.items() if name not in ("path", "source")}
 

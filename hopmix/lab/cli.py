@@ -1,7 +1,9 @@
 """The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
 
+import collections
 import contextlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -10,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -22,7 +24,7 @@ from rich.text import Text
 from hopmix.lab import store
 from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, Verify
 from hopmix.lab.errors import UsageError
-from hopmix.lab.runtime.interrupts import termination_as_interrupt
+from hopmix.lab.runtime.interrupts import heard
 from hopmix.lab.runtime.terminal import TrainingBar, printable, terminal
 from hopmix.lab.store.files import reason
 
@@ -45,6 +47,9 @@ the next call; HOPMIX_COMPILER_OPTIONS=off leaves the options out, MALLOC_MMAP_M
 
 def main(arguments: Sequence[str] | None = None):
     """Run the command line and exit: 0 done, 2 bad input, 1 anything else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no ± and no λ
+            stream.reconfigure(errors="replace")
     sys.exit(run(arguments))
 
 
@@ -55,7 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = None
     try:
         command = _parse(arguments)
-        with termination_as_interrupt():
+        with heard(lambda: _leave(command)):
             return _execute(command, shlex.join(["hopmix", *arguments]))
     except UsageError as error:
         told = str(error)
@@ -69,6 +74,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
     errors.print(Text(f"hopmix: {printable(told)}"))
     return code
+
+
+def _leave(command: Any):
+    """End the process, as a study is ended by a kill: what is on the disk is whole."""
+    print(f"hopmix: stopped at once{_saved(command)}.", file=sys.stderr, flush=True)
+    os._exit(FAILED)
 
 
 def _told(error: Exception, command: Any) -> tuple[str | None, int]:
@@ -95,6 +106,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     for before, word in zip(["argument", *arguments], arguments):
         if not word:  # as a path it would be the folder that one is in
             raise UsageError(f"{before.lstrip('-')}: got '', which is nothing; give it a value, or leave it out.")
+    _need_once(arguments)
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
@@ -109,6 +121,22 @@ def _parse(arguments: Sequence[str]) -> Any:
         if stop.code != BAD_INPUT:
             raise
         raise _cause(stop) or UsageError(_one_line(told.getvalue(), arguments)) from None
+
+
+def _need_once(arguments: Sequence[str]):
+    """Raise `UsageError` for an option that is given twice, of which the last one would count in silence."""
+    options = itertools.takewhile(lambda word: word != "--", arguments)
+    names = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
+    for name, times in collections.Counter(names).items():
+        if times > 1 and name not in _repeatable():
+            raise UsageError(f"{name.lstrip('-')}: given {times} times; give it once, with all its values.")
+
+
+def _repeatable() -> set[str]:
+    """The options that may be given several times."""
+    (mark,) = get_args(tyro.conf.UseAppendAction[int])[1:]
+    fields = itertools.chain(*(get_type_hints(kind, include_extras=True).items() for kind in get_args(Command)))
+    return {f"--{name.replace('_', '-')}" for name, hint in fields if mark in get_args(hint)[1:]}
 
 
 def _cause(error: BaseException | None) -> UsageError | None:
@@ -144,6 +172,8 @@ def _execute(command: Command, line: str) -> int:
     keep_memory()
     # Orbax logs every file that it writes, and complains of each that is damaged, which is told here in words of ours.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Without a home it takes a temporary folder, and says so in three lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     console = terminal()
     match command:
         case Ablate():
@@ -170,6 +200,8 @@ def _need_targets(command: Any):
         file = getattr(command, name, None)
         if file is not None:
             store.require_target(name, file)
+    if getattr(command, "json", None) is not None:
+        store.require_json_target("json", command.json)
 
 
 def _tell_overview(study: Any, console: Console):
@@ -319,10 +351,14 @@ def _verify_claims(options: Verify, console: Console) -> int:
 
 
 def _verify_run(path: Path, options: Verify, console: Console) -> int:
+    from hopmix.lab.study.trained import progress
     from hopmix.lab.verify import checks, tables
 
     trained = checks.load_run(path, options.data)
-    for sentence in (*trained.passed, f"Read: the checkpoint of step {trained.step}."):
+    for sentence in (
+        *trained.passed,
+        f"Read: the checkpoint of step {progress(trained.step, trained.study.schedule.total)}.",
+    ):
         console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))

@@ -21,7 +21,8 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def need_fields(command: Any):
-    """Hold each field of a dataclass against its annotation, and its numbers against 32 bits.
+    """Hold each field of a dataclass against its annotation, and its numbers against 32 bits; a path that begins with
+    `~` becomes that of the home.
 
     **Raises:** `UsageError` for a value of another type, a whole number beyond 32 bits, and a real number that is not
     finite in float32, or zero there and not here; and for a path that no file can have.
@@ -35,6 +36,8 @@ def need_fields(command: Any):
             _need_32_bits(field.name, number)
         if isinstance(value, Path):
             need_path(field.name, value)
+            # What is written later must be what was looked at here; shells leave the `~` of `--out=~/x` as it is.
+            object.__setattr__(command, field.name, value.expanduser())
 
 
 def need_path(name: str, path: Path):

@@ -126,3 +126,29 @@ def test_members_beyond_the_memory_are_refused_before_they_are_made():
 def test_more_steps_than_are_counted_are_refused(capsys):
     assert cli.run(["ablate", "--dry-run", "--epochs", str(LARGEST)]) == 2
     assert "epochs: got 2147483647" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, field",
+    [
+        (["ablate", "--seeds", "1", "--seeds", "2"], "seeds"),
+        (["ablate", "--arms", "free", "--arms=symmetric"], "arms"),
+        (["ablate", "--dry-run", "--out", "a", "--out", "b"], "out"),
+        (["ablate", "--paper-lambdas", "--paper_lambdas"], "paper-lambdas"),
+    ],
+)
+def test_an_option_given_twice_is_told(capsys, arguments, field):
+    assert cli.run(arguments) == 2
+    assert capsys.readouterr().err == f"hopmix: {field}: given 2 times; give it once, with all its values.\n"
+
+
+def test_some_options_add_up():
+    command = cli._parse(["verify", "--claim", "C01", "--claim", "C02"])
+    assert command.claim == ("C01", "C02")
+
+
+def test_a_home_that_the_shell_leaves_alone_is_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = cli._parse(["ablate", "--out=~/run"])
+    assert command.out == tmp_path / "run"
+    assert Verify(json=Path("~/a.json")).json == tmp_path / "a.json"

@@ -15,7 +15,7 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
 from hopmix.lab.study.arms import make_arms
-from hopmix.lab.study.trained import locate, members_of, read_checkpoint, require_checkpoint
+from hopmix.lab.study.trained import locate, members_of, progress, read_checkpoint, require_checkpoint
 from hopmix.lab.train.program import Dataset, Images, Program
 from hopmix.models.mixer import Mixer
 
@@ -49,7 +49,7 @@ def run_layers(path: Path) -> Found:
             diverged.append(LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}"))
     if not layers:
         raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
-    source = "; ".join([f"the run {out.name} after {step:,} steps", *passed])
+    source = "; ".join([f"the run {out.name} after {progress(step, record.steps_total)} steps", *passed])
     return Found(source, layers, diverged)
 
 

@@ -1,6 +1,7 @@
 """Compiled programs kept on disk, so that the same study starts at once the next time."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -25,6 +26,18 @@ def use_compilation_cache():
     if not os.path.isabs(caches):  # a user without a name or a home
         return
     folder = Path(caches) / "hopmix" / "compiled"
+    if not _is_writable(folder):
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", LARGEST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder; JAX would warn of each program that it can't keep."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True

@@ -10,17 +10,41 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+PATIENCE = 1.5
+"""Seconds in which a `KeyboardInterrupt` must have ended what runs."""
+
+
 @contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise `KeyboardInterrupt`, as Ctrl-C does."""
+def heard(leave: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise `KeyboardInterrupt`, or else end the process.
+
+    Python forgets what is raised in a callback of a library, such as JAX's of the garbage collector: what runs would go
+    on as if nothing had been said.
+
+    **Arguments:**
+
+    - `leave`: called, from another thread, where what was raised has not ended this context in time; it is to end the
+      process.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    waiting: list[threading.Timer] = []
+
+    def stop(number: int, frame: FrameType | None):
+        waiting.append(threading.Timer(PATIENCE, leave))
+        waiting[-1].daemon = True
+        waiting[-1].start()
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+        for timer in waiting:
+            timer.cancel()
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 class Interrupted(Exception):

@@ -7,6 +7,7 @@ from hopmix.lab.store.files import is_out_of_memory as is_out_of_memory
 from hopmix.lab.store.files import read_json as read_json
 from hopmix.lab.store.files import replacing as replacing
 from hopmix.lab.store.files import require_folder as require_folder
+from hopmix.lab.store.files import require_json_target as require_json_target
 from hopmix.lab.store.files import require_space as require_space
 from hopmix.lab.store.files import require_target as require_target
 from hopmix.lab.store.files import write_json as write_json

@@ -145,6 +145,24 @@ def require_target(field: str, path: Path):
         raise UsageError(f"{field}: {path} can't be written ({reason(error)}); name another file.") from None
 
 
+OWN = {"study.json", "results.json", ".report.json", "checkpoints", "metrics.zarr", ".metrics", "damaged"}
+"""What a study's folder holds of JSON files that are not the user's."""
+
+
+def require_json_target(field: str, path: Path):
+    """Raise `UsageError` for a file that numbers must not be written over: of a study, or one that holds no JSON."""
+    place = path.resolve()
+    for folder in place.parents:
+        if (folder / "study.json").is_file() and place.relative_to(folder).parts[0] in OWN:
+            raise UsageError(f"{field}: {path} belongs to the study in {folder}; name another file.")
+    if not place.is_file() or _stream(path) is not None:
+        return
+    try:
+        json.loads(place.read_text(encoding="utf-8") or "{}")
+    except (ValueError, RecursionError):
+        raise UsageError(f"{field}: {path} is there and holds something else than JSON; name another file.") from None
+
+
 def require_folder(field: str, folder: Path):
     """Raise `UsageError` unless files can be made in this folder, or in what it would be made in; nothing is left."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -33,6 +33,8 @@ def finished_results(out: Path, record: Record, say: Callable[[str], None]) -> d
         results = None
     last = int(dataset.step.values[-1])
     if results is not None and last == record.steps_total:
+        if last not in steps_in(out):
+            say(f"the checkpoint of step {last:,}, the last, is missing: `hopmix measure` reads an earlier one.")
         return results
     if last > 0 and not steps_in(out):
         raise UsageError(

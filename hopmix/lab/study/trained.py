@@ -29,6 +29,11 @@ def require_checkpoint(out: Path, step: int | None):
         raise UsageError(f"{out}: no checkpoint of step {step}; there are {', '.join(map(str, found))}.")
 
 
+def progress(step: int, total: int) -> str:
+    """A step in words, which say where it is not the last one of the study."""
+    return f"{step:,}" if step == total else f"{step:,} of {total:,}"
+
+
 class Read(NamedTuple):
     """What was read from a run: the step, the members, one population per program, and what was passed over."""
 

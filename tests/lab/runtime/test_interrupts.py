@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM are heard while a compiled program runs, and the second one ends the process."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,8 @@ import time
 
 import pytest
 
-from hopmix.lab.runtime.interrupts import Interrupted, Interrupts, termination_as_interrupt
+from hopmix.lab.runtime import interrupts
+from hopmix.lab.runtime.interrupts import Interrupted, Interrupts, heard
 
 BUSY = """
 import os, sys, time
@@ -53,11 +55,11 @@ def test_it_is_a_question_inside_and_as_it_was_outside(number):
     before = signal.getsignal(number)
     wakeup = signal.set_wakeup_fd(-1)
     said = []
-    with Interrupts(lambda: said.append("heard"), lambda: said.append("left")) as interrupts:
-        interrupts.check()
+    with Interrupts(lambda: said.append("heard"), lambda: said.append("left")) as asked:
+        asked.check()
         signal.raise_signal(number)
         with pytest.raises(Interrupted):
-            interrupts.check()
+            asked.check()
         assert wait_for(said) == ["heard"]
         signal.raise_signal(number)
     assert said == ["heard", "left"]
@@ -70,8 +72,8 @@ def test_in_another_thread_it_leaves_signals_alone():
     found = []
 
     def work():
-        with Interrupts(lambda: None, lambda: None) as interrupts:
-            interrupts.check()
+        with Interrupts(lambda: None, lambda: None) as asked:
+            asked.check()
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -80,13 +82,34 @@ def test_in_another_thread_it_leaves_signals_alone():
     assert found == [before]
 
 
-def test_termination_is_like_ctrl_c():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_a_study_trains_a_signal_is_raised(number):
+    before = signal.getsignal(number)
+    left = []
 
     def work():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(5)
 
-    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+    with pytest.raises(KeyboardInterrupt), heard(lambda: left.append(1)):
         work()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    time.sleep(2 * interrupts.PATIENCE)
+    assert left == []
+
+
+def test_what_a_library_swallows_ends_the_process_all_the_same(monkeypatch):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.05)
+    left = []
+    with heard(lambda: left.append(1)):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert wait_for(left) == [1]
+
+
+def test_the_command_stops_before_its_imports_are_done():
+    script = "import signal; from hopmix import __main__; __main__.needs_extra = lambda *_: signal.raise_signal(2)"
+    run = [sys.executable, "-c", f"{script}; __main__.main()"]
+    stopped = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 1
+    assert stopped.stderr == "hopmix: stopped before anything was begun.\n"

@@ -193,3 +193,21 @@ def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path, number):
     files.raise_if_unreadable(tmp_path, ValueError("no such codec"))
     with pytest.raises(MemoryError):
         files.raise_if_unreadable(tmp_path, MemoryError())
+
+
+def test_numbers_are_written_over_json_alone_and_never_over_a_study(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "3").mkdir(parents=True)
+    (run / "study.json").write_text("{}")
+    for name in ("study.json", "results.json", ".report.json", "checkpoints/3/files.json", "metrics.zarr/.zattrs"):
+        with pytest.raises(UsageError, match=r"json: .* belongs to the study in .*run; name another file"):
+            store.require_json_target("json", run / name)
+    store.require_json_target("json", run / "mine.json")
+    (tmp_path / "model.safetensors").write_bytes(b"\x93weights")
+    with pytest.raises(UsageError, match=r"json: .* holds something else than JSON; name another file"):
+        store.require_json_target("json", tmp_path / "model.safetensors")
+    (tmp_path / "before.json").write_text('{"a": 1}')
+    (tmp_path / "empty.json").touch()
+    for name in ("before.json", "empty.json", "new.json"):
+        store.require_json_target("json", tmp_path / name)
+    store.require_json_target("json", Path("/dev/null"))
