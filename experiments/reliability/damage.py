@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.reliability.commands import Answer, ask
-from experiments.reliability.small_study import PAGES, STEPS, Runs, contents, copy_run, differences, digest
+from experiments.reliability.small_study import PAGES, Runs, contents, copy_run, differences, digest
 from experiments.reliability.workers import Outcome
+from hopmix.lab import store
 from hopmix.lab.report.seal import NAME as SEAL
 
 WAYS = ("flip", "cut", "lose", "swap", "foreign")
@@ -124,8 +125,8 @@ def truth(runs: Runs, place: Path) -> Truth:
     """What the commands give of the two runs before anything is damaged."""
     measured = {}
     verified = {}
-    for step in STEPS:
-        path = runs.ended / "checkpoints" / str(step)
+    for path in (*_checkpoints(runs.stopped), *_checkpoints(runs.ended)):
+        step = int(path.name)
         measured[step] = _measured(place, _need(ask(*_measure(path, place))))[1]
         verified[step] = _verified(place, _need(ask(*_verify(path, place))))[1]
     drawn = {}
@@ -134,6 +135,11 @@ def truth(runs: Runs, place: Path) -> Truth:
         _need(ask("report", copy))
         drawn[stopped] = _drawn(copy)
     return Truth(runs, measured, verified, drawn)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Also those that only one of two runs keeps: where the newer ones are damaged, an older one is read."""
+    return [run / "checkpoints" / str(step) for step in store.steps_in(run)]
 
 
 def _need(answer: Answer) -> Answer:

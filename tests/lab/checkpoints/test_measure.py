@@ -409,7 +409,7 @@ def of_the_run(a_run) -> measure.Report:
 
 
 def test_every_member_of_a_run_is_measured_without_its_images(of_the_run):
-    assert of_the_run.source == "the run run after 6 steps"
+    assert of_the_run.source == "the run run after 6 of 24 steps"
     members = [(m.layer.arm, m.layer.seed, m.layer.place, m.layer.part) for m in of_the_run.measured]
     assert members == [
         (arm, seed, "block 0", branch)
@@ -467,7 +467,7 @@ def test_a_damaged_checkpoint_beside_the_one_that_is_read_makes_no_noise(capsys,
     metadata.write_text(metadata.read_text()[:100])
     code, out, err = hopmix(capsys, "measure", copy / "checkpoints" / "0", "--pairings", 0)
     assert (code, err) == (0, "")
-    assert "after 0 steps" in out
+    assert re.search(r"after\s+0\s+of\s+24\s+steps", out)
     assert caplog.records == []
 
 
