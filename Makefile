@@ -10,7 +10,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help ablation test test-seeds drills lint clean
+.PHONY: help ablation test test-seeds drills docs format lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo 'make test       run the test suite on two cores, with the same numbers every time'
 	@echo 'make test-seeds run it with numbers drawn anew; SEEDS=100 TESTS=tests/theory for more of a part'
 	@echo 'make drills     kill, damage, copy and deceive studies for an hour or so; ONLY="kills copies" for some of it'
+	@echo 'make docs       run what the README and the notebooks say, and follow the links of every page'
+	@echo 'make format     put format, imports and whatever else Ruff can mend right'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make clean      remove caches and build products (never results, never $(VENV))'
 
@@ -52,6 +54,13 @@ test-seeds: $(STAMP)
 
 drills: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.reliability.drill $(if $(ONLY),--only $(ONLY))
+
+docs: $(STAMP)
+	$(PYTEST) tests/test_readme.py tests/notebooks
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

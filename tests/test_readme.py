@@ -53,6 +53,11 @@ def test_commands_of_the_readme_exist(capsys):
         assert stop.value.code == 0
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8")):
-        assert (README.parent / target).exists(), target
+FOLDERS = ("docs", "experiments", "notebooks", "theory")
+PAGES = [*README.parent.glob("*.md"), *(page for folder in FOLDERS for page in README.parent.glob(f"{folder}/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []

@@ -12,7 +12,7 @@ from hopmix.lab.report.page import write_report
 from hopmix.lab.report.symmetry.page import CURVES, MAPS, SCATTERS
 
 ARMS = tuple(arm for arm in DEFAULT if arm.strength != 1e-3)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
