@@ -43,6 +43,8 @@ class Options:
     """The drills to run."""
     quick: bool = False
     """A few cases of each, and no figures written: to see that the drills themselves work."""
+    numbers: tuple[int, ...] = ()
+    """Only these cases, as they are counted from 0; no figures are written: to try again what did not pass."""
     jobs: int = 2
     """How many cases run side by side."""
     seed: int = 0
@@ -77,6 +79,8 @@ def run(name: Name, options: Options, runs: Runs, work: Path) -> Iterator[dict[s
     begin = time.perf_counter()
     commit = environment()["commit"]
     cases = drill.cases(drill.quick if options.quick else drill.full, options.seed, runs)
+    if options.numbers:
+        cases = [cases[number] for number in options.numbers]
     shared = truth_of(runs, work) if name == "damage" else runs
     judged = workers.outcomes(drill.judge, cases, shared, work / name, options.jobs)
     found = []
@@ -124,7 +128,7 @@ def main(options: Options) -> int:
 
 def keep(name: Name, figures: dict[str, Any], options: Options):
     """Put the figures of a drill in the place of its last ones."""
-    if not options.quick:
+    if not options.quick and not options.numbers:
         before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
         store.write_json(options.out, before | {name: figures})
 
