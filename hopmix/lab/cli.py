@@ -252,6 +252,7 @@ def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
     if results is None or data is not None:
         from hopmix.lab.study.study import located
 
+        record.require_format_of_today(out)
         results = _train(located(record, data), out, True, line, console)
     return _show(results, out, console)
 
