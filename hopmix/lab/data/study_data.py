@@ -328,7 +328,7 @@ def _check_counts(
         raise UsageError(
             f"data = {data!r} leaves {counts.sum()} images of {np.count_nonzero(counts)} classes for training, but has "
             f"{classes} classes ({source.classes[int(counts.argmin())]!r} has none left){why}; use more images of each "
-            "class, or other labels with --label-column"
+            f"class{source.label_cure}"
         )
     cures = {"validation": "a larger --validation", "test": "give a test split"}
     for (name, cure), split in zip(cures.items(), (validation, test)):

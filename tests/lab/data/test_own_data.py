@@ -176,8 +176,8 @@ class TestPaths:
         "header, row, fragments",
         [
             ("path,label", "no-{path},{kind}", ("no-pictures/[0].png", "folder of the file")),
-            ("path,label", "{path}, ", ("row 0", "no label")),
-            ("path,label", "{path}", ("row 0", "cells")),
+            ("path,label", "{path}, ", ("line 2", "no label")),
+            ("path,label", "{path}", ("line 2", "cells")),
             ("path", "{path}", ("no column of labels", "'path'")),
             ("pictures/[0].png,cat", "{path},{kind}", ("no header", "pictures/[0].png")),
         ],
@@ -188,7 +188,7 @@ class TestPaths:
     def test_one_missing_file_is_named(self, folder):
         path = self.listed(folder, "path,label", "{path},{kind}")
         (folder / "pictures" / "[7].png").unlink()
-        fails(path, "row 7", "pictures/[7].png", "no such file")
+        fails(path, "line 9", "pictures/[7].png", "no such file")
 
     @pytest.mark.parametrize("content", [b"", b"path,label\n", bytes(300), b'path,label\n"a.png,cat\n'])
     def test_files_that_are_no_lists(self, folder, content):

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from datasets.table import InMemoryTable
 
 from hopmix.lab.data.sources.decode import is_image
+from hopmix.lab.data.sources.labels import refuse_missing
 from hopmix.lab.data.sources.source import Options, Values
+from hopmix.lab.data.sources.splits import split_column
 from hopmix.lab.data.sources.words import list_names, reason
 from hopmix.lab.errors import UsageError
 
@@ -19,6 +21,8 @@ LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 
 CELL = {"bytes", "path"}
 """The fields of an image in a table: its content, or else where it lies."""
+
+TEXT = ("string", "large_string", "string_view")
 
 TRIED = 16
 """Rows in which a column of bytes is looked into for an image."""
@@ -87,9 +91,10 @@ def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
 
 
 def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
-    declared = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    named = [name for name in LABELS if name in features]
-    fields = [name for name in features if name.rpartition(".")[2] in LABELS]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    declared = [name for name in classes if not split_column([name])]
+    named = [name for label in LABELS for name in features if name.strip().casefold() == label]
+    fields = [name for name in features if name.rpartition(".")[2].strip().casefold() in LABELS]
     found = declared if len(declared) == 1 else (named or fields)
     if not found:
         raise UsageError(
@@ -110,6 +115,19 @@ def column_of(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
     rows: Any = table.select_columns([first]).with_format("arrow")[:]
     column = rows.column(first)
     return pc.struct_field(column, fields) if fields else column  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def texts_of(table: datasets.Dataset, name: str) -> list[str]:
+    """The values of a column of text or of named classes, without blanks around them; none of another column."""
+    feature = table.features[name]
+    column = column_of(table, name)
+    if isinstance(feature, datasets.ClassLabel):
+        names = dict(enumerate(feature.names))
+        return [names.get(number, "").strip() for number in column.to_pylist()]
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if str(kind) not in TEXT:
+        return []
+    return [(text or "").strip() for text in column.cast(pa.large_string()).to_pylist()]
 
 
 def feature_of(table: datasets.Dataset, name: str) -> Any:
@@ -135,11 +153,11 @@ def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> t
     column = column_of(table, name)
     kind = str(column.type.value_type if pa.types.is_dictionary(column.type) else column.type)
     number = kind.startswith(("int", "uint"))
-    if not number and kind not in ("string", "large_string", "string_view"):
+    if not number and kind not in TEXT:
         held = getattr(feature, "dtype", kind)
         raise UsageError(
-            f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; choose another "
-            "with --label-column"
+            f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; write them so, "
+            "or choose another with --label-column"
         )
     try:
         column = column.cast(pa.int64() if number else pa.large_string())
@@ -155,6 +173,8 @@ def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> t
         missing |= values < 0  # stands for "not labelled", as in the test splits of some competitions
     if missing.any():
         raise UsageError(f"data = {data!r}: row {missing.argmax()} of {where} has no label; remove such rows")
+    if not number:
+        refuse_missing(data, values.astype(str), lambda row: f"row {row} of {where}")
     return (_by_name(data, where, values, names), names) if names else (values if number else values.astype(str), [])
 
 
