@@ -124,17 +124,7 @@ def _in_layout(data: str, name: str, images: np.ndarray) -> tuple[np.ndarray, st
     """Images as height x width x colours, and what to tell of what they were."""
     if images.ndim == 3:
         return images[..., None], ""
-    if (
-        images.ndim == 4
-        and images.shape[1] in (1, 3)
-        and images.shape[3] in (1, 3, 4)
-        and images.shape[1:] != (1, 1, 1)
-    ):
-        raise UsageError(
-            f"data = {data!r}: array {name!r} of shape {images.shape} may be (number, height, width, colours) or (number, "
-            "colours, height, width); transpose it to (number, height, width, colours) with a height that is neither 1 "
-            "nor 3 (swap height and width, if need be), or leave out the axis of one colour"
-        )
+    _refuse_two_layouts(data, name, images.shape)
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images, ""
     if images.ndim == 4 and images.shape[3] == 4:
@@ -145,6 +135,15 @@ def _in_layout(data: str, name: str, images: np.ndarray) -> tuple[np.ndarray, st
         f"data = {data!r}: array {name!r} has the shape {images.shape}; images must be (number, height, width), "
         "(number, height, width, colours) or (number, colours, height, width) with 1 or 3 colours"
     )
+
+
+def _refuse_two_layouts(data: str, name: str, shape: tuple[int, ...]):
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3, 4) and shape[1:] != (1, 1, 1):
+        raise UsageError(
+            f"data = {data!r}: array {name!r} of shape {shape} may be (number, height, width, colours) or (number, "
+            "colours, height, width); transpose it to (number, height, width, colours) with a height that is neither 1 "
+            "nor 3 (swap height and width, if need be), or leave out the axis of one colour"
+        )
 
 
 def _reading(data: str, name: str, images: np.ndarray) -> Reading:
@@ -170,8 +169,8 @@ def _reading_of_fractions(data: str, name: str, dtype: np.dtype, low: Any, high:
         return Reading(255, f"pixels are of type {dtype} in 0..1: multiplied by 255 and rounded")
     if low >= -1 and 1 < high < 2:
         raise UsageError(
-            f"data = {data!r}: array {name!r} has values from {low:.6g} to {high:.6g}, as fractions have that overshoot "
-            "1; clip them to 0..1, or bring them to 0..255"
+            f"data = {data!r}: array {name!r} has values from {low:.6g} to {high:.6g}, as fractions have that "
+            "overshoot 1; clip them to 0..1, or bring them to 0..255"
         )
     if low >= 0 and high <= 255:
         return Reading(1, f"pixels are of type {dtype} in 0..255: rounded")
