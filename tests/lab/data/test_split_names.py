@@ -86,6 +86,7 @@ def test_a_column_of_splits_in_a_table(folder, name):
     data = load(write_parquet(folder / "a.parquet", with_column(name, SPLITS)))
     assert sizes(data) == (30, 10)
     assert told(data, "rows with the split test")
+    assert not told(data, "not read")
     expected = {noise((6, 5), row).tobytes() for row, split in enumerate(SPLITS) if split == "test"}
     assert {image.tobytes() for image in data.test().images} == expected
 

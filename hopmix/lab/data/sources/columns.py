@@ -1,6 +1,7 @@
 """Which columns of a table are the image and the label, and what the labels mean."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -75,9 +76,9 @@ def _only_image(data: str, table: datasets.Dataset, features: dict[str, Any]) ->
         raise UsageError(
             f"data = {data!r} has several image columns: {list_names(found)}; choose one with --image-column"
         )
-    raise UsageError(
-        f"data = {data!r} has no image column among {list_names(features)}; choose one with --image-column"
-    )
+    texts = [name for name, feature in features.items() if getattr(feature, "dtype", "") in TEXT]
+    cure = "choose one of paths with --image-column" if texts else "give image files as bytes in one of them"
+    raise UsageError(f"data = {data!r} has no image column among {list_names(features)}; {cure}")
 
 
 def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
@@ -88,6 +89,11 @@ def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
     contents = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
     first = next((content for content in contents if content), None)
     return first is not None and is_image(first)
+
+
+def _may_hold_images(feature: Any) -> bool:
+    kind = getattr(feature, "dtype", "")
+    return isinstance(feature, datasets.Image) or _is_cell(feature) or kind in (*TEXT, "binary", "large_binary")
 
 
 def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
@@ -104,7 +110,8 @@ def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
         raise UsageError(f"data = {data!r} may have its labels in {list_names(found)}; choose one with --label-column")
     if found[0] == image:
         raise UsageError(
-            f"data = {data!r}: column {image!r} would be both the image and the label; choose with --label-column"
+            f"data = {data!r}: column {image!r} would be both the image and the label; choose another image with "
+            "--image-column, or another label with --label-column"
         )
     return found[0]
 
@@ -189,8 +196,12 @@ def _by_name(data: str, where: str, values: Values, names: list[str]) -> Values:
     return np.asarray(names, str)[values]
 
 
-def as_images(data: str, table: datasets.Dataset, name: str) -> datasets.Dataset:
+def as_images(data: str, table: datasets.Dataset, name: str, root: Path | None = None) -> datasets.Dataset:
     """A table of one column, "image", of encoded images (content or path).
+
+    **Arguments:**
+
+    - `root`: the folder that paths count from.
 
     **Raises:** `UsageError` where the column can hold no images.
     """
@@ -200,9 +211,31 @@ def as_images(data: str, table: datasets.Dataset, name: str) -> datasets.Dataset
     else:
         alone = datasets.Dataset(InMemoryTable(pa.table({"image": column_of(table, name)})))
     try:
-        return alone.cast_column("image", datasets.Image(decode=False))
+        images = alone.cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # of whatever kind Arrow raises for this type
+        features = dict(_leaves(table.features))
+        others = [other for other, feature in features.items() if other != name and _may_hold_images(feature)]
+        cure = f"choose {list_names(others, 3)} with it" if others else "give image files as bytes in one column"
         raise UsageError(
-            f"image_column = {name!r} of data = {data!r} holds {feature_of(table, name)}, no images; "
-            "choose another with --image-column"
+            f"image_column = {name!r} of data = {data!r} holds {features[name]}, no images; {cure}"
         ) from error
+    return images if root is None else _from(root, images)
+
+
+def _from(root: Path, images: datasets.Dataset) -> datasets.Dataset:
+    """The same images, with paths that mean the same wherever the program is run."""
+    rows: Any = images.with_format("arrow")[:]
+    column = rows.column("image")
+    if not pc.struct_field(column, "bytes").null_count:  # pyright: ignore[reportAttributeAccessIssue]
+        return images
+    cells = pa.chunked_array([_resolved(root, chunk) for chunk in column.chunks], column.type)
+    return datasets.Dataset(InMemoryTable(pa.table({"image": cells}))).cast_column("image", images.features["image"])
+
+
+def _resolved(root: Path, cells: Any) -> pa.StructArray:
+    contents, paths = (pc.struct_field(cells, name) for name in ("bytes", "path"))  # pyright: ignore[reportAttributeAccessIssue]
+    lying = [
+        path if content.is_valid or not path or "://" in path else str(root / path)
+        for path, content in zip(paths.to_pylist(), contents)
+    ]
+    return pa.StructArray.from_arrays([contents, pa.array(lying, paths.type)], names=["bytes", "path"])

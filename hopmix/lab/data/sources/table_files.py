@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from hopmix.lab.data.sources.loading import loading
 from hopmix.lab.data.sources.source import Options, Source
 from hopmix.lab.data.sources.splits import SHARD, WORDS, named_splits, note_on_names, split_of
-from hopmix.lab.data.sources.tables import Found, source_of_tables
+from hopmix.lab.data.sources.tables import Found, Table, source_of_tables
 from hopmix.lab.data.sources.words import list_names
 from hopmix.lab.errors import UsageError
 
@@ -34,9 +34,12 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
     for split, paths in _by_split(data, files).items():
         with loading(data):
             filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
-            # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
-            groups = itertools.groupby(filled, lambda file: _columns(root / file))
-            tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
+            # Files whose columns differ are loaded apart: the names of their classes may stand in another order. So
+            # are those of different folders, which paths of images count from.
+            groups = itertools.groupby(filled, lambda file: (file.parent, _columns(root / file)))
+            tables = [
+                Table(_load("parquet", [root / file for file in group]), root / folder) for (folder, _), group in groups
+            ]
         found[split] = Found(tables, _where(paths))
     told = [*notes, *_pooled(files, found)]
     return source_of_tables(data, _name(path), _origin(data, path), found, options, told)
@@ -53,7 +56,7 @@ def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Opt
     for split, paths in _by_split(data, files).items():
         with loading(data):
             inside = [folder for file in paths for folder in _folders(data, root / file)]
-            found[split] = Found([_load("webdataset", [root / file for file in paths])], _where(paths))
+            found[split] = Found([Table(_load("webdataset", [root / file for file in paths]))], _where(paths))
         if {split_of(folder) for folder in inside} - {None, split}:
             told += note_on_names("folders in the archive", inside, "to use these, pack each into a file of its own")
     told += _pooled(files, found)

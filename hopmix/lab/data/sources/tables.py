@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import datasets
@@ -38,10 +39,17 @@ EMPTY: Cell = {"bytes": b"", "path": None}
 """Stands for a missing image, and is reported as one that cannot be decoded."""
 
 
+class Table(NamedTuple):
+    """A table, and the folder that paths in it count from, where it lies in one."""
+
+    rows: datasets.Dataset
+    root: Path | None = None
+
+
 class Found(NamedTuple):
     """The tables of one split, and where they lie, as a phrase."""
 
-    tables: Sequence[datasets.Dataset]
+    tables: Sequence[Table]
     where: str
 
 
@@ -159,23 +167,23 @@ def source_of_tables(
 
 def _by_column(data: str, splits: dict[str, Found], options: Options) -> dict[str, Found]:
     """The tables divided by their column of splits, where nothing else divides them."""
-    tables = [table for found in splits.values() for table in found.tables if len(table)]
-    columns = [
-        split_column(name for name in table.features if name not in options.columns.values()) for table in tables
-    ]
+    tables = [table for found in splits.values() for table in found.tables if len(table.rows)]
+    chosen = options.columns.values()
+    columns = [split_column(name for name in table.rows.features if name not in chosen) for table in tables]
     if set(splits) == {"train"} and tables and all(columns):
-        values = [texts_of(table, name or "") for table, name in zip(tables, columns)]
+        values = [texts_of(table.rows, name or "") for table, name in zip(tables, columns)]
         names = named_splits(data, dict.fromkeys(value for texts in values for value in texts))
         if names is not None:
             return _divided(tables, values, names)
     return splits
 
 
-def _divided(tables: list[datasets.Dataset], values: list[list[str]], names: dict[str, str]) -> dict[str, Found]:
+def _divided(tables: list[Table], values: list[list[str]], names: dict[str, str]) -> dict[str, Found]:
     found = {}
     for split, name in names.items():
         rows = [[row for row, value in enumerate(texts) if value == name] for texts in values]
-        found[split] = Found([table.select(index) for table, index in zip(tables, rows)], f"rows with the split {name}")
+        parts = [Table(table.rows.select(index), table.root) for table, index in zip(tables, rows)]
+        found[split] = Found(parts, f"rows with the split {name}")
     return found
 
 
@@ -185,7 +193,8 @@ def _unused(split: str, table: datasets.Dataset, columns: Columns) -> list[str]:
     notes = []
     for name in table.features:
         texts = [] if name in columns else texts_of(first, name)
-        if any(split_of(text) not in (None, split) for text in texts) or (split_column([name]) and texts):
+        usual = (split,) if split_column([name]) else (None, split)
+        if any(split_of(text) not in usual for text in texts):
             notes += note_on_column(name, texts)
     return notes
 
@@ -196,12 +205,12 @@ def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given
     images: list[datasets.Dataset] = []
     values: list[np.ndarray] = []
     order: dict[str, None] = {}
-    for table in found.tables:
+    for table, root in found.tables:
         if not len(table):
             continue
         columns = find_columns(data, table, options)
         labels, names = label_values(data, split, table, columns.label)
-        images.append(as_images(data, table, columns.image))
+        images.append(as_images(data, table, columns.image, root))
         values.append(labels)
         order |= dict.fromkeys(names)
         notes += _unused(split, table, columns)
