@@ -4,6 +4,7 @@ import io
 import stat
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from hopmix.lab.data.sources.libtiff import libtiff_silent
 from hopmix.lab.data.sources.lost import note_loss, note_losses
 from hopmix.lab.data.sources.room import require_room
 from hopmix.lab.data.sources.source import Like, Pixels, Size
@@ -108,13 +110,17 @@ def _sizes(like: Like, name: str, pixels: Array) -> str:
 
 def _decode(name: str, file: Encoded, size: Size | None) -> Array:
     try:
-        with Image.open(_opened(file), formats=formats()) as image:
+        with Image.open(_opened(file), formats=formats()) as image, _silent(image):
             note_losses(name, image)
             ImageOps.exif_transpose(image, in_place=True)
             return _standard(name, image, size)
     # Damaged files make Pillow raise whatever it stumbles over: struct.error, IndexError, zlib.error, ...
     except Exception as error:
         raise UsageError(f"data: {escaped(name)} cannot be decoded ({_why(error)}); replace or remove it") from error
+
+
+def _silent(image: Image.Image) -> AbstractContextManager[None]:
+    return libtiff_silent() if image.format == "TIFF" else nullcontext()
 
 
 def _why(error: Exception) -> str:
