@@ -287,9 +287,9 @@ def _told_twice(classes: Sequence[str], chosen: Sequence[_Chosen], marks: Marks)
         return []
     owner = np.repeat(np.arange(len(chosen)), [len(each.index) for each in chosen])
     index = np.concatenate([each.index for each in chosen])
-    name = lambda row: chosen[owner[row]].part.rows.name(int(index[row]))
+    name = lambda row: chosen[int(owner[row])].part.rows.name(int(index[row]))
     other = next(row for row in rows if labels[row] != labels[rows[0]])
-    pair = " and ".join(f"{name(row)} as {classes[labels[row]]!r}" for row in (rows[0], other))
+    pair = " and ".join(f"{name(row)} as {classes[int(labels[row])]!r}" for row in (rows[0], other))
     return [f"{len(rows):,} images are there in two classes, with the same pixels (first: {pair})"]
 
 

@@ -62,8 +62,8 @@ def _of_splits(data: str, names: dict[str, str], labelled: Sequence[PurePath]) -
 
 
 def _no_classes(data: str, names: dict[str, str] | None, lists: Iterable[PurePath]) -> str:
-    lists = [str(path) for path in lists if path.suffix.lower() in LISTS]
-    cure = f"; if their labels stand in {lists[0]!r}, give that file" if lists else ""
+    named = [str(path) for path in lists if path.suffix.lower() in LISTS]
+    cure = f"; if their labels stand in {named[0]!r}, give that file" if named else ""
     place = "there" if names is None else "in the folder of its split"
     return (
         f"data = {data!r} has images, but no labels: they lie in no class folder; put those of each class into a "
