@@ -79,7 +79,7 @@ def find_files(folder: Path) -> Found:
             status = os.stat(place)
             again = (status.st_dev, status.st_ino) in entered
             entered.add((status.st_dev, status.st_ino))
-            study = place != str(folder) and is_study(folders + names)
+            study = place != str(folder) and _is_study(folders + names)
             if again or study:
                 (found.again if again else found.studies).append(inside)
                 folders.clear()
@@ -94,7 +94,7 @@ def find_files(folder: Path) -> Found:
     return found
 
 
-def is_study(names: Collection[str]) -> bool:
+def _is_study(names: Collection[str]) -> bool:
     """Whether a folder of these names is that of a study of ours."""
     return "study.json" in names and ("metrics.zarr" in names or "checkpoints" in names)
 
