@@ -14,13 +14,14 @@ from pathlib import Path
 import datasets
 from bad_data_files import FILES
 from bad_data_folders import FOLDERS
+from bad_data_leftovers import LEFTOVERS
 from bad_data_tables import TABLES
 
 Maker = Callable[[Path], list[str]]
 
 SMALL = "--arms free --seeds 1 --dim 4 --depth 1 --epochs 1 --measurements 1 --batch 2".split()  # noqa: SIM905
 
-MAKERS: dict[str, Maker] = {**FOLDERS, **TABLES, **FILES}
+MAKERS: dict[str, Maker] = {**FOLDERS, **LEFTOVERS, **TABLES, **FILES}
 """What makes each case in an empty folder and returns the options that name it, by "refused: ..." or "loaded: ..."."""
 
 

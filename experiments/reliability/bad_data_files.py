@@ -72,6 +72,9 @@ for told, images in {
     "no images": bytes_of(0, 8, 8),
     "no pixels": bytes_of(24, 0, 8),
     "a single number": np.uint8(3),
+    "fractions that overshoot": FRACTIONS * 1.02,
+    "two layouts": bytes_of(24, 3, 8, 3),
+    "transparency last or colours first": bytes_of(24, 3, 4, 4),
     "objects": np.array([None] * 24),
 }.items():
     FILES[f"refused: arrays of {told}"] = lambda place, images=images: alone(place, images)
@@ -85,6 +88,9 @@ for told, labels in {
     "complex numbers": LABELS.astype(complex),
     "no UTF-8": np.array([b"\xff", b"\xfe"] * 12),
     "all the same": np.zeros(24, int),
+    "blank": np.array(["cat", "", "dog"] * 8),
+    "called nan": np.array(["cat", "nan", "dog"] * 8),
+    "beyond 64 bits": np.array([0, 2**64 - 1] * 12, np.uint64),
 }.items():
     FILES[f"refused: labels of arrays that are {told}"] = lambda place, labels=labels: alone(place, GREY, labels)
 
@@ -100,6 +106,11 @@ FILES["refused: a test array of another range"] = lambda place: arrays(
 FILES["refused: a test array with an unknown label"] = lambda place: arrays(
     place, x_train=GREY, y_train=LABELS, x_test=bytes_of(24, 8, 8, seed=1), y_test=LABELS + 1
 )
+FILES["refused: a test array of fractions beside bytes"] = lambda place: arrays(
+    place, x_train=GREY, y_train=LABELS, x_test=FRACTIONS, y_test=LABELS
+)
+FILES["loaded: fractions that rounding took beyond 1"] = lambda place: alone(place, FRACTIONS * (1 + 1e-6))
+FILES["loaded: labels of arrays that are -1"] = lambda place: alone(place, GREY, LABELS - 1)
 FILES["refused: columns of arrays"] = lambda place: alone(place, GREY, LABELS, "--label-column", "labels")
 
 
@@ -169,6 +180,14 @@ FILES["loaded: a list with more columns"] = lambda place: listed(place, "id,path
 FILES["loaded: a list with --label-column"] = lambda place: listed(
     place, "id,path,kind", "{row},{path},{kind}", "--label-column", "kind"
 )
+FILES["loaded: a list with blanks after commas"] = lambda place: listed(
+    place, "path, label, Split", "{path}, {kind}, {split}"
+)
+FILES["loaded: a list with splits called set"] = lambda place: listed(place, "path,label,set", "{path},{kind},{split}")
+FILES["refused: a list with repeated columns"] = lambda place: listed(
+    place, "path,label,label", "{path},{kind},{split}"
+)
+FILES["refused: a list with labels called nan"] = lambda place: listed(place, "path,label", "{path},NaN")
 FILES["refused: a list without a clear label"] = lambda place: listed(place, "id,path,kind", "{row},{path},{kind}")
 FILES["refused: a list of paths alone"] = lambda place: listed(place, "path", "{path}")
 FILES["refused: a list with two columns of paths"] = lambda place: listed(

@@ -196,6 +196,23 @@ TABLES["refused: a name that only the test has"] = lambda place: parquet(
     place, train=named(["cat", "dog"], HALF), test=named(["cat", "bird"], HALF, seed=100)
 )
 
+TABLES["refused: labels that are blank in part"] = lambda place: frame(
+    place, {"picture": plain(), "label": ["cat", "", "dog"] * 8}
+)
+TABLES["refused: labels that are called nan"] = lambda place: frame(
+    place, {"picture": plain(), "label": ["cat", "NaN", "dog"] * 8}
+)
+TABLES["loaded: labels in a column called Class"] = lambda place: frame(place, {"picture": plain(), "Class": HALF})
+TABLES["loaded: a column of splits"] = lambda place: frame(
+    place, {"picture": plain(), "label": HALF, "Split": ["train", "train", "test", "test"] * 6}
+)
+TABLES["loaded: a column that names splits in part"] = lambda place: frame(
+    place, {"picture": plain(), "label": HALF, "split": ["train", "extra", "test", "test"] * 6}
+)
+TABLES["loaded: files that name splits in part"] = lambda place: parquet(
+    place, train_a=table(HALF), train_b=table(HALF, seed=100), test=table(HALF, seed=200)
+)
+
 # ---- save_to_disk -----------------------------------------------------------------------------------------------
 
 
@@ -277,6 +294,11 @@ TABLES["refused: a packed archive"] = lambda place: archive(place, samples(), "a
 TABLES["refused: a packed archive under a wrong name"] = lambda place: archive(place, samples(), "a.tar", "w:gz")
 TABLES["refused: an archive of class folders"] = lambda place: archive(
     place, {f"{'cat' if row % 2 else 'dog'}/{row}.png": png(row) for row in range(24)}
+)
+
+
+TABLES["loaded: folders of splits in an archive"] = lambda place: archive(
+    place, {f"{('train', 'test')[int(name[2]) % 2]}/{name}": content for name, content in samples().items()}
 )
 
 

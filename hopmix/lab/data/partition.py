@@ -26,6 +26,14 @@ def mark(images: Pixels) -> Marks:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
+def in_two_classes(marks: Marks, labels: Labels) -> Index:
+    """The rows whose images are there under another label as well; equal ones follow each other."""
+    order = np.lexsort((labels, marks))
+    _, first, group, count = np.unique(marks[order], return_index=True, return_inverse=True, return_counts=True)
+    lowest, highest = labels[order][first], labels[order][first + count - 1]
+    return order[(lowest != highest)[group]]
+
+
 def cut(
     labels: Labels, index: Index, count: int | None, seed: int, marks: Marks | None = None
 ) -> tuple[Int[np.ndarray, " rest"], Int[np.ndarray, " cut"]]:

@@ -1,10 +1,8 @@
 """Data sets in memory: uint8 images and labels, split into training, validation and test."""
 
-import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +10,9 @@ from jaxtyping import Float32, Int32, UInt8
 
 from hopmix.lab.config import StudyConfig, check_sides
 from hopmix.lab.data.overview import Row, describe
-from hopmix.lab.data.partition import TEST_SEED, TEST_SHARE, Marks, cut, keep_in_place, mark
+from hopmix.lab.data.partition import TEST_SEED, TEST_SHARE, Marks, cut, in_two_classes, keep_in_place, mark
+from hopmix.lab.data.sources.lost import Lost, collecting
+from hopmix.lab.data.sources.names import exists, suggestion
 from hopmix.lab.data.sources.room import require_room
 from hopmix.lab.data.sources.source import Index, Labels, Like, Options, Part, Pixels, Size, Source
 from hopmix.lab.errors import UsageError
@@ -164,10 +164,11 @@ def load(
     source = _open(data, Options(image_column, label_column, size))
     _check_classes(data, source)
     _check_room(source, size, limit, batch)
-    return _load(data, source, validation, split_seed, limit)
+    with collecting() as lost:
+        return _load(data, source, validation, split_seed, limit, lost)
 
 
-def _load(data: str, source: Source, share: float, seed: int, limit: int | None) -> Data:
+def _load(data: str, source: Source, share: float, seed: int, limit: int | None, lost: Lost) -> Data:
     # Equal images of what is cut here stay together, and only all of the pixels tell which are equal.
     pool = source.train.rows.read(np.arange(len(source.train.labels))) if limit is None else None
     marks = None if pool is None else mark(pool)
@@ -179,7 +180,10 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None)
     test_images = _pixels(test, source.train, pool, like)
     marks = mark(images) if marks is None else marks[train.index]
     test_marks = mark(test_images)
-    kept, kept_held, shared = _apart(marks, mark(held_images), test_marks)
+    held_marks = mark(held_images)
+    kept, kept_held, shared = _apart(marks, held_marks, test_marks)
+    chosen = (train, held_out, test)
+    twice = _told_twice(source.classes, chosen, np.concatenate([marks, held_marks, test_marks]))
     train_split = Split(keep_in_place(images, kept if pool is None else train.index[kept]), train.labels[kept])
     validation_split = Split(held_images[kept_held], held_out.labels[kept_held])
     left = "".join(f" ({told})" for told in _told(shared))
@@ -187,6 +191,7 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None)
     digest = _digest(train_split, validation_split, Split(test_images, test.labels))
     mean, std = _statistics(train_split.images)
     rows = _rows(source, train_split.labels, validation_split.labels, test.labels, share, seed)
+    notes = [*source.notes, *lost.notes(), *twice, *_told(shared)]
     return Data(
         name=source.name,
         provenance=_provenance(source, like.shape, rows, limit, shared),
@@ -198,7 +203,7 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None)
         mean=mean,
         std=std,
         digest=digest,
-        overview=describe(source.name, like.shape, source.classes, rows, [*source.notes, *_told(shared)]),
+        overview=describe(source.name, like.shape, source.classes, rows, notes),
     )
 
 
@@ -220,34 +225,13 @@ def _open(data: str, options: Options) -> Source:
         )
 
         return open_hub(data, options)
-    if not data.strip() or not _exists(data):
+    if not data.strip() or not exists(data):
         raise UsageError(
-            f"data = {data!r} is neither 'digits' nor a local folder or file nor 'hub:owner/name'{_suggestion(data)}"
+            f"data = {data!r} is neither 'digits' nor a local folder or file nor 'hub:owner/name'{suggestion(data)}"
         )
     from hopmix.lab.data.sources.local import open_local
 
     return open_local(data, options)
-
-
-def _exists(data: str) -> bool:
-    try:
-        Path(data).expanduser().resolve().stat()
-    except (OSError, ValueError, RuntimeError):  # also names too long, with a zero byte, of no user, links in a circle
-        return False
-    return True
-
-
-def _suggestion(data: str) -> str:
-    """The nearest thing that exists."""
-    try:
-        parent = Path(data).expanduser().parent
-        siblings = [str(parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
-    except (OSError, ValueError, RuntimeError):
-        siblings = []
-    close = difflib.get_close_matches(data, {"digits", *siblings} - {data}, n=1)
-    if not close and not siblings and data.count("/") == 1:
-        close = [f"hub:{data}"]
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _partition(
@@ -295,6 +279,20 @@ def _told(shared: _Shared) -> list[str]:
     return told
 
 
+def _told_twice(classes: Sequence[str], chosen: Sequence[_Chosen], marks: Marks) -> list[str]:
+    """A note on images that are there under two labels, with two of them that are equal."""
+    labels = np.concatenate([each.labels for each in chosen])
+    rows = in_two_classes(marks, labels)
+    if not len(rows):
+        return []
+    owner = np.repeat(np.arange(len(chosen)), [len(each.index) for each in chosen])
+    index = np.concatenate([each.index for each in chosen])
+    name = lambda row: chosen[int(owner[row])].part.rows.name(int(index[row]))
+    other = next(row for row in rows if labels[row] != labels[rows[0]])
+    pair = " and ".join(f"{name(row)} as {classes[int(labels[row])]!r}" for row in (rows[0], other))
+    return [f"{len(rows):,} images are there in two classes, with the same pixels (first: {pair})"]
+
+
 def _check_classes(data: str, source: Source):
     if len(source.classes) == 1:
         raise UsageError(
@@ -328,7 +326,7 @@ def _check_counts(
         raise UsageError(
             f"data = {data!r} leaves {counts.sum()} images of {np.count_nonzero(counts)} classes for training, but has "
             f"{classes} classes ({source.classes[int(counts.argmin())]!r} has none left){why}; use more images of each "
-            "class, or other labels with --label-column"
+            f"class{source.label_cure}"
         )
     cures = {"validation": "a larger --validation", "test": "give a test split"}
     for (name, cure), split in zip(cures.items(), (validation, test)):

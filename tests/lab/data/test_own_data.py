@@ -176,8 +176,8 @@ class TestPaths:
         "header, row, fragments",
         [
             ("path,label", "no-{path},{kind}", ("no-pictures/[0].png", "folder of the file")),
-            ("path,label", "{path}, ", ("row 0", "no label")),
-            ("path,label", "{path}", ("row 0", "cells")),
+            ("path,label", "{path}, ", ("line 2", "no label")),
+            ("path,label", "{path}", ("line 2", "cells")),
             ("path", "{path}", ("no column of labels", "'path'")),
             ("pictures/[0].png,cat", "{path},{kind}", ("no header", "pictures/[0].png")),
         ],
@@ -188,7 +188,7 @@ class TestPaths:
     def test_one_missing_file_is_named(self, folder):
         path = self.listed(folder, "path,label", "{path},{kind}")
         (folder / "pictures" / "[7].png").unlink()
-        fails(path, "row 7", "pictures/[7].png", "no such file")
+        fails(path, "line 9", "pictures/[7].png", "no such file")
 
     @pytest.mark.parametrize("content", [b"", b"path,label\n", bytes(300), b'path,label\n"a.png,cat\n'])
     def test_files_that_are_no_lists(self, folder, content):
@@ -211,7 +211,8 @@ class TestTables:
         same_images(load(self.frame(folder, photo=self.pictures(), label=LABELS)), expected)
         cells = [{"bytes": content, "path": None} for content in self.pictures()]
         same_images(load(self.frame(folder, photo=cells, label=LABELS)), expected)
-        fails(self.frame(folder, photo=[b"no"] * 20, label=LABELS), "no image column", "--image-column")
+        fails(self.frame(folder, photo=[b"no"] * 20, label=LABELS), "no image column", "as bytes")
+        fails(self.frame(folder, photo=["x.png"] * 20, label=LABELS), "no image column", "of paths with --image-column")
 
     def test_two_columns_of_images(self, folder):
         path = self.frame(folder, photo=self.pictures(), mask=self.pictures(), label=LABELS)
@@ -339,3 +340,54 @@ def test_two_kinds_in_one_folder(folder):
     for kind in ("cat", "dog"):
         write(folder / kind / "0.png", noise((6, 5)))
     fails(folder, "1 .parquet files and 2 images", "one kind")
+
+
+class TestPathsInTables:
+    """They count from the folder of their table, wherever the program is run."""
+
+    def pictures(self, folder, seed=0):
+        for row in range(20):
+            write(folder / "pictures" / f"{row}.png", noise((6, 5), seed + row))
+        return [f"pictures/{row}.png" for row in range(20)]
+
+    @pytest.mark.parametrize("cells", [False, True])
+    @pytest.mark.parametrize("place", ["..", "."])
+    def test_one_table(self, folder, monkeypatch, cells, place):
+        paths = self.pictures(folder)
+        column = [{"bytes": None, "path": path} for path in paths] if cells else paths
+        pd.DataFrame({"photo": column, "label": LABELS}).to_parquet(folder / "a.parquet")
+        monkeypatch.chdir(folder / place)
+        data = load(str(folder / "a.parquet"), image_column="photo")
+        check(data)
+        same_images(data, [noise((6, 5), row) for row in range(20)])
+        monkeypatch.chdir("/")
+        data.test()
+
+    def test_tables_in_several_folders(self, folder, monkeypatch):
+        for seed, split in ((0, "train"), (100, "test")):
+            paths = [f"../../{split}/{path}" for path in self.pictures(folder.parent / split, seed)]
+            frame = pd.DataFrame({"photo": paths, "label": LABELS})
+            (folder / split).mkdir()
+            frame.to_parquet(folder / split / "0.parquet")
+        monkeypatch.chdir(folder.parent)
+        data = load("pets", image_column="photo")
+        same_images(data, [noise((6, 5), seed + row) for seed in (0, 100) for row in range(20)])
+
+    def test_paths_and_contents_in_one_table(self, folder, monkeypatch):
+        cells = [{"bytes": None, "path": path} for path in self.pictures(folder)]
+        cells[3] = {"bytes": encode(noise((6, 5), 300))["bytes"], "path": "elsewhere/3.png"}
+        pd.DataFrame({"photo": cells, "label": LABELS}).to_parquet(folder / "a.parquet")
+        monkeypatch.chdir(folder.parent)
+        expected = [noise((6, 5), 300 if row == 3 else row) for row in range(20)]
+        same_images(load(str(folder / "a.parquet"), image_column="photo"), expected)
+
+    def test_one_that_is_missing_is_named(self, folder):
+        pd.DataFrame({"photo": self.pictures(folder), "label": LABELS}).to_parquet(folder / "a.parquet")
+        (folder / "pictures" / "7.png").unlink()
+        fails(folder / "a.parquet", "pets/pictures/7.png", "No such file", image_column="photo")
+
+    def test_a_saved_table(self, folder, monkeypatch):
+        rows = datasets.Dataset.from_dict({"photo": self.pictures(folder / "saved"), "label": LABELS})
+        rows.save_to_disk(str(folder / "saved"))
+        monkeypatch.chdir(folder.parent)
+        same_images(load(str(folder / "saved"), image_column="photo"), [noise((6, 5), row) for row in range(20)])

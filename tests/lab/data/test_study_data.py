@@ -264,7 +264,7 @@ class TestHub:
         before = datasets.config.HF_HUB_OFFLINE
         monkeypatch.setattr(hub, "_answers", lambda ask: False)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        fails("hub:owner/pictures", "not in the cache")
+        fails("hub:owner/pictures", "out of reach and nothing of that name is in its cache", "check the network")
         assert seen == [True]
         assert before == datasets.config.HF_HUB_OFFLINE
 
@@ -355,8 +355,8 @@ class TestBadInput:
 
     def test_table_without_images(self, folder):
         path = write_parquet(folder / "a.parquet", datasets.Dataset.from_dict({"x": [1, 2], "label": [0, 1]}))
-        fails(path, "no image column among 'x', 'label'", "--image-column")
-        fails(path, "image_column = 'x'", "no images", image_column="x")
+        fails(path, "no image column among 'x', 'label'", "give image files as bytes")
+        fails(path, "image_column = 'x'", "no images", "give image files as bytes", image_column="x")
 
     def test_two_image_columns(self, folder):
         rows = table([0, 1] * 10)

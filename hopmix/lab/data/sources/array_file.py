@@ -9,6 +9,7 @@ import numpy as np
 
 from hopmix.lab.data.sources.array_rows import ArrayRows
 from hopmix.lab.data.sources.files import refuse_columns
+from hopmix.lab.data.sources.labels import refuse_missing
 from hopmix.lab.data.sources.room import free_memory
 from hopmix.lab.data.sources.source import Given, Options, Pixels, Source, Values, make_source
 from hopmix.lab.data.sources.words import list_names, reason
@@ -23,6 +24,9 @@ PAIRS = {
 
 UNSPLIT = (("images", "labels"), ("x", "y"), ("data", "target"))
 """Those of an unsplit collection."""
+
+OVERSHOOT = 1e-3
+"""How far rounding takes fractions beyond 0 and 1; what is beyond comes of another range, or of resizing."""
 
 
 class Reading(NamedTuple):
@@ -64,10 +68,10 @@ def _source(data: str, path: Path, arrays: Any, options: Options) -> Source:
     for split, (x, y) in names.items():
         images, layout = _in_layout(data, x, _array(data, path, arrays, x))
         reading = reading or _reading(data, x, images)
-        pixels = _as_bytes(data, x, images, reading)
+        pixels, clipped = _as_bytes(data, x, images, reading)
         labels = _labels(data, y, _array(data, path, arrays, y), len(pixels))
         given[split] = Given(ArrayRows(pixels, x, options.size), labels, f"array {x}")
-        notes += [note for note in (layout, reading.note) if note and note not in notes]
+        notes += [note for note in (layout, reading.note, clipped) if note and note not in notes]
     left = [name for name in arrays.files if name not in {name for pair in names.values() for name in pair}]
     notes += [f"not read: {list_names(left)}"] if left else []
     return make_source(data, path.stem, f"the local file {data}", given, notes=notes)
@@ -120,6 +124,7 @@ def _in_layout(data: str, name: str, images: np.ndarray) -> tuple[np.ndarray, st
     """Images as height x width x colours, and what to tell of what they were."""
     if images.ndim == 3:
         return images[..., None], ""
+    _refuse_two_layouts(data, name, images.shape)
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images, ""
     if images.ndim == 4 and images.shape[3] == 4:
@@ -130,6 +135,15 @@ def _in_layout(data: str, name: str, images: np.ndarray) -> tuple[np.ndarray, st
         f"data = {data!r}: array {name!r} has the shape {images.shape}; images must be (number, height, width), "
         "(number, height, width, colours) or (number, colours, height, width) with 1 or 3 colours"
     )
+
+
+def _refuse_two_layouts(data: str, name: str, shape: tuple[int, ...]):
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3, 4) and shape[1:] != (1, 1, 1):
+        raise UsageError(
+            f"data = {data!r}: array {name!r} of shape {shape} may be (number, height, width, colours) or (number, "
+            "colours, height, width); transpose it to (number, height, width, colours) with a height that is neither 1 "
+            "nor 3 (swap height and width, if need be), or leave out the axis of one colour"
+        )
 
 
 def _reading(data: str, name: str, images: np.ndarray) -> Reading:
@@ -143,30 +157,56 @@ def _reading(data: str, name: str, images: np.ndarray) -> Reading:
         raise UsageError(f"data = {data!r}: array {name!r} is of type {images.dtype}, no numbers; save it as uint8")
     low = images.min()
     high = images.max()
-    whole = np.issubdtype(images.dtype, np.integer)
-    if low >= 0 and high <= 1 and not whole:
-        return Reading(255, f"pixels are of type {images.dtype} in 0..1: multiplied by 255 and rounded")
+    if images.dtype.kind == "f":
+        return _reading_of_fractions(data, name, images.dtype, low, high)
     if low >= 0 and high <= 255:
-        return Reading(1, f"pixels are of type {images.dtype} in 0..255" + ("" if whole else ": rounded"))
-    raise UsageError(
+        return Reading(1, f"pixels are of type {images.dtype} in 0..255")
+    raise _out_of_range(data, name, low, high)
+
+
+def _reading_of_fractions(data: str, name: str, dtype: np.dtype, low: Any, high: Any) -> Reading:
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        return Reading(255, f"pixels are of type {dtype} in 0..1: multiplied by 255 and rounded")
+    if low >= -1 and 1 < high < 2:
+        raise UsageError(
+            f"data = {data!r}: array {name!r} has values from {low:.6g} to {high:.6g}, as fractions have that "
+            "overshoot 1; clip them to 0..1, or bring them to 0..255"
+        )
+    if low >= 0 and high <= 255:
+        return Reading(1, f"pixels are of type {dtype} in 0..255: rounded")
+    raise _out_of_range(data, name, low, high)
+
+
+def _out_of_range(data: str, name: str, low: Any, high: Any) -> UsageError:
+    return UsageError(
         f"data = {data!r}: array {name!r} has values from {low} to {high}; bring them to 0..255, or to 0..1 as "
         "floating-point numbers"
     )
 
 
-def _as_bytes(data: str, name: str, images: np.ndarray, reading: Reading) -> Pixels:
+def _as_bytes(data: str, name: str, images: np.ndarray, reading: Reading) -> tuple[Pixels, str]:
+    """Images in the range of those of training, and what is told of them."""
     if images.dtype == np.uint8 and reading.factor == 1:
-        return np.ascontiguousarray(images)
+        return np.ascontiguousarray(images), ""
     limit = 255 // reading.factor
-    if images.size and not (images.min() >= 0 and images.max() <= limit):
+    low, high = (images.min(), images.max()) if images.size else (0, 0)
+    beyond = OVERSHOOT if images.dtype.kind == "f" and limit == 1 else 0
+    # Fractions among bytes would all become 0 and 1.
+    fractions = limit == 255 and (images.dtype == np.bool_ or (images.dtype.kind == "f" and 0 < high < 2))
+    if fractions or not (low >= -beyond and high <= limit + beyond):
         raise UsageError(
-            f"data = {data!r}: array {name!r} has values from {images.min()} to {images.max()}, those of training are "
-            f"in 0..{limit}; bring all to one range"
+            f"data = {data!r}: array {name!r} has values from {low} to {high}, those of training are in 0..{limit}; "
+            "bring all to one range"
         )
     pixels = np.empty(images.shape, np.uint8)
     for row, image in enumerate(images):
-        pixels[row] = np.rint(image * np.float32(reading.factor)) if image.dtype.kind == "f" else image * reading.factor
-    return pixels
+        pixels[row] = _rounded(image, reading.factor) if image.dtype.kind == "f" else image * reading.factor
+    clipped = low < 0 or high > limit
+    return pixels, f"array {name} has values from {low:.6g} to {high:.6g}: clipped to 0..1" if clipped else ""
+
+
+def _rounded(image: np.ndarray, factor: int) -> np.ndarray:
+    return np.clip(np.rint(image * np.float32(factor)), 0, 255)
 
 
 def _labels(data: str, name: str, labels: np.ndarray, count: int) -> Values:
@@ -180,9 +220,15 @@ def _labels(data: str, name: str, labels: np.ndarray, count: int) -> Values:
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8")
     if labels.dtype.kind == "U":
+        refuse_missing(data, labels, lambda row: f"row {row} of {name}")
         return labels
     if labels.dtype.kind not in "iub":
         raise UsageError(
             f"data = {data!r}: array {name!r} is of type {labels.dtype}; labels must be whole numbers or text"
+        )
+    if labels.size and labels.max() > np.iinfo(np.int64).max:
+        raise UsageError(
+            f"data = {data!r}: array {name!r} has the label {labels.max()}, beyond whole numbers of 64 bits; number "
+            "the classes from 0"
         )
     return labels.astype(np.int64)

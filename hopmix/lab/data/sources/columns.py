@@ -1,6 +1,7 @@
 """Which columns of a table are the image and the label, and what the labels mean."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -10,7 +11,9 @@ import pyarrow.compute as pc
 from datasets.table import InMemoryTable
 
 from hopmix.lab.data.sources.decode import is_image
+from hopmix.lab.data.sources.labels import refuse_missing
 from hopmix.lab.data.sources.source import Options, Values
+from hopmix.lab.data.sources.splits import split_column
 from hopmix.lab.data.sources.words import list_names, reason
 from hopmix.lab.errors import UsageError
 
@@ -19,6 +22,8 @@ LABELS = ("label", "labels", "fine_label", "class", "target", "cls")
 
 CELL = {"bytes", "path"}
 """The fields of an image in a table: its content, or else where it lies."""
+
+TEXT = ("string", "large_string", "string_view")
 
 TRIED = 16
 """Rows in which a column of bytes is looked into for an image."""
@@ -71,9 +76,9 @@ def _only_image(data: str, table: datasets.Dataset, features: dict[str, Any]) ->
         raise UsageError(
             f"data = {data!r} has several image columns: {list_names(found)}; choose one with --image-column"
         )
-    raise UsageError(
-        f"data = {data!r} has no image column among {list_names(features)}; choose one with --image-column"
-    )
+    texts = [name for name, feature in features.items() if getattr(feature, "dtype", "") in TEXT]
+    cure = "choose one of paths with --image-column" if texts else "give image files as bytes in one of them"
+    raise UsageError(f"data = {data!r} has no image column among {list_names(features)}; {cure}")
 
 
 def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
@@ -86,10 +91,16 @@ def _holds_images(table: datasets.Dataset, name: str, feature: Any) -> bool:
     return first is not None and is_image(first)
 
 
+def _may_hold_images(feature: Any) -> bool:
+    kind = getattr(feature, "dtype", "")
+    return isinstance(feature, datasets.Image) or _is_cell(feature) or kind in (*TEXT, "binary", "large_binary")
+
+
 def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
-    declared = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    named = [name for name in LABELS if name in features]
-    fields = [name for name in features if name.rpartition(".")[2] in LABELS]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    declared = [name for name in classes if not split_column([name])]
+    named = [name for label in LABELS for name in features if name.strip().casefold() == label]
+    fields = [name for name in features if name.rpartition(".")[2].strip().casefold() in LABELS]
     found = declared if len(declared) == 1 else (named or fields)
     if not found:
         raise UsageError(
@@ -99,7 +110,8 @@ def _usual_label(data: str, features: dict[str, Any], image: str) -> str:
         raise UsageError(f"data = {data!r} may have its labels in {list_names(found)}; choose one with --label-column")
     if found[0] == image:
         raise UsageError(
-            f"data = {data!r}: column {image!r} would be both the image and the label; choose with --label-column"
+            f"data = {data!r}: column {image!r} would be both the image and the label; choose another image with "
+            "--image-column, or another label with --label-column"
         )
     return found[0]
 
@@ -110,6 +122,19 @@ def column_of(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
     rows: Any = table.select_columns([first]).with_format("arrow")[:]
     column = rows.column(first)
     return pc.struct_field(column, fields) if fields else column  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def texts_of(table: datasets.Dataset, name: str) -> list[str]:
+    """The values of a column of text or of named classes, without blanks around them; none of another column."""
+    feature = table.features[name]
+    column = column_of(table, name)
+    if isinstance(feature, datasets.ClassLabel):
+        names = dict(enumerate(feature.names))
+        return [names.get(number, "").strip() for number in column.to_pylist()]
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if str(kind) not in TEXT:
+        return []
+    return [(text or "").strip() for text in column.cast(pa.large_string()).to_pylist()]
 
 
 def feature_of(table: datasets.Dataset, name: str) -> Any:
@@ -135,11 +160,11 @@ def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> t
     column = column_of(table, name)
     kind = str(column.type.value_type if pa.types.is_dictionary(column.type) else column.type)
     number = kind.startswith(("int", "uint"))
-    if not number and kind not in ("string", "large_string", "string_view"):
+    if not number and kind not in TEXT:
         held = getattr(feature, "dtype", kind)
         raise UsageError(
-            f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; choose another "
-            "with --label-column"
+            f"label_column = {name!r} of data = {data!r} holds {held}, neither whole numbers nor text; write them so, "
+            "or choose another with --label-column"
         )
     try:
         column = column.cast(pa.int64() if number else pa.large_string())
@@ -155,6 +180,8 @@ def label_values(data: str, where: str, table: datasets.Dataset, name: str) -> t
         missing |= values < 0  # stands for "not labelled", as in the test splits of some competitions
     if missing.any():
         raise UsageError(f"data = {data!r}: row {missing.argmax()} of {where} has no label; remove such rows")
+    if not number:
+        refuse_missing(data, values.astype(str), lambda row: f"row {row} of {where}")
     return (_by_name(data, where, values, names), names) if names else (values if number else values.astype(str), [])
 
 
@@ -169,8 +196,12 @@ def _by_name(data: str, where: str, values: Values, names: list[str]) -> Values:
     return np.asarray(names, str)[values]
 
 
-def as_images(data: str, table: datasets.Dataset, name: str) -> datasets.Dataset:
+def as_images(data: str, table: datasets.Dataset, name: str, root: Path | None = None) -> datasets.Dataset:
     """A table of one column, "image", of encoded images (content or path).
+
+    **Arguments:**
+
+    - `root`: the folder that paths count from.
 
     **Raises:** `UsageError` where the column can hold no images.
     """
@@ -180,9 +211,31 @@ def as_images(data: str, table: datasets.Dataset, name: str) -> datasets.Dataset
     else:
         alone = datasets.Dataset(InMemoryTable(pa.table({"image": column_of(table, name)})))
     try:
-        return alone.cast_column("image", datasets.Image(decode=False))
+        images = alone.cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # of whatever kind Arrow raises for this type
+        features = dict(_leaves(table.features))
+        others = [other for other, feature in features.items() if other != name and _may_hold_images(feature)]
+        cure = f"choose {list_names(others, 3)} with it" if others else "give image files as bytes in one column"
         raise UsageError(
-            f"image_column = {name!r} of data = {data!r} holds {feature_of(table, name)}, no images; "
-            "choose another with --image-column"
+            f"image_column = {name!r} of data = {data!r} holds {features[name]}, no images; {cure}"
         ) from error
+    return images if root is None else _from(root, images)
+
+
+def _from(root: Path, images: datasets.Dataset) -> datasets.Dataset:
+    """The same images, with paths that mean the same wherever the program is run."""
+    rows: Any = images.with_format("arrow")[:]
+    column = rows.column("image")
+    if not pc.struct_field(column, "bytes").null_count:  # pyright: ignore[reportAttributeAccessIssue]
+        return images
+    cells = pa.chunked_array([_resolved(root, chunk) for chunk in column.chunks], column.type)
+    return datasets.Dataset(InMemoryTable(pa.table({"image": cells}))).cast_column("image", images.features["image"])
+
+
+def _resolved(root: Path, cells: Any) -> pa.StructArray:
+    contents, paths = (pc.struct_field(cells, name) for name in ("bytes", "path"))  # pyright: ignore[reportAttributeAccessIssue]
+    lying = [
+        path if content.is_valid or not path or "://" in path else str(root / path)
+        for path, content in zip(paths.to_pylist(), contents)
+    ]
+    return pa.StructArray.from_arrays([contents, pa.array(lying, paths.type)], names=["bytes", "path"])

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from hopmix.lab.data.sources.loading import loading
 from hopmix.lab.data.sources.source import Options, Source
-from hopmix.lab.data.sources.tables import Found, choose_splits, source_of_tables
+from hopmix.lab.data.sources.tables import Found, Table, choose_splits, source_of_tables
 from hopmix.lab.data.sources.words import list_names
 from hopmix.lab.errors import UsageError
 from hopmix.lab.runtime.hub import ANSWERS_IN, asked_once
@@ -35,8 +35,20 @@ def open_hub(data: str, options: Options) -> Source:
         raise UsageError(f"data = {data!r} names no data set of the Hub; write 'hub:owner/name'")
     ask = lambda: HfApi().dataset_info(name, timeout=ANSWERS_IN)
     with loading(data, "check the name and the network"), asked_once(ask) as answers, _offline(not answers):
-        loaded = datasets.load_dataset(name)
+        loaded = _loaded(data, name, answers)
     return _source(data, name, f"the Hugging Face Hub data set {name}", loaded, options)
+
+
+def _loaded(data: str, name: str, answers: bool) -> Any:
+    try:
+        return datasets.load_dataset(name)
+    except (ConnectionError, FileNotFoundError) as error:
+        if answers:
+            raise
+        raise UsageError(
+            f"data = {data!r} cannot be loaded (the Hub is out of reach and nothing of that name is in its cache); "
+            "check the network and HF_HUB_OFFLINE, and the name"
+        ) from error
 
 
 @contextmanager
@@ -63,18 +75,18 @@ def open_saved(data: str, folder: Path, options: Options) -> Source:
     """
     with loading(data):
         loaded = datasets.load_from_disk(str(folder))
-    return _source(data, folder.name, f"the local folder {data}", loaded, options)
+    return _source(data, folder.name, f"the local folder {data}", loaded, options, folder)
 
 
-def _source(data: str, name: str, origin: str, loaded: Any, options: Options) -> Source:
+def _source(data: str, name: str, origin: str, loaded: Any, options: Options, folder: Path | None = None) -> Source:
     """The source of a `Dataset` or of a `DatasetDict`."""
     if not isinstance(loaded, dict):
-        found = {"train": Found([loaded], "the only table")}
+        found = {"train": Found([Table(loaded, folder)], "the only table")}
         return source_of_tables(data, name, origin, found, options)
     tables = {str(split): table for split, table in loaded.items()}
     if not tables:
         raise UsageError(f"data = {data!r} has no splits; add one that is called 'train'")
     chosen, left = choose_splits(data, list(tables))
-    found = {split: Found([tables[name]], f"split {name}") for split, name in chosen.items()}
+    found = {split: Found([Table(tables[name], folder)], f"split {name}") for split, name in chosen.items()}
     notes = [f"not read: the splits {list_names(left)}"] if left else []
     return source_of_tables(data, name, origin, found, options, notes)

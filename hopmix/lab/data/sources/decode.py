@@ -4,6 +4,7 @@ import io
 import stat
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from hopmix.lab.data.sources.libtiff import libtiff_silent
+from hopmix.lab.data.sources.lost import note_loss, note_losses
 from hopmix.lab.data.sources.room import require_room
 from hopmix.lab.data.sources.source import Like, Pixels, Size
 from hopmix.lab.data.sources.words import escaped, reason
@@ -52,7 +55,8 @@ def decode_images(
 ) -> Pixels:
     """Images of one size as an array: one colour if all are grey, otherwise red, green and blue.
 
-    Transparency is dropped, palettes are looked up, and of 16 bits of grey the upper 8 are kept. Beside the array there
+    Transparency is dropped, palettes are looked up, of 16 bits the upper 8 are kept, and of several frames the first
+    (see `lost`). Beside the array there
     is never more than one image in memory.
 
     **Arguments:**
@@ -84,7 +88,10 @@ def _decode_all(encoded: Iterable[tuple[str, Encoded]], count: int, like: Like |
         if pixels.shape[2] > images.shape[3] and not fixed:  # the first coloured image among grey ones
             require_room(count, pixels.shape)
             images = np.repeat(images, 3, axis=3)
-        images[row] = pixels if pixels.shape[2] <= images.shape[3] else _grey(pixels)
+        if pixels.shape[2] > images.shape[3]:
+            note_loss(name, "colours")
+            pixels = _grey(pixels)
+        images[row] = pixels
     return images
 
 
@@ -103,12 +110,17 @@ def _sizes(like: Like, name: str, pixels: Array) -> str:
 
 def _decode(name: str, file: Encoded, size: Size | None) -> Array:
     try:
-        with Image.open(_opened(file), formats=formats()) as image:
+        with Image.open(_opened(file), formats=formats()) as image, _silent(image):
+            note_losses(name, image)
             ImageOps.exif_transpose(image, in_place=True)
-            return _standard(image, size)
+            return _standard(name, image, size)
     # Damaged files make Pillow raise whatever it stumbles over: struct.error, IndexError, zlib.error, ...
     except Exception as error:
         raise UsageError(f"data: {escaped(name)} cannot be decoded ({_why(error)}); replace or remove it") from error
+
+
+def _silent(image: Image.Image) -> AbstractContextManager[None]:
+    return libtiff_silent() if image.format == "TIFF" else nullcontext()
 
 
 def _why(error: Exception) -> str:
@@ -129,24 +141,26 @@ def _opened(file: Encoded) -> io.BytesIO | Path:
     return path
 
 
-def _standard(image: Image.Image, size: Size | None) -> Array:
+def _standard(name: str, image: Image.Image, size: Size | None) -> Array:
     """One grey plane, or red, green and blue, of 8 bits."""
     if image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode}: pixels of 32 bits, where 8 are expected")
-    plain = _plain(image)
+    plain = _plain(name, image)
     if size is not None and plain.size != (size[1], size[0]):
         plain = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = np.asarray(plain)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(name: str, image: Image.Image) -> Image.Image:
     """The image in the mode L, or RGB where it has colours."""
     if image.mode in ("L", "RGB"):
         image.load()
         return image
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        deep = np.asarray(image)
+        note_loss(name, "depth", int(deep.max()))
+        return Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
     if image.mode in ("P", "PA"):

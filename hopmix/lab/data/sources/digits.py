@@ -5,6 +5,7 @@ from typing import Any, cast
 import numpy as np
 
 from hopmix.lab.data.sources.array_rows import ArrayRows
+from hopmix.lab.data.sources.names import exists
 from hopmix.lab.data.sources.source import Given, Options, Source, make_source
 from hopmix.lab.errors import UsageError
 
@@ -22,4 +23,9 @@ def open_digits(options: Options) -> Source:
     digits = cast(Any, load_digits())
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     given = Given(ArrayRows(images, "digits", options.size), digits.target.astype(np.int64), "digits")
-    return make_source("digits", "digits", "scikit-learn's load_digits", {"train": given})
+    return make_source("digits", "digits", "scikit-learn's load_digits", {"train": given}, notes=_namesakes())
+
+
+def _namesakes() -> list[str]:
+    """A note on a folder or file of the user's with the same name."""
+    return ["./digits here is not read: to read it, write --data ./digits"] if exists("digits") else []

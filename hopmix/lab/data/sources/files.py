@@ -1,9 +1,10 @@
 """Files of a folder, and images that are files."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from hopmix.lab.data.sources.decode import Encoded, decode_images
 from hopmix.lab.data.sources.source import AbstractRows, Index, Like, Options, Pixels, Size
@@ -12,6 +13,9 @@ from hopmix.lab.errors import UsageError
 
 CHUNK = 256
 """Images between two steps of the progress bar."""
+
+HIDDEN = ("__MACOSX", "__pycache__")
+"""Folders that programs leave and no one looks into."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +46,66 @@ class FileRows(AbstractRows):
                 yield self.name(row), self.name(row)
 
 
-def find_files(folder: Path) -> list[PurePath]:
-    """All files under a folder, by their paths in it, in the order of their names.
+class Found(NamedTuple):
+    """What lies in a folder, by paths in it.
 
-    Hidden files and folders are left out; links are followed, but no folder is entered twice.
+    **Arguments:**
+
+    - `files`: all files, in the order of their names; `folders`: all folders, also those that are not entered.
+    - `again`: folders that are not entered, for they are read already under another name.
+    - `studies`: folders that are not entered, for a study of ours lies there.
+    """
+
+    files: list[PurePath]
+    folders: list[PurePath]
+    again: list[PurePath]
+    studies: list[PurePath]
+
+
+def find_files(folder: Path) -> Found:
+    """All files under a folder.
+
+    Hidden files and folders are left out, and folders of studies, whose figures are nobody's data. Links are followed,
+    after all that lies in the folder itself; no folder is entered twice.
 
     **Raises:** `OSError` for a folder that cannot be read.
     """
-    found: list[PurePath] = []
+    found = Found([], [], [], [])
     entered: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, onerror=_tell, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = PurePath(place).relative_to(folder)
-        found += [inside / name for name in names if not name.startswith(".")]
-    return sorted(found, key=PurePath.as_posix)
+    waiting = [folder]
+    for start in waiting:
+        for place, folders, names in os.walk(start, onerror=_tell):
+            inside = PurePath(place).relative_to(folder)
+            status = os.stat(place)
+            again = (status.st_dev, status.st_ino) in entered
+            entered.add((status.st_dev, status.st_ino))
+            study = place != str(folder) and _is_study(folders + names)
+            if again or study:
+                (found.again if again else found.studies).append(inside)
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            waiting += [Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))]
+            lost = [name for name in names if _leads_nowhere(Path(place) / name)]
+            found.folders.extend(inside / name for name in [*folders, *lost])
+            found.files.extend(inside / name for name in names if name not in lost and not _is_hidden(name))
+    found.files.sort(key=PurePath.as_posix)
+    found.folders.sort(key=PurePath.as_posix)
+    return found
+
+
+def _is_study(names: Collection[str]) -> bool:
+    """Whether a folder of these names is that of a study of ours."""
+    return "study.json" in names and ("metrics.zarr" in names or "checkpoints" in names)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in HIDDEN
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether this is a link that may have been one to a folder."""
+    return not path.suffix and not _is_hidden(path.name) and path.is_symlink() and not path.exists()
 
 
 def _tell(error: OSError):

@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from hopmix.lab.data.sources.files import FileRows, refuse_columns
+from hopmix.lab.data.sources.files import FileRows, Found, refuse_columns
+from hopmix.lab.data.sources.left_over import left_over, refuse_empty_splits
 from hopmix.lab.data.sources.source import Given, Options, Source, make_source
 from hopmix.lab.data.sources.splits import named_splits, split_of
 from hopmix.lab.data.sources.words import list_names
@@ -20,31 +21,32 @@ from hopmix.lab.errors import UsageError
 LISTS = (".csv", ".tsv")
 
 
-def open_image_folder(
-    data: str, folder: Path, images: Sequence[PurePath], others: Sequence[PurePath], options: Options
-) -> Source:
+def open_image_folder(data: str, folder: Path, images: Sequence[PurePath], found: Found, options: Options) -> Source:
     """The images of a folder, labelled by the names of their folders.
 
     **Arguments:**
 
-    - `images`: their paths in the folder; `others`: those of files that are no images.
+    - `images`: their paths in the folder; `found`: all that lies there.
 
-    **Raises:** `UsageError` where there are no classes, and for the names of columns.
+    **Raises:** `UsageError` where there are no classes, for empty splits, and for the names of columns.
     """
     refuse_columns(data, "a folder of images", options)
+    refuse_empty_splits(data, found, images)
+    lists = [path for path in found.files if path.suffix.lower() in (*LISTS, ".json", ".jsonl")]
     first = list(dict.fromkeys(path.parts[0] for path in images if len(path.parts) > 1))
     names = named_splits(data, first)
     depth = 1 if names is None else 2
     labelled = [path for path in images if len(path.parts) > depth]
     if not labelled:
-        raise UsageError(_no_classes(data, names, others))
+        raise UsageError(_no_classes(data, names, lists))
     groups = {"train": labelled} if names is None else _of_splits(data, names, labelled)
     given = {}
     for split, paths in groups.items():
         values = np.asarray([unicodedata.normalize("NFC", path.parts[depth - 1]) for path in paths], str)
         where = "all folders" if names is None else f"folder {names[split]}"
         given[split] = Given(FileRows(folder, paths, split, options.size), values, where)
-    notes = [*_left_out(images, labelled), *_no_splits(first, names), *_not_read(others)]
+    notes = [*_left_out(images, labelled), *_no_splits(first, names), *_not_read(lists)]
+    notes += left_over(found, [*images, *lists])
     return make_source(data, folder.name, f"the local folder {data}", given, notes=notes)
 
 
@@ -59,9 +61,9 @@ def _of_splits(data: str, names: dict[str, str], labelled: Sequence[PurePath]) -
     return groups
 
 
-def _no_classes(data: str, names: dict[str, str] | None, others: Iterable[PurePath]) -> str:
-    lists = [str(path) for path in others if path.suffix.lower() in LISTS]
-    cure = f"; if their labels stand in {lists[0]!r}, give that file" if lists else ""
+def _no_classes(data: str, names: dict[str, str] | None, lists: Iterable[PurePath]) -> str:
+    named = [str(path) for path in lists if path.suffix.lower() in LISTS]
+    cure = f"; if their labels stand in {named[0]!r}, give that file" if named else ""
     place = "there" if names is None else "in the folder of its split"
     return (
         f"data = {data!r} has images, but no labels: they lie in no class folder; put those of each class into a "
@@ -84,8 +86,5 @@ def _no_splits(first: Iterable[str], names: dict[str, str] | None) -> list[str]:
     return [f"folders {list_names(alike)} are classes here, no splits: not every folder has a split's name"]
 
 
-def _not_read(others: Sequence[PurePath]) -> list[str]:
-    lists = [str(path) for path in others if path.suffix.lower() in (*LISTS, ".json", ".jsonl")]
-    if not lists:
-        return []
-    return [f"not read: {list_names(lists, 3)}; labels are the names of folders"]
+def _not_read(lists: Sequence[PurePath]) -> list[str]:
+    return [f"not read: {list_names(map(str, lists), 3)}; labels are the names of folders"] if lists else []

@@ -7,6 +7,7 @@ from hopmix.lab.data.sources.declared import is_saved, open_saved
 from hopmix.lab.data.sources.decode import suffixes
 from hopmix.lab.data.sources.files import find_files
 from hopmix.lab.data.sources.image_folder import LISTS, open_image_folder
+from hopmix.lab.data.sources.left_over import kinds, left_over, refuse_empty_splits
 from hopmix.lab.data.sources.path_list import open_path_list
 from hopmix.lab.data.sources.source import Options, Source
 from hopmix.lab.data.sources.table_files import open_archives, open_parquet
@@ -50,26 +51,29 @@ def _open_file(data: str, path: Path, options: Options) -> Source:
 def _open_folder(data: str, folder: Path, options: Options) -> Source:
     if is_saved(folder):
         return open_saved(data, folder, options)
-    files = find_files(folder)
+    found = find_files(folder)
+    files = found.files
     images = [path for path in files if path.suffix.lower() in suffixes()]
     tables = {suffix: [path for path in files if path.suffix.lower() == suffix] for suffix in TABLES}
     held = {suffix: paths for suffix, paths in tables.items() if paths}
     if len(held) > 1 or (held and len({path.parts[0] for path in images if len(path.parts) > 1}) > 1):
         raise UsageError(
-            f"data = {data!r} holds {_kinds(images, held)}; give a folder with one kind of them, or a single file"
+            f"data = {data!r} holds {_both(images, held)}; give a folder with one kind of them, or a single file"
         )
     if held:
         ((suffix, paths),) = held.items()
-        return TABLES[suffix](data, folder, paths, options, _beside(images))
+        refuse_empty_splits(data, found, paths)
+        notes = [*_beside(images), *left_over(found, [*paths, *images])]
+        return TABLES[suffix](data, folder, paths, options, notes)
     if images:
-        others = [path for path in files if path.suffix.lower() not in suffixes()]
-        return open_image_folder(data, folder, images, others, options)
+        return open_image_folder(data, folder, images, found, options)
     single = [str(path) for path in files if path.suffix.lower() in (*LISTS, ".npz")]
     cure = f"; did you mean the file {single[0]!r} in it?" if single else "; give one that has some"
-    raise UsageError(f"data = {data!r} is a folder without images, without parquet and without .tar files{cure}")
+    held = f" (it holds {kinds(files)})" if files else ""
+    raise UsageError(f"data = {data!r} is a folder without images, without parquet and without .tar files{held}{cure}")
 
 
-def _kinds(images: list[PurePath], held: dict[str, list[PurePath]]) -> str:
+def _both(images: list[PurePath], held: dict[str, list[PurePath]]) -> str:
     kinds = [f"{len(paths):,} {suffix} files" for suffix, paths in held.items()]
     return " and ".join([*kinds, *([f"{len(images):,} images"] if images else [])])
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
+from hopmix.lab.data.sources.labels import notes_on_labels
 from hopmix.lab.data.sources.words import escaped, list_names
 from hopmix.lab.errors import UsageError
 
@@ -19,6 +20,9 @@ Size = tuple[int, int]
 
 Values = Shaped[np.ndarray, " _n"]
 """Labels as their author writes them: whole numbers or text."""
+
+
+LABEL_CURE = ", or choose another column with --label-column"
 
 
 class Like(NamedTuple):
@@ -91,6 +95,7 @@ class Source:
     - `classes`: names of the classes, by label.
     - `validation`, `test`: `None` where the author gives none.
     - `notes`: sentences that the user should read before training.
+    - `label_cure`: what ends a message about labels, where their column may be chosen.
     """
 
     name: str
@@ -100,6 +105,7 @@ class Source:
     validation: Part | None = None
     test: Part | None = None
     notes: tuple[str, ...] = ()
+    label_cure: str = ""
 
 
 def make_source(
@@ -109,6 +115,7 @@ def make_source(
     splits: dict[str, Given],
     order: Sequence[str] = (),
     notes: Sequence[str] = (),
+    columns: bool = False,
 ) -> Source:
     """The source of these splits, in which classes are the labels that occur in training.
 
@@ -116,6 +123,7 @@ def make_source(
 
     - `splits`: "train", and "validation" and "test" where the author gives them.
     - `order`: the order of the names of classes; other labels follow, sorted.
+    - `columns`: whether the user may choose the column of labels.
 
     **Raises:** `UsageError` for a split without images, for labels of two kinds, and for labels of another split that
         never occur in training.
@@ -125,13 +133,15 @@ def make_source(
             raise UsageError(f"data = {data!r} has no images in its {split} split ({given.where}); add some")
     known = _in_order(np.unique(splits["train"].values), order)
     code_of = {value: code for code, value in enumerate(known)}
-    parts = {split: _part(data, split, given, code_of) for split, given in splits.items()}
+    cure = LABEL_CURE if columns else ""
+    parts = {split: _part(data, split, given, code_of, cure) for split, given in splits.items()}
     # A lone validation split is the test, as usual where the labels of the test split are not published.
     held_out = parts.get("validation") if "test" in parts else None
     test = parts.get("test", parts.get("validation"))
+    notes = [*notes, *notes_on_labels(known)]
     # Names of folders need not be text in any encoding.
     classes = tuple(str(value).encode("utf-8", "backslashreplace").decode() for value in known)
-    return Source(escaped(name), origin, classes, parts["train"], held_out, test, tuple(notes))
+    return Source(escaped(name), origin, classes, parts["train"], held_out, test, tuple(notes), cure)
 
 
 def _in_order(known: Values, order: Sequence[str]) -> list[Any]:
@@ -139,7 +149,7 @@ def _in_order(known: Values, order: Sequence[str]) -> list[Any]:
     return sorted(known.tolist(), key=lambda value: (place.get(value, len(place)), value))
 
 
-def _part(data: str, split: str, given: Given, code_of: dict[Any, int]) -> Part:
+def _part(data: str, split: str, given: Given, code_of: dict[Any, int], cure: str) -> Part:
     texts = {isinstance(value, str) for value in code_of}
     if texts != {given.values.dtype.kind == "U"}:
         raise UsageError(
@@ -155,6 +165,6 @@ def _part(data: str, split: str, given: Given, code_of: dict[Any, int]) -> Part:
         row = escaped(given.rows.name(int(unknown[0])))
         raise UsageError(
             f"data = {data!r}: {row} has the label {value!r}, which never occurs in training (there are "
-            f"{list_names(code_of)}); remove it, rename it or choose another column with --label-column"
+            f"{list_names(code_of)}); remove or rename it{cure}"
         )
     return Part(given.rows, labels, escaped(given.where))

@@ -3,7 +3,7 @@
 import glob
 import itertools
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 import datasets
@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from hopmix.lab.data.sources.loading import loading
 from hopmix.lab.data.sources.source import Options, Source
-from hopmix.lab.data.sources.splits import SHARD, named_splits
-from hopmix.lab.data.sources.tables import Found, source_of_tables
+from hopmix.lab.data.sources.splits import SHARD, WORDS, named_splits, note_on_names, split_of
+from hopmix.lab.data.sources.tables import Found, Table, source_of_tables
 from hopmix.lab.data.sources.words import list_names
 from hopmix.lab.errors import UsageError
 
@@ -34,11 +34,15 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
     for split, paths in _by_split(data, files).items():
         with loading(data):
             filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
-            # Files whose columns differ are loaded apart: the names of their classes may stand in another order.
-            groups = itertools.groupby(filled, lambda file: _columns(root / file))
-            tables = [_load("parquet", [root / file for file in group]) for _, group in groups]
+            # Files whose columns differ are loaded apart: the names of their classes may stand in another order. So
+            # are those of different folders, which paths of images count from.
+            groups = itertools.groupby(filled, lambda file: (file.parent, _columns(root / file)))
+            tables = [
+                Table(_load("parquet", [root / file for file in group]), root / folder) for (folder, _), group in groups
+            ]
         found[split] = Found(tables, _where(paths))
-    return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
+    told = [*notes, *_pooled(files, found)]
+    return source_of_tables(data, _name(path), _origin(data, path), found, options, told)
 
 
 def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]) -> Source:
@@ -47,13 +51,27 @@ def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Opt
     **Raises:** `UsageError` for damaged archives, those without images or labels, and those with pickles.
     """
     root = path if path.is_dir() else path.parent
+    told = list(notes)
     found = {}
     for split, paths in _by_split(data, files).items():
         with loading(data):
-            for file in paths:
-                _check_members(data, root / file)
-            found[split] = Found([_load("webdataset", [root / file for file in paths])], _where(paths))
-    return source_of_tables(data, _name(path), _origin(data, path), found, options, notes)
+            inside = [folder for file in paths for folder in _folders(data, root / file)]
+            found[split] = Found([Table(_load("webdataset", [root / file for file in paths]))], _where(paths))
+        if {split_of(folder) for folder in inside} - {None, split}:
+            told += note_on_names("folders in the archive", inside, "to use these, pack each into a file of its own")
+    told += _pooled(files, found)
+    return source_of_tables(data, _name(path), _origin(data, path), found, options, told)
+
+
+def _pooled(files: Sequence[PurePath], found: Collection[str]) -> list[str]:
+    """A note on names of files and folders that name splits, of which none are made."""
+    if len(found) > 1 or len(files) == 1:
+        return []
+    names = [str(path.with_suffix("")) for path in files]
+    alike = {split_of(word) for name in names for word in WORDS.findall(name)} - {None}
+    if alike <= {"train"}:
+        return []
+    return note_on_names("files", names, "for splits, call them all 'train-0', 'train-1', 'test-0' and so on")
 
 
 def _columns(path: Path) -> tuple[str, bytes | None]:
@@ -78,16 +96,21 @@ def _by_split(data: str, files: Sequence[PurePath]) -> dict[str, list[PurePath]]
     return {"train": list(files)}
 
 
-def _check_members(data: str, path: Path):
+def _folders(data: str, path: Path) -> list[str]:
+    """The names of splits among the folders in an archive, which must hold something and no pickles."""
+    folders: dict[str, None] = {}
     with tarfile.open(path, "r:") as archive:
         if archive.next() is None:
             raise UsageError(f"data = {data!r}: {path.name} holds nothing; leave it out")
         for member in archive:
-            if PICKLES & set(PurePath(member.name).name.lower().split(".")[1:]):
+            parts = PurePath(member.name).parts
+            folders |= dict.fromkeys(part for part in parts[:-1] if split_of(part))
+            if PICKLES & set(parts[-1].lower().split(".")[1:] if parts else []):
                 raise UsageError(
                     f"data = {data!r}: {path.name} holds {member.name!r}, a pickle, which could run a program; take "
                     "it out"
                 )
+    return list(folders)
 
 
 def _where(paths: Sequence[PurePath]) -> str:

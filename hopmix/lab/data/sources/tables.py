@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import datasets
@@ -12,16 +13,19 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import track
 
-from hopmix.lab.data.sources.columns import as_images, find_columns, label_values
+from hopmix.lab.data.sources.columns import Columns, as_images, find_columns, label_values, texts_of
 from hopmix.lab.data.sources.decode import Encoded, decode_images
 from hopmix.lab.data.sources.source import AbstractRows, Given, Index, Like, Options, Pixels, Size, Source, make_source
-from hopmix.lab.data.sources.splits import SPELLINGS, split_of
+from hopmix.lab.data.sources.splits import SPELLINGS, named_splits, note_on_column, split_column, split_of
 from hopmix.lab.data.sources.words import list_names
 from hopmix.lab.errors import UsageError
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 2**25
 """At most so many encoded images, and so many bytes of them, are in memory at once."""
+
+LOOKED = 4096
+"""Rows in which names of splits are looked for in columns that are not read."""
 
 
 class Cell(TypedDict):
@@ -35,10 +39,17 @@ EMPTY: Cell = {"bytes": b"", "path": None}
 """Stands for a missing image, and is reported as one that cannot be decoded."""
 
 
+class Table(NamedTuple):
+    """A table, and the folder that paths in it count from, where it lies in one."""
+
+    rows: datasets.Dataset
+    root: Path | None = None
+
+
 class Found(NamedTuple):
     """The tables of one split, and where they lie, as a phrase."""
 
-    tables: Sequence[datasets.Dataset]
+    tables: Sequence[Table]
     where: str
 
 
@@ -143,27 +154,66 @@ def source_of_tables(
 
     **Raises:** `UsageError` where columns of images and labels are not clear.
     """
+    told = dict.fromkeys(notes)
+    splits = _by_column(data, splits, options)
     order: dict[str, None] = {}
     given = {}
     for split in (split for split in SPELLINGS if split in splits):  # training says the order first
-        given[split], names = _given(data, split, splits[split], options)
+        given[split], names, unused = _given(data, split, splits[split], options)
+        told |= dict.fromkeys(unused)
         order |= dict.fromkeys(names)
-    return make_source(data, name, origin, given, list(order), notes)
+    return make_source(data, name, origin, given, list(order), list(told), columns=True)
 
 
-def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given, list[str]]:
-    """One split of several tables as one, and the names of its classes in their order."""
+def _by_column(data: str, splits: dict[str, Found], options: Options) -> dict[str, Found]:
+    """The tables divided by their column of splits, where nothing else divides them."""
+    tables = [table for found in splits.values() for table in found.tables if len(table.rows)]
+    chosen = options.columns.values()
+    columns = [split_column(name for name in table.rows.features if name not in chosen) for table in tables]
+    if set(splits) == {"train"} and tables and all(columns):
+        values = [texts_of(table.rows, name or "") for table, name in zip(tables, columns)]
+        names = named_splits(data, dict.fromkeys(value for texts in values for value in texts))
+        if names is not None:
+            return _divided(tables, values, names)
+    return splits
+
+
+def _divided(tables: list[Table], values: list[list[str]], names: dict[str, str]) -> dict[str, Found]:
+    found = {}
+    for split, name in names.items():
+        rows = [[row for row, value in enumerate(texts) if value == name] for texts in values]
+        parts = [Table(table.rows.select(index), table.root) for table, index in zip(tables, rows)]
+        found[split] = Found(parts, f"rows with the split {name}")
+    return found
+
+
+def _unused(split: str, table: datasets.Dataset, columns: Columns) -> list[str]:
+    """Notes on the columns that are not read and name another split than this one."""
+    first = table.select(range(min(LOOKED, len(table))))
+    notes = []
+    for name in table.features:
+        texts = [] if name in columns else texts_of(first, name)
+        usual = (split,) if split_column([name]) else (None, split)
+        if any(split_of(text) not in usual for text in texts):
+            notes += note_on_column(name, texts)
+    return notes
+
+
+def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given, list[str], list[str]]:
+    """One split of several tables as one, the names of its classes in their order, and notes."""
+    notes: list[str] = []
     images: list[datasets.Dataset] = []
     values: list[np.ndarray] = []
     order: dict[str, None] = {}
-    for table in found.tables:
+    for table, root in found.tables:
         if not len(table):
             continue
         columns = find_columns(data, table, options)
         labels, names = label_values(data, split, table, columns.label)
-        images.append(as_images(data, table, columns.image))
+        images.append(as_images(data, table, columns.image, root))
         values.append(labels)
         order |= dict.fromkeys(names)
+        notes += _unused(split, table, columns)
     if not images:
         raise UsageError(f"data = {data!r} has no rows in its {split} split ({found.where}); add some")
     if len({labels.dtype.kind for labels in values}) > 1:
@@ -172,4 +222,4 @@ def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given
             "give them the same names"
         )
     rows = TableRows(datasets.concatenate_datasets(images), split, options.size)
-    return Given(rows, np.concatenate(values), found.where), list(order)
+    return Given(rows, np.concatenate(values), found.where), list(order), notes
