@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
+import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.logging import get_verbosity, set_verbosity
 from huggingface_hub.utils import logging as hub_logging
@@ -31,6 +32,9 @@ def loading(data: str, cure: str = "check its files") -> Iterator[None]:
     except Exception as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise UsageError(f"data = {data!r} cannot be loaded ({reason(cause)}); {cure}") from error
+    finally:
+        # Arrow has an allocator of its own, which would keep what `datasets` took to convert files.
+        pa.default_memory_pool().release_unused()
 
 
 @contextmanager
