@@ -31,7 +31,7 @@ from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.observer import Observer
-from hopmix.lab.train.program import Dataset, Member, Program, Schedule, make_dataset
+from hopmix.lab.train.program import Dataset, Member, Program, Schedule, make_dataset, on_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,8 @@ def prepare(config: StudyConfig) -> Study:
     arms = make_arms(config, data.image_shape, len(data.classes))
     need_memory(config, arms)
     dataset = make_dataset(data)
+    # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
+    data = dataclasses.replace(data, train=on_host(dataset.train), validation=on_host(dataset.validation))
     structures = dict.fromkeys(arm.structure for arm in arms)
     programs = [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
     return Study(config, data, arms, dataset, programs, Observer(config))

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
@@ -460,3 +461,8 @@ def make_dataset(data: Data) -> Dataset:
 def on_device(split: Split) -> Images:
     """A split as arrays on the device; pixels stay uint8."""
     return Images(jnp.asarray(split.images), jnp.asarray(split.labels))
+
+
+def on_host(images: Images) -> Split:
+    """A split on the device as the host sees it; on a CPU that is no copy."""
+    return Split(np.asarray(images.pixels), np.asarray(images.labels))
