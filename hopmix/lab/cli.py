@@ -269,10 +269,21 @@ def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Con
     say = lambda sentence: console.print(Text(sentence))
     try:
         with TrainingBar(console, study.schedule.total) as watch:
-            return lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say)
+            return lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say, compiled=_forget)
     except lab_study.Interrupted:
         say(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
         return None
+
+
+def _forget():
+    """Give back what compiling left behind: a process of our own needs none of it again."""
+    import jax
+
+    from hopmix.lab.runtime.memory_allocator import release_memory
+
+    # What was traced, and what made the first weights; compiled programs stay where a study keeps them.
+    jax.clear_caches()
+    release_memory()
 
 
 def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:

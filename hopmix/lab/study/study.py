@@ -26,7 +26,6 @@ from hopmix.lab.probes.metrics import Metrics, unmeasured
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
-from hopmix.lab.runtime.memory_allocator import release_memory
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
@@ -121,6 +120,7 @@ def run(
     command: str,
     watch: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = print,
+    compiled: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train a study in a folder, from the start or from its newest checkpoint, and evaluate it.
 
@@ -131,6 +131,7 @@ def run(
     - `resume`: whether `out` holds a part of this study.
     - `command`: the command line, for the record.
     - `watch`: called after each interval; `say`: called with a sentence where something unusual happens.
+    - `compiled`: called when everything is compiled, before the first interval.
 
     **Returns:** the contents of `results.json`.
 
@@ -153,7 +154,7 @@ def run(
         folder = _Folder(out, record, checkpoints, store.History(study.arms, study.seeds, study.depth))
         step, states = _start(study, folder, say)
         timing = {"prepare_s": time.perf_counter() - started}
-        timing |= _train(study, folder, step, states, watch, interrupts)
+        timing |= _train(study, folder, step, states, watch, compiled, interrupts)
         results = evaluate(study, states, folder.history)
         interrupts.check()
         timing["total_s"] = time.perf_counter() - started
@@ -232,6 +233,7 @@ def _train(
     step: int,
     states: list[Member],
     watch: Callable[[Progress], None],
+    compiled: Callable[[], None],
     interrupts: Interrupts,
 ) -> dict[str, float]:
     """Train to the end, in place of `states`; each interval is saved while the next one runs."""
@@ -241,7 +243,7 @@ def _train(
         return timing
     begin = time.perf_counter()
     compile_all(study, states, study.dataset)
-    release_memory()
+    compiled()
     timing["compile_s"] = time.perf_counter() - begin
     saved: Future | None = None
     with ThreadPoolExecutor(1) as saver:
