@@ -99,7 +99,7 @@ def test_intervals_are_said_to_be_saved_where_a_study_is(capsys, tmp_path, monke
     code, _, err = run(capsys, "ablate", "--out", str(out), *TINY)
     assert (code, err) == (1, "hopmix: stopped at once.\n")
     out.mkdir()
-    store.write_record(out, {"config": tiny_config().to_json()})
+    store.write_record(out, {"format": store.FORMAT, "config": tiny_config().to_json()})
     code, _, err = run(capsys, "resume", str(out))
     assert code == 1
     assert err == f"hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume {out}.\n"
