@@ -271,7 +271,7 @@ def test_without_a_free_arm_there_is_no_test(tmp_path):
     path = small_run(tmp_path, SERIAL, SYMMETRIC)
     text = report_text(path)
     assert "There is no free arm, so no paired test was made." in text
-    assert "There is no broken arm in this study" in text
+    assert "There is no arm with a penalty in this study" in text
     assert "Without a free arm there is nothing to pair with." in text
 
 
