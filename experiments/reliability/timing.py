@@ -29,7 +29,10 @@ STUDY = (
 READ = """
 import sys, time
 from pathlib import Path
-from hopmix.lab.report.data import read_run
+try:
+    from hopmix.lab.report.data import read_run
+except ImportError:  # where the lab had no rooms yet
+    from hopmix.lab._report_data import read_run
 run = Path(sys.argv[1])
 read_run(run)
 begin = time.process_time()
