@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,18 @@ class StrengthAxis:
 
 def strength_axis(arms: xr.Dataset | xr.DataArray) -> StrengthAxis:
     """Axis that holds every lambda among the arms that have one."""
-    found = arms.strength.values.astype(float)
-    strengths = np.unique(found[np.isfinite(found)])
+    strengths = np.unique(arms.strength.values[is_penalised(arms)].astype(float))
     positive = strengths[strengths > 0]
     zero = _zero_place(positive) if strengths.size > positive.size else None
     ticks = [] if zero is None else [zero]
     ticks += [math.log10(strength) for strength in positive]
     labels = ["0"] * (zero is not None) + [power_of_ten(strength) for strength in positive]
     return StrengthAxis(tuple(ticks), tuple(labels), zero)
+
+
+def is_penalised(arms: xr.Dataset | xr.DataArray) -> Bool[np.ndarray, " arms"]:
+    """Which arms have a lambda."""
+    return np.isfinite(arms.strength.values.astype(float))
 
 
 def power_of_ten(value: float) -> str:

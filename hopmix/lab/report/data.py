@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +78,11 @@ def arm_results(run: Run) -> list[ArmResult]:
 
 
 def kinds_of_arms(run: Run) -> dict[str, str]:
-    """What each kind of arm of a run is, in a sentence of HTML: as recorded, or as this version knows it."""
-    recorded = {arm.get("kind", ""): arm.get("about", "") for arm in run.study.get("arms", [])}
+    """What each kind of arm of a run is, in a sentence of HTML: as this version knows it, or as recorded."""
+    # What a folder says is text: it may be of anybody.
+    recorded = {arm.get("kind"): escape(str(arm.get("about", ""))) for arm in run.study.get("arms", [])}
     kinds = dict.fromkeys(str(kind) for kind in run.metrics.kind.values)
-    return {kind: recorded.get(kind) or (BY_NAME[kind].about if kind in BY_NAME else "") for kind in kinds}
-
-
-def is_penalised(arms: xr.Dataset | xr.DataArray) -> np.ndarray:
-    """Which arms have a penalty, as booleans along `arm`."""
-    return np.isfinite(arms.strength.values.astype(float))
+    return {kind: BY_NAME[kind].about if kind in BY_NAME else recorded.get(kind, "") for kind in kinds}
 
 
 def accuracy_by_seed(run: Run) -> xr.DataArray:

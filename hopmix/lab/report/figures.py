@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hopmix.lab.report.axis import StrengthAxis, strength_axis
+from hopmix.lab.report.axis import StrengthAxis, is_penalised, strength_axis
 from hopmix.lab.report.panels import (
     INK,
     PAGE,
@@ -246,9 +246,10 @@ def _band(axes: Axes, values: xr.DataArray, style: ArmStyle) -> None:
 
 def penalised_by_kind(arms: Labelled) -> list[Labelled]:
     """The arms with a penalty, those of each kind in the order of their strengths."""
+    arms = with_names_of_today(arms)
     if "strength" not in arms.coords or "kind" not in arms.coords:
         return []
-    penalised = arms.isel(arm=np.flatnonzero(np.isfinite(arms.strength.values.astype(float))))
+    penalised = arms.isel(arm=np.flatnonzero(is_penalised(arms)))
     kinds = dict.fromkeys(str(kind) for kind in penalised.kind.values)
     return [penalised.isel(arm=np.flatnonzero(penalised.kind.values == kind)).sortby("strength") for kind in kinds]
 

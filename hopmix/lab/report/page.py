@@ -15,11 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab.report import figures, html, seal, text
+from hopmix.lab.report.axis import is_penalised
 from hopmix.lab.report.data import (
     Run,
     accuracy_by_seed,
     arm_results,
-    is_penalised,
     kinds_of_arms,
     read_run,
     weight_pairs,

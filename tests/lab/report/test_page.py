@@ -29,6 +29,7 @@ from lab.synthetic import (
 from PIL import Image
 
 from hopmix.lab.errors import UsageError
+from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.report import figures, page, seal
 from hopmix.lab.report.axis import power_of_ten, strength_axis
 from hopmix.lab.report.data import arm_results, read_run
@@ -312,6 +313,20 @@ def spoiled(value: Any) -> Any:
     if isinstance(value, list):
         return [spoiled(entry) for entry in value]
     return HOSTILE if isinstance(value, str) else value
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_folder_says_of_its_arms_is_text(tmp_path):
+    strange = Arm("odd", "Odd", "odd", None, 10, 0.9, (1.0, 1.0))
+    path = small_run(tmp_path, FREE, strange)
+    study = json.loads((path / "study.json").read_text())
+    for arm in study["arms"]:
+        arm["about"] = HOSTILE
+    (path / "study.json").write_text(json.dumps(study))
+    text = report_text(path)
+    assert HOSTILE not in text
+    assert f"<dt>odd</dt><dd>{html.escape(HOSTILE)}</dd>" in text
+    assert f"<dt>free</dt><dd>{BY_NAME['free'].about}</dd>" in text
 
 
 class Tags(HTMLParser):

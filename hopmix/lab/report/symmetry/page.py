@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from hopmix.lab.probes.quantities import COUPLINGS, FIELDS, ONSET, Metric
 from hopmix.lab.report import figures, html, text
-from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, is_penalised, last_measured, weight_pairs
+from hopmix.lab.report.axis import is_penalised
+from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, last_measured, weight_pairs
 from hopmix.lab.report.null import null
 from hopmix.lab.report.payload import has_values
 from hopmix.lab.report.pictures import weight_limit
