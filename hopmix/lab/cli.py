@@ -367,10 +367,8 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
     from hopmix.lab.verify import checks, tables
 
     trained = checks.load_run(path, options.data)
-    for sentence in (
-        *trained.passed,
-        f"Read: the checkpoint of step {progress(trained.step, trained.study.schedule.total)}.",
-    ):
+    step = progress(trained.step, trained.study.schedule.total)
+    for sentence in (*trained.passed, f"Read: the checkpoint of step {step}."):
         console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))

@@ -305,6 +305,7 @@ class Measure:
 BENCHMARKS = ("step", "inference", "ablation", "descent", "measuring", "data", "start", "memory", "growth")
 BENCH_SIZES = ("small", "medium", "large", "s16", "b16")
 BENCH_ARMS = tuple({kind.baseline: kind.name for kind in reversed(KINDS)}.values())[::-1]
+"""Of the kinds that take as many operations, the first."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lab.command import give as run
 from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import cli, store
@@ -14,13 +15,6 @@ from hopmix.lab.study.evaluation import end_weights, result_of
 
 SIZES = {"block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
 TINY = "--arms free --seeds 1 --dim 8 --depth 1 --epochs 2 --measurements 2 --batch 256".split()  # noqa: SIM905
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(arguments))
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 @pytest.mark.parametrize("command", [[], ["ablate"], ["resume"], ["report"]])

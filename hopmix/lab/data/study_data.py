@@ -220,9 +220,8 @@ def _open(data: str, options: Options) -> Source:
 
         return open_digits(options)
     if data.startswith("hub:"):
-        from hopmix.lab.data.sources.declared import (
-            open_hub,  # `datasets` takes a second to import, and digits need it not
-        )
+        # `datasets` takes a second to import, and digits need it not.
+        from hopmix.lab.data.sources.declared import open_hub
 
         return open_hub(data, options)
     if not data.strip() or not exists(data):

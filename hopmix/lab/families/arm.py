@@ -29,7 +29,6 @@ class Arm:
     - `title`: the name in the literature.
     - `about`: what it is, in a sentence of HTML.
     - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no such penalty.
-    - `look`: how it is drawn.
     - `model`: the configuration of its members.
     """
 
@@ -38,7 +37,6 @@ class Arm:
     title: str
     about: str
     strength: float | None
-    look: Look
     model: MixerConfig
 
     @property

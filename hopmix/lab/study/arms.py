@@ -89,7 +89,6 @@ def _of_kind(kind: Kind, config: StudyConfig, image: tuple[int, int, int], class
             title=_name(kind.title, strength),
             about=kind.about,
             strength=strength,
-            look=kind.look,
             model=model,
         )
         for strength in strengths

@@ -6,11 +6,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from lab.command import give
 from lab.tiny import tiny_data, tiny_study
 
 from hopmix import descend
 from hopmix._derive import gradient_force
-from hopmix.lab import cli
 from hopmix.lab.bench import ablation, growth, start, suite, tables
 from hopmix.lab.bench.descent import derived, differentiated, make_block, make_loop, make_memory
 from hopmix.lab.bench.machine import measure_limits
@@ -52,10 +52,8 @@ def small_things(monkeypatch):
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", *arguments])
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, " ".join(captured.err.split())
+    code, out, err = give(capsys, "bench", *arguments)
+    return code, out, " ".join(err.split())
 
 
 # ---- Arithmetic -------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from lab.command import flat, give
 from lab.tiny import make_run, tiny_data
 from lab.weight_files import HIDDEN, VISIBLE, bert, make_weights, save
 
 import hopmix as hm
-from hopmix.lab import cli, store
+from hopmix.lab import store
 from hopmix.lab.checkpoints import measure, picture, tables
 from hopmix.lab.checkpoints.layers import Found, Kind, Layer
 from hopmix.lab.checkpoints.open import open_layers
@@ -28,12 +29,8 @@ pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
 
 def hopmix(capsys, *arguments: object) -> tuple[int, str, str]:
-    try:
-        code = cli.run([*map(str, arguments)])
-    except SystemExit as stop:  # how tyro ends
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, " ".join(captured.err.replace("│", "").split())
+    code, out, err = give(capsys, *arguments)
+    return code, out, flat(err)
 
 
 def found(*couplings: hm.Coupling, kind: Kind = "pair") -> Found:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from lab.command import flat, give
 from lab.tiny import make_run, tiny_data
 
 import hopmix as hm
@@ -18,7 +19,7 @@ from hopmix._assumptions import Assumption
 from hopmix._coupling import trainable
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement
-from hopmix.lab import cli, store
+from hopmix.lab import store
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
 from hopmix.lab.verify import checks
@@ -32,12 +33,8 @@ def tiny_images(as_in_a_study):
 
 
 def hopmix(capsys, *arguments: object) -> tuple[int, str, str]:
-    try:
-        code = cli.run([*map(str, arguments)])
-    except SystemExit as stop:  # how tyro ends
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, " ".join(captured.out.split()), " ".join(captured.err.replace("│", "").split())
+    code, out, err = give(capsys, *arguments)
+    return code, " ".join(out.split()), flat(err)
 
 
 # ---- Claims -----------------------------------------------------------------------------------------------------
