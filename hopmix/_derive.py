@@ -223,11 +223,16 @@ class Block(eqx.Module):
 
         **Source:** `theory/C18-rounding.md`.
         """
-        self._check(x)
         if x.ndim > len(self.potential.neurons.shape):
+            self._check(x)
             return jax.vmap(self.energy_magnitude, in_axes=1)(x)
-        terms = [self.potential.energy_magnitude(self.activation(x)), state_magnitude(self.energy, x)]
-        return total(terms if self.leak == 0 else [*terms, self.leak * self.potential.neurons.energy_magnitude(x)])
+        return self.term_magnitude(x) + state_magnitude(self.energy, x)
+
+    def term_magnitude(self, x: Layer) -> Scalar:
+        """The sum of the magnitudes of all that the energy adds up, of one example."""
+        self._check(x)
+        potential = self.potential.energy_magnitude(self.activation(x))
+        return potential if self.leak == 0 else potential + self.leak * self.potential.neurons.energy_magnitude(x)
 
     def _check(self, x: Layer):
         """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""

@@ -221,11 +221,15 @@ class AssociativeMemory(eqx.Module):
 
         **Source:** `theory/C18-rounding.md`.
         """
-        activations, state = self.activations(state), dict(state)
-        outputs = self._outputs(activations)
+        state = dict(state)
+        return self.term_magnitude(state) + state_magnitude(self.energy, state)
+
+    def term_magnitude(self, state: State) -> Scalar:
+        """The sum of the magnitudes of all that the energy of one state adds up."""
+        activations = self.activations(state)
         layers = [n.energy_magnitude(state[name]) for name, n in self.neurons.items()]
         inputs = [n.input_magnitude(activations[name]) for name, n in self.neurons.items()]
-        return total([*layers, *inputs, *self.synapse_magnitudes(outputs), state_magnitude(self.energy, state)])
+        return total([*layers, *inputs, *self.synapse_magnitudes(self._outputs(activations))])
 
     def synapse_magnitudes(self, outputs: Mapping[str, Layer]) -> list[Scalar]:
         """The magnitude of the energy of each synapse where it reads these, of one example."""

@@ -10,7 +10,7 @@ The form is proved in `theory/C18-rounding.md`, with a constant for the worst ca
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,7 @@ def allowed_rise(before: Energy, after: Energy, dtype: Any) -> Energy:
 
 def energy_magnitude(system: Any, state: Any) -> Energy:
     """The magnitude of the energy of a block or a memory, in at least float32, where sums of halves do not overflow."""
-    system, state = jax.tree.map(widened, (system, state))
-    return system.energy_magnitude(state)
+    return _magnitude(measured(system, state))
 
 
 def state_magnitude(energy: Callable[[Any], Scalar], state: Any, sizes: Any = None) -> Scalar:
@@ -54,20 +53,46 @@ def state_magnitude(energy: Callable[[Any], Scalar], state: Any, sizes: Any = No
     - `energy`, `state`: $E$ and $x$.
     - `sizes`: $s$, in the form of the state; by default the state itself, whose errors are then relative ones.
     """
-    slopes = jax.grad(energy)(state)
-    sizes = jax.tree.leaves(state if sizes is None else sizes)
-    return total([jnp.sum(jnp.abs(size * slope)) for size, slope in zip(sizes, jax.tree.leaves(slopes))])
+    return _along(state if sizes is None else sizes, jax.grad(energy)(state))
+
+
+def _along(sizes: Any, slopes: Any) -> Scalar:
+    return total([jnp.sum(jnp.abs(s * g)) for s, g in zip(jax.tree.leaves(sizes), jax.tree.leaves(slopes))])
+
+
+class Measured(NamedTuple):
+    """What judging a rise needs to know of a state: it, its energy, the magnitude of all that this adds up, and slopes."""
+
+    state: Any
+    energy: Scalar
+    terms: Scalar
+    slopes: Any
+
+
+def measured(system: Any, state: Any) -> Measured:
+    """What judging a rise of the energy of a block or a memory needs to know of a state, in at least float32."""
+    system, state = jax.tree.map(widened, (system, state))
+    energy, slopes = jax.value_and_grad(system.energy)(state)
+    return Measured(state, energy, system.term_magnitude(state), slopes)
 
 
 def step_magnitudes(system: Any, before: Any, after: Any) -> tuple[Scalar, Scalar]:
-    r"""The magnitudes of the energies before and after a step.
+    r"""The magnitudes of the energies before and after a step."""
+    return magnitudes_of_step(measured(system, before), measured(system, after))
+
+
+def magnitudes_of_step(before: Measured, after: Measured) -> tuple[Scalar, Scalar]:
+    r"""The magnitudes of the energies before and after a step, from what is known of the two states.
 
     Where a step nearly takes back a state, as a full leaky one does, what is left is rounded as the state before was:
     $\sum_i |x_i\,\partial E/\partial x_i'|$ counts for the energy after it.
     """
-    system, before, after = jax.tree.map(widened, (system, before, after))
-    left = state_magnitude(system.energy, after, before)
-    return system.energy_magnitude(before), system.energy_magnitude(after) + left
+    left = _along(before.state, after.slopes)
+    return _magnitude(before), _magnitude(after) + left
+
+
+def _magnitude(of: Measured) -> Scalar:
+    return of.terms + _along(of.state, of.slopes)
 
 
 def total(magnitudes: list[Scalar]) -> Scalar:

@@ -75,6 +75,7 @@ def _logistic_energy_jvp(primals, tangents):
     return logistic_energy(z), size * jax.nn.sigmoid(size) * jax.nn.sigmoid(-size) * dz
 
 
+@jax.custom_jvp
 def gaussian_lobe(x: Layer) -> Layer:
     r"""$\mathrm{erf}(x/\sqrt2) - x\sqrt{2/\pi}\,e^{-x^2/2}$, which begins with $\tfrac13\sqrt{2/\pi}\,x^3$."""
     near = jnp.abs(x) < 1
@@ -86,6 +87,14 @@ def gaussian_lobe(x: Layer) -> Layer:
     large = jnp.clip(x, -SATURATED, SATURATED)
     gauss = math.sqrt(2 / math.pi) * jnp.exp(-0.5 * large**2)
     return jnp.where(near, gauss * small * series, jsp.erf(large * math.sqrt(0.5)) - large * gauss)
+
+
+@gaussian_lobe.defjvp
+def _gaussian_lobe_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    large = jnp.clip(x, -SATURATED, SATURATED)
+    slope = math.sqrt(2 / math.pi) * large**2 * jnp.exp(-0.5 * large**2)
+    return gaussian_lobe(x), slope * dx
 
 
 def log1p_gap(t: Layer) -> Layer:
