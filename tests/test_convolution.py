@@ -50,6 +50,7 @@ def test_the_current_up_applies_the_kernel_to_each_window(window, stride, getkey
 
 
 @pytest.mark.parametrize("window", [(3, 3), (1, 1), (3, 5)], ids=str)
+@pytest.mark.quick
 def test_the_current_up_is_the_convolution(window, getkey):
     """By SciPy, channel by channel, with zeros beyond the border."""
     synapse, (v, _) = convolution(getkey(), window=window), layers(getkey(), 1, HIDDEN)
@@ -83,6 +84,7 @@ def test_the_way_back_is_the_transpose_with_the_kernel_of_v(kind, stride, getkey
 
 @pytest.mark.parametrize("window", [(3, 3), (2, 3)], ids=str)
 @strides
+@pytest.mark.quick
 def test_pooling_averages_windows(stride, window, getkey):
     """Zeros beyond the border, and always the size of the window in the denominator: symmetric around a centre."""
     pooling, (v, h) = Pooling(GRID, window, stride), layers(getkey(), stride, CHANNELS)
@@ -96,6 +98,7 @@ def test_pooling_averages_windows(stride, window, getkey):
     assert_close(pooling.energy(v, h), -h.reshape(-1) @ up @ v.reshape(-1), scale=size)
 
 
+@pytest.mark.quick
 def test_what_does_not_fit_the_grid_is_refused(getkey):
     with pytest.raises(ValueError, match=r"a multiple of 9 for the window \(3, 3\), got 10"):
         Convolution(Coupling.symmetric(10, 3, key=getkey()), GRID)
