@@ -113,7 +113,6 @@ def test_the_force_is_minus_the_gradient_of_the_energy_written_in_activations(ki
     assert_close(force, expected, 1e-10)
 
 
-@pytest.mark.quick
 def test_energy_terms_are_those_of_the_parts(getkey):
     memory = three_layers(getkey(), "free")
     state = random_state(memory, getkey())

@@ -59,7 +59,6 @@ def test_the_magnitude_counts_single_products(getkey):
 
 
 @pytest.mark.parametrize("name", MEMORIES)
-@pytest.mark.quick
 def test_no_energy_is_larger_than_its_magnitude(name, getkey):
     memory = MEMORIES[name](getkey())
     for scale in (1e-3, 1.0, 30.0):

@@ -65,7 +65,6 @@ def test_z_is_largest_where_only_the_value_differs():
     assert_close((found.z, found.p), (9 / math.sqrt(10), 0.1))
 
 
-@pytest.mark.quick
 def test_ties_count_against_the_weights():
     """Of two hidden units each draw swaps them or does not: p counts all that are equal to the weights."""
     w, v = np.eye(2), np.asarray([[1.0, 0.2], [0.3, 1.0]])
@@ -300,7 +299,6 @@ def test_one_dtype_in_the_same_out(dtype, hidden, getkey):
     assert_close(10 * found.p.astype(jnp.float64), round(10 * float(found.p)), 1e-2)  # tenths, also in bfloat16
 
 
-@pytest.mark.quick
 def test_what_cannot_be_compared_is_refused():
     eye = couple(jnp.eye(3), jnp.eye(3))
     with pytest.raises((ValueError, TypeError), match="heads"):  # by the checker of annotations in tests

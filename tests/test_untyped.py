@@ -193,7 +193,6 @@ def told() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("call", CASES)
-@pytest.mark.quick
 def test_the_mistake_is_named(call, told):
     assert told[call].startswith(CASES[call]), told[call]
 

@@ -272,7 +272,6 @@ def test_one_probe_has_no_standard_error():
 # ---- The local split ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.quick
 def test_the_split_adds_up_and_turns_at_right_angles(getkey):
     block, (x, direction) = make_block(getkey(), "free"), normal(getkey(), (2, *VISIBLE_SHAPE))
     norm = block.potential.neurons.lagrangian

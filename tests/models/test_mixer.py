@@ -122,7 +122,6 @@ def test_one_key_gives_one_stem_head_and_up_weights_in_every_arm(getkey):
     assert not eqx.tree_equal(other.stem, models[0].stem)
 
 
-@pytest.mark.quick
 def test_broken_starts_as_symmetric(getkey):
     key, x = getkey(), normal(getkey(), (12, 6))
     symmetric, broken = (Mixer(config(coupling=kind), key=key) for kind in ("symmetric", "broken"))
