@@ -330,7 +330,6 @@ def test_a_tied_block_descends(getkey):
     assert_energy_descends(narrow, narrow.energy, starts.astype(jnp.float32))
 
 
-@pytest.mark.quick
 def test_rising_energies_are_caught(fixedkey):
     key, starts = fixedkey(), 3 * normal(fixedkey(), (16, *VISIBLE_SHAPE))
     block = make_block(key, hidden=ReLU())
