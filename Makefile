@@ -48,7 +48,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 
 
 # Some tests of each module of the core and of each model, one row of each: for use after every edit.
 quick: $(STAMP)
-	$(PYTEST) --quick --durations=5
+	$(PYTEST) --quick
 
 test: $(STAMP)
 	$(PYTEST)
