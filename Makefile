@@ -10,11 +10,12 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help ablation test test-seeds drills docs format lint clean
+.PHONY: help ablation quick test test-seeds drills docs format lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make ablation   train every arm of the symmetry ablation on digits and write the report'
+	@echo 'make quick      run some tests of the core and the models, in under a minute'
 	@echo 'make test       run the test suite on two cores, with the same numbers every time'
 	@echo 'make test-seeds run it with numbers drawn anew; SEEDS=100 TESTS=tests/theory for more of a part'
 	@echo 'make drills     kill, damage, copy and deceive studies for an hour or so; ONLY="kills copies" for some of it'
@@ -44,6 +45,10 @@ ablation: $(STAMP)
 # the files with the longest tests come first.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
 	--no-loadscope-reorder -q -ra --durations=10
+
+# Some tests of each module of the core and of each model, one row of each: for use after every edit.
+quick: $(STAMP)
+	$(PYTEST) --quick
 
 test: $(STAMP)
 	$(PYTEST)

@@ -38,6 +38,7 @@ CHECKS = {
 }
 hypothesis.settings.register_profile("fixed", max_examples=25, derandomize=True, **CHECKS)
 hypothesis.settings.register_profile("drawn", max_examples=100, derandomize=False, **CHECKS)
+hypothesis.settings.register_profile("quick", max_examples=3, derandomize=True, **CHECKS)
 
 
 FINISHED = itertools.count(1)
@@ -49,13 +50,57 @@ def seeds() -> list[int]:
 
 def pytest_addoption(parser: pytest.Parser):
     parser.addoption("--seeds", type=int, metavar="N", help="run each test that draws numbers for N seeds drawn now")
+    only = "run one row of each test that is marked quick"
+    parser.addoption("--quick", action="store_true", help=only)
 
 
 def pytest_configure(config: pytest.Config):
     drawn = config.getoption("--seeds")
     if drawn and not hasattr(config, "workerinput"):  # the workers of pytest-xdist inherit the variable
         os.environ[VARIABLE] = ",".join(str(secrets.randbelow(2**31)) for _ in range(drawn))
-    hypothesis.settings.load_profile("drawn" if VARIABLE in os.environ else "fixed")
+    config.addinivalue_line("markers", "quick: for `make quick`, which is run after every edit")
+    hypothesis.settings.load_profile(profile(config))
+
+
+def profile(config: pytest.Config) -> str:
+    if VARIABLE in os.environ:
+        return "drawn"
+    if config.getoption("--quick"):
+        return "quick"
+    return "fixed"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Most of a short run would be spent importing files that take no part in it."""
+    if not config.getoption("--quick") or collection_path.suffix != ".py":
+        return None
+    return "mark.quick" not in collection_path.read_text("utf-8") or None
+
+
+def one_row_each(items: list[pytest.Item]) -> list[pytest.Item]:
+    """One row of each quick test: of the k-th of a file its k-th row, counted round and round.
+
+    So tests of one table try different rows of it.
+    """
+    files: dict[Path, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        if item.get_closest_marker("quick"):
+            tests = files.setdefault(item.path, {})
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = []
+    for tests in files.values():
+        kept += [rows[k % len(rows)] for k, rows in enumerate(tests.values())]
+    return kept
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    # All claims are measured for its first row, which takes minutes: begun last, it would keep
+    # one core waiting.
+    items.sort(key=lambda item: item.path.name != "test_table.py")
+    if config.getoption("--quick"):
+        kept = one_row_each(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter):

@@ -144,6 +144,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.quick
 def test_imports_go_one_way():
     files = sorted(PACKAGE.rglob("*.py"))
     assert files
@@ -207,6 +208,7 @@ def is_version(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__version__"]
 
 
+@pytest.mark.quick
 def test_the_public_surface_is_re_exports_and_nothing_else():
     found = surface_problems((PACKAGE / "__init__.py").read_bytes())
     assert not found, "\n".join(found)

@@ -20,6 +20,7 @@ def attends(i: int, j: int, include_self: bool = False, causal: bool = False) ->
 
 
 @masks
+@pytest.mark.quick
 def test_the_energy_written_out(mask, getkey):
     attention, g = (
         Attention.random(CHANNELS, HEADS, DIM, key=getkey(), **mask),
@@ -35,6 +36,7 @@ def test_the_energy_written_out(mask, getkey):
 
 
 @masks
+@pytest.mark.quick
 def test_the_current_is_what_a_token_reads_and_what_its_readers_send_back(mask, getkey):
     """Hoover et al. 2023, equation 7: a token gets the keys it reads through its queries, and the other way round."""
     attention, g = Attention.random(CHANNELS, HEADS, DIM, key=getkey(), **mask), normal(getkey(), (TOKENS, CHANNELS))

@@ -128,6 +128,7 @@ def evaluate(memory: AssociativeMemory, states: State) -> Found:
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_energies_and_forces_have_the_shapes_and_the_dtype_of_the_layers(name, dtype, getkey):
     memory, states = draw(name, getkey(), dtype)
     found = evaluate(memory, states)
@@ -150,6 +151,7 @@ def test_the_energy_of_each_example_is_the_sum_of_its_terms(name, dtype, getkey)
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_the_force_is_minus_the_gradient_in_the_activations(name, dtype, getkey):
     found = evaluate(*draw(name, getkey(), dtype))
     assert_close(found.free.force, found.plain[1])
@@ -165,6 +167,7 @@ def test_the_force_pushes_the_states_down_the_energy(name, dtype, getkey):
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_the_energy_falls_at_the_rate_of_the_theorem(name, dtype, getkey):
     """dE/dt = dE/dx . x' = -sum tau x'.H x' with x' = f / tau."""
     memory, states = draw(name, getkey(), dtype)
@@ -215,6 +218,7 @@ EACH = -(-4000 // len(draws.CONVEX))  # 4000 in all
 
 
 @structures
+@pytest.mark.quick
 def test_random_memories_agree_with_plain_autodiff(structure, getkey):
     """One after another: a batch of kernels would become grouped convolutions, which a CPU takes minutes for."""
     memories, states = draws.draw_systems(structure, getkey(), EACH)
@@ -253,6 +257,7 @@ def convex() -> set[type]:
     return {type(node) for lagrangian in made for node in objects(lagrangian)} & classes(AbstractLagrangian)
 
 
+@pytest.mark.quick
 def test_the_table_has_every_lagrangian():
     made = {type(node) for make in LAGRANGIANS.values() for node in objects(make((4, 3), jnp.float64))}
     assert made >= classes(AbstractLagrangian)

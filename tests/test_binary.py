@@ -71,6 +71,7 @@ SEPARATIONS = {
 }
 
 
+@pytest.mark.quick
 def test_costs_of_any_function_are_differences(getkey):
     shape = (2, 3)
     weights = normal(getkey(), (*shape, *shape))
@@ -101,6 +102,7 @@ def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
     return recall(energy, start, sweeps=SWEEPS, key=jr.key(0) if key is None else key)
 
 
+@pytest.mark.quick
 def test_recall_follows_the_rule_spin_by_spin(getkey):
     weights, start, key = normal(getkey(), (SIZE, SIZE)), spins_of(getkey()), getkey()
     weights, field = weights + weights.T, normal(getkey(), (SIZE,))
@@ -199,6 +201,7 @@ def test_a_lightly_loaded_memory_corrects_flipped_bits(separation, getkey):
 
 @pytest.mark.parametrize("function", [flip_costs, update_all, lambda e, s: recall(e, s, sweeps=1, key=jr.key(0))])
 @pytest.mark.parametrize("value", [0.5, jnp.nan])
+@pytest.mark.quick
 def test_other_spins_are_refused(function, value):
     energy = Pairs(jnp.eye(SIZE), jnp.zeros(SIZE))
     spins = jnp.ones(SIZE).at[1].set(value)

@@ -47,6 +47,7 @@ def moved(coupling: Coupling, gradient: Coupling, time) -> Coupling:
 
 
 @pytest.mark.parametrize("tie", TIES)
+@pytest.mark.quick
 def test_the_velocity_is_that_of_a_step_along_the_gradient(tie, getkey):
     coupling, target = random_coupling(getkey, tie), normal(getkey(), (VISIBLE, VISIBLE))
     gradient = jax.grad(lambda c: quartic(c.down @ c.up, target))(coupling)
@@ -148,6 +149,7 @@ def test_rounding_is_no_breaking(dtype, getkey):
     assert breaking_rate(Coupling.from_weights(up, up.T + visible), gradient) < 0
 
 
+@pytest.mark.quick
 def test_a_zero_map_has_no_rate(getkey):
     coupling = Coupling.from_weights(jnp.zeros((HIDDEN, VISIBLE)), jnp.zeros((VISIBLE, HIDDEN)))
     gradient = Coupling.from_weights(normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN)))

@@ -174,6 +174,7 @@ def test_dropped_branches_are_not_covered(getkey):
 
 
 @pytest.mark.parametrize("beta", [-2.0, 0.0, 1.0])
+@pytest.mark.quick
 def test_attention_has_a_positive_beta(beta, getkey):
     attention = Attention(normal(getkey(), (1, 3, 6)), normal(getkey(), (1, 3, 6)), jnp.asarray(beta))
     memory = AssociativeMemory({"x": Neurons(Quadratic(), VISIBLE_SHAPE)}, {"a": attention}, {"a": ("x",)})

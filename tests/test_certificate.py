@@ -65,6 +65,7 @@ def failures(assumptions) -> set[str]:
         ("token", {"step": 0.25, "leak": 2.0, "n_iter": 2}, 0.5),
     ],
 )
+@pytest.mark.quick
 def test_tied_blocks_of_convex_units_descend_in_every_step(norm, options, bound, getkey):
     block = relu_block(getkey(), norm=norm, options=options)
     certificate = certify(block)
@@ -206,6 +207,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.quick
 def test_what_breaks_a_theorem_is_refused(name, getkey):
     make, statements = REFUSED[name]
     certificate = certify(make(getkey()))
@@ -293,6 +295,7 @@ def test_a_serial_block_is_refused_and_found_out(fixedkey):
         assert certify(part).check(fixedkey(), examples=16).asymmetry < 1e-12
 
 
+@pytest.mark.quick
 def test_other_things_are_no_systems():
     with pytest.raises(TypeError, match=r"No theorem covers a Linear: certify a Block or .*assert_energy_descends"):
         inspect.unwrap(certify)(eqx.nn.Linear(2, 2, key=jax.random.key(0)))  # below the type checks of the tests

@@ -91,6 +91,7 @@ def test_the_bound_of_softmax_distances_is_the_least(getkey):
     assert certificate.check(getkey(), examples=32, scale=3.0).passed
 
 
+@pytest.mark.quick
 def test_scales_count_with_their_square(getkey):
     affine = Affine(jnp.asarray([0.5, -3.0, 1.0, 2.0]), jnp.zeros(4))
     assert concavity_bound(eliminate(stored(normal(getkey(), (6, 4)), Softmax(), affine), [])) == 9
@@ -126,6 +127,7 @@ def chain(strengths, lagrangians) -> AssociativeMemory:
     return AssociativeMemory(neurons, synapses, {f"s{i}": (names[i], names[i + 1]) for i in range(len(synapses))})
 
 
+@pytest.mark.quick
 def test_the_pull_is_a_perron_root():
     """Of two layers the geometric mean of how they pull each other: one may pull hard if the other hardly does."""
     potential = eliminate(chain([0.9], [Tanh(4.0), Tanh(0.25)]), ["h0", "h1"])

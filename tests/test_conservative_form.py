@@ -169,6 +169,7 @@ def refused_gains(getkey) -> dict[str, AssociativeMemory]:
 @pytest.mark.parametrize(
     "name", ["units that compete", "stored patterns that read it", "another reader that is tied", "not quite"]
 )
+@pytest.mark.quick
 def test_gains_that_have_no_energy_are_refused(name, getkey):
     memory = refused_gains(getkey)[name]
     certificate = certify(memory)
@@ -226,6 +227,7 @@ def test_a_descent_records_the_energy_of_the_form(getkey):
         assert_close(descent.energies[3], certificate.energy(descent.states[3]), 1e-10)
 
 
+@pytest.mark.quick
 def test_gained_units_are_a_lagrangian(getkey):
     units, x = Gained(GELU(), jnp.asarray([[0.5], [-2.0], [3.0]])), normal(getkey(), (3, 4))
     assert_close(jax.grad(units)(x), units.activation(x))
@@ -327,6 +329,7 @@ def test_a_convolution_of_a_layer_with_itself(getkey):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-8, 1.0, 1e8, 1e19, 1e30])
+@pytest.mark.quick
 def test_tied_is_tied_and_free_is_free_at_every_scale(scale, dtype, getkey):
     up = (scale * normal(getkey(), (3, 5))).astype(dtype)
     assert certify(cast(memory_of(Coupling(up)), dtype)).descends_in_flow

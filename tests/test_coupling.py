@@ -24,12 +24,14 @@ def names_of_true(spec) -> set[str]:
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.3, 1.0, -1.0])
+@pytest.mark.quick
 def test_the_down_weights_follow_the_dial(tie, getkey):
     up, breaking = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
     assert_close(Coupling(up, breaking=breaking, tie=tie).down, tie * up.T + breaking)
     assert_close(Coupling(up, tie=tie).down, tie * up.T)
 
 
+@pytest.mark.quick
 def test_what_each_kind_is(getkey):
     key = getkey()
     symmetric, broken, free = (make(kind, key) for kind in ("symmetric", "broken", "free"))
@@ -60,6 +62,7 @@ def test_a_second_matrix_is_never_taken_for_a_breaking_in_silence(getkey):
         Coupling(up, up.T)  # pyright: ignore[reportCallIssue]
 
 
+@pytest.mark.quick
 def test_a_breaking_starts_at_zero_unless_asked_otherwise(getkey):
     key = getkey()
     broken = Coupling.broken(VISIBLE, HIDDEN, key=key)
@@ -72,6 +75,7 @@ def test_a_breaking_starts_at_zero_unless_asked_otherwise(getkey):
 @pytest.mark.parametrize(
     "kind, expected", [("symmetric", {"up"}), ("broken", {"up", "breaking"}), ("free", {"up", "breaking"})]
 )
+@pytest.mark.quick
 def test_which_leaves_train_follows_from_the_kind(kind, expected, getkey):
     coupling = make(kind, getkey())
     assert names_of_true(trainable(coupling)) == expected
@@ -158,6 +162,7 @@ def test_a_breaking_of_another_shape_is_named(getkey):
         Coupling.__check_init__(eqx.tree_at(lambda c: c.breaking, Coupling(up), up, is_leaf=lambda leaf: leaf is None))
 
 
+@pytest.mark.quick
 def test_couplings_are_found_in_the_order_of_fields(getkey):
     first, second = make("free", getkey()), make("symmetric", getkey())
     tree = (Dense(first), {"a": 1.0, "b": [Dense(second)]}, jnp.ones(3))

@@ -92,6 +92,7 @@ def fast(block: Block, x):
         ("token", "scalar", False, {}),
     ],
 )
+@pytest.mark.quick
 def test_the_fast_path_is_the_gradient_of_the_potential(norm, scale, bias, options, getkey):
     block = make_block(getkey(), norm=norm, scale=scale, bias=bias, options=options)
     x, weights = normal(getkey(), VISIBLE_SHAPE), normal(getkey(), VISIBLE_SHAPE)
@@ -110,6 +111,7 @@ def test_the_fast_path_of_untied_weights_is_no_gradient(kind, fixedkey):
 
 @pytest.mark.parametrize("kind", ["symmetric", "broken", "free"])
 @pytest.mark.parametrize("conservative", [True, False])
+@pytest.mark.quick
 def test_the_layer_written_out(kind, conservative, getkey):
     """x + gamma * [V_s gelu(W_s s) + gelu(s W_c^T) V_c^T], s = gamma * LN(x) + delta; gamma outside if conservative."""
     block = make_block(getkey(), kind, scale="conservative" if conservative else "elementwise", bias=False)
@@ -212,6 +214,7 @@ def asymmetry(block: Block, x, metric: bool = True):
 
 @norms
 @pytest.mark.parametrize("scale", CONSERVATIVE)
+@pytest.mark.quick
 def test_tied_blocks_are_conservative(norm, scale, getkey):
     """With noise on all scales and shifts."""
     block, x = make_block(getkey(), norm=norm, scale=scale), normal(getkey(), VISIBLE_SHAPE)
@@ -233,6 +236,7 @@ def test_an_elementwise_scale_on_the_way_in_only_is_not_conservative(norm, fixed
 
 
 @pytest.mark.parametrize("kind", ["broken", "free"])
+@pytest.mark.quick
 def test_untied_blocks_are_not_conservative(kind, fixedkey):
     assert asymmetry(make_block(fixedkey(), kind), normal(fixedkey(), VISIBLE_SHAPE)) > 0.01
 
@@ -264,6 +268,7 @@ def test_iterations_are_repeated_steps(getkey):
     assert_close(thrice(x), once(once(once(x))))
 
 
+@pytest.mark.quick
 def test_a_step_is_an_euler_step_of_the_force(getkey):
     block, x = make_block(getkey(), "free", options={"leak": 0.5, "step": 0.2}), normal(getkey(), VISIBLE_SHAPE)
     assert_close(block(x), x + 0.2 * block.force(x))
@@ -288,6 +293,7 @@ def test_the_leak_is_a_gauge_of_the_skip_connection(getkey):
 
 @norms
 @pytest.mark.parametrize("scale", NORM_SCALES)
+@pytest.mark.quick
 def test_a_token_major_batch_equals_vmap(norm, scale, getkey):
     block = make_block(getkey(), "free", norm=norm, scale=scale, options={"n_iter": 2, "leak": 0.1})
     batch = normal(getkey(), (TOKENS, 3, CHANNELS))
@@ -633,6 +639,7 @@ def clamped_hidden(key):
         (lambda key: derive_block(dense_pair(key), ["h"], drop_path=-0.1), r"Block needs 0 <= drop_path < 1, got -0.1"),
     ],
 )
+@pytest.mark.quick
 def test_bad_blocks_are_named(build, message, getkey):
     with pytest.raises(ValueError, match=message):
         build(getkey())

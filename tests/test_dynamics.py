@@ -63,6 +63,7 @@ def end(solution: diffrax.Solution) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], states(solution))
 
 
+@pytest.mark.quick
 def test_the_energy_of_a_memory_falls_along_its_flow(getkey):
     memory = three_layers(getkey())
     solution = flow(memory, random_state(memory, getkey()), 2.0, saveat=TIMES, rtol=1e-8, atol=1e-10)
@@ -128,6 +129,7 @@ def test_a_flow_that_runs_out_of_steps_says_so_in_its_result(getkey):
 # ---- Explicit steps ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_a_descent_records_states_and_energies(getkey):
     block = make_block(getkey(), hidden=ReLU(), options={"n_iter": 2, "step": 0.5})  # descends at any step (C05)
     x = normal(getkey(), VISIBLE_SHAPE)
@@ -270,6 +272,7 @@ def contracting(key) -> Block:
     return derive_block(perturb(memory, jr.fold_in(key, 1), 0.1), ["h"], leak=1.0, step=0.8)
 
 
+@pytest.mark.quick
 def test_settling_ends_in_a_fixed_point(getkey):
     block, x = contracting(getkey()), 10 * normal(getkey(), (5,))
     settled = settle(block, x, rtol=1e-12, atol=1e-12)
@@ -557,6 +560,7 @@ def test_wider_weights_widen_the_state(getkey):
         (lambda b, m, s: settle(b, s["v"], max_steps=-1), r"`settle` takes max_steps >= 0, got -1"),
     ],
 )
+@pytest.mark.quick
 def test_steps_durations_and_tolerances_that_make_no_sense_are_named(call, message, getkey):
     block = contracting(getkey())
     memory = block.potential.memory

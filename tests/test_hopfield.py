@@ -45,6 +45,7 @@ def test_it_is_an_eliminated_layer_of_pattern_units(name, getkey):
     "name, similarity", [(n, s) for n in SEPARATIONS for s in ("dot", "distance") if (n, s) not in SILENT]
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.quick
 def test_energy_and_current_written_out(name, similarity, shape, getkey):
     """Each pattern pulls with the activation of its similarity, at a distance towards itself."""
     patterns = normal(getkey(), (6, *shape))
@@ -68,6 +69,7 @@ def test_patterns_far_away_do_not_act_with_compact_kernels(getkey):
     assert jnp.any(soft.current(0, (patterns[2],)))
 
 
+@pytest.mark.quick
 def test_patterns_of_another_shape_are_refused(getkey):
     memory = HopfieldMemory(jnp.ones((7, 5)), Softmax())
     with pytest.raises(ValueError, match=r"Patterns of shape \(5,\) do not fit a layer of shape \(4,\)"):

@@ -15,6 +15,7 @@ def square_root(a):
     return implicit_root(lambda x: x**2 - a, jnp.ones(()), lambda x: (newton(x), jnp.asarray(20)))
 
 
+@pytest.mark.quick
 def test_a_root_has_the_derivatives_of_the_implicit_function():
     """Of sqrt(a): 1 / (2 sqrt a) and -1 / (4 a sqrt a); what is told about it stays what it is."""
     a = jnp.asarray(3.0)

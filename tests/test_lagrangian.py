@@ -74,6 +74,7 @@ def program(name: str, dtype):
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_the_activation_is_the_gradient_of_the_value(name, dtype, getkey):
     stacks = [2 * normal(getkey(), (7, *shape), dtype) for shape in SHAPES]
     results, _ = program(name, dtype)(stacks)
@@ -171,6 +172,7 @@ def test_the_exponential_overflows_and_says_so():
 
 
 @rows
+@pytest.mark.quick
 def test_the_hessian_is_positive_semidefinite_exactly_where_convex(name, getkey):
     lagrangian, shape = make(name), (2, 3)
     states = [scale * normal(getkey(), shape) for scale in (0.1, 1.0, 5.0)] + [jnp.full(shape, -math.sqrt(2))]
@@ -222,6 +224,7 @@ def test_the_tanh_form_of_gelu_is_another_function():
 
 
 @rows
+@pytest.mark.quick
 def test_the_hessian_vector_product_is_that_of_the_hessian(name, getkey):
     lagrangian, x, v = make(name), normal(getkey(), SHAPE), normal(getkey(), SHAPE)
     hessian = jax.jit(jax.hessian(lagrangian))(x)
@@ -229,6 +232,7 @@ def test_the_hessian_vector_product_is_that_of_the_hessian(name, getkey):
 
 
 @rows
+@pytest.mark.quick
 def test_the_curvature_bounds_the_hessian(name, getkey):
     lagrangian, shape = make(name), (2, 3)
     states = jnp.concatenate([scale * normal(getkey(), (16, *shape)) for scale in (0.003, 0.3, 3.0)])
@@ -307,6 +311,7 @@ def conjugates() -> list[str]:
 
 
 @pytest.mark.parametrize("name", conjugates())
+@pytest.mark.quick
 def test_the_conjugate_at_an_activation_is_the_layer_energy(name, getkey):
     """Fenchel-Young holds with equality at g = L'(x)."""
     lagrangian, x = make(name), normal(getkey(), SHAPE)
@@ -356,6 +361,7 @@ def test_a_conjugate_that_is_not_known_is_refused(name):
 # ---- Sums and multiples -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_lagrangians_add_and_scale(getkey):
     x, c = normal(getkey(), SHAPE), jnp.asarray(0.7)
     a, b = Tanh(2.0), LayerNorm((-1,))
@@ -451,6 +457,7 @@ def test_log_sum_relu_forgets_what_is_far(getkey):
     assert_close(unit(x), math.log(0.8) / 0.5, 1e-8)
 
 
+@pytest.mark.quick
 def test_values_at_known_states():
     x = jnp.asarray([-1.0, 2.0, 3.0])
     expected = [
@@ -562,6 +569,7 @@ def test_a_lagrangian_is_a_pytree(name, getkey):
         (lambda: SphericalNorm(eps=-1.0), r"SphericalNorm needs eps >= 0, got -1.0; the usual value is 1e-6"),
     ],
 )
+@pytest.mark.quick
 def test_bad_parameters_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -183,6 +183,7 @@ def test_values_and_energies_have_all_their_digits(name, dtype, getkey):
 
 
 @pytest.mark.parametrize("name", LAGRANGIANS)
+@pytest.mark.quick
 def test_the_energy_is_the_legendre_transform(name, getkey):
     """x.g - L(x), of every Lagrangian, with parameters that are arrays, and summed over groups."""
     for shape in SHAPES:
@@ -195,6 +196,7 @@ def test_the_energy_is_the_legendre_transform(name, getkey):
 
 
 @pytest.mark.parametrize("name", LAGRANGIANS)
+@pytest.mark.quick
 def test_the_slope_of_the_energy_is_the_hessian_times_the_state(name, getkey):
     lagrangian, shape = LAGRANGIANS[name]((4, 3), jnp.float64), (4, 3)
     for x in (normal(getkey(), shape), 1e-4 * normal(getkey(), shape), 5 * normal(getkey(), shape)):

@@ -94,6 +94,7 @@ INVERSES = {
 
 
 @pytest.mark.parametrize("kind", INVERSES)
+@pytest.mark.quick
 def test_the_force_is_minus_the_gradient_of_the_energy_written_in_activations(kind, getkey):
     """Where x = x(g) has a closed form, E is a function of g that autodiff can differentiate directly."""
     lagrangian, inverse = INVERSES[kind]
@@ -192,6 +193,7 @@ def test_inputs_and_states_batch_under_vmap(getkey):
     assert_close(energies, jnp.stack(one_by_one))
 
 
+@pytest.mark.quick
 def test_clamped_entries_feel_no_force(getkey):
     memory = three_layers(getkey())
     state = random_state(memory, getkey())
@@ -291,6 +293,7 @@ def pair(connections, synapses=("s",)):
         ),
     ],
 )
+@pytest.mark.quick
 def test_bad_memories_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
@@ -306,6 +309,7 @@ def test_bad_memories_are_named(build, message):
         ),
     ],
 )
+@pytest.mark.quick
 def test_bad_states_are_named(state, message, getkey):
     memory = dense_pair(getkey())
     for method in (memory.energy, memory.force, memory.activations, memory.energy_terms):

@@ -93,6 +93,7 @@ def untied(getkey, visible: int = 5, hidden: int = 4) -> Coupling:
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.quick
 def test_the_closed_form_of_elementwise_units(name, getkey):
     """sum_a (v_a . g) [Phi(h_a) - Phi(0)]/h_a: the form of the theory, which leaves out Phi(0), is for Phi(0) = 0."""
     coupling, lagrangian, g = untied(getkey), ELEMENTWISE[name], normal(getkey(), (5,))
@@ -237,6 +238,7 @@ def test_clamped_entries_take_no_part(getkey):
 # ---- Tied weights -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_with_tied_weights_changes_couplings_and_scales_only(getkey):
     block = make_block(getkey(), "free", scale="elementwise")
     tied = with_tied_weights(block)
@@ -302,6 +304,7 @@ def test_single_precision(getkey):
 
 
 @pytest.mark.parametrize("f", [power, residual_force, descent_margin, radial_energy], ids=lambda f: f.__name__)
+@pytest.mark.quick
 def test_batches_are_refused(f, getkey):
     with pytest.raises(ValueError, match=r"one example, of shape \(4, 6\), got \(4, 2, 6\); batch with `jax.vmap`"):
         f(make_block(getkey()), jnp.zeros((4, 2, 6)))

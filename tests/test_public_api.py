@@ -49,6 +49,7 @@ def public_names() -> set[str]:
     return found - {"annotations"}
 
 
+@pytest.mark.quick
 def test_the_public_names_are_these():
     assert public_names() == NAMES
 
@@ -69,6 +70,7 @@ def test_each_public_name_is_documented(name):
 
 
 @pytest.mark.parametrize("name", sorted(CONTRACT))
+@pytest.mark.quick
 def test_the_contract_holds(name):
     cls = getattr(hopmix, name)
     fields = set(getattr(cls, "__dataclass_fields__", ()))

@@ -59,6 +59,7 @@ def test_a_step_of_compact_kernels_never_raises_their_energy(getkey):
     assert changes.min() < -0.1
 
 
+@pytest.mark.quick
 def test_separations_and_bounds_are_their_definitions(getkey):
     patterns, state, beta = np.asarray(normal(getkey(), (5, 2, 3))), np.asarray(normal(getkey(), (2, 3))), 0.6
     largest = max(np.linalg.norm(p) for p in patterns)
@@ -105,6 +106,7 @@ def test_the_capacity_tends_to_the_classical_formula(separation, power, factor):
     assert capacity(separation, units) == pytest.approx(formula, rel=0.01)
 
 
+@pytest.mark.quick
 def test_one_pattern_is_always_stable():
     assert bit_error(RePU(3), 10, 1) == 0
     assert bit_error(RePU(3), 10, 2) > 0
@@ -145,6 +147,7 @@ def test_the_failure_bound_grows_with_load_and_flips_and_is_a_probability():
         (lambda: pattern_separation(jnp.ones((1, 3))), "at least 2 patterns"),
     ],
 )
+@pytest.mark.quick
 def test_what_makes_no_sense_is_refused(call, complaint):
     with pytest.raises(ValueError, match=complaint):
         call()

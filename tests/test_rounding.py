@@ -45,6 +45,7 @@ def pair(up, visible=None, hidden=None) -> AssociativeMemory:
 # ---- The magnitude --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_the_magnitude_counts_single_products(getkey):
     """Of a pair of quadratic layers, by NumPy: layers, |h| |W| |v|, the input, and the state times the slope."""
     up, drive = np.asarray(normal(getkey(), (3, 4))), np.asarray(normal(getkey(), (4,)))

@@ -42,6 +42,7 @@ score = lambda coupling: indices(coupling)[2]
 # ---- Closed forms -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_the_value_counts_as_one_more_draw():
     """Mean, spread, z and p are those of all N + 1 numbers, by NumPy."""
     random = np.random.default_rng(0)

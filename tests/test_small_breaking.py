@@ -127,6 +127,7 @@ def test_a_block_tolerates_at_least_what_all_breakings_of_its_size_may(getkey):
     assert tied.distance < 1e-12
 
 
+@pytest.mark.quick
 def test_the_own_breaking_counts_in_proportion(getkey):
     tied, x, direction = draw(getkey(), 0)
     times = [breaking_bound(break_by(tied, size * direction), x).times for size in (1e-3, 2e-3)]
@@ -276,6 +277,7 @@ NOT_COVERED = {
 
 
 @pytest.mark.parametrize("name", NOT_COVERED)
+@pytest.mark.quick
 def test_nothing_is_proved_of(name):
     make, words = NOT_COVERED[name]
     found = breaking_bound(make(), jnp.linspace(-1, 1, 4))

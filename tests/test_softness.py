@@ -53,6 +53,7 @@ def rise(block: Block, x) -> float:
         (Tanh(), lambda x: 0.0),
     ],
 )
+@pytest.mark.quick
 def test_the_softness_is_that_of_the_quietest_group(norm, expected, getkey):
     x = normal(getkey(), VISIBLE_SHAPE)
     assert softness(norm, x) == pytest.approx(expected(np.asarray(x)), rel=1e-12)

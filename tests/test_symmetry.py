@@ -47,6 +47,7 @@ def direct_score(v, w) -> float:
 
 
 @sizes
+@pytest.mark.quick
 def test_tied_weights(visible, hidden, getkey):
     for coupling in (Coupling.symmetric(visible, hidden, key=getkey()), Coupling.broken(visible, hidden, key=getkey())):
         found = measure_asymmetry(coupling)
@@ -56,6 +57,7 @@ def test_tied_weights(visible, hidden, getkey):
 
 
 @sizes
+@pytest.mark.quick
 def test_opposite_weights(visible, hidden, getkey):
     w = normal(getkey(), (hidden, visible))
     np.testing.assert_allclose(measure_asymmetry(couple(-w.T, w)), OPPOSITE, atol=1e-12)
@@ -98,6 +100,7 @@ def test_the_unit_cosine_is_the_weighted_mean_of_the_cosines(getkey):
     assert_close(measure_asymmetry(couple(v, w)).unit_cosine, np.average(cosines, weights=lengths), scale=1.0)
 
 
+@pytest.mark.quick
 def test_the_definitions(getkey):
     coupling = Coupling(normal(getkey(), (4, 6)), breaking=normal(getkey(), (6, 4)), tie=0.3)
     w, v = np.asarray(coupling.up), np.asarray(coupling.down)
@@ -255,6 +258,7 @@ def test_change_of_the_visible_basis(seed):
 
 
 @given(seeds, st.floats(0.01, 100), st.floats(0.01, 100))
+@pytest.mark.quick
 def test_change_of_scale(seed, a, b):
     """Cosines and score forget the sizes of V and W; the relative breaking forgets a common one."""
     _, v, w = draw(seed)
@@ -311,6 +315,7 @@ def of_product(m, hidden: int, key) -> Coupling:
 
 
 @sizes
+@pytest.mark.quick
 def test_a_tied_coupling_has_a_real_spectrum_and_one_frame(visible, hidden, getkey):
     found = measure_spectrum(couple((w := normal(getkey(), (hidden, visible))).T, w), leading=3)
     np.testing.assert_allclose(found, (0, 0, 0, 1), atol=1e-6)
@@ -634,6 +639,7 @@ def test_two_matrices_are_measured_as_their_coupling(getkey):
         assert all(jnp.array_equal(a, b) for a, b in zip(found, expected))
 
 
+@pytest.mark.quick
 def test_one_matrix_is_no_pair(getkey):
     up = normal(getkey(), (6, 4))
     with pytest.raises(TypeError, match="`down` is missing"):

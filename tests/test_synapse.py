@@ -113,6 +113,7 @@ def draw(name: str, key: jax.Array, dtype=jnp.float64, scale: float = 1.0):
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_energies_and_currents_have_the_shapes_and_the_dtype_of_the_layers(name, dtype, getkey):
     for synapse, stack in draw(name, getkey(), dtype):
         found = evaluate(synapse, stack).together
@@ -122,6 +123,7 @@ def test_energies_and_currents_have_the_shapes_and_the_dtype_of_the_layers(name,
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_currents_are_minus_the_gradient_where_tied(name, dtype, getkey):
     for synapse, stack in draw(name, getkey(), dtype):
         found = evaluate(synapse, stack)
@@ -142,6 +144,7 @@ def test_no_energy_is_flat_and_untied_currents_are_not_its_gradient(name, dtype,
 
 @rows
 @dtypes
+@pytest.mark.quick
 def test_together_is_one_by_one(name, dtype, getkey):
     """`vmap`, a loop and, where the synapse takes it, a token-major batch compute the same."""
     for synapse, stack in draw(name, getkey(), dtype):
@@ -214,6 +217,7 @@ def activations(name: str, key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @bilinear
 @kinds
+@pytest.mark.quick
 def test_currents_have_the_form_of_the_docstring(name, kind, getkey):
     synapse, (v, h) = make_synapse(name, kind, getkey()), activations(name, getkey())
     up, down = FORMULAS[name]
@@ -236,6 +240,7 @@ def test_the_energy_is_the_symmetrised_interaction(name, kind, getkey):
 
 @bilinear
 @pytest.mark.parametrize("tie", [-0.5, 0.0, 0.3])
+@pytest.mark.quick
 def test_a_share_of_a_tie_sends_that_share_back(name, tie, getkey):
     """Without a breaking V is not formed; the currents and the energy are those of V written out, with W's gradient."""
     synapse, (v, h) = make_synapse(name, "symmetric", getkey()), activations(name, getkey())

@@ -184,6 +184,7 @@ WRONG_LAGRANGIANS = {
 
 
 @pytest.mark.parametrize("name", WRONG_LAGRANGIANS)
+@pytest.mark.quick
 def test_a_wrong_lagrangian_is_caught(name):
     lagrangian, options, message = WRONG_LAGRANGIANS[name]
     with pytest.raises(AssertionError, match=message) as caught:
@@ -194,6 +195,7 @@ def test_a_wrong_lagrangian_is_caught(name):
 
 @pytest.mark.parametrize("claims", [GELU(), Claiming(), (GELU(), GELU().activation), (Tanh(), jnp.tanh)])
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.quick
 def test_a_right_lagrangian_passes(claims, dtype):
     assert_lagrangian(claims, BELOW.astype(dtype))
 
@@ -254,6 +256,7 @@ def test_tied_blocks_and_trees_are_conservative(getkey):
         ("scaled activation", "The activation is the gradient of no Lagrangian: dg/dx"),
     ],
 )
+@pytest.mark.quick
 def test_a_field_that_is_not_conservative_is_caught(case, message, getkey):
     key, x = getkey(), normal(getkey(), VISIBLE_SHAPE)
     block = make_block(key, "free" if case == "free weights" else "symmetric")

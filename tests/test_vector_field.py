@@ -41,6 +41,7 @@ def with_and_without_the_metric(name: str, keys) -> tuple[jax.Array, jax.Array]:
 
 
 @pytest.mark.parametrize("name", ["quadratic", "tanh", "softmax", "layer norm", "spherical norm"])
+@pytest.mark.quick
 def test_a_gradient_in_the_activations_is_symmetric_in_the_metric(name, getkey):
     assert with_and_without_the_metric(name, getkey)[0] <= 1e-12
 
@@ -51,6 +52,7 @@ def test_without_the_metric_it_is_symmetric_for_linear_units_alone(name, fixedke
     assert without <= 1e-12 if name == "quadratic" else without > 1e-3
 
 
+@pytest.mark.quick
 def test_the_asymmetry_of_linear_fields_is_known(getkey):
     a, x = normal(getkey(), (4, 4)), normal(getkey(), (4,))
     norm = np.linalg.norm

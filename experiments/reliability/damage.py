@@ -125,8 +125,9 @@ def truth(runs: Runs, place: Path) -> Truth:
     """What the commands give of the two runs before anything is damaged."""
     measured = {}
     verified = {}
-    for path in (*_checkpoints(runs.stopped), *_checkpoints(runs.ended)):
-        step = int(path.name)
+    # Also those that only one of two runs keeps: where the newer ones are damaged, an older one is read.
+    paths = {int(path.name): path for run in (runs.stopped, runs.ended) for path in _checkpoints(run)}
+    for step, path in paths.items():
         measured[step] = _measured(place, _need(ask(*_measure(path, place))))[1]
         verified[step] = _verified(place, _need(ask(*_verify(path, place))))[1]
     drawn = {}
@@ -138,7 +139,6 @@ def truth(runs: Runs, place: Path) -> Truth:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """Also those that only one of two runs keeps: where the newer ones are damaged, an older one is read."""
     return [run / "checkpoints" / str(step) for step in store.steps_in(run)]
 
 

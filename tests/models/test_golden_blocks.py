@@ -76,6 +76,7 @@ def outputs_and_gradients(path, block, x, weights):
 @pytest.mark.parametrize("path", [fast, automatic])
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick
 def test_a_block_is_the_reference(kind, iterations, path, tensors):
     tensor = lambda name: tensors[f"{kind}/n{iterations}/{name}"]
     (block,) = Mixer(configure(kind, depth=1, n_iter=iterations), key=jr.key(0)).blocks

@@ -59,6 +59,7 @@ PUBLISHED = {  # Tolstikhin et al. 2021, table 1, counted out: without head, wit
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.quick
 def test_published_sizes_have_their_parameter_counts(size):
     without_head, thousand, ten = PUBLISHED[size]
     published = MixerConfig.vanilla(size, classes=1000)
@@ -166,6 +167,7 @@ def test_the_readout_norms_then_pools_then_maps(getkey):
     assert_close(model.readout(jnp.asarray(x)), np.asarray(model.head.weight) @ pooled + np.asarray(model.head.bias))
 
 
+@pytest.mark.quick
 def test_a_serial_block_is_its_mixings_in_turn(getkey):
     model, x = make(getkey(), block="serial", n_iter=2, bias=True), normal(getkey(), (12, 6))
     block = model.blocks[0]
@@ -186,6 +188,7 @@ def test_a_serial_block_is_its_mixings_in_turn(getkey):
     ],
     ids=str,
 )
+@pytest.mark.quick
 def test_the_fast_batch_equals_vmap(changes, getkey):
     model, x = make(getkey(), **changes), images(getkey())
     fast, mapped = eqx.filter_jit(lambda model, x: (model.batch(x), jax.vmap(model)(x)))(model, x)
@@ -275,6 +278,7 @@ def reorder(block: Block, order: np.ndarray) -> Block:
 
 
 @arms
+@pytest.mark.quick
 def test_every_arm_trains_all_that_it_should(arm, getkey):
     model, x = make(getkey(), bias=True, **ARMS[arm]), images(getkey())
 
@@ -377,6 +381,7 @@ def test_patches_run_row_by_row(getkey):
 
 
 @arms
+@pytest.mark.quick
 def test_blocks_of_an_arm_are_certified_as_they_should(arm, getkey):
     block = Mixer(config(**ARMS[arm]), key=getkey()).blocks[0]
     expected = {"free": False, "broken": True, "broken-xavier": False, "symmetric": True}
@@ -405,6 +410,7 @@ def test_blocks_of_an_arm_are_certified_as_they_should(arm, getkey):
     ],
     ids=str,
 )
+@pytest.mark.quick
 def test_bad_configurations_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)

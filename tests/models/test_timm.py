@@ -69,6 +69,7 @@ def logits(model: Mixer, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side, token, channel", [((4, 4), 6, 48), ((4, 4), 9, 20), ((2, 5), 6, 48)])
+@pytest.mark.quick
 def test_logits_are_those_of_the_published_equations(side, token, channel):
     rng = np.random.default_rng(0)
     weights = draw(rng, side, token, channel)
@@ -82,6 +83,7 @@ def test_logits_are_those_of_the_published_equations(side, token, channel):
     assert np.abs(logits(model, turned) - expected).max() > 0.01  # another image has other logits
 
 
+@pytest.mark.quick
 def test_there_and_back_is_exact(tmp_path):
     weights = draw(np.random.default_rng(1))
     back = to_timm(from_timm(weights))
@@ -144,6 +146,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("why", REFUSED)
+@pytest.mark.quick
 def test_other_weights_are_refused_by_name(why):
     change, message = REFUSED[why]
     with pytest.raises(ValueError, match=message):
