@@ -20,8 +20,6 @@ from hopmix._contraction import contraction_rate as contraction_rate
 from hopmix._convolution import Convolution as Convolution
 from hopmix._convolution import Pooling as Pooling
 from hopmix._coupling import Coupling as Coupling
-from hopmix._coupling import couplings as couplings
-from hopmix._coupling import trainable as trainable
 from hopmix._derive import Block as Block
 from hopmix._derive import Potential as Potential
 from hopmix._derive import SerialBlock as SerialBlock
@@ -89,6 +87,11 @@ from hopmix._synapse import ChannelMixing as ChannelMixing
 from hopmix._synapse import Dense as Dense
 from hopmix._synapse import HyperSynapse as HyperSynapse
 from hopmix._synapse import TokenMixing as TokenMixing
+from hopmix._tree import Frozen as Frozen
+from hopmix._tree import couplings as couplings
+from hopmix._tree import map_couplings as map_couplings
+from hopmix._tree import named_couplings as named_couplings
+from hopmix._tree import trainable as trainable
 from hopmix._vector_field import Estimate as Estimate
 from hopmix._vector_field import Loop as Loop
 from hopmix._vector_field import Split as Split

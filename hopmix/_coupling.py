@@ -136,6 +136,13 @@ class Coupling(eqx.Module):
         r"""$|\text{breaking}|_F^2$, which the penalty of symmetry breaking multiplies by its strength $\lambda$."""
         return jnp.zeros((), self.up.dtype) if self.breaking is None else jnp.sum(self.breaking**2)
 
+    def explicit(self) -> "Coupling":
+        """The same coupling with a breaking, be it zero; also of couplings side by side, along a leading axis."""
+        if self.breaking is not None:
+            return self
+        zeros = jnp.zeros_like(jnp.swapaxes(self.up, -1, -2))
+        return eqx.tree_at(lambda c: c.breaking, self, zeros, is_leaf=lambda leaf: leaf is None)
+
     @property
     def penalty(self) -> Scalar:
         r"""The former name of `squared_breaking`, which goes with the next version."""
@@ -150,31 +157,3 @@ def _up_key(key: PRNGKey) -> PRNGKey:
 def _draw_down(key: PRNGKey, visible: int, hidden: int) -> Float[Array, "visible hidden"]:
     # A key of its own: W of one seed is the same matrix in every kind, so that arms compare in pairs.
     return xavier_uniform(jr.fold_in(key, 1), visible, hidden)
-
-
-def couplings(tree) -> list[Coupling]:
-    """All couplings in a model, in the order of its fields."""
-    leaves = jax.tree.leaves(tree, is_leaf=_is_coupling)
-    return [leaf for leaf in leaves if _is_coupling(leaf)]
-
-
-def trainable(tree):
-    """A tree of booleans, true at the leaves that training may change.
-
-    These are all floating-point arrays except the `tie` of a `Coupling`; it serves as filter of `eqx.partition`.
-    Shapes (`jax.ShapeDtypeStruct`) count as the arrays they stand for.
-    """
-
-    def mark(node):
-        spec = jax.tree.map(_is_floating, node)
-        return eqx.tree_at(lambda c: c.tie, spec, False) if _is_coupling(node) else spec
-
-    return jax.tree.map(mark, tree, is_leaf=_is_coupling)
-
-
-def _is_coupling(node) -> bool:
-    return isinstance(node, Coupling)
-
-
-def _is_floating(leaf) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -24,6 +24,7 @@ ORDER = (
     "_lagrangian",
     "_lagrangian_groups",
     "_coupling",
+    "_tree",
     "_synapse",
     "_convolution",
     "_attention",

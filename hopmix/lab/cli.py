@@ -209,7 +209,10 @@ def _tell_overview(study: Any, console: Console):
     """What the data of a study are, and what is unusual of them and of its models."""
     from hopmix.lab.study.arms import few_tokens
 
-    for line in (*study.data.overview, *(f"  note: {note}" for note in few_tokens(study.arms))):
+    for line in (
+        *study.data.overview,
+        *(f"  note: {note}" for note in few_tokens(study.config, study.dataset.image, study.dataset.classes)),
+    ):
         console.print(Text(line), soft_wrap=True)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from scipy import stats
 
 # Below this ratio of spread to size the differences are one number up to rounding, and a t-value would be noise.
 _CONSTANT = 1e-9
@@ -105,5 +104,8 @@ def _stderr(kept: Float[np.ndarray, " n"]) -> float:
 def _t_test(differences: Float[np.ndarray, " n"]) -> tuple[float, float]:
     if differences.size < 2 or np.ptp(differences) <= _CONSTANT * np.abs(differences).max():
         return float("nan"), float("nan")
+    # Here, not above: with it training would hold 25 MiB more, and with scipy.stats 55.
+    from scipy.special import stdtr
+
     t = float(differences.mean()) / _stderr(differences)
-    return t, float(2 * stats.t.sf(abs(t), df=differences.size - 1))
+    return t, float(2 * stdtr(differences.size - 1, -abs(t)))

@@ -24,6 +24,9 @@ from hopmix.models.mixer import Mixer, MixerConfig
 LONGEST_LINE = 2**20
 """Bytes that the line of JSON may have."""
 
+FORMAT = 2
+"""The form of these files, which the line of JSON tells; the first one told none, and is read as well."""
+
 
 def save_mixer(path: str | Path, model: Mixer):
     """Write a mixer to a file that `load_mixer`, `hopmix measure` and Equinox's own functions read.
@@ -34,7 +37,8 @@ def save_mixer(path: str | Path, model: Mixer):
     - `model`: a `Mixer` as its configuration makes it, trained or not.
     """
     with Path(path).open("wb") as file:
-        file.write((json.dumps(dataclasses.asdict(model.config)) + "\n").encode())
+        values = {"format": FORMAT} | dataclasses.asdict(model.config)
+        file.write((json.dumps(values) + "\n").encode())
         eqx.tree_serialise_leaves(file, model)
 
 
@@ -67,11 +71,17 @@ def read_hyperparameters(file: BinaryIO) -> dict[str, Any] | None:
 
 
 def mixer_config(values: dict[str, Any] | None) -> MixerConfig | None:
-    """The `MixerConfig` with these fields, or `None` where they are not those of one."""
-    names = {field.name for field in dataclasses.fields(MixerConfig)}
+    """The `MixerConfig` with these fields, or `None` where they are not those of one.
+
+    **Raises:** `ValueError` for a file of a later version of hopmix, whose fields may mean something else.
+    """
+    names = {field.name for field in dataclasses.fields(MixerConfig)} | {"format"}
     if not values or not set(values) <= names:
         return None
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    found = fields.pop("format", 1)
+    if not (isinstance(found, int) and 1 <= found <= FORMAT):
+        raise ValueError(f"format {found!r} is not known, only 1 to {FORMAT}; read it with the hopmix that wrote it.")
     try:
         return MixerConfig(**fields)
     except (TypeError, ValueError):

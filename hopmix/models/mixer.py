@@ -20,6 +20,7 @@ from hopmix._lagrangian import GELU
 from hopmix._lagrangian_groups import LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
+from hopmix._tree import couplings
 from hopmix._types import Image, Layer, PRNGKey, Tokens
 
 SIZES = {"S": (8, 512), "B": (12, 768), "L": (24, 1024)}
@@ -148,7 +149,8 @@ class Mixer(eqx.Module):
     **Source:** arXiv 2105.01601, arXiv 2406.12220.
     """
 
-    config: MixerConfig = eqx.field(static=True)
+    image: tuple[int, int, int] = eqx.field(static=True)
+    patch: tuple[int, int] = eqx.field(static=True)
     stem: eqx.nn.Linear
     blocks: tuple[Block | SerialBlock, ...]
     norm: LayerNorm = eqx.field(static=True)
@@ -157,7 +159,8 @@ class Mixer(eqx.Module):
 
     def __init__(self, config: MixerConfig, *, key: PRNGKey):
         stem_key, *block_keys = jr.split(key, config.depth + 1)
-        self.config = config
+        self.image = config.image
+        self.patch = config.patch_size
         pixels = config.patch_size[0] * config.patch_size[1] * config.image[2]
         self.stem = _linear(jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0), pixels, config.dim, stem_key)
         self.blocks = tuple(_block(config, block_key) for block_key in block_keys)
@@ -192,15 +195,43 @@ class Mixer(eqx.Module):
 
     def patches(self, image: Image) -> Float[Array, "tokens pixels"]:
         """The patches of one image in row-major order, each as a vector."""
-        if image.shape != self.config.image:
-            raise ValueError(f"The model takes images of shape {self.config.image}, got {image.shape}.")
-        (down, across), (height, width, colours) = self.config.patch_size, image.shape
+        if image.shape != self.image:
+            raise ValueError(f"The model takes images of shape {self.image}, got {image.shape}.")
+        down, across = self.patch
+        height, width, colours = image.shape
         grid = image.reshape(height // down, down, width // across, across, colours)
-        return grid.transpose(0, 2, 1, 3, 4).reshape(self.config.tokens, -1)
+        return grid.transpose(0, 2, 1, 3, 4).reshape(-1, down * across * colours)
 
     def readout(self, x: Float[Array, "tokens *batch channels"]) -> Float[Array, "*batch classes"]:
         """The logits from the last tokens of one example or of a token-major batch."""
         return _apply(self.head, jnp.mean(self.affine(self.norm.activation(x)), axis=0))
+
+    @property
+    def config(self) -> MixerConfig:
+        """The configuration of a mixer with these parts, as they are now; where a breaking began is not in it.
+
+        Hidden widths are the default ones times a `hidden_ratio` where they can be.
+        """
+        whole = self.blocks[0]
+        token, channel = whole.parts if isinstance(whole, SerialBlock) else (whole, whole)
+        down, across = self.patch
+        return MixerConfig(
+            image=self.image,
+            patch=down if down == across else self.patch,
+            dim=self.affine.scale.shape[-1],
+            depth=len(self.blocks),
+            classes=self.head.weight.shape[0],
+            block="serial" if isinstance(whole, SerialBlock) else "parallel",
+            coupling=_kind(couplings(whole)[0]),
+            norm="joint" if _norm(token).axes == (0, -1) else "token",
+            norm_scale=_norm_scale(token),
+            bias="token_up" in token.potential.memory.synapses,
+            n_iter=whole.n_iter,
+            step=token.step,
+            leak=token.leak,
+            drop_path=token.drop_path,
+            **_hidden_widths(token, channel),
+        )
 
 
 def _linear(initializer, inputs: int, outputs: int, key: PRNGKey) -> eqx.nn.Linear:
@@ -270,3 +301,33 @@ def _visible(config: MixerConfig) -> Neurons:
     if config.norm_scale == "scalar":
         return Neurons(LayerNorm(axes, jnp.ones(()), jnp.zeros(parameters)), shape)
     return Neurons(LayerNorm(axes), shape, affine=_affine(parameters, config.norm_scale == "conservative"))
+
+
+def _kind(coupling: Coupling) -> Literal["free", "broken", "symmetric"]:
+    if coupling.breaking is None:
+        return "symmetric"
+    return "broken" if coupling.tie == 1 else "free"
+
+
+def _norm(block: Block) -> LayerNorm:
+    norm = block.potential.neurons.lagrangian
+    assert isinstance(norm, LayerNorm), "a mixer's visible layer has a norm"
+    return norm
+
+
+def _norm_scale(block: Block) -> Literal["none", "scalar", "conservative", "elementwise"]:
+    affine = block.potential.neurons.affine
+    if affine is not None:
+        return "conservative" if affine.conservative else "elementwise"
+    return "none" if _norm(block).shift is None else "scalar"
+
+
+def _hidden_widths(token: Block, channel: Block) -> dict[str, Any]:
+    """The options that give these hidden widths: a ratio to the default ones where they have one."""
+    dim = token.potential.neurons.shape[-1]
+    token_hidden = token.potential.memory.neurons["token"].shape[0]
+    channel_hidden = channel.potential.memory.neurons["channel"].shape[-1]
+    ratio = max(1, channel_hidden // (4 * dim))
+    if (token_hidden, channel_hidden) == (ratio * (dim // 2), ratio * 4 * dim):
+        return {"hidden_ratio": ratio}
+    return {"token_hidden": token_hidden, "channel_hidden": channel_hidden}

@@ -18,7 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._coupling import couplings
+from hopmix._tree import couplings
 from hopmix.models.mixer import VANILLA, Mixer, MixerConfig
 
 SHOWN = 5

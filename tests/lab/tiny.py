@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hopmix._coupling import trainable
+from hopmix._tree import trainable
 from hopmix.lab import store
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import study_data

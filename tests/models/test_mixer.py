@@ -455,3 +455,29 @@ def test_an_image_of_another_shape_is_named(getkey):
         model(jnp.zeros((12, 8, 2)))
     with pytest.raises(ValueError, match=r"The model takes images of shape \(8, 12, 2\), got \(8, 12, 3\)"):
         model.batch(jnp.zeros((4, 8, 12, 3)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"block": "serial", "norm": "token", "norm_scale": "elementwise", "bias": True, "n_iter": 2},
+        {"coupling": "broken", "norm_scale": "scalar", "step": 0.5, "leak": 1.0},
+        {"coupling": "symmetric", "hidden_ratio": 2, "drop_path": 0.1},
+        {"norm_scale": "none", "token_hidden": 5, "channel_hidden": 7, "patch": (4, 4)},
+        {"dim": 1, "token_hidden": 3},
+    ],
+    ids=str,
+)
+def test_a_mixer_tells_its_configuration(getkey, changes):
+    expected = config(**changes)
+    found = Mixer(expected, key=getkey()).config
+    assert found.patch_size == expected.patch_size
+    assert dataclasses.replace(found, patch=expected.patch) == expected
+
+
+def test_free_and_broken_mixers_are_trees_of_one_form(getkey):
+    """So they train in one program; the tree holds no configuration that tells them apart."""
+    free, broken = (Mixer(config(coupling=coupling), key=getkey()) for coupling in ("free", "broken"))
+    assert jax.tree.structure(free) == jax.tree.structure(broken)
+    assert jax.tree.structure(free) != jax.tree.structure(Mixer(config(coupling="symmetric"), key=getkey()))

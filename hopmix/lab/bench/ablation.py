@@ -12,6 +12,7 @@ from hopmix.lab.bench.race import Contender, Row, in_turn, timed
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import training_options
+from hopmix.lab.study.arms import mixer_of
 from hopmix.lab.study.study import Study, compile_all, prepare
 from hopmix.lab.train.program import Dataset, Member, Program, take_steps
 
@@ -79,7 +80,8 @@ def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iter
 
 def _peer_milliseconds(peer: Peer, study: Study) -> float:
     """The peer's time for all members and steps: of each kind of mixer one is run."""
-    config, model, steps = study.config, study.arms[0].model, study.schedule.interval
+    config, steps = study.config, study.schedule.interval
+    model = mixer_of(config, BY_NAME[config.arms[0]], study.dataset.image, study.dataset.classes)
     shape = {"image": model.image[0], "patch": model.patch_size[0], "dim": model.dim, "depth": model.depth}
     kinds = [BY_NAME[arm.kind].baseline for arm in study.arms]
     run = partial(peer.milliseconds, batch=config.batch, steps=steps, **shape)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from hopmix._coupling import trainable
+from hopmix._tree import trainable
 from hopmix.lab.bench.mixer import Size, configure, make_batch
 from hopmix.lab.bench.race import Row
 from hopmix.lab.runtime.compiler_options import training_options
@@ -40,11 +40,12 @@ def cost_memory(sizes: Sequence[Size], kinds: Sequence[str], precision: str) -> 
 
 def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> int:
     """Arguments, results and intermediate arrays of the loss and its gradient."""
-    model = cast(Mixer(configure(size, kind), key=jr.key(0)), "float32")
+    config = configure(size, kind)
+    model = cast(Mixer(config, key=jr.key(0)), "float32")
     if rematerialise:
         model = eqx.tree_at(lambda m: m.blocks, model, (Rematerialised(model.blocks),))
     parameters, rest = eqx.partition(model, trainable(model))
-    images, targets = make_batch(model.config, size.batch)
+    images, targets = make_batch(config, size.batch)
     other = None if precision == "float32" else precision
 
     def loss(parameters, images, targets):

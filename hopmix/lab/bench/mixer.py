@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
-from hopmix._coupling import trainable
+from hopmix._tree import trainable
 from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, Work, in_turn, timed
 from hopmix.lab.families.mixers import BY_NAME
@@ -102,13 +102,14 @@ class Interval:
 
     def __init__(self, size: Size, kind: str, steps: int, precision: str = "float32", members: int = 1):
         self.steps = steps
-        make = lambda key: cast(Mixer(configure(size, kind), key=key), "float32")
+        config = configure(size, kind)
+        make = lambda key: cast(Mixer(config, key=key), "float32")
         models = eqx.filter_vmap(make)(jr.split(jr.key(0), members))
         arrays, static = eqx.partition(models, eqx.is_array)
         parameters, frozen = eqx.partition(arrays, trainable(arrays))
         start, train = make_training(static, steps, precision)
         self._carry = parameters, jax.vmap(start)(parameters)
-        self._data = frozen, make_batch(static.config, size.batch)
+        self._data = frozen, make_batch(config, size.batch)
         self.losses: Any = None
         each = jax.vmap(train, in_axes=(0, 0, 0, None)) if members > 1 else _alone(train)
         run = jax.jit(lambda carry, data: each(*carry, *data), donate_argnums=0, compiler_options=training_options())

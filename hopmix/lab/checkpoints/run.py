@@ -16,7 +16,7 @@ from hopmix.lab.errors import UsageError
 from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.trained import locate, members_of, progress, read_checkpoint, require_checkpoint
-from hopmix.lab.train.program import Dataset, Images, Program
+from hopmix.lab.train.program import Dataset, Images, Program, programs_of
 from hopmix.models.mixer import Mixer
 
 
@@ -72,13 +72,12 @@ def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Pro
     """The programs of a study whose images are only shapes: enough to know what a checkpoint holds."""
     try:
         arms = make_arms(config, tuple(about["image"]), about["classes"])
-        dataset = eqx.filter_eval_shape(_blank, about["train"], tuple(about["image"]))
+        dataset = eqx.filter_eval_shape(_blank, about["train"], tuple(about["image"]), about["classes"])
     except (KeyError, TypeError) as error:
         raise UsageError(f"{out / 'study.json'}: damaged, it does not describe its images ({error!r}).") from None
-    structures = dict.fromkeys(arm.structure for arm in arms)
-    return [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
+    return programs_of(config, arms, dataset)
 
 
-def _blank(examples: int, image: tuple[int, int, int]) -> Dataset:
+def _blank(examples: int, image: tuple[int, int, int], classes: int) -> Dataset:
     split = Images(jnp.zeros((examples, *image), jnp.uint8), jnp.zeros(examples, jnp.int32))
-    return Dataset(split, split, jnp.zeros(image[-1]), jnp.ones(image[-1]))
+    return Dataset(split, split, jnp.zeros(image[-1]), jnp.ones(image[-1]), classes)

@@ -1,8 +1,15 @@
 """Arms: what a study compares."""
 
 import dataclasses
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Any
 
-from hopmix.models.mixer import MixerConfig
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from hopmix._types import PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +35,37 @@ class Arm:
     - `kind`: the name without the strength.
     - `title`: the name in the literature.
     - `about`: what it is, in a sentence of HTML.
+    - `make`: from a key to a model. Arms whose models have the same tree and shapes train in one compiled program; the
+        weights of a seed are those of its key in every arm.
     - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no such penalty.
-    - `model`: the configuration of its members.
+    - `activations`: how many numbers of one example the gradients need at the least, for an estimate of memory.
     """
 
     name: str
     kind: str
     title: str
     about: str
-    strength: float | None
-    model: MixerConfig
+    make: Callable[[PRNGKey], Any]
+    strength: float | None = None
+    activations: int = 0
 
     @property
-    def structure(self) -> MixerConfig:
-        """The configuration of the program that trains this arm; arms with equal ones differ only in numbers."""
-        if self.model.coupling == "symmetric":
-            return self.model
-        return dataclasses.replace(self.model, coupling="free", breaking="zeros")
+    def shapes(self) -> PyTree:
+        """A model with shapes in place of its arrays."""
+        return _shapes(self.make)
+
+    @property
+    def form(self) -> Hashable:
+        """The tree, shapes and constants of a model: arms with equal ones train in one program."""
+        leaves, structure = jax.tree.flatten(self.shapes)
+        return structure, tuple((leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves)
+
+
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf stands for an array."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+@lru_cache
+def _shapes(make: Callable[[PRNGKey], Any]) -> PyTree:
+    return eqx.filter_eval_shape(make, jax.random.key(0))

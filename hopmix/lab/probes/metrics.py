@@ -15,12 +15,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from hopmix._breaking import breaking_rate
-from hopmix._coupling import Coupling, couplings
+from hopmix._coupling import Coupling
 from hopmix._derive import Block, SerialBlock
 from hopmix._pseudo_energy import descent_margin, power
 from hopmix._rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._spectrum import eigenvalues, measure_spectrum
 from hopmix._symmetry import Asymmetry, measure_asymmetry
+from hopmix._tree import couplings
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
 from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.models.mixer import Mixer
@@ -226,8 +227,9 @@ def _rise(block: Block, before: Layer, after: Layer) -> tuple[Energy, Energy]:
     Both states go through the block side by side, so that everything is traced and compiled once.
     """
     states = jnp.concatenate([before, after], axis=1)
-    halves = jax.tree.map(lambda a: jnp.split(a, 2), jax.vmap(partial(measured, block), in_axes=1)(states))
-    start, end = (jax.tree.map(lambda a: a[i], halves, is_leaf=lambda a: isinstance(a, list)) for i in (0, 1))
+    both = jax.vmap(partial(measured, block), in_axes=1)(states)
+    start = jax.tree.map(lambda a: a[: before.shape[1]], both)
+    end = jax.tree.map(lambda a: a[before.shape[1] :], both)
     magnitudes = jax.vmap(magnitudes_of_step)(start, end)
     return end.energy - start.energy, allowed_rise(*magnitudes, before.dtype)
 

@@ -9,10 +9,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from hopmix._coupling import Coupling
 from hopmix.lab import store
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.mixers import BY_NAME, REFERENCE
+from hopmix.lab.probes.metrics import branches
 from hopmix.lab.statistics import PairedTest, Summary, paired_test, summarise
 from hopmix.lab.study.arms import make_arms
 
@@ -140,14 +142,14 @@ def _sizes_of_config(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
         arms = make_arms(StudyConfig.from_json(run.study["config"]), (height, width, colours), int(data["classes"]))
     except (UsageError, KeyError, TypeError, ValueError):  # of another version
         return {}
-    models = {arm.name: arm.model for arm in arms}
-    visible = {name: (model.tokens, model.dim) for name, model in models.items()}
-    branches = [str(branch) for branch in run.metrics.branch.values]
-    return {
-        (name, branch): (visible[name][i], model.hidden[i])
-        for name, model in models.items()
-        for i, branch in enumerate(branches)
-    }
+    named = [str(branch) for branch in run.metrics.branch.values]
+    first = {arm.name: branches(arm.shapes) for arm in arms}
+    return {(arm, branch): _units(first[arm][branch][0]) for arm in first for branch in named}
+
+
+def _units(coupling: Coupling) -> tuple[int, int]:
+    hidden, visible = coupling.up.shape
+    return visible, hidden
 
 
 def _weight_pair(run: Run, key: str) -> xr.DataArray:

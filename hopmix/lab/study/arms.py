@@ -1,14 +1,15 @@
 """The arms of a study: the family that it names, on its images, at its strengths."""
 
 import math
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from hopmix._types import PRNGKey
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
 from hopmix.lab.families.mixers import BY_NAME, Kind
-from hopmix.models.mixer import MixerConfig
+from hopmix.models.mixer import Mixer, MixerConfig
 
 MOST_TOKENS = 64
 """What the default patch leaves."""
@@ -47,20 +48,20 @@ def _divisors(length: int) -> list[int]:
     return [divisor for divisor in range(1, length + 1) if length % divisor == 0]
 
 
-def few_tokens(arms: Sequence[Arm]) -> list[str]:
+def few_tokens(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[str]:
     """What the user should know where the images are cut into few tokens."""
-    model = arms[0].model
+    model = mixer_of(config, BY_NAME[config.arms[0]], image, classes)
     if model.tokens >= FEW_TOKENS:
         return []
     height, width = model.patch_size
-    image = f"{model.image[0]} x {model.image[1]}"
+    size = f"{image[0]} x {image[1]}"
     if model.tokens == 1:
         return [
-            f"patches of {height} x {width} make one token of {image} images: there is nothing to mix between tokens, "
+            f"patches of {height} x {width} make one token of {size} images: there is nothing to mix between tokens, "
             "and indices of symmetry of token couplings are left out"
         ]
     return [
-        f"patches of {height} x {width} make only {model.tokens} tokens of {image} images: token couplings are small, "
+        f"patches of {height} x {width} make only {model.tokens} tokens of {size} images: token couplings are small, "
         "and their indices of symmetry near those of chance; --patch cuts finer"
     ]
 
@@ -70,17 +71,17 @@ def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) ->
 
     Raises `UsageError` where the patch does not divide the image, and where it is all of it unless it was asked for.
     """
-    arms = [arm for name in config.arms for arm in _of_kind(BY_NAME[name], config, image, classes)]
-    if arms[0].model.tokens == 1 and config.patch is None:
+    models = {name: mixer_of(config, BY_NAME[name], image, classes) for name in config.arms}
+    if models[config.arms[0]].tokens == 1 and config.patch is None:
         raise UsageError(
             f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give another "
             f"with --patch{_example(*image[:2])}, or larger images with --resize."
         )
-    return arms
+    return [arm for name, model in models.items() for arm in _of_kind(BY_NAME[name], model, config)]
 
 
-def _of_kind(kind: Kind, config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
-    model = _model(config, kind, image, classes)
+def _of_kind(kind: Kind, model: MixerConfig, config: StudyConfig) -> list[Arm]:
+    make = partial(_mixer, model)
     strengths = config.grid if kind.penalised else (None,)
     return [
         Arm(
@@ -88,11 +89,16 @@ def _of_kind(kind: Kind, config: StudyConfig, image: tuple[int, int, int], class
             kind=kind.name,
             title=_name(kind.title, strength),
             about=kind.about,
+            make=make,
             strength=strength,
-            model=model,
+            activations=model.depth * model.tokens * model.dim,
         )
         for strength in strengths
     ]
+
+
+def _mixer(config: MixerConfig, key: PRNGKey) -> Mixer:
+    return Mixer(config, key=key)
 
 
 def _name(name: str, strength: float | None) -> str:
@@ -102,7 +108,8 @@ def _name(name: str, strength: float | None) -> str:
     return f"{name} λ={strength:g}" if float(f"{strength:g}") == strength else f"{name} λ={strength!r}"
 
 
-def _model(config: StudyConfig, kind: Kind, image: tuple[int, int, int], classes: int) -> MixerConfig:
+def mixer_of(config: StudyConfig, kind: Kind, image: tuple[int, int, int], classes: int) -> MixerConfig:
+    """The mixer of a kind in a study on images of a shape; raises `UsageError` where there is none."""
     options: dict[str, Any] = {
         "image": image,
         "classes": classes,

@@ -7,8 +7,7 @@ import jax
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.sources.room import free_memory
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.arm import Arm
-from hopmix.models.mixer import MixerConfig
+from hopmix.lab.families.arm import Arm, is_shape
 
 NUMBER = 4
 """Bytes of a number in float32."""
@@ -22,9 +21,9 @@ def need_memory(config: StudyConfig, arms: Sequence[Arm]):
 
     **Raises:** `UsageError` where parameters, moments, and the states that gradients need, are more than there is.
     """
-    members = sum(_parameters(arm.model) for arm in arms) * config.seeds
+    members = sum(_parameters(arm) for arm in arms) * config.seeds
     trained = len(arms) * config.seeds if config.together is None else config.together
-    states = max(_states(arm.model) for arm in arms) * config.batch * min(trained, config.seeds)
+    states = max(arm.activations for arm in arms) * config.batch * min(trained, config.seeds)
     least = NUMBER * (COPIES * members + states)
     there = memory()
     if there is not None and least > there:
@@ -40,13 +39,5 @@ def memory() -> int | None:
     return told.get("bytes_limit") or free_memory()
 
 
-def _parameters(model: MixerConfig) -> int:
-    """Those of the couplings, which are nearly all."""
-    token, channel = model.hidden
-    matrices = 1 if model.coupling == "symmetric" else 2
-    return matrices * model.depth * (model.tokens * token + model.dim * channel)
-
-
-def _states(model: MixerConfig) -> int:
-    """What reaches the blocks, of one image."""
-    return model.depth * model.tokens * model.dim
+def _parameters(arm: Arm) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(arm.shapes) if is_shape(leaf))

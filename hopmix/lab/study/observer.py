@@ -5,7 +5,6 @@ apart from the blocks that they are in. Free, broken and symmetric mixers of one
 blocks, and all mixers whose couplings have the same shapes one program for their weights.
 """
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -18,7 +17,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from hopmix._coupling import Coupling, trainable
+from hopmix._coupling import Coupling
+from hopmix._tree import map_couplings, trainable
 from hopmix._types import Scalar
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.augment import normalise
@@ -26,8 +26,8 @@ from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes import metrics
 from hopmix.lab.probes.metrics import Couplings, Metrics, branches
 from hopmix.lab.runtime.compiler_options import forward_options
-from hopmix.lab.train.ahead_of_time import AheadOfTime
-from hopmix.lab.train.program import Dataset, Images, Member, Program, logits_in, model_of, skeleton
+from hopmix.lab.train.cached_jit import CachedJit
+from hopmix.lab.train.program import Dataset, Images, Member, Program, logits_in
 from hopmix.models.mixer import Mixer
 
 EVALUATION_BATCH = 500
@@ -51,8 +51,8 @@ class Observer:
         self._weights, self._spectra = self._compiled(self.weights), self._compiled(self.spectra)
         self._scores = self._compiled(self.scores)
 
-    def _compiled(self, function: Callable) -> AheadOfTime:
-        return AheadOfTime(function, compiler_options=forward_options())
+    def _compiled(self, function: Callable) -> CachedJit:
+        return CachedJit(function, compiler_options=forward_options())
 
     @property
     def programs(self) -> list[jax.stages.Compiled]:
@@ -119,28 +119,32 @@ class Observer:
         return {"loss": loss, "accuracy": accuracy}
 
     def _over_members(self, function: Callable, *members: PyTree) -> Any:
+        arrays, constants = eqx.partition(members, eqx.is_array)
+
+        def of_one(arrays: PyTree) -> Any:
+            return function(*eqx.combine(arrays, constants))
+
         if self.config.together is None:
-            return jax.vmap(function)(*members)
-        return jax.lax.map(lambda one: function(*one), members, batch_size=self.config.together)
+            return jax.vmap(of_one)(arrays)
+        return jax.lax.map(of_one, arrays, batch_size=self.config.together)
 
     # ---- Of one member ------------------------------------------------------------------------------------------
 
-    def _measure_blocks(self, arrays: Mixer, dataset: Dataset) -> Metrics:
-        loss, accuracy = self.evaluate(arrays, dataset.validation, dataset)
+    def _measure_blocks(self, model: Mixer, dataset: Dataset) -> Metrics:
+        loss, accuracy = self.evaluate(model, dataset.validation, dataset)
         return {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
-            "parameter_norm": optax.tree.norm(eqx.filter(arrays, trainable(arrays))),
-            **metrics.energy_descent(model_of(arrays), _fixed_images(dataset)),
+            "parameter_norm": optax.tree.norm(eqx.filter(model, trainable(model))),
+            **metrics.energy_descent(model, _fixed_images(dataset)),
         }
 
-    def _measure_fields(self, arrays: Mixer, seed: Int[Array, ""], step: Int[Array, ""], dataset: Dataset) -> Metrics:
+    def _measure_fields(self, model: Mixer, seed: Int[Array, ""], step: Int[Array, ""], dataset: Dataset) -> Metrics:
         images = _fixed_images(dataset)[:: max(1, ENERGY_BATCH // FIELD_BATCH)]
-        return metrics.fields(model_of(arrays), images, jr.fold_in(jr.fold_in(jr.key(seed), 3), step))
+        return metrics.fields(model, images, jr.fold_in(jr.fold_in(jr.key(seed), 3), step))
 
-    def evaluate(self, arrays: Mixer, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
+    def evaluate(self, model: Mixer, split: Images, dataset: Dataset) -> tuple[Scalar, Scalar]:
         """Mean cross-entropy and accuracy of one member on a split, a bounded number of images at a time."""
-        model = model_of(arrays)
 
         def one_batch(images: Images):
             pixels = normalise(images.pixels, dataset.mean, dataset.std)
@@ -165,30 +169,10 @@ def _fixed_images(dataset: Dataset) -> Float[Array, "batch height width colours"
     return normalise(split.pixels[::stride][:ENERGY_BATCH], dataset.mean, dataset.std)
 
 
-def explicit(models: Mixer) -> Mixer:
-    """The arrays of the same mixers with explicit down-weights, in the form of free mixers."""
-    form = dataclasses.replace(models.config, coupling="free", breaking="zeros")
-    return jax.tree.unflatten(jax.tree.structure(skeleton(form)[0]), jax.tree.leaves(_explicit_couplings(models)))
-
-
 def _of_arm(program: Program, arm: Arm, members: Member) -> tuple[Mixer, Couplings, Int[Array, " members"]]:
-    models = explicit(program.of_arm(members.arrays, arm))
+    models = map_couplings(Coupling.explicit, program.model(program.of_arm(members.arrays, arm)))
     return models, branches(models), program.of_arm(members.seed, arm)
 
 
 def _updates_of_arm(program: Program, arm: Arm, updates: Mixer) -> Couplings:
-    return _explicit_couplings(branches(program.of_arm(updates, arm)))
-
-
-def _explicit_couplings(tree: Any) -> Any:
-    """A tree in which every coupling, or what is added to one, has a breaking, be it zero."""
-    is_coupling = lambda node: isinstance(node, Coupling)
-    return jax.tree.map(lambda node: _with_breaking(node) if is_coupling(node) else node, tree, is_leaf=is_coupling)
-
-
-def _with_breaking(coupling: Coupling) -> Coupling:
-    if coupling.breaking is not None:
-        return coupling
-    *members, hidden, visible = coupling.up.shape
-    zeros = jnp.zeros((*members, visible, hidden), coupling.up.dtype)
-    return eqx.tree_at(lambda c: c.breaking, coupling, zeros, is_leaf=lambda node: node is None)
+    return branches(map_couplings(Coupling.explicit, program.of_arm(updates, arm)))

@@ -22,7 +22,7 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.probes.metrics import Metrics, unmeasured
+from hopmix.lab.probes.metrics import BRANCHES, Metrics, branches, unmeasured
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
@@ -30,7 +30,7 @@ from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.observer import Observer
-from hopmix.lab.train.program import Dataset, Member, Program, Schedule, make_dataset, on_host
+from hopmix.lab.train.program import Dataset, Member, Program, Schedule, make_dataset, on_host, programs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Study:
     @property
     def depth(self) -> int:
         """The number of blocks."""
-        return self.programs[0].structure.depth
+        return len(branches(self.arms[0].shapes)[BRANCHES[0]])
 
     @property
     def schedule(self) -> Schedule:
@@ -107,9 +107,7 @@ def prepare(config: StudyConfig) -> Study:
     dataset = make_dataset(data)
     # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
     data = dataclasses.replace(data, train=on_host(dataset.train), validation=on_host(dataset.validation))
-    structures = dict.fromkeys(arm.structure for arm in arms)
-    programs = [Program(config, [arm for arm in arms if arm.structure == s], dataset) for s in structures]
-    return Study(config, data, arms, dataset, programs, Observer(config))
+    return Study(config, data, arms, dataset, programs_of(config, arms, dataset), Observer(config))
 
 
 def run(

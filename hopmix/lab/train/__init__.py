@@ -17,9 +17,7 @@ __getattr__ = moved_names(
     "make_augment",
     "make_dataset",
     "make_optimiser",
-    "model_of",
     "objective",
     "on_device",
-    "skeleton",
     "take_steps",
 )

@@ -1,12 +1,12 @@
-"""Training: a population of members that share a structure, in one compiled program for all steps of an interval.
+"""Training: a population of members that share a form, in one compiled program for all steps of an interval.
 
-A member is a pure function of its seed and its arm's numbers. Members of one structure are stacked and mapped over, and
+A member is a pure function of its seed and its arm's numbers. Members of one form are stacked and mapped over, and
 stay on the device throughout.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -19,18 +19,19 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from hopmix._coupling import Coupling, trainable
+from hopmix._coupling import Coupling
+from hopmix._tree import trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.augment import Augment, augment
 from hopmix.lab.data.study_data import Data, Split
 from hopmix.lab.errors import need
-from hopmix.lab.families.arm import Arm
+from hopmix.lab.families.arm import Arm, is_shape
 from hopmix.lab.fields import LARGEST
 from hopmix.lab.probes import metrics
 from hopmix.lab.runtime.compiler_options import once_options, training_options
-from hopmix.lab.train.ahead_of_time import AheadOfTime
-from hopmix.models.mixer import Mixer, MixerConfig
+from hopmix.lab.train.cached_jit import CachedJit
+from hopmix.models.mixer import Mixer
 
 CALL_SECONDS = 0.5
 """How long a call of the training lasts, about: Ctrl-C waits for its end."""
@@ -47,12 +48,20 @@ class Images(eqx.Module):
 
 
 class Dataset(eqx.Module):
-    """What training reads: the train and validation splits, and the statistics of the pixels in units of 0 to 1."""
+    """What training reads: the train and validation splits, the number of classes, and the statistics of the pixels in
+    units of 0 to 1."""
 
     train: Images
     validation: Images
     mean: Float[Array, " colours"]
     std: Float[Array, " colours"]
+    classes: int = eqx.field(static=True)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Height, width and number of colours."""
+        height, width, colours = self.train.pixels.shape[1:]
+        return height, width, colours
 
 
 class Member(eqx.Module):
@@ -153,38 +162,35 @@ def cast(tree: PyTree, precision: str) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-@lru_cache
-def skeleton(config: MixerConfig) -> tuple[PyTree, PyTree]:
-    """A mixer in two parts: with shapes in place of its arrays, and all else."""
-    shapes = eqx.filter_eval_shape(Mixer, config, key=jr.key(0))
-    return eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-
-
-def model_of(arrays: PyTree) -> Mixer:
-    """The mixer whose arrays these are."""
-    return eqx.combine(arrays, skeleton(arrays.config)[1])
+def programs_of(config: StudyConfig, arms: Sequence[Arm], dataset: Dataset) -> list["Program"]:
+    """One program for the arms of each form, in the order of the arms."""
+    forms: dict[Hashable, list[Arm]] = {}
+    for arm in arms:
+        forms.setdefault(arm.form, []).append(arm)
+    return [Program(config, alike, dataset) for alike in forms.values()]
 
 
 class Program:
-    """The training of all members of one structure.
+    """The training of all members of one form.
 
     **Arguments:**
 
     - `config`: of the study.
-    - `arms`: arms whose `structure` is the same.
+    - `arms`: arms whose `form` is the same.
     - `dataset`: on the device.
     """
 
     def __init__(self, config: StudyConfig, arms: Sequence[Arm], dataset: Dataset):
-        (self.structure,) = {arm.structure for arm in arms}
-        self.config, self.arms = config, tuple(arms)
+        assert len({arm.form for arm in arms}) == 1, "one program trains one form"
+        self.config = config
+        self.arms = tuple(arms)
         self.schedule = Schedule.of(config, dataset.train.labels.size)
         self.optimiser = make_optimiser(config, self.schedule.total)
-        self.augment = make_augment(config, self.structure)
-        self._shapes, _ = skeleton(self.structure)
+        self.augment = make_augment(config, dataset.image)
+        self._shapes, self._constants = eqx.partition(arms[0].shapes, is_shape)
         self._trainable = trainable(self._shapes)
         self._pace = _Pace()
-        self.compiled = AheadOfTime(self.train, donate_argnums=0, compiler_options=training_options())
+        self.compiled = CachedJit(self.train, donate_argnums=0, compiler_options=training_options())
 
     @property
     def members(self) -> list[tuple[Arm, int]]:
@@ -206,20 +212,20 @@ class Program:
         return jax.eval_shape(lambda: self._stacked(lambda function: function))
 
     def _stacked(self, compile: Callable) -> Member:
-        start = {model: compile(jax.vmap(partial(self._start, model))) for model in {arm.model for arm in self.arms}}
+        start = {make: compile(jax.vmap(partial(self._start, make))) for make in {arm.make for arm in self.arms}}
         seeds = jnp.asarray(self.config.seed_numbers, jnp.int32)
-        parts = [start[arm.model](seeds, jnp.full(seeds.shape, arm.strength or 0.0, jnp.float32)) for arm in self.arms]
+        strengths = [jnp.full(seeds.shape, arm.strength or 0.0, jnp.float32) for arm in self.arms]
+        parts = [start[arm.make](seeds, strength) for arm, strength in zip(self.arms, strengths)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def _start(self, config: MixerConfig, seed: Int[Array, ""], strength: Float[Array, ""]) -> Member:
-        model = Mixer(config, key=jr.fold_in(jr.key(seed), 0))
-        leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array))]
-        arrays = jax.tree.unflatten(jax.tree.structure(self._shapes), leaves)
+    def _start(self, make: Callable[[PRNGKey], PyTree], seed: Int[Array, ""], strength: Float[Array, ""]) -> Member:
+        model = make(jr.fold_in(jr.key(seed), 0))
+        arrays = cast(eqx.filter(model, eqx.is_array), "float32")
         return Member(arrays, self.optimiser.init(self._split(arrays)[0]), seed, strength, jnp.int32(-1))
 
-    def model(self, arrays: PyTree) -> Mixer:
-        """The model of one member."""
-        return model_of(arrays)
+    def model(self, arrays: PyTree) -> Any:
+        """The model of one member, or those of several side by side."""
+        return eqx.combine(arrays, self._constants)
 
     def parameters_of(self, member: Member) -> PyTree:
         """What trains of one or of all members."""
@@ -334,7 +340,7 @@ class Program:
             jr.fold_in(_step_key(seed, step), 0),
             dataset.train.pixels[rows],
             dataset.train.labels[rows],
-            self.structure.classes,
+            dataset.classes,
             dataset.mean,
             dataset.std,
         )
@@ -441,21 +447,23 @@ def _step_key(seed: Int[Array, ""], step: Int[Array, ""]) -> PRNGKey:
     return jr.fold_in(jr.fold_in(jr.key(seed), 2), step)
 
 
-def make_augment(config: StudyConfig, model: MixerConfig) -> Augment:
-    """The augmentation that a study names."""
+def make_augment(config: StudyConfig, image: tuple[int, int, int]) -> Augment:
+    """The augmentation that a study names, of images of a shape."""
     match config.augment:
         case "none":
             return Augment.none()
         case "light":
-            return Augment.light(model.image)
+            return Augment.light(image)
         case "paper":
-            return Augment.paper(model.image)
+            return Augment.paper(image)
 
 
 def make_dataset(data: Data) -> Dataset:
     """The train and validation splits of loaded data, on the device."""
     train, validation = on_device(data.train), on_device(data.validation)
-    return Dataset(train, validation, jnp.asarray(data.mean, jnp.float32), jnp.asarray(data.std, jnp.float32))
+    mean = jnp.asarray(data.mean, jnp.float32)
+    std = jnp.asarray(data.std, jnp.float32)
+    return Dataset(train, validation, mean, std, len(data.classes))
 
 
 def on_device(split: Split) -> Images:

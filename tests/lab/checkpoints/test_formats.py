@@ -26,7 +26,7 @@ from hopmix.lab.checkpoints.open import open_layers
 from hopmix.lab.config import Measure
 from hopmix.lab.errors import UsageError
 from hopmix.lab.probes.metrics import branch_coupling
-from hopmix.models.files import save_mixer
+from hopmix.models.files import load_mixer, save_mixer
 
 
 def opened(path: object, **options) -> Found:
@@ -251,6 +251,20 @@ def test_a_damaged_file_of_equinox(tmp_path):
     save_mixer(path, Mixer(config, key=jr.key(0)))
     path.write_bytes(path.read_bytes().replace(b'"depth": 1', b'"depth": 2'))
     assert "is no whole mixer of hopmix" in refusal(path)
+
+
+def test_mixers_of_the_first_format_are_read_and_later_ones_refused(tmp_path):
+    path = tmp_path / "model.eqx"
+    model = Mixer(MixerConfig(image=(8, 8, 1), patch=4, dim=6, depth=1, classes=3), key=jr.key(0))
+    save_mixer(path, model)
+    written = path.read_bytes()
+    assert eqx.tree_equal(load_mixer(path), model)
+    path.write_bytes(written.replace(b'"format": 2, ', b""))
+    assert eqx.tree_equal(load_mixer(path), model)
+    path.write_bytes(written.replace(b'"format": 2', b'"format": 3'))
+    with pytest.raises(ValueError, match="format 3 is not known, only 1 to 2"):
+        load_mixer(path)
+    assert "format 3 is not known" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,16 @@
 import dataclasses
 import re
+from functools import partial
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import pytest
 
+from hopmix import couplings
 from hopmix.lab.config import ARMS, StudyConfig
 from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arm import Arm
 from hopmix.lab.study.arms import default_patch, few_tokens, make_arms
 
 
@@ -20,27 +26,47 @@ def test_names_tell_close_strengths_apart():
     assert [arm.name for arm in arms] == ["broken λ=0.0001", "broken λ=0.00010000001"]
 
 
-def test_arms_that_differ_in_numbers_only_share_a_structure():
+def test_arms_that_differ_in_numbers_only_share_a_form():
     arms = {arm.kind: arm for arm in make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)}
-    shared = {arms[kind].structure for kind in ("free", "broken", "broken-xavier")}
+    shared = {arms[kind].form for kind in ("free", "broken", "broken-xavier")}
     assert len(shared) == 1
-    assert len({arms[kind].structure for kind in ("serial", "free", "symmetric", "symmetric-wide")}) == 4
+    assert len({arms[kind].form for kind in ("serial", "free", "symmetric", "symmetric-wide")}) == 4
 
 
-def test_what_makes_each_arm():
-    arms = {arm.kind: arm.model for arm in make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)}
-    assert arms["serial"].block == "serial"
-    assert arms["serial"].bias
-    assert {arms[kind].block for kind in ARMS if kind != "serial"} == {"parallel"}
-    assert (arms["broken"].breaking, arms["broken-xavier"].breaking) == ("zeros", "xavier")
-    assert arms["symmetric-wide"].hidden == tuple(2 * width for width in arms["symmetric"].hidden)
+def test_an_arm_of_users_own_shares_the_form_of_a_tree_that_is_equal(getkey):
+    width = 5
+    make = {activation: partial(_own, width, activation) for activation in (jax.nn.relu, jax.nn.gelu)}
+    one, other = (Arm("own", "own", "own", "", m) for m in make.values())
+    again = Arm("again", "own", "own", "", partial(_own, width, jax.nn.relu), strength=0.1)
+    assert one.form == again.form
+    assert one.form != other.form
+    assert one.form != Arm("wide", "own", "own", "", partial(_own, 6, jax.nn.relu)).form
+
+
+def _own(width, activation, key):
+    return eqx.nn.MLP(4, 2, width, 1, activation, key=key)
+
+
+def test_what_makes_each_arm(getkey):
+    key = getkey()
+    arms = make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)
+    models = {arm.kind: arm.make(key) for arm in arms}
+    configs = {kind: model.config for kind, model in models.items()}
+    assert configs["serial"].block == "serial"
+    assert configs["serial"].bias
+    assert {configs[kind].block for kind in ARMS if kind != "serial"} == {"parallel"}
+    assert configs["symmetric-wide"].hidden == tuple(2 * width for width in configs["symmetric"].hidden)
+    assert all(jnp.all(coupling.breaking == 0) for coupling in couplings(models["broken"]))
+    assert all(jnp.any(coupling.breaking != 0) for coupling in couplings(models["broken-xavier"]))
 
 
 def test_published_sizes():
     (arm,) = make_arms(StudyConfig(arms=("free",), size="B/16"), (224, 224, 3), 10)
-    assert (arm.model.depth, arm.model.dim, arm.model.tokens) == (12, 768, 196)
+    model = arm.shapes.config
+    assert (model.depth, model.dim, model.tokens) == (12, 768, 196)
     (arm,) = make_arms(StudyConfig(arms=("free",), size="S/16", patch=4, depth=2), (32, 32, 3), 10)
-    assert (arm.model.dim, arm.model.tokens, arm.model.depth) == (512, 64, 2)
+    model = arm.shapes.config
+    assert (model.dim, model.tokens, model.depth) == (512, 64, 2)
 
 
 @pytest.mark.parametrize("side, patch", [(8, 2), (28, 4), (32, 4), (224, 28)])
@@ -63,7 +89,7 @@ def test_without_a_default_patch_one_that_works_is_told(size):
     sides = [int(side) for side in re.findall(r"\d+", example)]
     patch = sides[0] if len(sides) == 1 else (sides[0], sides[1])
     (arm,) = make_arms(StudyConfig(arms=("free",), patch=patch), (*size, 1), 2)
-    assert 2 <= arm.model.tokens <= 64
+    assert 2 <= arm.shapes.config.tokens <= 64
 
 
 def test_an_image_of_one_pixel_has_no_patch():
@@ -73,8 +99,8 @@ def test_an_image_of_one_pixel_has_no_patch():
 
 def test_patch_of_two_sides():
     (arm,) = make_arms(StudyConfig(arms=("free",), patch=(4, 2)), (8, 8, 1), 10)
-    assert arm.model.patch_size == (4, 2)
-    assert arm.model.tokens == 8
+    assert arm.shapes.config.patch_size == (4, 2)
+    assert arm.shapes.config.tokens == 8
 
 
 @pytest.mark.parametrize("config", [StudyConfig(arms=("free",)), StudyConfig(arms=("free",), size="S/32")])
@@ -83,15 +109,15 @@ def test_one_token_is_refused_unless_asked_for(config):
     with pytest.raises(UsageError, match="patch: "):
         make_arms(config, (side, side, 1), 2)
     (arm,) = make_arms(dataclasses.replace(config, patch=side), (side, side, 1), 2)
-    assert arm.model.tokens == 1
+    assert arm.shapes.config.tokens == 1
 
 
 @pytest.mark.parametrize("patch, told", [(8, "one token"), ((4, 8), "only 2 tokens")])
 def test_few_tokens_are_told(patch, told):
-    (line,) = few_tokens(make_arms(StudyConfig(arms=("free", "symmetric"), patch=patch), (8, 8, 1), 10))
+    (line,) = few_tokens(StudyConfig(arms=("free", "symmetric"), patch=patch), (8, 8, 1), 10)
     assert told in line
 
 
 @pytest.mark.parametrize("patch", [4, 2, (2, 8)])
 def test_of_four_tokens_nothing_is_told(patch):
-    assert few_tokens(make_arms(StudyConfig(arms=("free",), patch=patch), (8, 8, 1), 10)) == []
+    assert few_tokens(StudyConfig(arms=("free",), patch=patch), (8, 8, 1), 10) == []

@@ -11,14 +11,12 @@ import optax
 import pytest
 from lab.tiny import tiny_study, train_study
 
-from hopmix import Mixer, MixerConfig, couplings
+from hopmix import Coupling, Mixer, MixerConfig, couplings, map_couplings
 from hopmix.lab.probes import metrics
 from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES, branches
 from hopmix.lab.study import observer
-from hopmix.lab.study.observer import explicit
 from hopmix.lab.study.study import advance, compile_all
-from hopmix.lab.train.ahead_of_time import AheadOfTime
-from hopmix.lab.train.program import model_of
+from hopmix.lab.train.cached_jit import CachedJit
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
@@ -51,7 +49,8 @@ def test_a_mixer_with_explicit_down_weights_is_the_same_mixer(getkey, options):
     config = MixerConfig((8, 8, 1), 4, dim=8, depth=2, classes=3, **options)
     model = Mixer(config, key=getkey())
     model = eqx.tree_at(lambda m: m.head.weight, model, jr.normal(getkey(), model.head.weight.shape))
-    same, images = model_of(explicit(arrays_of(model))), jr.normal(getkey(), (4, 8, 8, 1))
+    same = map_couplings(Coupling.explicit, model)
+    images = jr.normal(getkey(), (4, 8, 8, 1))
     for ours, theirs in zip(couplings(same), couplings(model), strict=True):
         np.testing.assert_array_equal(ours.down, theirs.down)
         assert ours.breaking is not None
@@ -69,7 +68,7 @@ def test_a_mixer_with_explicit_down_weights_is_the_same_mixer(getkey, options):
 def test_mixers_of_one_shape_have_one_form_and_others_their_own(getkey):
     """Free, broken and symmetric ones; not those of another width, norm or order of mixings."""
     form = lambda **options: jax.tree.structure(
-        explicit(arrays_of(Mixer(MixerConfig((8, 8, 1), 4, 8, 2, 3, **options), key=getkey())))
+        map_couplings(Coupling.explicit, Mixer(MixerConfig((8, 8, 1), 4, 8, 2, 3, **options), key=getkey()))
     )
     assert form(coupling="free") == form(coupling="symmetric") == form(coupling="broken", breaking="xavier")
     assert len({form(), form(hidden_ratio=2), form(norm="token"), form(block="serial")}) == 4
@@ -105,7 +104,7 @@ def test_a_function_is_compiled_once_for_each_form_of_its_arguments():
         traced.append(None)
         return jax.tree.map(lambda leaf: 2 * leaf, tree)
 
-    ahead = AheadOfTime(double)
+    ahead = CachedJit(double)
     with ThreadPoolExecutor(1) as compiler:
         for _ in range(2):
             ahead.prepare(compiler, {"a": jax.ShapeDtypeStruct((3,), jnp.float32)})
@@ -116,7 +115,7 @@ def test_a_function_is_compiled_once_for_each_form_of_its_arguments():
 
 
 def test_what_fails_to_compile_says_so_where_it_is_waited_for():
-    ahead = AheadOfTime(lambda x: x, compiler_options={"xla_no_such_option": 1})
+    ahead = CachedJit(lambda x: x, compiler_options={"xla_no_such_option": 1})
     with ThreadPoolExecutor(1) as compiler:
         ahead.prepare(compiler, jnp.ones(()))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
@@ -125,7 +124,7 @@ def test_what_fails_to_compile_says_so_where_it_is_waited_for():
 
 def test_what_was_cancelled_is_compiled_when_it_is_asked_for_again():
     """As after Ctrl-C in a notebook, where the study stays."""
-    ahead, busy = AheadOfTime(lambda x: x + 1), threading.Event()
+    ahead, busy = CachedJit(lambda x: x + 1), threading.Event()
     with ThreadPoolExecutor(1) as compiler:
         compiler.submit(busy.wait)
         ahead.prepare(compiler, jnp.ones(()))

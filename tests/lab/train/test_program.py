@@ -13,7 +13,7 @@ from hopmix.lab.probes.metrics import BRANCHES, DIMENSIONS, branch_coupling
 from hopmix.lab.runtime.interrupts import Interrupted
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.train import program as training
-from hopmix.lab.train.program import Program, Schedule, draw_rows, make_dataset
+from hopmix.lab.train.program import Program, Schedule, draw_rows, make_dataset, programs_of
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
@@ -49,8 +49,7 @@ def test_same_seed_same_start_in_every_arm():
     config, dataset = tiny_config(arms=ARMS), make_dataset(tiny_data())
     arms = make_arms(config, (8, 8, 1), 3)
     models = {}
-    for structure in {arm.structure for arm in arms}:
-        program = Program(config, [arm for arm in arms if arm.structure == structure], dataset)
+    for program in programs_of(config, arms, dataset):
         members = program.initial()
         for i, (arm, seed) in enumerate(program.members):
             models[arm.kind, seed] = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))

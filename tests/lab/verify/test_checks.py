@@ -16,7 +16,7 @@ from lab.tiny import make_run, tiny_data
 import hopmix as hm
 from hopmix import _certificate
 from hopmix._assumptions import Assumption
-from hopmix._coupling import trainable
+from hopmix._tree import trainable
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.lab import store

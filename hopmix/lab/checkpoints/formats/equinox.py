@@ -46,10 +46,10 @@ def open_mixer(path: Path) -> Mixer | None:
 
     **Raises:** `UsageError` where the arrays aren't those of the configuration.
     """
-    with path.open("rb") as file:
-        if files.mixer_config(files.read_hyperparameters(file)) is None:
-            return None
     try:
+        with path.open("rb") as file:
+            if files.mixer_config(files.read_hyperparameters(file)) is None:
+                return None
         return files.load_mixer(path)
     except Exception as error:  # Equinox and NumPy raise many kinds
         raise UsageError(f"path: {path} is no whole mixer of hopmix ({first_line(error)}).") from None

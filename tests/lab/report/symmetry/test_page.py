@@ -11,7 +11,7 @@ import xarray as xr
 from lab.synthetic import DEFAULT, FREE, SERIAL, SYMMETRIC, WIDE, Arm, broken, small_run
 from lab.tiny import tiny_config
 
-from hopmix import Coupling, Mixer, measure_asymmetry, measure_spectrum
+from hopmix import Coupling, measure_asymmetry, measure_spectrum
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
 from hopmix.lab.probes.quantities import COUPLINGS, FIELDS
 from hopmix.lab.report import page
@@ -228,7 +228,7 @@ def test_sizes_from_the_configuration_are_those_of_the_models(getkey, tmp_path):
     sizes = coupling_sizes(Run(tmp_path, study, metrics, None, None))
     assert sizes is not None
     for arm in arms:
-        model = Mixer(arm.model, key=getkey())
+        model = arm.make(getkey())
         for branch in BRANCHES:
             shape = branch_coupling(model.blocks[0], branch).down.shape
             one = sizes.sel(arm=arm.name, branch=branch)
