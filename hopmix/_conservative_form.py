@@ -16,10 +16,10 @@ import numpy as np
 from hopmix._catalogue import COUPLED, is_elementwise
 from hopmix._convolution import Convolution
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._gained import Gained
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing
+from hopmix._system import AbstractSystem
 
 Rows: TypeAlias = np.ndarray
 """A matrix (hidden, visible) in float64."""
@@ -205,7 +205,7 @@ def _own_gains(neurons: Neurons) -> np.ndarray:
     return np.broadcast_to(np.asarray(neurons.affine.scale, float), neurons.shape)
 
 
-def conservative_form(system: Block | AssociativeMemory, ties: Ties) -> Any:
+def conservative_form(system: AbstractSystem, ties: Ties) -> Any:
     """The system with tied couplings and the same forces, as far as there is one; itself where it is that.
 
     **Arguments:**
@@ -215,13 +215,7 @@ def conservative_form(system: Block | AssociativeMemory, ties: Ties) -> Any:
 
     **Source:** `theory/C10-pseudo-energy.md`.
     """
-    if isinstance(system, AssociativeMemory):
-        return _tied(system, ties)
-    memory = _tied(system.potential.memory, ties)
-    if memory is system.potential.memory:
-        return system
-    potential = dataclasses.replace(system.potential, memory=memory)
-    return dataclasses.replace(system, potential=potential)
+    return system.map_memory(lambda memory: _tied(memory, ties))
 
 
 def _tied(memory: AssociativeMemory, ties: Ties) -> AssociativeMemory:

@@ -28,6 +28,7 @@ ORDER = (
     "_convolution",
     "_attention",
     "_hopfield",
+    "_system",
     "_memory",
     "_derive",
     "_dynamics",
