@@ -13,8 +13,13 @@ import dataclasses
 import math
 from typing import Any
 
-from hopmix._assumptions import (
-    Assumption,
+from hopmix._assumptions import Assumption
+from hopmix._check import Check, check_descent, draw_states
+from hopmix._concavity import concavity_bound
+from hopmix._conservative_form import Ties, conservative_form, ties_of
+from hopmix._derive import Block
+from hopmix._dtypes import need_floats
+from hopmix._flow_assumptions import (
     conservative_affine,
     conservative_synapse,
     continuous,
@@ -25,12 +30,6 @@ from hopmix._assumptions import (
     sound,
     tied_couplings,
 )
-from hopmix._attention import Attention
-from hopmix._check import Check, check_descent, draw_states
-from hopmix._concavity import concavity_bound
-from hopmix._conservative_form import Ties, conservative_form, ties_of
-from hopmix._derive import Block
-from hopmix._dtypes import need_floats
 from hopmix._memory import AssociativeMemory
 from hopmix._small_breaking import BreakingBound, breaking_bound
 from hopmix._softness import safe_step
@@ -270,4 +269,4 @@ def _flow_assumptions(
 def _flow_claim(memory: AssociativeMemory, ties: Ties) -> str:
     if ties.gains:
         return "C10"
-    return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"
+    return max((synapse.flow_claim for synapse in memory.synapses.values()), default="C01")

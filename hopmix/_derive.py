@@ -26,7 +26,6 @@ from hopmix._dtypes import cast, need_floats, solver_dtype
 from hopmix._implicit import SWEEPS, fixed_point
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._rounding import state_magnitude, total
-from hopmix._synapse import Bias
 from hopmix._system import AbstractSystem
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
 
@@ -96,7 +95,7 @@ class Potential(eqx.Module):
         """Whether each hidden layer follows from the visible one alone, so that nothing has to be solved."""
         for name, layers in self.memory.connections:
             synapse, hidden = self.memory.synapses[name], sum(layer in self.hidden for layer in layers)
-            if hidden > 1 and not isinstance(synapse, Bias):  # a bias only names further layers
+            if hidden > 1 and not synapse.is_constant:  # a bias only names further layers
                 return False
             if hidden and not synapse.is_explicit:
                 return False
