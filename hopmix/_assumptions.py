@@ -1,31 +1,13 @@
-r"""Assumptions of the descent theorems: which hold for the parts of a memory.
+r"""Assumptions of theorems, and the rule of trust by which they are judged.
 
-A verdict is `holds` only where it follows from the exact type and the parameters of an object; what can only be tried
-on numbers is `fails` when the trial fails and `unknown` when it does not.
+Types say themselves what is known of them. They are believed only where the type is exactly one of the core of hopmix,
+whose mathematics is proved and tested: a subclass may override anything, and counts as a type of its own. A verdict is
+`holds` only where it follows from what is believed; what can only be tried on numbers is `fails` when the trial fails
+and `unknown` when it does not.
 """
 
-import math
-from collections.abc import Callable
+import sys
 from typing import Any, Literal, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import jax.random as jr
-import numpy as np
-
-from hopmix._attention import Attention
-from hopmix._catalogue import COUPLED, foreign_parts, is_known, is_smooth, not_finite
-from hopmix._concavity import mutual_pull
-from hopmix._conservative_form import Joint, Ties
-from hopmix._convolution import Pooling
-from hopmix._derive import Potential
-from hopmix._dtypes import precision_of, solver_dtype
-from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Scaled, Sum
-from hopmix._lagrangian_groups import LayerNorm, LogSumReLU, SphericalNorm
-from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, HyperSynapse
-from hopmix._types import Layer
 
 Verdict = Literal["holds", "fails", "unknown"]
 
@@ -38,241 +20,20 @@ class Assumption(NamedTuple):
     reason: str
 
 
-# ---- What the theorems are about --------------------------------------------------------------------------------
+def is_known(part: Any) -> bool:
+    """Whether a Lagrangian or a synapse, and all that it is made of, are of the core of hopmix: it is believed."""
+    return is_of_core(part) and all(map(is_known, part.made_of))
 
 
-def sound(system: Any) -> list[Assumption]:
-    """Whether a system is made of the types of hopmix and of finite numbers; nothing to say where it is."""
-    foreign = foreign_parts(system)
-    wrong = not_finite(system)
-    found = []
-    if foreign:
-        reason = f"{' and '.join(foreign)} may override any of its methods"
-        found.append(Assumption("the system is one of hopmix, unchanged", "unknown", reason))
-    if wrong:
-        reason = f"{wrong[0]} is not, of {len(wrong)} in all; train with smaller steps, or load other weights"
-        found.append(Assumption("all parameters are finite numbers", "unknown", reason))
-    return found
+def is_of_core(thing: Any) -> bool:
+    """Whether the type of a thing is exactly one that stands in a module of the core."""
+    kind = type(thing)
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__.startswith("hopmix._") and getattr(module, kind.__name__, None) is kind
 
 
-# ---- Synapses ---------------------------------------------------------------------------------------------------
-
-
-def tied_couplings(ties: Ties) -> list[Assumption]:
-    """Whether the couplings that act together are symmetric, or conservative by their gains."""
-    return [_tied(joint, joint.ends[-1] in ties.gains) for joint in ties.joints]
-
-
-def _tied(joint: Joint, is_gained: bool) -> Assumption:
-    names = " and ".join(map(repr, joint.names))
-    who = f"synapse {names} is" if len(joint.names) == 1 else f"synapses {names} together are"
-    if joint.is_loop:
-        verdict: Verdict = "holds" if joint.is_tied else "fails"
-        return Assumption(f"{who} symmetric, W + V = (W + V)^T", verdict, f"entries differ by {joint.gap:.3g} at most")
-    statement = f"{who} symmetric, V = W^T"
-    reason = f"entries differ by {joint.gap:.3g} at most"
-    if joint.joins_itself and not joint.is_tied:
-        return Assumption(statement, "unknown", f"{reason}; of a layer joined with itself that may still be so")
-    if joint.is_tied:
-        return Assumption(statement, "holds", reason)
-    if joint.gains is None:
-        return Assumption(statement, "fails", reason)
-    span = f"D from {joint.gains.min():.3g} to {joint.gains.max():.3g}"
-    if is_gained:
-        own = f"{span}; the energy that falls is its own, with sum D Phi for the hidden units (C10)"
-        return Assumption(f"{who} conservative, V = W^T D", "holds", own)
-    elsewhere = "a diagonal D is conservative for elementwise units that nothing else reads (C07)"
-    return Assumption(statement, "fails", f"{reason}; V = W^T D with {elsewhere}, {span}")
-
-
-def conservative_synapse(memory: AssociativeMemory, name: str) -> list[Assumption]:
-    """Whether the currents of a synapse without a coupling are minus the gradient of its energy."""
-    synapse = memory.synapses[name]
-    if type(synapse) in (*COUPLED, Bias, Pooling):  # constants, fixed symmetric maps, and what has a row of its own
-        return []
-    statement = f"synapse {name!r} is conservative"
-    if type(synapse) is Attention:
-        return [_attention(name, synapse)]
-    if type(synapse) is HopfieldMemory and is_known(synapse.separation):
-        return [Assumption(statement, "holds", "its current is minus the derivative of its energy")]
-    if type(synapse) is HyperSynapse and is_smooth(synapse.function, *_shapes(memory, name)):
-        return [Assumption(statement, "holds", "its function is made of smooth operations alone")]
-    gap = _current_gap(memory, name)
-    if not gap <= 1e-3:
-        reason = f"at random activations its current is {gap:.3g} away from minus the derivative of its energy"
-        return [Assumption(statement, "fails", reason)]
-    return [Assumption(statement, "unknown", f"nothing is known here about the energy of a {type(synapse).__name__}")]
-
-
-def _attention(name: str, attention: Attention) -> Assumption:
-    statement = f"synapse {name!r} is attention with beta > 0"
-    beta = float(attention.beta)
-    if beta > 0:
-        return Assumption(statement, "holds", "its current is minus the derivative of its energy")
-    return Assumption(statement, "unknown", f"beta = {beta:g}, of which C13 says nothing")
-
-
-def _shapes(memory: AssociativeMemory, name: str) -> list[jax.ShapeDtypeStruct]:
-    dtype = precision_of(memory)
-    return [jax.ShapeDtypeStruct(memory.neurons[end].shape, dtype) for end in dict(memory.connections)[name]]
-
-
-def _current_gap(memory: AssociativeMemory, name: str) -> float:
-    """The largest relative distance of a synapse's currents from minus the derivative of its energy, at four draws.
-
-    By automatic differentiation, and along a random direction by differences, which no rule can mislead.
-    """
-    synapse = memory.synapses[name]
-    shapes = _shapes(memory, name)
-    gaps = []
-    for key in jr.split(jr.key(0), 4):
-        g = tuple(jr.normal(k, s.shape, s.dtype) for k, s in zip(jr.split(key, len(shapes)), shapes))
-        for i, shape in enumerate(shapes):
-            expected = AbstractSynapse.current(synapse, i, g)
-            given = jnp.broadcast_to(synapse.current(i, g), shape.shape)
-            gaps.append(_relative(given, expected))
-            energy = lambda a, i=i, g=g: synapse.energy(*g[:i], a, *g[i + 1 :])
-            gaps.append(_slope_gap(energy, g[i], -given))
-    return float(np.max(gaps))
-
-
-def _relative(given: Layer, expected: Layer) -> float:
-    size = jnp.maximum(jnp.linalg.norm(expected), jnp.linalg.norm(given))
-    return float(jnp.linalg.norm(given - expected) / jnp.where(size > 0, size, 1))
-
-
-def _slope_gap(function: Callable[[Layer], Any], x: Layer, gradient: Layer) -> float:
-    """How far a slope by differences is from a gradient, as a share of the latter beyond what rounding explains."""
-    direction = jr.rademacher(jr.key(1), x.shape, x.dtype)
-    eps = float(jnp.finfo(x.dtype).eps)
-    length = eps ** (1 / 3)
-    ends = [float(function(x + side * length * direction)) for side in (-1, 1)]
-    slope = (ends[1] - ends[0]) / (2 * length)
-    expected = float(jnp.sum(gradient * direction))
-    # Kinks and third derivatives leave an error of the order of the length; it takes more than that to be a lie.
-    allowed = 0.1 * float(jnp.sum(jnp.abs(gradient))) + 8 * eps * max(map(abs, ends)) / length
-    excess = abs(slope - expected) - allowed
-    return max(0.0, excess) / max(abs(slope), abs(expected), float(jnp.finfo(x.dtype).tiny))
-
-
-# ---- Layers -----------------------------------------------------------------------------------------------------
-
-
-def conservative_affine(name: str, neurons: Neurons) -> list[Assumption]:
-    """Whether the elementwise scale of a layer, if it has one, keeps a gradient a gradient."""
-    affine = neurons.affine
-    if affine is None:
-        return []
-    statement = f"the scale of layer {name!r} keeps the field conservative"
-    scale = np.asarray(affine.scale, float)
-    if affine.conservative:
-        return [Assumption(statement, "holds", "it stands on the way in and on the way out")]
-    if np.all(scale == 1):
-        return [Assumption(statement, "holds", "it is 1 everywhere (as at initialisation; training may change that)")]
-    reason = f"elementwise on the way in only, from {scale.min():.3g} to {scale.max():.3g}"
-    return [Assumption(statement, "fails", reason)]
-
-
-def continuous(memory: AssociativeMemory) -> list[Assumption]:
-    """Whether all activations and currents are continuous; nothing to say unless one of them is known to jump."""
-    layers = [
-        Assumption(f"the activation of layer {name!r} is continuous", "fails", why)
-        for name, neurons in memory.neurons.items()
-        for why in _jumps(neurons.lagrangian, precision_of(memory))
-    ]
-    synapses = [
-        Assumption(f"the current of synapse {name!r} is continuous", "fails", why)
-        for name, synapse in memory.synapses.items()
-        if isinstance(synapse, HopfieldMemory)
-        for why in _jumps(synapse.separation, precision_of(memory))
-    ]
-    return layers + synapses
-
-
-def _jumps(lagrangian: AbstractLagrangian, dtype: Any) -> list[str]:
-    """Where the activation of a Lagrangian of hopmix is not continuous, or not a number."""
-    found = []
-    tiny = float(jnp.finfo(solver_dtype(dtype)).tiny)
-    for part in lagrangian.parts:
-        if isinstance(part, LogSumReLU):
-            found.append("log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between jumps")
-        if isinstance(part, LayerNorm | SphericalNorm) and not tiny <= part.eps < math.inf:
-            found.append(f"eps = {part.eps:g} leaves {type(part).__name__} undefined at constant states; 1e-6 is usual")
-        beta = abs(float(getattr(part, "beta", 1.0))) if is_known(part) else 1.0
-        if not tiny <= beta <= 1 / tiny:
-            found.append(f"{type(part).__name__} has |beta| = {beta:g}, which {dtype} can't divide by; 1 is usual")
-    return found
-
-
-def gradient_activation(name: str, neurons: Neurons) -> list[Assumption]:
-    """Whether the activation is the gradient of the Lagrangian; nothing to say of those that hopmix brings."""
-    lagrangian = neurons.lagrangian
-    if is_known(lagrangian):
-        return []
-    statement = f"the activation of layer {name!r} is the gradient of its Lagrangian"
-    x = jr.normal(jr.key(0), (4, *neurons.shape), precision_of(neurons))
-    given = jax.vmap(lagrangian.activation)(x)
-    gap = _relative(given, jax.vmap(jax.grad(lagrangian))(x))
-    slopes = [_slope_gap(lagrangian, a, g) for a, g in zip(x, given)]
-    gap = float(np.max([gap, *slopes]))
-    if not gap <= 1e-3:
-        return [Assumption(statement, "fails", f"at random states it is {gap:.3g} away from it")]
-    return [Assumption(statement, "unknown", f"{_foreign(lagrangian)} is not of hopmix; at four states it is")]
-
-
-def convex(name: str, neurons: Neurons) -> Assumption:
-    """Whether the Lagrangian of a layer is convex."""
-    lagrangian = neurons.lagrangian
-    kind = type(lagrangian).__name__
-    statement = f"the Lagrangian of layer {name!r} is convex"
-    if not is_known(lagrangian):
-        lowest = _lowest_curvature(neurons)
-        if lowest < -1e-3:
-            return Assumption(statement, "fails", f"{kind} has curvature {lowest:.3g} at a random state")
-        return Assumption(statement, "unknown", f"{_foreign(lagrangian)} is not of hopmix; at four states it is")
-    if lagrangian.is_convex:
-        return Assumption(statement, "holds", kind)
-    return Assumption(statement, "unknown" if isinstance(lagrangian, Sum) else "fails", kind)
-
-
-def _foreign(lagrangian: AbstractLagrangian) -> str:
-    """The first type in a Lagrangian that is not of hopmix."""
-    if type(lagrangian) is Sum:
-        return next(_foreign(term) for term in lagrangian.terms if not is_known(term))
-    return _foreign(lagrangian.lagrangian) if type(lagrangian) is Scaled else type(lagrangian).__name__
-
-
-def free_groups(name: str, neurons: Neurons) -> list[Assumption]:
-    """Whether clamped entries fill whole groups of a norm or of a competition."""
-    if neurons.clamped is None:
-        return []
-    mask = np.broadcast_to(np.asarray(neurons.clamped), neurons.shape)
-    statement = f"the clamped entries of layer {name!r} are whole groups of its Lagrangian"
-    reason = f"{int(mask.sum())} of {mask.size} entries are clamped"
-    if mask.all() or not mask.any():
-        return [Assumption(statement, "holds", reason)]
-    if not is_known(neurons.lagrangian):
-        unknown = f"{reason}, and which units {_foreign(neurons.lagrangian)} couples is not known"
-        return [Assumption(statement, "unknown", unknown)]
-    axes = [part.axes for part in neurons.lagrangian.parts if not part.is_elementwise]  # pyright: ignore
-    whole = all(np.array_equal(mask.any(axis=a), mask.all(axis=a)) for a in axes)
-    return [Assumption(statement, "holds" if whole else "fails", reason)]
-
-
-def _lowest_curvature(neurons: Neurons) -> float:
-    x, v = jr.normal(jr.key(1), (2, 4, *neurons.shape), precision_of(neurons))
-    products = jax.vmap(neurons.lagrangian.hessian_vector_product)(x, v)
-    return float(np.min([jnp.sum(a * b) / jnp.sum(a * a) for a, b in zip(v, products)]))
-
-
-# ---- Hidden layers that are joined ------------------------------------------------------------------------------
-
-
-def one_rest(potential: Potential) -> list[Assumption]:
-    r"""Whether joined hidden layers have one state of rest: they move each other by a factor below one."""
-    if potential.is_explicit:
-        return []
-    pull = mutual_pull(potential)
-    statement = "the joined hidden layers have one state of rest"
-    reason = f"they move each other by a factor of at most {pull:.3g}"
-    return [Assumption(statement, "holds" if pull < 1 else "unknown", reason)]
+def foreign_type(part: Any) -> str:
+    """The first type that is not of the core in a Lagrangian or a synapse, which is not known."""
+    if not is_of_core(part):
+        return type(part).__name__
+    return next(foreign_type(inner) for inner in part.made_of if not is_known(inner))

@@ -1,15 +1,19 @@
 """Attention: the synapse of a layer of tokens with itself that makes an Energy Transformer."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from hopmix._assumptions import Assumption
 from hopmix._dtypes import need_floats
+from hopmix._norms import NOTHING, UNKNOWN, Disc, between, largest_entry, matrix_norm, product, unit_size
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Energy, PRNGKey, Scalar, ScalarLike
 
@@ -43,6 +47,7 @@ class Attention(AbstractSynapse):
     include_self: bool = eqx.field(static=True, default=False)
     causal: bool = eqx.field(static=True, default=False)
     takes_batch: ClassVar[bool] = True
+    flow_claim: ClassVar[str] = "C13"
 
     def __check_init__(self):
         need_floats("`queries`", self.queries)
@@ -94,6 +99,25 @@ class Attention(AbstractSynapse):
             return 0.0
         return (tokens - 1) ** 0.5 if self.causal else (tokens + 2) ** 0.5
 
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
+        """It is, for beta > 0."""
+        del layers
+        statement = f"synapse {name!r} is attention with beta > 0"
+        beta = float(self.beta)
+        if beta > 0:
+            return [Assumption(statement, "holds", "its current is minus the derivative of its energy")]
+        return [Assumption(statement, "unknown", f"beta = {beta:g}, of which C13 says nothing")]
+
+    def own_concavity(self, shape: tuple[int, ...]) -> float:
+        """`concavity` in float64, whatever the precision of the weights: a small K is not none."""
+        queries = np.asarray(self.queries, float)
+        keys = np.asarray(self.keys, float)
+        norms = [matrix_norm(k.T @ q) for k, q in zip(unit_size(keys), unit_size(queries))]
+        return product(self.mask_factor(shape[0]), sum(norms), largest_entry(keys), largest_entry(queries))
+
+    def own_disc(self, shape: tuple[int, ...], radius: float) -> Disc:
+        return attention_disc(self, shape[0], radius)
+
     def energy(self, *activations: Float[Array, "tokens *batch channels"]) -> Energy:
         (g,) = activations
         q, k = (jnp.einsum("hdc,t...c->...htd", weights, g) for weights in (self.queries, self.keys))
@@ -104,3 +128,22 @@ class Attention(AbstractSynapse):
         rows = jax.nn.logsumexp(scores, axis=-1, where=jnp.broadcast_to(mask | lonely, scores.shape))
         heard = jnp.broadcast_to(~lonely[:, 0], rows.shape)
         return -jnp.sum(jnp.where(heard, rows, jnp.zeros((), g.dtype)), axis=(-2, -1)) / self.beta
+
+
+def attention_disc(attention: Attention, tokens: int, radius: float) -> Disc:
+    r"""The interval of the Hessian of attention as an energy, for tokens of size $R$ at most:
+
+    $$-K \le \nabla^2 U \le K + \beta R^2 \left(1 + \sqrt{n/2}\right)^2 \sum_h |W^{K\top}_h W^Q_h|_2^2$$
+
+    with the $K$ of `Attention.concavity` and the number $n$ of tokens that attend to one token, at most.
+    """
+    keys, queries = np.asarray(attention.keys, float), np.asarray(attention.queries, float)
+    products = np.einsum("hdc,hde->hce", keys, queries)
+    if not np.all(np.isfinite(products)):
+        return UNKNOWN
+    norms = np.linalg.norm(products, 2, axis=(1, 2))
+    concavity = attention.mask_factor(tokens) * float(np.sum(norms))
+    listeners = tokens if attention.include_self else tokens - 1
+    reach = radius * (1 + math.sqrt(listeners / 2))
+    spread = float(attention.beta) * reach * reach * float(np.sum(norms**2))
+    return between(-concavity + min(spread, 0.0), concavity + max(spread, 0.0)) if listeners else NOTHING

@@ -13,8 +13,13 @@ import dataclasses
 import math
 from typing import Any
 
-from hopmix._assumptions import (
-    Assumption,
+from hopmix._assumptions import Assumption
+from hopmix._check import Check, check_descent, draw_states
+from hopmix._concavity import concavity_bound
+from hopmix._conservative_form import Ties, conservative_form, ties_of
+from hopmix._derive import Block
+from hopmix._dtypes import need_floats
+from hopmix._flow_assumptions import (
     conservative_affine,
     conservative_synapse,
     continuous,
@@ -25,15 +30,10 @@ from hopmix._assumptions import (
     sound,
     tied_couplings,
 )
-from hopmix._attention import Attention
-from hopmix._check import Check, System, check_descent, draw_states
-from hopmix._concavity import concavity_bound
-from hopmix._conservative_form import Ties, conservative_form, ties_of
-from hopmix._derive import Block, SerialBlock
-from hopmix._dtypes import need_floats
 from hopmix._memory import AssociativeMemory
 from hopmix._small_breaking import BreakingBound, breaking_bound
 from hopmix._softness import safe_step
+from hopmix._system import AbstractSystem
 from hopmix._types import Layer, PRNGKey, Scalar
 
 
@@ -53,14 +53,14 @@ class Certificate:
         and conservative all the same (`theory/C10-pseudo-energy.md`).
     """
 
-    system: System = dataclasses.field(repr=False)
+    system: AbstractSystem = dataclasses.field(repr=False)
     flow: tuple[Assumption, ...]
     step: tuple[Assumption, ...] = ()
     step_bound: float = math.nan
     concavity: float = math.nan
     flow_claim: str = "C01"
     step_claim: str = "C05"
-    form: Block | AssociativeMemory | None = dataclasses.field(default=None, repr=False)
+    form: AbstractSystem | None = dataclasses.field(default=None, repr=False)
 
     @property
     def descends_in_flow(self) -> bool:
@@ -89,10 +89,7 @@ class Certificate:
 
         **Source:** `theory/C10-pseudo-energy.md`.
         """
-        system = self.form or self.system
-        if isinstance(system, SerialBlock):
-            raise TypeError("A serial block has no energy (C09); certify its `parts`.")
-        return system.energy(state)
+        return (self.form or self.system).energy(state)
 
     def step_bound_at(self, x: Layer) -> float:
         r"""The largest step of a block for which descent from the state `x` is proved.
@@ -109,10 +106,10 @@ class Certificate:
 
         **Source:** `theory/C06-gelu.md`.
         """
-        block = self.form
-        if isinstance(block, Block):
+        block: Any = self.form
+        if self.step:  # of a block
             _need_example(block, x)
-        if not isinstance(block, Block) or math.isnan(self.step_bound) or not self.concavity:
+        if math.isnan(self.step_bound) or not self.concavity:
             return self.step_bound
         return max(self.step_bound, safe_step(block, x, self.concavity))
 
@@ -148,15 +145,8 @@ class Certificate:
             bound = f", for {_steps_up_to(self.step_bound)}" if self.descends_in_steps else known
             lines.append(f"energy descent in every step: {proved(self.descends_in_steps, self.step_claim)}{bound}")
         lines += [f"  [{a.verdict}] {a.statement}: {a.reason}" for a in self.flow + self.step]
-        return "\n".join([*lines, f"not covered: {'; '.join(self._not_covered())}"])
-
-    def _not_covered(self) -> list[str]:
-        limits = ["rounding (C18)", "other parameters than these"]
-        if isinstance(self.system, AssociativeMemory):
-            return [*limits, "explicit steps of a memory"]
-        if isinstance(self.system, Block) and self.system.drop_path:
-            return [*limits, f"calls with a key, which drop branches (drop_path = {self.system.drop_path:g})"]
-        return limits
+        limits = ["rounding (C18)", "other parameters than these", *self.system.not_covered]
+        return "\n".join([*lines, f"not covered: {'; '.join(limits)}"])
 
 
 def _need_example(block: Block, x: Layer):
@@ -166,7 +156,7 @@ def _need_example(block: Block, x: Layer):
         raise ValueError(f"A bound at a state takes one example, of shape {shape}, got {x.shape}; loop over a batch.")
 
 
-def certify(system: System) -> Certificate:
+def certify(system: AbstractSystem) -> Certificate:
     r"""State which descent theorem covers a block or a memory, assumption by assumption.
 
     Parameters must be concrete numbers: certify a model outside `jax.jit`.
@@ -177,31 +167,33 @@ def certify(system: System) -> Certificate:
 
     **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of others.
     """
-    if isinstance(system, SerialBlock):
+    if not isinstance(system, AbstractSystem):
+        raise TypeError(
+            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
+            "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
+        )
+    if not system.has_energy:
         reason = (
             "a composition of two gradient steps is no gradient step, even with tied weights (C09); certify its "
             "`parts`, or use the parallel form"
         )
         return Certificate(system, (Assumption("the layer is one step of one potential", "fails", reason),))
-    if not isinstance(system, AssociativeMemory | Block):
-        raise TypeError(
-            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
-            "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
-        )
     if unsound := sound(system):
         return Certificate(system, tuple(unsound))
-    ties = ties_of(system.potential.memory if isinstance(system, Block) else system)
-    form = conservative_form(system, ties)
-    return _certify_block(system, form, ties) if isinstance(system, Block) else _certify_memory(system, form, ties)
+    return _certify_block(system) if system.has_own_step else _certify_memory(system)
 
 
-def _certify_memory(memory: AssociativeMemory, form: AssociativeMemory, ties: Ties) -> Certificate:
+def _certify_memory(memory: Any) -> Certificate:
+    ties = ties_of(memory)
+    form = conservative_form(memory, ties)
     flow = _flow_assumptions(memory, form, ties, tuple(memory.neurons))
     return Certificate(memory, flow, flow_claim=_flow_claim(memory, ties), form=form)
 
 
-def _certify_block(block: Block, form: Block, ties: Ties) -> Certificate:
+def _certify_block(block: Any) -> Certificate:
     memory = block.potential.memory
+    ties = ties_of(memory)
+    form = conservative_form(block, ties)
     potential = form.potential
     flow = (*one_rest(potential), *_flow_assumptions(memory, potential.memory, ties, (potential.visible,)))
     flow_claim = _flow_claim(memory, ties)
@@ -277,4 +269,4 @@ def _flow_assumptions(
 def _flow_claim(memory: AssociativeMemory, ties: Ties) -> str:
     if ties.gains:
         return "C10"
-    return "C13" if any(isinstance(s, Attention) for s in memory.synapses.values()) else "C01"
+    return max((synapse.flow_claim for synapse in memory.synapses.values()), default="C01")

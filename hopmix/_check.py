@@ -1,7 +1,5 @@
 """Check: descent and symmetry of a system tried on numbers, and the worst case."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,14 +9,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._derive import Block, SerialBlock
-from hopmix._dtypes import need_floats, precision_of
-from hopmix._dynamics import velocity
-from hopmix._memory import AssociativeMemory
+from hopmix._dtypes import need_floats
 from hopmix._rounding import rounding_unit, step_magnitudes
+from hopmix._system import AbstractSystem
 from hopmix._types import PRNGKey
-
-System = Block | AssociativeMemory | SerialBlock
 
 
 class Check(NamedTuple):
@@ -39,12 +33,12 @@ class Check(NamedTuple):
     examples: int
 
 
-def draw_states(system: System, key: PRNGKey, examples: int, scale: float) -> Any:
+def draw_states(system: AbstractSystem, key: PRNGKey, examples: int, scale: float) -> Any:
     """Gaussian states of this standard deviation, stacked on a first axis."""
-    return jax.vmap(lambda k: _draw(system, k, scale))(jr.split(key, examples))
+    return jax.vmap(lambda k: system.draw(k, scale))(jr.split(key, examples))
 
 
-def check_descent(system: System, form: System | None, states: Any, steps: int) -> Check:
+def check_descent(system: AbstractSystem, form: AbstractSystem | None, states: Any, steps: int) -> Check:
     """Try descent and symmetry from given states.
 
     **Arguments:**
@@ -69,13 +63,15 @@ def check_descent(system: System, form: System | None, states: Any, steps: int) 
     return Check(rise <= rounding_unit(energies.dtype) and asymmetry <= allowed, rise, asymmetry, len(energies))
 
 
-def _rounding_of_probes(system: System, form: System | None, states: Any, probes: np.ndarray) -> np.ndarray:
+def _rounding_of_probes(
+    system: AbstractSystem, form: AbstractSystem | None, states: Any, probes: np.ndarray
+) -> np.ndarray:
     """How much the two halves of each probe change with numbers that differ by rounding alone."""
     moved = eqx.filter_jit(_nudged_probes)(system, form, states)
     return 8 * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
 
 
-def _worst_rise(system: System, form: System | None, energies: Array, states: Any) -> float:
+def _worst_rise(system: AbstractSystem, form: AbstractSystem | None, energies: Array, states: Any) -> float:
     """The largest relative rise along trajectories, of which these are the first states."""
     values = np.asarray(energies, float)
     with np.errstate(invalid="ignore"):  # of energies that are infinite
@@ -91,20 +87,7 @@ def _worst_rise(system: System, form: System | None, energies: Array, states: An
     return float(np.max(rises / np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)))
 
 
-def _visible(system: Block | SerialBlock):
-    block = system if isinstance(system, Block) else system.token
-    return block.potential.neurons
-
-
-def _draw(system: System, key: PRNGKey, scale: float) -> Any:
-    dtype = precision_of(system)
-    if not isinstance(system, AssociativeMemory):
-        return scale * jr.normal(key, _visible(system).shape, dtype)
-    keys = jr.split(key, len(system.neurons))
-    return {name: scale * jr.normal(k, n.shape, dtype) for k, (name, n) in zip(keys, system.neurons.items())}
-
-
-def _trial(system: System, form: System | None, states: Any, steps: int) -> tuple[Array, Array]:
+def _trial(system: AbstractSystem, form: AbstractSystem | None, states: Any, steps: int) -> tuple[Array, Array]:
     """Energies along explicit steps from each state, and the two halves of a random antisymmetric probe."""
     form = form or system
     probes = _probes(system, form, states, jnp.zeros(()))
@@ -113,44 +96,34 @@ def _trial(system: System, form: System | None, states: Any, steps: int) -> tupl
     return jax.lax.map(lambda x: _trace(system, form, x, steps), states, batch_size=together), probes
 
 
-def _probes(system: System, form: System, states: Any, nudge: Array) -> Array:
+def _probes(system: AbstractSystem, form: AbstractSystem, states: Any, nudge: Array) -> Array:
     keys = jr.split(jr.key(0), jax.tree.leaves(states)[0].shape[0])
     return jax.lax.map(lambda pair: _probe(system, form, pair[0], pair[1], nudge), (states, keys))
 
 
-def _nudged_probes(system: System, form: System | None, states: Any) -> Array:
+def _nudged_probes(system: AbstractSystem, form: AbstractSystem | None, states: Any) -> Array:
     return jax.lax.map(lambda nudge: _probes(system, form or system, states, nudge), jnp.asarray([1.0, -0.7, 0.4]))
 
 
-def _trace(system: System, form: Any, start: Any, steps: int) -> Array:
-    if isinstance(system, SerialBlock):
+def _trace(system: AbstractSystem, form: Any, start: Any, steps: int) -> Array:
+    if not system.has_energy:
         return jnp.full(steps + 1, jnp.nan, start.dtype)
-    step = _step_of(system)
-    end, energies = jax.lax.scan(lambda x, _: (step(x), form.energy(x)), start, None, length=steps)
+    end, energies = jax.lax.scan(lambda x, _: (system.trial_step(x), form.energy(x)), start, None, length=steps)
     return jnp.concatenate([energies, form.energy(end)[None]])
 
 
 def _magnitudes(system: Any, form: Any, starts: Any, steps: int) -> tuple[Array, Array]:
     """The magnitudes of the energies before and after each of the explicit steps from each state."""
-    step = _step_of(system)
     form = form or system
 
     def once(x: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
-        following = step(x)
+        following = system.trial_step(x)
         return following, step_magnitudes(form, x, following)
 
     return jax.lax.map(lambda x: jax.lax.scan(once, x, None, length=steps)[1], starts)
 
 
-def _step_of(system: Block | AssociativeMemory) -> Callable[[Any], Any]:
-    """The explicit step that is tried."""
-    if isinstance(system, Block):
-        return system.__call__
-    dt = 0.01 * min(layer.tau for layer in system.neurons.values())
-    return lambda x: jax.tree.map(lambda a, v: a + dt * v, x, velocity(system, x))
-
-
-def _probe(system: System, form: System, x: Any, key: PRNGKey, nudge: Array) -> Array:
+def _probe(system: AbstractSystem, form: AbstractSystem, x: Any, key: PRNGKey, nudge: Array) -> Array:
     r"""$u \cdot HJv$ and $v \cdot HJu$ for random $u$ and $v$, equal where the field is a gradient.
 
     A nudge changes all numbers by that many times a random share of eight units in the last place.
@@ -159,9 +132,8 @@ def _probe(system: System, form: System, x: Any, key: PRNGKey, nudge: Array) -> 
     keys = jr.split(key, len(leaves))
     draws = [_nudged(jr.normal(k, (2, *a.shape), a.dtype), k, nudge) for k, a in zip(keys, leaves)]
     x = jax.tree.unflatten(structure, [_nudged(a, k, nudge) for k, a in zip(keys, leaves)])
-    field = (lambda x: system(x) - x) if isinstance(system, SerialBlock) else system.force
-    both = jax.vmap(partial(_release, system))(jax.tree.unflatten(structure, draws))
-    pushed = jax.vmap(lambda v: _metric(form, x, jax.jvp(field, (x,), (v,))[1]))(both)  # the field itself once
+    both = jax.vmap(system.release)(jax.tree.unflatten(structure, draws))
+    pushed = jax.vmap(lambda v: form.metric(x, jax.jvp(system.force, (x,), (v,))[1]))(both)  # the field itself once
     swapped = jax.tree.map(lambda a: a[::-1], both)
     return jax.vmap(_inner)(swapped, pushed)
 
@@ -169,19 +141,6 @@ def _probe(system: System, form: System, x: Any, key: PRNGKey, nudge: Array) -> 
 def _nudged(a: Array, key: PRNGKey, nudge: Array) -> Array:
     share = 8 * jnp.finfo(a.dtype).eps * nudge.astype(a.dtype)
     return a * (1 + share * jr.uniform(jr.fold_in(key, 1), a.shape, a.dtype, -1, 1))
-
-
-def _metric(system: System, x: Any, v: Any) -> Any:
-    """H v, layer by layer."""
-    if isinstance(system, AssociativeMemory):
-        return {n: layer.lagrangian.hessian_vector_product(x[n], v[n]) for n, layer in system.neurons.items()}
-    return _visible(system).lagrangian.hessian_vector_product(x, v)
-
-
-def _release(system: System, v: Any) -> Any:
-    if isinstance(system, AssociativeMemory):
-        return {n: layer.release(v[n]) for n, layer in system.neurons.items()}
-    return _visible(system).release(v)
 
 
 def _inner(a: Any, b: Any) -> Array:

@@ -7,19 +7,19 @@ with itself the current is $(W + V)\,g$: there $W + V$ has to be symmetric.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-from hopmix._catalogue import COUPLED, is_elementwise
-from hopmix._convolution import Convolution
+from hopmix._assumptions import is_known
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._gained import Gained
+from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import Affine, AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing
+from hopmix._synapse import AbstractCoupled, is_known_constant
+from hopmix._system import AbstractSystem
 
 Rows: TypeAlias = np.ndarray
 """A matrix (hidden, visible) in float64."""
@@ -58,24 +58,24 @@ class Joint(NamedTuple):
 
 def joints(memory: AssociativeMemory) -> list[Joint]:
     """The couplings of a memory, added up where they act together."""
-    groups: dict[Any, list[str]] = {}
+    groups: dict[Hashable, list[str]] = {}
     for name, ends in memory.connections:
-        if type(memory.synapses[name]) in COUPLED:
-            groups.setdefault(_kind(memory.synapses[name], ends), []).append(name)
+        synapse = memory.synapses[name]
+        if is_known(synapse) and synapse.is_coupled:
+            groups.setdefault(coupled(memory, name).kind(ends), []).append(name)
     return [_joint(memory, tuple(names)) for names in groups.values()]
 
 
-def _kind(synapse: AbstractSynapse, ends: tuple[str, ...]) -> Any:
-    """What couplings that add up have in common; a dense one of the layers in reverse is its transpose."""
-    if type(synapse) is Convolution:
-        return Convolution, ends, synapse.grid, synapse.window, synapse.stride
-    return type(synapse), frozenset(ends)
+def coupled(memory: AssociativeMemory, name: str) -> AbstractCoupled:
+    """A synapse of a memory that has a coupling."""
+    synapse: Any = memory.synapses[name]
+    return synapse
 
 
 def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     connections = dict(memory.connections)
     ends = connections[names[0]]
-    couplings = [coupling_of(memory, name) for name in names]
+    couplings = [coupled(memory, name).coupling for name in names]
     eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
     rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
     if len(names) == 1 and couplings[0].breaking is None and ends[0] != ends[1]:
@@ -83,7 +83,7 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     pairs = [_rows(c, connections[name] != ends) for c, name in zip(couplings, names)]
     up = np.sum([w for w, _ in pairs], axis=0)
     down = np.sum([v for _, v in pairs], axis=0)
-    if _is_loop(memory.synapses[names[0]], ends):
+    if ends[0] == ends[1] and coupled(memory, names[0]).is_entrywise:
         both = up + down.T
         return Joint(names, ends, up, down, True, _gap(both, both.T), None, rounding)
     gains = None if ends[0] == ends[1] else _gains(up, down, rounding)
@@ -96,16 +96,6 @@ def _without_breaking(names: tuple[str, ...], ends: tuple[str, ...], coupling: C
     up = np.asarray(coupling.up, float)
     gap = abs(tie - 1) / max(abs(tie), 1.0)
     return Joint(names, ends, up, up if tie == 1 else tie * up, False, gap, np.full(len(up), tie), rounding)
-
-
-def _is_loop(synapse: Any, ends: tuple[str, ...]) -> bool:
-    """Whether W and V act on one layer, entry by entry; a window of several tokens would have to be flipped."""
-    return ends[0] == ends[1] and (type(synapse) is not Convolution or synapse.window == (1, 1))
-
-
-def coupling_of(memory: AssociativeMemory, name: str) -> Coupling:
-    """The coupling of a synapse that has one."""
-    return memory.synapses[name].coupling  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _rows(coupling: Coupling, turned: bool) -> tuple[Rows, Rows]:
@@ -175,9 +165,9 @@ def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint
         return None
     if any(joint.ends[-1] != layer or joint.joins_itself or joint.gains is None for joint in here):
         return None
-    if any(type(memory.synapses[name]) is not Bias for name in others):
+    if not all(is_known_constant(memory.synapses[name]) for name in others):
         return None
-    shaped = [_of_layer(joint.gains, memory.synapses[joint.names[0]], neurons) for joint in here]
+    shaped = [_of_layer(joint.gains, coupled(memory, joint.names[0]), neurons) for joint in here]
     rounding = max(joint.rounding for joint in here)
     if any(not np.allclose(gains, shaped[0], rtol=rounding, atol=0) for gains in shaped):
         return None
@@ -186,11 +176,16 @@ def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint
     return shaped[0] if uniform or is_elementwise(neurons.lagrangian) else None
 
 
-def _of_layer(gains: Any, synapse: Any, neurons: Neurons) -> np.ndarray:
+def _of_layer(gains: Any, synapse: AbstractCoupled, neurons: Neurons) -> np.ndarray:
     """The gains of hidden units at their places in the layer."""
     others = (1,) * (len(neurons.shape) - 1)
-    units_last = type(synapse) in (ChannelMixing, Convolution)
-    return np.broadcast_to(gains.reshape((*others, -1) if units_last else (-1, *others)), neurons.shape)
+    axes = (*others, -1) if synapse.units_last else (-1, *others)
+    return np.broadcast_to(gains.reshape(axes), neurons.shape)
+
+
+def is_elementwise(lagrangian: AbstractLagrangian) -> bool:
+    """Whether a Lagrangian is known to be a sum over single units."""
+    return is_known(lagrangian) and all(part.is_elementwise for part in lagrangian.parts)
 
 
 def _scales_one_way(neurons: Neurons) -> bool:
@@ -205,7 +200,7 @@ def _own_gains(neurons: Neurons) -> np.ndarray:
     return np.broadcast_to(np.asarray(neurons.affine.scale, float), neurons.shape)
 
 
-def conservative_form(system: Block | AssociativeMemory, ties: Ties) -> Any:
+def conservative_form(system: AbstractSystem, ties: Ties) -> Any:
     """The system with tied couplings and the same forces, as far as there is one; itself where it is that.
 
     **Arguments:**
@@ -215,13 +210,7 @@ def conservative_form(system: Block | AssociativeMemory, ties: Ties) -> Any:
 
     **Source:** `theory/C10-pseudo-energy.md`.
     """
-    if isinstance(system, AssociativeMemory):
-        return _tied(system, ties)
-    memory = _tied(system.potential.memory, ties)
-    if memory is system.potential.memory:
-        return system
-    potential = dataclasses.replace(system.potential, memory=memory)
-    return dataclasses.replace(system, potential=potential)
+    return system.map_memory(lambda memory: _tied(memory, ties))
 
 
 def _tied(memory: AssociativeMemory, ties: Ties) -> AssociativeMemory:
@@ -238,7 +227,7 @@ def _tied(memory: AssociativeMemory, ties: Ties) -> AssociativeMemory:
         layer = joint.ends[-1]
         synapses[joint.names[0]] = _with_coupling(memory, joint)
         if layer in gained:
-            dtype = coupling_of(memory, joint.names[0]).up.dtype
+            dtype = coupled(memory, joint.names[0]).coupling.up.dtype
             neurons[layer] = _with_gains(memory.neurons[layer], gained[layer], dtype)
     return AssociativeMemory(neurons, synapses, connections)
 
@@ -249,13 +238,11 @@ def _changes(joint: Joint, gained: dict[str, np.ndarray]) -> bool:
     return joint.is_tied and (len(joint.names) > 1 or (joint.is_loop and not np.array_equal(joint.up, joint.down)))
 
 
-def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractSynapse:
+def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractCoupled:
     """The first synapse of a joint, with the tied coupling of them all."""
-    name = joint.names[0]
-    dtype = coupling_of(memory, name).up.dtype
+    synapse = coupled(memory, joint.names[0])
     up = 0.5 * (joint.up + joint.down.T) if joint.is_loop else joint.up
-    coupling = Coupling(jnp.asarray(up, dtype))
-    return dataclasses.replace(memory.synapses[name], coupling=coupling)  # pyright: ignore
+    return dataclasses.replace(synapse, coupling=Coupling(jnp.asarray(up, synapse.coupling.up.dtype)))
 
 
 def _with_gains(neurons: Neurons, gains: np.ndarray, dtype: Any) -> Neurons:

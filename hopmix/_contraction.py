@@ -12,45 +12,16 @@ at most: `theory/C17-contraction.md`. No symmetry is needed; where there is some
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import numpy as np
 
-from hopmix._attention import Attention
-from hopmix._catalogue import COUPLED, foreign_parts, is_known, not_finite
-from hopmix._concavity import largest_gain, spectral_norm
+from hopmix._assumptions import is_known
+from hopmix._catalogue import foreign_parts, not_finite
+from hopmix._concavity import largest_gain
 from hopmix._conservative_form import Joint, joints
-from hopmix._convolution import Pooling
 from hopmix._derive import Block, Potential
-from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Sigmoid, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias
-
-UNIT_ENTRIES = (Tanh, Sigmoid)
-"""Lagrangians whose activations have entries of size one at most."""
-
-UNIT_GROUPS = (Softmax, GhostMax, Entmax, SphericalNorm)
-"""Lagrangians whose activations have groups of Euclidean norm one at most."""
-
-
-class Disc(NamedTuple):
-    r"""The matrices within a distance of a multiple of the identity, $|A - a|_2 \le \rho$.
-
-    - `centre`: $a$.
-    - `radius`: $\rho$; infinite where nothing is known.
-    """
-
-    centre: float
-    radius: float
-
-    @property
-    def size(self) -> float:
-        """The largest norm in the disc."""
-        return abs(self.centre) + self.radius
-
-
-NOTHING, UNKNOWN = Disc(0.0, 0.0), Disc(0.0, math.inf)
+from hopmix._norms import NOTHING, UNKNOWN, Disc, between, largest_row
+from hopmix._synapse import AbstractSynapse, is_known_constant
 
 
 def contraction_rate(block: Block) -> float:
@@ -131,12 +102,12 @@ def _influence(memory: AssociativeMemory) -> np.ndarray:
     moved = np.zeros((len(place), len(place)))
     for name, ends in memory.connections:
         synapse = memory.synapses[name]
-        if type(synapse) is Bias:
+        if is_known_constant(synapse):
             continue
-        if len(ends) == 2 and type(synapse) in (*COUPLED, Pooling):
+        if len(ends) == 2 and is_known(synapse) and synapse.is_linear:
             first, second = (place[end] for end in ends)
-            moved[second, first] += spectral_norm(synapse)
-            moved[first, second] += _norm_back(synapse)
+            moved[second, first] += synapse.spectral_norm
+            moved[first, second] += synapse.norm_back
         else:
             rows = [place[end] for end in ends]
             moved[np.ix_(rows, rows)] += own_disc(synapse, memory.neurons[ends[0]]).size
@@ -153,19 +124,6 @@ def _steepness(neurons: Neurons) -> float:
 def _way_out(neurons: Neurons) -> float:
     """The largest factor on currents into a layer."""
     return largest_gain(neurons) if neurons.affine is not None and neurons.affine.conservative else 1.0
-
-
-def _norm_back(synapse: AbstractSynapse) -> float:
-    if type(synapse) is Pooling:
-        return spectral_norm(synapse)
-    coupling = synapse.coupling  # pyright: ignore[reportAttributeAccessIssue]
-    if coupling.breaking is None:
-        return abs(float(coupling.tie)) * spectral_norm(synapse)
-    return spectral_norm(_with_up(synapse, np.asarray(coupling.down).T))
-
-
-def _with_up(synapse: AbstractSynapse, up: np.ndarray) -> AbstractSynapse:
-    return eqx.tree_at(lambda s: s.coupling.up, synapse, up)
 
 
 # ---- The force with what is symmetric in it ---------------------------------------------------------------------
@@ -194,11 +152,11 @@ def force_disc(potential: Potential) -> Disc:
 def _branch(memory: AssociativeMemory, hidden: str, found: list[Joint]) -> Disc:
     neurons = memory.neurons[hidden]
     joining = [memory.synapses[name] for name, ends in memory.connections if hidden in ends]
-    kinds = {type(synapse) for synapse in joining} - {Bias}
-    if not is_known(neurons.lagrangian) or _is_lopsided(neurons) or not kinds <= {*COUPLED, Pooling}:
+    linear = all(is_known(synapse) and synapse.is_linear for synapse in joining)
+    if not is_known(neurons.lagrangian) or _is_lopsided(neurons) or not linear:
         return UNKNOWN
     ways = [_seen_from(memory, joint, hidden) for joint in found if hidden in joint.ends]
-    ways += [Ways(synapse) for synapse in joining if type(synapse) is Pooling]
+    ways += [Ways(synapse) for synapse in joining if not (synapse.is_coupled or synapse.is_constant)]
     norm = sum(way.norm for way in ways)
     gain = largest_gain(neurons)
     low, high = (end * gain * gain for end in neurons.lagrangian.curvature)
@@ -208,32 +166,32 @@ def _branch(memory: AssociativeMemory, hidden: str, found: list[Joint]) -> Disc:
     rest = sum(way.left(turn) for way in ways)
     start, end = sorted((turn * min(low, 0.0) * norm * norm, turn * max(high, 0.0) * norm * norm))
     widened = rest * max(abs(low), abs(high)) * norm
-    interval = _between(start, end)
+    interval = between(start, end)
     return Disc(interval.centre, interval.radius + widened)
 
 
 class Ways(NamedTuple):
     r"""One linear map from the visible layer to a hidden one, and the one back.
 
-    - `synapse`: says what the rows of a coupling act on; a `Pooling`, which is tied, has none.
+    - `synapse`: says what the rows of its coupling act on; one without, such as `Pooling`, is tied.
     - `up`, `down`: $W$ and $V^\top$, as the visible layer sees them; of a coupling that is connected the other way
         round both are transposed, which no norm tells.
     """
 
-    synapse: AbstractSynapse
+    synapse: Any
     up: Any = None
     down: Any = None
 
     @property
     def norm(self) -> float:
         """$|W|_2$, or a bound on it."""
-        return spectral_norm(self.synapse) if self.up is None else spectral_norm(_with_up(self.synapse, self.up))
+        return self.synapse.spectral_norm if self.up is None else self.synapse.norm_of(self.up)
 
     def left(self, turn: float) -> float:
         r"""$|V - cW^\top|_2$ for a number $c$, or a bound on it."""
         if self.up is None:
             return abs(1 - turn) * self.norm
-        return spectral_norm(_with_up(self.synapse, self.down - turn * self.up))
+        return self.synapse.norm_of(self.down - turn * self.up)
 
 
 def _seen_from(memory: AssociativeMemory, joint: Joint, hidden: str) -> Ways:
@@ -253,77 +211,16 @@ def _turn(ways: list[Ways]) -> float:
 
 def own_disc(synapse: AbstractSynapse, visible: Neurons) -> Disc:
     """A disc around the mean Jacobians of the current of a synapse of a layer with itself, in what the layer sends."""
-    if type(synapse) is Bias:
-        return NOTHING
-    if type(synapse) is Attention:
-        return attention_disc(synapse, visible.shape[0], token_radius(visible))
-    if type(synapse) is HopfieldMemory and is_known(synapse.separation):
-        return _memory_disc(synapse)
-    return UNKNOWN
-
-
-def attention_disc(attention: Attention, tokens: int, radius: float) -> Disc:
-    r"""The interval of the Hessian of attention as an energy, for tokens of size $R$ at most:
-
-    $$-K \le \nabla^2 U \le K + \beta R^2 \left(1 + \sqrt{n/2}\right)^2 \sum_h |W^{K\top}_h W^Q_h|_2^2$$
-
-    with the $K$ of `Attention.concavity` and the number $n$ of tokens that attend to one token, at most.
-    """
-    keys, queries = np.asarray(attention.keys, float), np.asarray(attention.queries, float)
-    products = np.einsum("hdc,hde->hce", keys, queries)
-    if not np.all(np.isfinite(products)):
-        return UNKNOWN
-    norms = np.linalg.norm(products, 2, axis=(1, 2))
-    concavity = attention.mask_factor(tokens) * float(np.sum(norms))
-    listeners = tokens if attention.include_self else tokens - 1
-    reach = radius * (1 + math.sqrt(listeners / 2))
-    spread = float(attention.beta) * reach * reach * float(np.sum(norms**2))
-    return _between(-concavity + min(spread, 0.0), concavity + max(spread, 0.0)) if listeners else NOTHING
-
-
-def _memory_disc(memory: HopfieldMemory) -> Disc:
-    patterns = np.asarray(memory.patterns, float).reshape(len(memory.patterns), -1)
-    low, high = memory.separation.curvature
-    if memory.similarity == "dot":
-        square = float(np.linalg.norm(patterns, 2) ** 2)
-        return _between(min(low, 0.0) * square, max(high, 0.0) * square)
-    if type(memory.separation) is not Softmax:
-        return UNKNOWN
-    # Of each group of patterns, beta times their covariance, minus the identity. The similarities have one axis: all
-    # patterns are one group, or without axes each is its own. A variance is a quarter of a squared range, at most.
-    if memory.separation.axes == ():
-        return Disc(-float(len(patterns)), 0.0)
-    gaps = patterns[:, None] - patterns[None]
-    spread = 0.25 * float(memory.separation.beta) * float(np.max(np.sum(gaps**2, axis=-1)))
-    return _between(min(spread, 0.0) - 1, max(spread, 0.0) - 1)
+    return synapse.own_disc(visible.shape, token_radius(visible)) if is_known(synapse) else UNKNOWN
 
 
 def token_radius(neurons: Neurons) -> float:
-    """The largest Euclidean norm of what one token of a layer sends; infinite where it is not bounded."""
-    lagrangian, affine = neurons.lagrangian, neurons.affine
-    radius = largest_gain(neurons) * _activation_radius(lagrangian, neurons.shape)
-    return radius if affine is None else radius + _largest_row(affine.shift, neurons.shape)
-
-
-def _activation_radius(lagrangian: AbstractLagrangian, shape: tuple[int, ...]) -> float:
-    channels = math.prod(shape[1:])
-    if type(lagrangian) is LayerNorm:
-        group = channels if lagrangian.axes == (-1,) and len(shape) == 2 else math.prod(shape)
-        shift = 0.0 if lagrangian.shift is None else _largest_row(lagrangian.shift, shape)
-        return abs(float(lagrangian.scale)) * math.sqrt(group) + shift
-    if type(lagrangian) in UNIT_GROUPS:
-        axes = lagrangian.axes  # pyright: ignore[reportAttributeAccessIssue]
-        return 1.0 if len(shape) == 2 and (axes is None or -1 in axes) else math.sqrt(channels)
-    return math.sqrt(channels) if type(lagrangian) in UNIT_ENTRIES else math.inf
-
-
-def _largest_row(parameter, shape: tuple[int, ...]) -> float:
-    rows = np.broadcast_to(np.asarray(parameter, float), shape).reshape(shape[0], -1)
-    return float(np.max(np.linalg.norm(rows, axis=1)))
-
-
-def _between(low: float, high: float) -> Disc:
-    return Disc(0.5 * (low + high), 0.5 * (high - low))
+    """The largest Euclidean norm of what one token of a layer sends; infinite where no bound is known."""
+    lagrangian = neurons.lagrangian
+    if not is_known(lagrangian):
+        return math.inf
+    radius = largest_gain(neurons) * lagrangian.activation_radius(neurons.shape)
+    return radius if neurons.affine is None else radius + largest_row(neurons.affine.shift, neurons.shape)
 
 
 def _rescaled(disc: Disc, neurons: Neurons) -> Disc:

@@ -4,7 +4,7 @@ The visible layer has shape (tokens, channels) as everywhere, its tokens being t
 Beyond the border of the grid there are zeros.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar, TypeAlias
 
 import equinox as eqx
@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._coupling import Coupling
-from hopmix._synapse import AbstractSynapse, Activations, bilinear_energy, bilinear_magnitude
+from hopmix._assumptions import Assumption
+from hopmix._norms import matrix_norm
+from hopmix._synapse import AbstractCoupled, AbstractSynapse, Activations, bilinear_energy, bilinear_magnitude
 from hopmix._types import Energy, Layer, Scalar
 
 Images: TypeAlias = Float[Array, "_ _ _ _"]
 """Batch, height, width and channels, as convolutions take them."""
 
 
-class Convolution(AbstractSynapse):
+class Convolution(AbstractCoupled):
     r"""Local mixing of tokens and channels: the current into the hidden layer is $W * v$, the convolution with the
     kernel $W$, and the current into the visible layer is $V *^\top h$, the transposed convolution with the kernel $V$.
 
@@ -40,12 +41,10 @@ class Convolution(AbstractSynapse):
     **Source:** energies of convolutional memories as in HAMUX 0.1 (Hoover et al. 2022).
     """
 
-    coupling: Coupling
     grid: tuple[int, int] = eqx.field(static=True)
     window: tuple[int, int] = eqx.field(static=True, default=(3, 3))
     stride: int = eqx.field(static=True, default=1)
-    is_explicit: ClassVar[bool] = True
-    takes_batch: ClassVar[bool] = True
+    units_last: ClassVar[bool] = True
 
     def __check_init__(self):
         visible, size = self.coupling.up.shape[1], self.window[0] * self.window[1]
@@ -58,14 +57,25 @@ class Convolution(AbstractSynapse):
     def energy(self, *activations: Layer) -> Energy:
         return bilinear_energy(self, *activations)
 
-    def energy_magnitude(self, *activations: Layer) -> Scalar:
-        return bilinear_magnitude(self, *activations)
-
     def current(self, into: int, activations: Activations) -> Layer:
         v, h = activations
         if into:
             return _on_grid(lambda images: self._convolve(self.coupling.up, images), v, self.grid)
         return _on_grid(self._transpose, h, _coarse(self.grid, self.stride))
+
+    def kind(self, ends: tuple[str, ...]) -> Hashable:
+        """Convolutions add up only where they read and feed the same layers in the same way."""
+        return type(self), ends, self.grid, self.window, self.stride
+
+    @property
+    def is_entrywise(self) -> bool:
+        """Whether its windows are single tokens; a larger one would have to be flipped."""
+        return self.window == (1, 1)
+
+    def norm_of(self, up: np.ndarray) -> float:
+        """The sum of the norms of all taps, a bound on that of the map."""
+        taps = up.reshape(up.shape[0], self.window[0] * self.window[1], -1)
+        return sum(matrix_norm(taps[:, i]) for i in range(taps.shape[1]))
 
     def _convolve(self, kernel: Float[Array, "hidden visible"], images: Images) -> Images:
         kernel = kernel.reshape(kernel.shape[0], *self.window, -1)
@@ -98,12 +108,22 @@ class Pooling(AbstractSynapse):
     stride: int = eqx.field(static=True, default=1)
     is_explicit: ClassVar[bool] = True
     takes_batch: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
 
     def energy(self, *activations: Layer) -> Energy:
         return bilinear_energy(self, *activations)
 
     def energy_magnitude(self, *activations: Layer) -> Scalar:
         return bilinear_magnitude(self, *activations)
+
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
+        """Nothing: its map is fixed, and goes back by its transpose."""
+        del name, layers
+        return []
+
+    @property
+    def spectral_norm(self) -> float:
+        return 1.0  # its rows and its columns add up to at most one
 
     def current(self, into: int, activations: Activations) -> Layer:
         v, h = activations

@@ -9,9 +9,11 @@ sit where all of them are at rest together, which is found by sweeps over them. 
 is a network layer.
 """
 
+import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -24,7 +26,7 @@ from hopmix._dtypes import cast, need_floats, solver_dtype
 from hopmix._implicit import SWEEPS, fixed_point
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._rounding import state_magnitude, total
-from hopmix._synapse import Bias
+from hopmix._system import AbstractSystem
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
 
 
@@ -93,7 +95,7 @@ class Potential(eqx.Module):
         """Whether each hidden layer follows from the visible one alone, so that nothing has to be solved."""
         for name, layers in self.memory.connections:
             synapse, hidden = self.memory.synapses[name], sum(layer in self.hidden for layer in layers)
-            if hidden > 1 and not isinstance(synapse, Bias):  # a bias only names further layers
+            if hidden > 1 and not synapse.is_constant:  # a bias only names further layers
                 return False
             if hidden and not synapse.is_explicit:
                 return False
@@ -148,7 +150,7 @@ class Potential(eqx.Module):
         return self.memory.neurons[layer].output(self._activation(layer, x))
 
 
-class Block(eqx.Module):
+class Block(AbstractSystem):
     r"""A network layer that is an explicit step of the dynamics of a potential:
 
     $$x \leftarrow (1 - \text{leak}\cdot\text{step})\,x + \text{step}\cdot F(g(x)), \qquad g = L'(x).$$
@@ -174,6 +176,7 @@ class Block(eqx.Module):
     step: float = eqx.field(static=True, default=1.0)
     n_iter: int = eqx.field(static=True, default=1)
     drop_path: float = eqx.field(static=True, default=0.0)
+    has_own_step: ClassVar[bool] = True
 
     def __check_init__(self):
         if not 0 <= self.leak < math.inf:
@@ -198,6 +201,17 @@ class Block(eqx.Module):
             else:
                 x = x + self.step * self.potential.neurons.release(force - self.leak * x)
         return x
+
+    def map_layers(self, function: Callable[..., Any], *trees: Any) -> Any:
+        """A function of the visible layer and of some arrays of the form of its state."""
+        return function(self.potential.neurons, *trees)
+
+    def map_memory(self, function: Callable[[Any], Any]) -> "Block":
+        """The block of a function of its memory."""
+        memory = function(self.potential.memory)
+        if memory is self.potential.memory:
+            return self
+        return dataclasses.replace(self, potential=dataclasses.replace(self.potential, memory=memory))
 
     def activation(self, x: Layer) -> Layer:
         """The visible activation $g = L'(x)$."""
@@ -233,6 +247,50 @@ class Block(eqx.Module):
         self._check(x)
         potential = self.potential.energy_magnitude(self.activation(x))
         return potential if self.leak == 0 else potential + self.leak * self.potential.neurons.energy_magnitude(x)
+
+    @property
+    def steps_per_call(self) -> int:
+        """How many explicit steps one call takes."""
+        return self.n_iter
+
+    @property
+    def decays(self) -> bool:
+        """Whether there is a leak; without one states grow for ever."""
+        return self.leak != 0
+
+    def step_length(self, step: Any) -> float:
+        """The step of the block.
+
+        **Raises:** `ValueError` for any other.
+        """
+        if step is not None:
+            raise ValueError(f"A block has a step of its own, {self.step}; give it to `derive_block`, not here.")
+        return self.step
+
+    def direction(self, state: Layer) -> Layer:
+        """The force: the step is in units of the time constant."""
+        return self.force(state)
+
+    def lengths(self, step: Any) -> float:
+        """The step of the block."""
+        del step
+        return self.step
+
+    def advance(self, state: Layer, step: Any) -> Layer:
+        """The state after one call."""
+        del step
+        return self(state)
+
+    def trial_step(self, state: Layer) -> Layer:
+        """The state after one call."""
+        return self(state)
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """What no theorem covers: calls that drop branches."""
+        if not self.drop_path:
+            return ()
+        return (f"calls with a key, which drop branches (drop_path = {self.drop_path:g})",)
 
     def _check(self, x: Layer):
         """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""
@@ -272,7 +330,7 @@ def _takes_batch(neurons: Neurons) -> bool:
     return len(neurons.shape) > 1 and all(getattr(part, "axes", None) in ((0, -1), (-1,)) for part in grouped)
 
 
-class SerialBlock(eqx.Module):
+class SerialBlock(AbstractSystem):
     """Token mixing, then channel mixing, each a block with its own norm.
 
     There is no energy of the whole: a composition of two gradient steps is not a gradient step
@@ -284,6 +342,8 @@ class SerialBlock(eqx.Module):
     token: Block
     channel: Block
     n_iter: int = eqx.field(static=True, default=1)
+    has_energy: ClassVar[bool] = False
+    has_own_step: ClassVar[bool] = True
 
     def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
         """The state after `n_iter` rounds of both mixings; without a key no branch is dropped."""
@@ -296,6 +356,30 @@ class SerialBlock(eqx.Module):
     def parts(self) -> tuple[Block, Block]:
         """The two mixings in the order in which they run."""
         return self.token, self.channel
+
+    def map_layers(self, function: Callable[..., Any], *trees: Any) -> Any:
+        """A function of the visible layer of the token mixing, which comes first."""
+        return self.token.map_layers(function, *trees)
+
+    def map_memory(self, function: Callable[[Any], Any]) -> "SerialBlock":
+        """The serial block of a function of each of its two memories."""
+        token = self.token.map_memory(function)
+        return dataclasses.replace(self, token=token, channel=self.channel.map_memory(function))
+
+    def force(self, state: Layer) -> Layer:
+        """The displacement in one call, which is the gradient of nothing (`theory/C09-serial.md`)."""
+        return self(state) - state
+
+    def energy(self, state: Layer) -> Energy:
+        """There is none.
+
+        **Raises:** `TypeError`.
+        """
+        raise TypeError("A serial block has no energy (C09); certify its `parts`.")
+
+    def trial_step(self, state: Layer) -> Layer:
+        """The state after one call."""
+        return self(state)
 
 
 def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:

@@ -7,7 +7,7 @@ the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -17,27 +17,24 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from hopmix._derive import Block
 from hopmix._dtypes import cast, solver_dtype, widened
 from hopmix._implicit import implicit_root, spoil
-from hopmix._memory import AssociativeMemory
 from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
+from hopmix._system import AbstractSystem, move
 from hopmix._types import Layer, Scalar, State
 
-System: TypeAlias = AssociativeMemory | Block
 
-
-def velocity(system: System, state: Any) -> Any:
+def velocity(system: AbstractSystem, state: Any) -> Any:
     r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one array).
 
     **Raises:** `TypeError` for anything else.
     """
     _need_system(system)
-    return jax.tree.map(lambda force, tau: force / tau, system.force(state), _taus(system))
+    return system.velocity(state)
 
 
 def flow(
-    system: System,
+    system: AbstractSystem,
     state: Layer | State,
     duration: float,
     *,
@@ -124,13 +121,13 @@ class Descent(NamedTuple):
 
 @eqx.filter_jit
 def descend(
-    system: System,
+    system: AbstractSystem,
     state: Layer | State,
     steps: int,
     *,
     step: float | None = None,
     backtrack: bool = False,
-    form: System | None = None,
+    form: AbstractSystem | None = None,
 ) -> Descent:
     r"""Take explicit steps from a state, recording states and energies.
 
@@ -173,7 +170,7 @@ def descend(
     return Descent(states, energies, descends, status)
 
 
-def _falls(system: System, states: Any, energies: Float[Array, " n"]) -> Bool[Array, " steps"]:
+def _falls(system: AbstractSystem, states: Any, energies: Float[Array, " n"]) -> Bool[Array, " steps"]:
     """Whether each step of a trajectory raised the energy by no more than rounding."""
     at = lambda k: (jax.tree.map(lambda a: a[k], states), energies[k])
     falls = lambda k: is_rounding(system, energies[k + 1] - energies[k], at(k), at(k + 1))
@@ -219,7 +216,7 @@ class Settled(NamedTuple):
 
 
 def settle(
-    system: System,
+    system: AbstractSystem,
     state: Layer | State,
     *,
     step: float | None = None,
@@ -254,9 +251,9 @@ def settle(
     step, negative tolerances and numbers of steps; `TypeError` for what is neither.
     """
     _need_system(system)
-    if isinstance(system, Block) and system.leak == 0:
+    if not system.decays:
         raise ValueError("A block with leak 0 has no fixed point in general; derive it with leak > 0.")
-    _advance(system, step)  # complain before the steps are compiled
+    _checked_step(system, step)  # complain before the steps are compiled
     for name, value in {"rtol": rtol, "atol": atol, "max_steps": max_steps}.items():
         if not isinstance(value, Tracer) and not value >= 0:
             raise ValueError(f"`settle` takes {name} >= 0, got {value}.")
@@ -264,9 +261,11 @@ def settle(
 
 
 @eqx.filter_jit
-def _settle(system: System, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> Settled:
+def _settle(
+    system: AbstractSystem, start: Any, step: float | None, rtol: float, atol: float, max_steps: int
+) -> Settled:
     def residual(x):
-        return _hold(system, system.force(x), jax.tree.map(jnp.subtract, x, start))
+        return system.hold(system.force(x), jax.tree.map(jnp.subtract, x, start))
 
     def find(x):
         walk = _walk(system, x, step, rtol, atol, max_steps)
@@ -278,7 +277,7 @@ def _settle(system: System, start: Any, step: float | None, rtol: float, atol: f
     result = optx.RESULTS.where(walk.stuck, stuck, optx.RESULTS.nonlinear_max_steps_reached)
     result = optx.RESULTS.where(_at_rest(system, walk, rtol, atol), optx.RESULTS.successful, result)
     result = optx.RESULTS.where(finite, result, optx.RESULTS.nonfinite)
-    speeds = jax.tree.map(lambda force, tau: jnp.max(jnp.abs(force / tau)), walk.force, _taus(system))
+    speeds = system.map_layers(lambda layer, force: jnp.max(jnp.abs(force / layer.tau)), walk.force)
     return Settled(spoil(state, ~finite), jnp.max(jnp.stack(jax.tree.leaves(speeds))), result, walk.steps)
 
 
@@ -291,12 +290,12 @@ class _Walk(NamedTuple):
     steps: Array
 
 
-def _walk(system: System, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> _Walk:
+def _walk(system: AbstractSystem, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> _Walk:
     def once(walk: _Walk) -> _Walk:
         x = walk.x
         force = walk.force
-        for _ in range(_calls(system)):
-            x = jax.tree.map(_euler, x, force, _lengths(system, step))
+        for _ in range(system.steps_per_call):
+            x = jax.tree.map(_euler, x, force, system.lengths(step))
             force = system.force(x)
         return _Walk(x, force, _all(jax.tree.map(jnp.equal, x, walk.x)), walk.steps + 1)
 
@@ -308,49 +307,22 @@ def _walk(system: System, start: Any, step: float | None, rtol: float, atol: flo
     return jax.lax.while_loop(goes_on, once, begun)
 
 
-def _at_rest(system: System, walk: _Walk, rtol: float, atol: float) -> Bool[Array, ""]:
-    def slow(x, force, tau):
-        return jnp.abs(force) <= min(tau, 1.0) * (atol + rtol * jnp.abs(x))
+def _at_rest(system: AbstractSystem, walk: _Walk, rtol: float, atol: float) -> Bool[Array, ""]:
+    def slow(layer, x, force):
+        return jnp.abs(force) <= min(layer.tau, 1.0) * (atol + rtol * jnp.abs(x))
 
-    return _all(jax.tree.map(slow, walk.x, walk.force, _taus(system)))
+    return _all(system.map_layers(slow, walk.x, walk.force))
 
 
 def _all(tree: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(tree)]))
 
 
-def _hold(system: System, free: Any, held: Any) -> Any:
-    """One tree at the free entries of a state, another at the clamped ones."""
-    if isinstance(system, Block):
-        return system.potential.neurons.hold(free, held)
-    return {name: neurons.hold(free[name], held[name]) for name, neurons in system.neurons.items()}
-
-
-def _taus(system: System) -> Any:
-    """The time constants, in a tree of the form of a state."""
-    if isinstance(system, Block):
-        return system.potential.neurons.tau
-    return {name: neurons.tau for name, neurons in system.neurons.items()}
-
-
-def _lengths(system: System, step: float | None) -> Any:
-    """By what a force is multiplied in one explicit step."""
-    if isinstance(system, Block):
-        return system.step
-    assert step is not None
-    return {name: step / neurons.tau for name, neurons in system.neurons.items()}
-
-
-def _calls(system: System) -> int:
-    """How many explicit steps count as one."""
-    return system.n_iter if isinstance(system, Block) else 1
-
-
 def _euler(x: Layer, force: Layer, length: Any) -> Layer:
     return x + jnp.asarray(length, x.dtype) * force
 
 
-def _start(system: System, state: Any) -> Any:
+def _start(system: AbstractSystem, state: Any) -> Any:
     """A state as arrays of the dtype that forces have, which is a wider one where the weights are."""
     state = dict(state) if isinstance(state, Mapping) else state
     forces = jax.eval_shape(system.force, state)
@@ -359,24 +331,23 @@ def _start(system: System, state: Any) -> Any:
 
 
 def _advance(
-    system: System, step: float | None, backtrack: bool = False, form: System | None = None
+    system: AbstractSystem, step: float | None, backtrack: bool = False, form: AbstractSystem | None = None
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One recorded step: from a state and the status so far to the next ones."""
+    length = _checked_step(system, step)
+    if not backtrack:
+        return lambda x, status: (system.advance(x, length), status)
+    once = lambda _, carry: _backtrack(form or system, system.direction, carry[0], length, carry[1])
+    if not system.has_own_step:
+        return lambda x, status: once(None, (x, status))
+    return lambda x, status: jax.lax.fori_loop(0, system.steps_per_call, once, (x, status))
+
+
+def _checked_step(system: AbstractSystem, step: float | None) -> Any:
     _need_system(system)
-    if isinstance(system, Block):
-        if step is not None:
-            raise ValueError(f"A block has a step of its own, {system.step}; give it to `derive_block`, not here.")
-        if not backtrack:
-            return lambda x, status: (system(x), status)
-        once = lambda _, carry: _backtrack(form or system, system.force, carry[0], system.step, carry[1])
-        return lambda x, status: jax.lax.fori_loop(0, system.n_iter, once, (x, status))
-    if step is None:
-        raise ValueError("A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe.")
-    _need_positive(step)
-    direction = lambda x: velocity(system, x)
-    if backtrack:
-        return lambda x, status: _backtrack(form or system, direction, x, step, status)
-    return lambda x, status: (_move(x, direction(x), step), status)
+    length = system.step_length(step)
+    _need_positive(length)
+    return length
 
 
 def _need_positive(step: Any):
@@ -385,18 +356,14 @@ def _need_positive(step: Any):
 
 
 def _need_system(system: Any):
-    if not isinstance(system, AssociativeMemory | Block):
+    if not (isinstance(system, AbstractSystem) and system.has_energy):
         raise TypeError(
             f"Dynamics are those of a Block or an AssociativeMemory, got a {type(system).__name__}; the two `parts` of "
             "a serial block are blocks."
         )
 
 
-def _move(x: Any, direction: Any, step: Any) -> Any:
-    return jax.tree.map(lambda a, d: a + jnp.asarray(step, a.dtype) * d, x, direction)
-
-
-def _backtrack(system: System, force: Callable, x: Any, step: float, status: Any) -> tuple[Any, Any]:
+def _backtrack(system: AbstractSystem, force: Callable, x: Any, step: float, status: Any) -> tuple[Any, Any]:
     """Armijo's rule along the force and that of `_is_stable`, with at most 40 halvings."""
     direction = force(x)
     start, slope = jax.jvp(system.energy, (x,), (direction,))
@@ -406,7 +373,7 @@ def _backtrack(system: System, force: Callable, x: Any, step: float, status: Any
 
     def halve(carry):
         size, _, rounding, known, risen = carry
-        moved = _move(x, direction, size)
+        moved = move(x, direction, size)
         excess = widened(system.energy(moved) - start - 1e-4 * size * jnp.minimum(slope, 0))
         # What costs a gradient is asked for once, and only if the magnitude of the energy itself does not say enough.
         ask = ~known & ~(excess <= rounding)
@@ -426,7 +393,7 @@ def _backtrack(system: System, force: Callable, x: Any, step: float, status: Any
     stalled = stuck & risen & promised & (status == Status.descended)
     status = Status.where(stalled, Status.stalled, status)
     status = Status.where(jnp.isfinite(slope), status, Status.not_finite)
-    return _move(x, direction, jnp.where(stuck, jnp.zeros_like(size), size)), status
+    return move(x, direction, jnp.where(stuck, jnp.zeros_like(size), size)), status
 
 
 def _is_stable(before: Any, after: Any) -> Bool[Array, ""]:

@@ -20,12 +20,22 @@ class Gained(AbstractLagrangian):
     - `lagrangian`: $\sum_\alpha \Phi(x_\alpha)$, elementwise.
     - `gains`: $D$, of the rank of the layer and broadcast against it.
 
+    **Raises:** `ValueError` for units that are joined.
+
     **Source:** `theory/C10-pseudo-energy.md`.
     """
 
     is_elementwise: ClassVar[bool] = True
     lagrangian: AbstractLagrangian
     gains: Layer
+
+    def __check_init__(self):
+        if not all(part.is_elementwise for part in self.lagrangian.parts):
+            raise ValueError("Gained needs elementwise units; of units that are joined all gains are equal: use `*`.")
+
+    @property
+    def made_of(self) -> tuple[AbstractLagrangian, ...]:
+        return (self.lagrangian,)
 
     @property
     def curvature(self) -> tuple[float, float]:

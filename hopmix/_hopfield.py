@@ -1,13 +1,19 @@
 """HopfieldMemory: stored patterns as a synapse of one layer."""
 
+import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._assumptions import Assumption, is_known
 from hopmix._dtypes import need_floats
-from hopmix._lagrangian import AbstractLagrangian, ReLU, RePU
+from hopmix._lagrangian import AbstractLagrangian
+from hopmix._norms import Disc, between
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer, Scalar
 
@@ -43,7 +49,7 @@ class HopfieldMemory(AbstractSynapse):
         need_floats("`patterns`", self.patterns)
         if self.similarity not in ("dot", "distance"):
             raise ValueError(f'similarity must be "dot" or "distance", got {self.similarity!r}.')
-        if self.similarity == "distance" and type(self.separation) in (ReLU, RePU):
+        if self.similarity == "distance" and self.separation.is_rectified and is_known(self.separation):
             raise ValueError(
                 f"{type(self.separation).__name__} of distances is zero everywhere; use dot products, or `LogSumReLU`, "
                 "`Softmax` or `Exponential` of distances."
@@ -64,3 +70,29 @@ class HopfieldMemory(AbstractSynapse):
     def energy(self, *activations: Layer) -> Scalar:
         (g,) = activations
         return -self.separation(self.similarities(g))
+
+    @property
+    def made_of(self) -> tuple[AbstractLagrangian, ...]:
+        return (self.separation,)
+
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
+        """It is, for a separation that is known."""
+        del layers
+        reason = "its current is minus the derivative of its energy"
+        return [Assumption(f"synapse {name!r} is conservative", "holds", reason)]
+
+    def own_concavity(self, shape: tuple[int, ...]) -> float:
+        """Convex functions of dot products are convex; distances have the curvature -1 for each unit of activation."""
+        del shape
+        if not self.separation.is_convex:
+            return math.inf
+        return 0.0 if self.similarity == "dot" else self.separation.most_activation(len(self.patterns))
+
+    def own_disc(self, shape: tuple[int, ...], radius: float) -> Disc:
+        del shape, radius
+        patterns = np.asarray(self.patterns, float).reshape(len(self.patterns), -1)
+        if self.similarity == "dot":
+            low, high = self.separation.curvature
+            square = float(np.linalg.norm(patterns, 2) ** 2)
+            return between(min(low, 0.0) * square, max(high, 0.0) * square)
+        return self.separation.distance_disc(patterns)

@@ -17,9 +17,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from hopmix._dtypes import make_of_floats, need_floats, of_floats
+from hopmix._norms import UNKNOWN, Disc
 from hopmix._special import (
     SATURATED,
     Wide,
@@ -47,13 +49,20 @@ class AbstractLagrangian(eqx.Module):
 
     Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
     and `energy_summands` where a closed form is known. All refuse integers by a `ValueError`: these overflow and
-    truncate without a word.
+    truncate without a word. All else has a safe default, which is that nothing is known; what certificates ask for is
+    believed of the Lagrangians of hopmix alone (`hopmix._assumptions`).
 
     - `is_elementwise`: whether it is a sum over single units. Others take a token-major batch only if they have `axes`
         that allow it; what does not say so is taken to join all of its units.
+    - `is_rectified`: whether it is zero, and its activation too, where no unit is positive.
+    - `is_norm`: whether what it sends is divided by a length of the groups of its state.
+    - `has_exact_curvature`: whether its curvatures are attained, or only bounds.
     """
 
     is_elementwise: ClassVar[bool] = False
+    is_rectified: ClassVar[bool] = False
+    is_norm: ClassVar[bool] = False
+    has_exact_curvature: ClassVar[bool] = True
 
     __array_ufunc__ = None  # so that a NumPy number times a Lagrangian asks the Lagrangian
 
@@ -150,11 +159,82 @@ class AbstractLagrangian(eqx.Module):
     def _terms(self) -> "tuple[AbstractLagrangian, ...]":
         return (self,)
 
+    # ---- What certificates ask --------------------------------------------------------------------------------------
+
+    @property
+    def made_of(self) -> "tuple[AbstractLagrangian, ...]":
+        """The Lagrangians that it is a function of."""
+        return ()
+
+    @property
+    def divisor(self) -> ScalarLike:
+        """What it divides by."""
+        return 1.0
+
+    def jumps(self, tiny: float) -> list[str]:
+        """Where the activation is known not to be continuous; `tiny` is the smallest normal number of the precision."""
+        del tiny
+        return []
+
+    @property
+    def pushes_outward(self) -> bool:
+        r"""Whether $x \cdot L'(x) \ge 0$ is known everywhere."""
+        return False
+
+    def softness(self, x: np.ndarray) -> float:
+        """The least softness of its groups at a state (`hopmix._softness`); 0 where none is known."""
+        del x
+        return 0.0
+
+    def stays_soft(self, shape: tuple[int, ...]) -> bool:
+        """Whether no state of this shape becomes less soft as it is pushed along its activation."""
+        del shape
+        return False
+
+    def most_activation(self, units: int) -> float:
+        """The largest sum of activations of a vector that has no positive entry; infinite where it is not known."""
+        del units
+        return math.inf
+
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        """The largest Euclidean norm of the activation of one token of a layer; infinite where it is not known."""
+        del shape
+        return math.inf
+
+    def distance_disc(self, patterns: Float[np.ndarray, "patterns visible"]) -> Disc:
+        r"""A disc around the mean Hessians of $L(s)$ with $s_\mu = -\tfrac12 |\xi_\mu - g|^2$, with respect to $g$."""
+        del patterns
+        return UNKNOWN
+
+    @property
+    def third_derivative(self) -> float:
+        """A bound on the third derivative, a trilinear form of Euclidean vectors, over all states; or infinity."""
+        return math.inf
+
+    def third_derivative_near(self, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """A bound on the third derivative within these distances of a state."""
+        del x
+        return np.full_like(reach, self.third_derivative)
+
+
+class AbstractTempered(AbstractLagrangian):
+    r"""A Lagrangian with an inverse temperature, $L(x) = f(\beta x)/\beta$."""
+
+    beta: eqx.AbstractVar[ScalarLike]
+
+    def __check_init__(self):
+        need_number(f"The beta of {type(self).__name__}", self.beta)
+
+    @property
+    def divisor(self) -> ScalarLike:
+        return self.beta
+
 
 class Sum(AbstractLagrangian):
     r"""The sum of Lagrangians, $L(x) = \sum_k L_k(x)$, so $g = \sum_k L_k'(x)$; made by `+`."""
 
     terms: tuple[AbstractLagrangian, ...]
+    has_exact_curvature: ClassVar[bool] = False
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -177,6 +257,10 @@ class Sum(AbstractLagrangian):
     @property
     def parts(self) -> tuple[AbstractLagrangian, ...]:
         return tuple(part for term in self.terms for part in term.parts)
+
+    @property
+    def made_of(self) -> tuple[AbstractLagrangian, ...]:
+        return self.terms
 
     @property
     def _terms(self) -> tuple[AbstractLagrangian, ...]:
@@ -224,6 +308,10 @@ class Scaled(AbstractLagrangian):
     def parts(self) -> tuple[AbstractLagrangian, ...]:
         return self.lagrangian.parts
 
+    @property
+    def made_of(self) -> tuple[AbstractLagrangian, ...]:
+        return (self.lagrangian,)
+
 
 class Quadratic(AbstractLagrangian):
     r"""Linear units: $L(x) = \tfrac12 \sum_i x_i^2$, so $g = x$.
@@ -253,6 +341,18 @@ class Quadratic(AbstractLagrangian):
     def conjugate(self, g: Layer) -> Scalar:
         return 0.5 * jnp.sum(g**2)
 
+    @property
+    def pushes_outward(self) -> bool:
+        return True
+
+    def most_activation(self, units: int) -> float:
+        del units
+        return 0.0
+
+    @property
+    def third_derivative(self) -> float:
+        return 0.0
+
 
 class ReLU(AbstractLagrangian):
     r"""Rectified linear units: $L(x) = \tfrac12 \sum_i \max(x_i, 0)^2$, so $g = \max(x, 0)$.
@@ -261,6 +361,7 @@ class ReLU(AbstractLagrangian):
     """
 
     is_elementwise: ClassVar[bool] = True
+    is_rectified: ClassVar[bool] = True
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -282,6 +383,10 @@ class ReLU(AbstractLagrangian):
     def conjugate(self, g: Layer) -> Scalar:
         return jnp.sum(jnp.where(g >= 0, 0.5 * g**2, jnp.inf))
 
+    @property
+    def pushes_outward(self) -> bool:
+        return True
+
 
 class RePU(AbstractLagrangian):
     r"""Rectified polynomial units: $L(x) = \tfrac1n \sum_i \max(x_i, 0)^n$, so $g = \max(x, 0)^{n-1}$.
@@ -296,6 +401,7 @@ class RePU(AbstractLagrangian):
     """
 
     is_elementwise: ClassVar[bool] = True
+    is_rectified: ClassVar[bool] = True
 
     power: int = eqx.field(static=True)
 
@@ -323,6 +429,10 @@ class RePU(AbstractLagrangian):
     def conjugate(self, g: Layer) -> Scalar:
         dual = self.power / (self.power - 1)
         return jnp.sum(jnp.where(g >= 0, jnp.abs(g) ** dual / dual, jnp.inf))
+
+    @property
+    def pushes_outward(self) -> bool:
+        return True
 
 
 class GELU(AbstractLagrangian):
@@ -357,6 +467,14 @@ class GELU(AbstractLagrangian):
     def difference(self, x: Layer, step: Layer) -> Wide:
         return _unit_by_unit(self, x, step)
 
+    @property
+    def pushes_outward(self) -> bool:
+        return True
+
+    @property
+    def third_derivative(self) -> float:
+        return math.sqrt(2 / math.pi)
+
 
 def _gelu_square(x: Layer) -> Layer:
     # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be left, or 0 times inf.
@@ -374,7 +492,7 @@ def _normal_cdf(x: Layer) -> Layer:
     return 0.5 * (1 + jsp.erf(x * jnp.sqrt(0.5).astype(x.dtype)))
 
 
-class Exponential(AbstractLagrangian):
+class Exponential(AbstractTempered):
     r"""Exponential units: $L(x) = \tfrac1\beta \sum_i e^{\beta x_i}$, so $g = e^{\beta x}$.
 
     **Arguments:**
@@ -388,9 +506,6 @@ class Exponential(AbstractLagrangian):
     is_elementwise: ClassVar[bool] = True
 
     beta: ScalarLike = 1.0
-
-    def __check_init__(self):
-        need_number("The beta of Exponential", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -413,8 +528,11 @@ class Exponential(AbstractLagrangian):
     def conjugate(self, g: Layer) -> Scalar:
         return if_convex(self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta)
 
+    def most_activation(self, units: int) -> float:
+        return float(units)
 
-class Tanh(AbstractLagrangian):
+
+class Tanh(AbstractTempered):
     r"""Hyperbolic tangent units: $L(x) = \tfrac1\beta \sum_i \log\cosh(\beta x_i)$, so $g = \tanh(\beta x)$.
 
     **Arguments:**
@@ -427,9 +545,6 @@ class Tanh(AbstractLagrangian):
     is_elementwise: ClassVar[bool] = True
 
     beta: ScalarLike = 1.0
-
-    def __check_init__(self):
-        need_number("The beta of Tanh", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -456,8 +571,23 @@ class Tanh(AbstractLagrangian):
         inside = 0.5 * jnp.where(jnp.abs(g) < 0.5, near, far)
         return if_convex(self.beta, jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta)
 
+    @property
+    def pushes_outward(self) -> bool:
+        return self.is_convex
 
-class Sigmoid(AbstractLagrangian):
+    def most_activation(self, units: int) -> float:
+        del units
+        return 0.0
+
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return math.sqrt(math.prod(shape[1:]))
+
+    @property
+    def third_derivative(self) -> float:
+        return float(self.beta) ** 2 * 4 / math.sqrt(27)
+
+
+class Sigmoid(AbstractTempered):
     r"""Logistic units: $L(x) = \tfrac1\beta \sum_i \log(1 + e^{\beta x_i})$, so $g = 1/(1 + e^{-\beta x})$.
 
     **Arguments:**
@@ -470,9 +600,6 @@ class Sigmoid(AbstractLagrangian):
     is_elementwise: ClassVar[bool] = True
 
     beta: ScalarLike = 1.0
-
-    def __check_init__(self):
-        need_number("The beta of Sigmoid", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -495,6 +622,16 @@ class Sigmoid(AbstractLagrangian):
         inside = (g >= 0) & (g <= 1)
         total = jnp.sum(jnp.where(inside, _entropy(g) + jsp.xlog1py(1 - g, -g), jnp.inf))
         return if_convex(self.beta, total / self.beta)
+
+    def most_activation(self, units: int) -> float:
+        return 0.5 * units
+
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return math.sqrt(math.prod(shape[1:]))
+
+    @property
+    def third_derivative(self) -> float:
+        return float(self.beta) ** 2 / math.sqrt(108)
 
 
 def _unit_by_unit(lagrangian: AbstractLagrangian, x: Layer, step: Layer) -> Wide:

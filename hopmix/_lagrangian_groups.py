@@ -7,22 +7,25 @@ whole layer one group.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from hopmix._dtypes import need_floats, widened
-from hopmix._lagrangian import AbstractLagrangian, Summands, if_convex, need_number, spread
+from hopmix._lagrangian import AbstractLagrangian, AbstractTempered, Summands, if_convex, need_number, spread
+from hopmix._norms import Disc, between, largest_row
 from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None
 
 
-class Softmax(AbstractLagrangian):
+class Softmax(AbstractTempered):
     r"""Softmax units: $L(x) = \tfrac1\beta \sum_{\text{groups}} \log \sum_i e^{\beta x_i}$, so
     $g = \mathrm{softmax}(\beta x)$ in each group.
 
@@ -36,9 +39,6 @@ class Softmax(AbstractLagrangian):
 
     beta: ScalarLike = 1.0
     axes: Axes = eqx.field(static=True, default=None)
-
-    def __check_init__(self):
-        need_number("The beta of Softmax", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -64,8 +64,28 @@ class Softmax(AbstractLagrangian):
         total = jnp.sum(jnp.where(_on_simplex(g, self.axes), g * _log_shares(g, self.axes), jnp.inf))
         return if_convex(self.beta, total / self.beta)
 
+    def most_activation(self, units: int) -> float:
+        return _most_of_groups(self.axes, units)
 
-class GhostMax(AbstractLagrangian):
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return _unit_radius(self.axes, shape)
+
+    def distance_disc(self, patterns: Float[np.ndarray, "patterns visible"]) -> Disc:
+        # Of each group of patterns, beta times their covariance, minus the identity. The similarities have one axis:
+        # all patterns are one group, or without axes each is its own. A variance is a quarter of a squared range, at
+        # most.
+        if self.axes == ():
+            return Disc(-float(len(patterns)), 0.0)
+        gaps = patterns[:, None] - patterns[None]
+        covariance = 0.25 * float(self.beta) * float(np.max(np.sum(gaps**2, axis=-1)))
+        return between(min(covariance, 0.0) - 1, max(covariance, 0.0) - 1)
+
+    @property
+    def third_derivative(self) -> float:
+        return _third_cumulant(self.beta)
+
+
+class GhostMax(AbstractTempered):
     r"""Softmax with a silent competitor: $L(x) = \tfrac1\beta \sum_{\text{groups}} \log(1 + \sum_i e^{\beta x_i})$, so
     $g_i = e^{\beta x_i}/(1 + \sum_j e^{\beta x_j})$ in each group.
 
@@ -81,9 +101,6 @@ class GhostMax(AbstractLagrangian):
 
     beta: ScalarLike = 1.0
     axes: Axes = eqx.field(static=True, default=None)
-
-    def __check_init__(self):
-        need_number("The beta of GhostMax", self.beta)
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -117,8 +134,18 @@ class GhostMax(AbstractLagrangian):
         terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + _silent_entropy(total)
         return if_convex(self.beta, jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta)
 
+    def most_activation(self, units: int) -> float:
+        return _most_of_groups(self.axes, units)
 
-class Entmax(AbstractLagrangian):
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return _unit_radius(self.axes, shape)
+
+    @property
+    def third_derivative(self) -> float:
+        return _third_cumulant(self.beta)
+
+
+class Entmax(AbstractTempered):
     r"""Sparse competition: in each group, $g$ maximises a linear score over the simplex $\Delta$,
 
     $$L(x) = \tfrac1\beta \sum_{\text{groups}} \max_{p \in \Delta}\, [\beta\,p \cdot x - \Omega_\alpha(p)], \qquad
@@ -143,7 +170,6 @@ class Entmax(AbstractLagrangian):
     axes: Axes = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        need_number("The beta of Entmax", self.beta)
         if not 1 < self.alpha <= 2:
             raise ValueError(f"Entmax needs 1 < alpha <= 2, got {self.alpha}; alpha -> 1 is Softmax().")
 
@@ -198,8 +224,14 @@ class Entmax(AbstractLagrangian):
             theta = theta + (mass - 1) / jnp.sum(slope, axis=self.axes, keepdims=True)
         return self._powers(below - theta)
 
+    def most_activation(self, units: int) -> float:
+        return _most_of_groups(self.axes, units)
 
-class LogSumReLU(AbstractLagrangian):
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return _unit_radius(self.axes, shape)
+
+
+class LogSumReLU(AbstractTempered):
     r"""Compact kernels: $L(x) = \tfrac1\beta \sum_{\text{groups}} \log m$ with
     $m = \epsilon + \sum_i \max(1 + \beta x_i, 0)$, so $g_i = 1/m$ where $1 + \beta x_i > 0$, and 0 elsewhere.
 
@@ -223,7 +255,6 @@ class LogSumReLU(AbstractLagrangian):
     axes: Axes = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        need_number("The beta of LogSumReLU", self.beta)
         if self.eps <= 0:
             raise ValueError(f"LogSumReLU needs eps > 0, got {self.eps}; the usual value is 1e-6.")
 
@@ -263,6 +294,10 @@ class LogSumReLU(AbstractLagrangian):
         inactive = jnp.zeros((), x.dtype)
         return jnp.sum(jnp.where(1 + self.beta * x > 0, values, inactive), axis=self.axes, keepdims=True)
 
+    def jumps(self, tiny: float) -> list[str]:
+        del tiny
+        return ["log-sum-ReLU jumps where a unit joins or leaves: the rate of the energy holds between jumps"]
+
 
 class LayerNorm(AbstractLagrangian):
     r"""Layer normalisation over groups of $N$ entries:
@@ -288,6 +323,7 @@ class LayerNorm(AbstractLagrangian):
     scale: ScalarLike = 1.0
     shift: Layer | None = None
     eps: float = eqx.field(static=True, default=1e-6)
+    is_norm: ClassVar[bool] = True
 
     def __check_init__(self):
         need_number("The scale of LayerNorm", self.scale)
@@ -327,6 +363,28 @@ class LayerNorm(AbstractLagrangian):
         inside = (jnp.abs(mean) <= slack) & (square <= self.scale**2 + slack * self.scale)
         room = jnp.sqrt(self.eps * jnp.maximum(self.scale**2 - square, 0))
         return if_convex(self.scale, jnp.sum(jnp.where(inside, -(u.size // square.size) * room, jnp.inf)))
+
+    def jumps(self, tiny: float) -> list[str]:
+        return _undefined(self, tiny)
+
+    def softness(self, x: np.ndarray) -> float:
+        quietest = float(np.sqrt(np.min(np.var(x, axis=self.axes)) + self.eps))
+        scale = float(self.scale)
+        return quietest / scale if scale > 0 else math.inf
+
+    def stays_soft(self, shape: tuple[int, ...]) -> bool:
+        return _is_one_group(self.axes, shape) and (self.shift is None or not np.any(np.asarray(self.shift)))
+
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        group = math.prod(shape[1:]) if self.axes == (-1,) and len(shape) == 2 else math.prod(shape)
+        shift = 0.0 if self.shift is None else largest_row(self.shift, shape)
+        return abs(float(self.scale)) * math.sqrt(group) + shift
+
+    def third_derivative_near(self, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        members = x.size if self.axes is None else math.prod(x.shape[axis] for axis in self.axes)
+        centred = x - x.mean(axis=self.axes, keepdims=True)
+        gain = float(self.scale) * math.sqrt(members)
+        return _bend_of_norm(gain, centred, self.axes, self.eps * members, reach)
 
 
 @partial(jax.checkpoint, static_argnums=(1, 2))
@@ -401,6 +459,7 @@ class SphericalNorm(AbstractLagrangian):
 
     axes: Axes = eqx.field(static=True, default=None)
     eps: float = eqx.field(static=True, default=1e-6)
+    is_norm: ClassVar[bool] = True
 
     def __check_init__(self):
         if self.eps < 0:
@@ -425,6 +484,30 @@ class SphericalNorm(AbstractLagrangian):
         square = jnp.sum(g**2, axis=self.axes, keepdims=True)
         room = jnp.sqrt(self.eps * jnp.maximum(1 - square, 0))
         return jnp.sum(jnp.where(square <= 1 + _slack(g), -room, jnp.inf))
+
+    @property
+    def pushes_outward(self) -> bool:
+        return True
+
+    def jumps(self, tiny: float) -> list[str]:
+        return _undefined(self, tiny)
+
+    def softness(self, x: np.ndarray) -> float:
+        square = np.sum(x**2, axis=self.axes)
+        return float(np.sqrt(np.min(square) + self.eps))
+
+    def stays_soft(self, shape: tuple[int, ...]) -> bool:
+        return _is_one_group(self.axes, shape)
+
+    def most_activation(self, units: int) -> float:
+        del units
+        return 0.0
+
+    def activation_radius(self, shape: tuple[int, ...]) -> float:
+        return _unit_radius(self.axes, shape)
+
+    def third_derivative_near(self, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        return _bend_of_norm(1.0, x, self.axes, self.eps, reach)
 
 
 def _competing(beta: ScalarLike) -> tuple[float, float]:
@@ -501,3 +584,41 @@ def _on_simplex(g: Layer, axes: Axes) -> Bool[Array, "..."]:
 
 def _slack(g: Layer) -> float:
     return float(jnp.finfo(g.dtype).eps) ** 0.5
+
+
+# ---- What certificates ask ------------------------------------------------------------------------------------------
+
+
+def _undefined(norm: LayerNorm | SphericalNorm, tiny: float) -> list[str]:
+    if tiny <= norm.eps < math.inf:
+        return []
+    return [f"eps = {norm.eps:g} leaves {type(norm).__name__} undefined at constant states; 1e-6 is usual"]
+
+
+def _is_one_group(axes: Axes, shape: tuple[int, ...]) -> bool:
+    return axes is None or len(set(axis % len(shape) for axis in axes)) == len(shape)
+
+
+def _most_of_groups(axes: Axes, units: int) -> float:
+    """The sum of activations of a vector, each group of which has a sum of one at most."""
+    return 1.0 if axes is None or axes else float(units)
+
+
+def _unit_radius(axes: Axes, shape: tuple[int, ...]) -> float:
+    """The largest norm of a token of activations, each group of which has a Euclidean norm of one at most."""
+    whole = len(shape) == 2 and (axes is None or -1 in axes)
+    return 1.0 if whole else math.sqrt(math.prod(shape[1:]))
+
+
+def _third_cumulant(beta: ScalarLike) -> float:
+    """That of numbers that differ by sqrt 2 at most."""
+    return float(beta) ** 2 * math.sqrt(2 / 27)
+
+
+def _bend_of_norm(gain: float, x: np.ndarray, axes: Axes, square: float, reach: np.ndarray) -> np.ndarray:
+    """The third derivative of gain * |(x, root)| in each group, with root^2 = square, near a state."""
+    # |z| has the third derivative -3 a (1 - a^2) / |z|^2.
+    shortest = math.sqrt(float(np.min(np.sum(x**2, axis=axes))))
+    squares = np.maximum(shortest - reach, 0) ** 2 + square
+    steepest = np.full_like(reach, np.inf)
+    return np.divide(2 / math.sqrt(3) * gain, squares, out=steepest, where=squares > 0)

@@ -9,18 +9,21 @@ with `jax.vmap`. `current`, all that a layer's fast path needs, also takes a tok
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Bool
 
 from hopmix._dtypes import need_floats, need_mask
 from hopmix._lagrangian import AbstractLagrangian, spread
 from hopmix._rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
-from hopmix._types import Energy, Layer, Scalar, State
+from hopmix._system import AbstractSystem
+from hopmix._types import Energy, Layer, PRNGKey, Scalar, State
 
 
 class Affine(eqx.Module):
@@ -151,7 +154,7 @@ class Neurons(eqx.Module):
         return current if self.affine is None else self.affine.pull_back(current)
 
 
-class AssociativeMemory(eqx.Module):
+class AssociativeMemory(AbstractSystem):
     r"""A hypergraph of layers (nodes) and synapses (edges) with a common energy.
 
     **Arguments:**
@@ -191,6 +194,14 @@ class AssociativeMemory(eqx.Module):
                 if layer not in self.neurons:
                     raise ValueError(f"Synapse {name!r} joins {layer!r}, but the layers are {sorted(self.neurons)}.")
             self._check_synapse(name, layers)
+
+    def map_layers(self, function: Callable[..., Any], *trees: Any) -> dict[str, Any]:
+        """A function of each layer and of its parts of some trees of the form of a state, by the layers' names."""
+        return {name: function(layer, *(tree[name] for tree in trees)) for name, layer in self.neurons.items()}
+
+    def map_memory(self, function: Callable[[Any], Any]) -> "AssociativeMemory":
+        """A function of this memory."""
+        return function(self)
 
     def activations(self, state: State) -> dict[str, Layer]:
         """The activation of each layer."""
@@ -245,6 +256,15 @@ class AssociativeMemory(eqx.Module):
         """
         outputs = self._outputs(self.activations(state))
         return {name: n.release(self.current(name, outputs) - state[name]) for name, n in self.neurons.items()}
+
+    def trial_step(self, state: State) -> dict[str, Layer]:
+        """The state after a step of Euler of a hundredth of the smallest time constant."""
+        return self.advance(state, 0.01 * min(layer.tau for layer in self.neurons.values()))
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """What no theorem covers: steps of any length."""
+        return ("explicit steps of a memory",)
 
     def drive(self, inputs: Mapping[str, Layer | None]) -> "AssociativeMemory":
         """The memory with external currents into some layers, by name; `None` takes an input away.
@@ -309,6 +329,9 @@ class AssociativeMemory(eqx.Module):
                     f"Synapse {name!r} sends a current of shape {current.shape} into layer {layers[i]!r} "
                     f"of shape {shape}."
                 )
+
+    def _keys(self, key: PRNGKey) -> dict[str, PRNGKey]:
+        return dict(zip(self.neurons, jr.split(key, len(self.neurons))))
 
     def _outputs(self, activations: Mapping[str, Layer]) -> dict[str, Layer]:
         return {name: self.neurons[name].output(g) for name, g in activations.items()}

@@ -61,7 +61,7 @@ def _along(sizes: Any, slopes: Any) -> Scalar:
 
 
 class Measured(NamedTuple):
-    """What judging a rise needs to know of a state: its energy, the magnitude of what that adds up, and its slopes."""
+    """What judging a rise needs to know of a state: it, its energy, the magnitude of its terms, and its slopes."""
 
     state: Any
     energy: Scalar

@@ -22,21 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._concavity import matrix_norm
-from hopmix._derive import Block, SerialBlock
+from hopmix._assumptions import is_known
+from hopmix._derive import Block
 from hopmix._dtypes import need_floats
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Sigmoid, Tanh
-from hopmix._lagrangian_groups import GhostMax, LayerNorm, Softmax, SphericalNorm
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._lagrangian import AbstractLagrangian
+from hopmix._norms import matrix_norm
 from hopmix._pseudo_energy import with_tied_weights
-from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._synapse import is_known_constant
+from hopmix._system import AbstractSystem
 from hopmix._types import Layer
-
-# Exact types: a subclass may do anything.
-COUPLED = (Dense, TokenMixing, ChannelMixing)
-COMPETING = (Softmax, GhostMax)
-SMOOTH = (Quadratic, GELU, Tanh, Sigmoid, *COMPETING)
-NORMS = (LayerNorm, SphericalNorm)
 
 ENTRIES = 2**26
 """The largest Jacobian that is formed, in entries."""
@@ -73,7 +67,7 @@ class BreakingBound(NamedTuple):
         return self.times > 1
 
 
-def breaking_bound(block: Block | SerialBlock | AssociativeMemory, x: Any) -> BreakingBound:
+def breaking_bound(block: AbstractSystem, x: Any) -> BreakingBound:
     r"""The breaking up to which the rest near a state is proved to persist and to stay stable,
 
     $$c = \max_{P, R}\,\min\left\{\frac{m - kR}{b_1},\ \frac{R\,(m - kR/2) - \rho}{b_0 + R\,b_1}\right\}.$$
@@ -111,7 +105,7 @@ def breaking_bound(block: Block | SerialBlock | AssociativeMemory, x: Any) -> Br
     here = jax.tree.map(lambda a: np.asarray(a, float), _jacobians(block, x))
     if not all(np.all(np.isfinite(part)) for part in jax.tree.leaves(here)):
         return _nothing("the state, the weights, or a derivative at the state is not finite")
-    bend = partial(_visible_bend, block.potential.neurons, np.asarray(x, float))
+    bend = partial(block.potential.neurons.lagrangian.third_derivative_near, np.asarray(x, float))
     size = breaking_size(block)
     return _best([_tolerance(_constants(block, here, s, eps), bend, size) for s in SOFTNESS], size)
 
@@ -129,8 +123,8 @@ def breaking_size(block: Block) -> float:
 
     **Source:** hopmix; `theory/C16-small-breaking.md`.
     """
-    synapses = block.potential.memory.synapses.values()
-    pairs = [synapse.coupling for synapse in synapses if isinstance(synapse, COUPLED)]
+    synapses: Any = block.potential.memory.synapses.values()
+    pairs = [synapse.coupling for synapse in synapses if synapse.is_matrix]
     gaps = [np.asarray(pair.down, float) - np.asarray(pair.up, float).T for pair in pairs]
     return math.hypot(*(float(np.linalg.norm(gap, 2)) for gap in gaps))
 
@@ -150,11 +144,11 @@ def _not_covered(block: Block) -> str:
 def _foreign_synapse(block: Block) -> str:
     potential, joined = block.potential, []
     for name, ends in potential.memory.connections:
-        kind = type(potential.memory.synapses[name])
-        if kind is Bias:
+        synapse = potential.memory.synapses[name]
+        if is_known_constant(synapse):
             continue
-        if kind not in COUPLED or ends[0] != potential.visible:
-            return f"synapse {name!r}, a {kind.__name__} from layer {ends[0]!r}, is not covered"
+        if not (is_known(synapse) and synapse.is_matrix) or ends[0] != potential.visible:
+            return f"synapse {name!r}, a {type(synapse).__name__} from layer {ends[0]!r}, is not covered"
         joined.append(ends[1])
     if sorted(joined) != sorted(potential.hidden):
         return "each hidden layer must be joined with the visible one by one coupling"
@@ -165,9 +159,9 @@ def _foreign_hidden(block: Block) -> str:
     potential = block.potential
     for name in potential.hidden:
         neurons = potential.memory.neurons[name]
-        kind = type(neurons.lagrangian)
-        if kind not in SMOOTH:
-            return f"no third derivative is known of hidden layer {name!r}, a {kind.__name__}"
+        if not _is_smooth(neurons.lagrangian):
+            kind = type(neurons.lagrangian).__name__
+            return f"no third derivative is known of hidden layer {name!r}, a {kind}"
         if neurons.affine is not None:
             return f"hidden layer {name!r} has a scale, which is not covered"
         entries = math.prod(neurons.shape) * math.prod(potential.neurons.shape)
@@ -178,9 +172,10 @@ def _foreign_hidden(block: Block) -> str:
 
 def _foreign_visible(block: Block) -> str:
     neurons = block.potential.neurons
-    kind = type(neurons.lagrangian)
-    if kind not in (*SMOOTH, *NORMS) or not neurons.lagrangian.is_convex:
-        return f"{kind.__name__} as a visible layer is not covered"
+    lagrangian = neurons.lagrangian
+    smooth = _is_smooth(lagrangian) or (is_known(lagrangian) and lagrangian.is_norm)
+    if not smooth or not lagrangian.is_convex:
+        return f"{type(lagrangian).__name__} as a visible layer is not covered"
     if neurons.clamped is not None:
         return "visible entries are clamped"
     if neurons.affine is not None and not neurons.affine.conservative:
@@ -188,46 +183,14 @@ def _foreign_visible(block: Block) -> str:
     return ""
 
 
+def _is_smooth(lagrangian: AbstractLagrangian) -> bool:
+    """Whether a bound on the third derivative is known."""
+    return is_known(lagrangian) and not math.isinf(lagrangian.third_derivative)
+
+
 def _nothing(why: str, size: float = math.nan) -> BreakingBound:
     unknown = math.nan
     return BreakingBound(unknown, unknown, size, unknown, unknown, f"Nothing is proved: {why}.")
-
-
-# ---- Third derivatives ------------------------------------------------------------------------------
-
-
-def _third_derivative(lagrangian: AbstractLagrangian) -> float:
-    """A bound on the third derivative, a trilinear form of Euclidean vectors, over all states."""
-    if isinstance(lagrangian, Quadratic):
-        return 0.0
-    if isinstance(lagrangian, GELU):
-        return math.sqrt(2 / math.pi)
-    square = float(lagrangian.beta) ** 2  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(lagrangian, Tanh):
-        return square * 4 / math.sqrt(27)
-    if isinstance(lagrangian, Sigmoid):
-        return square / math.sqrt(108)
-    return square * math.sqrt(2 / 27)  # a third cumulant of numbers that differ by sqrt 2 at most
-
-
-def _visible_bend(neurons: Neurons, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """A bound on the third derivative of the visible Lagrangian within these distances of a state."""
-    lagrangian = neurons.lagrangian
-    if not isinstance(lagrangian, NORMS):
-        return np.full_like(reach, _third_derivative(lagrangian))
-    # A norm is gain * |(x, root)| in each group; |z| has the third derivative -3 a (1 - a^2) / |z|^2.
-    axes = lagrangian.axes
-    gain = 1.0
-    square = lagrangian.eps
-    if isinstance(lagrangian, LayerNorm):
-        members = x.size if axes is None else math.prod(x.shape[axis] for axis in axes)
-        x = x - x.mean(axis=axes, keepdims=True)
-        gain = float(lagrangian.scale) * math.sqrt(members)
-        square = lagrangian.eps * members
-    shortest = math.sqrt(float(np.min(np.sum(x**2, axis=axes))))
-    square = np.maximum(shortest - reach, 0) ** 2 + square
-    steepest = np.full_like(reach, np.inf)
-    return np.divide(2 / math.sqrt(3) * gain, square, out=steepest, where=square > 0)
 
 
 # ---- The constants ----------------------------------------------------------------------------------
@@ -340,8 +303,8 @@ def _constants(block: Block, here: _Jacobians, softness: float, eps: float) -> _
 def _branch(layer: AbstractLagrangian, up: np.ndarray, root: np.ndarray, lifted: np.ndarray) -> _Branch:
     size = matrix_norm(up)
     longest = float(np.max(np.linalg.norm(up, axis=1)))
-    reach = size if isinstance(layer, COMPETING) else longest  # of one unit by itself, or of the group
-    return _Branch(_third_derivative(layer) * reach, size, matrix_norm(up @ root), matrix_norm(up @ lifted))
+    reach = longest if layer.is_elementwise else size  # of one unit by itself, or of the group
+    return _Branch(layer.third_derivative * reach, size, matrix_norm(up @ root), matrix_norm(up @ lifted))
 
 
 def _metric(hessian: np.ndarray, softness: float) -> tuple[np.ndarray, np.ndarray, float]:

@@ -10,16 +10,12 @@ import math
 
 import numpy as np
 
-from hopmix._catalogue import COUPLED
-from hopmix._convolution import Pooling
+from hopmix._assumptions import is_known
 from hopmix._derive import Block, Potential
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, RePU, Tanh
-from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
+from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import Neurons
+from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer
-
-AT_REST_AT_ZERO = {Quadratic, ReLU, RePU, Tanh, SphericalNorm}
-"""Lagrangians whose activation is 0 at 0."""
 
 
 def safe_step(block: Block, x: Layer, concavity: float) -> float:
@@ -55,44 +51,30 @@ def _safe_step(block: Block, x: Layer, concavity: float) -> float:
 
 def softness(lagrangian: AbstractLagrangian, x: Layer) -> float:
     """The least softness of the groups of a norm at a state; 0 for other Lagrangians."""
-    state = np.asarray(x, float)
-    if type(lagrangian) is SphericalNorm:
-        square = np.sum(state**2, axis=lagrangian.axes)
-        return float(np.sqrt(np.min(square) + lagrangian.eps))
-    if type(lagrangian) is not LayerNorm:
-        return 0.0
-    quietest = float(np.sqrt(np.min(np.var(state, axis=lagrangian.axes)) + lagrangian.eps))
-    scale = float(lagrangian.scale)
-    return quietest / scale if scale > 0 else math.inf
+    return lagrangian.softness(np.asarray(x, float)) if is_known(lagrangian) else 0.0
 
 
 def _never_shrinks(potential: Potential) -> bool:
     r"""Whether the visible norm is one group, and $F(g) \cdot g \ge 0$: then no residual step makes it smaller."""
     memory = potential.memory
+    visible = potential.neurons
     layers = [memory.neurons[h] for h in potential.hidden]
     return (
-        _is_one_group(potential.neurons)
+        visible.lagrangian.stays_soft(visible.shape)
         and potential.is_explicit
-        and all(type(synapse) in (*COUPLED, Pooling) for synapse in memory.synapses.values())
+        and all(_is_linear(synapse) for synapse in memory.synapses.values())
         and all(set(ends) != {potential.visible} for _, ends in memory.connections)
-        and all(_pushes_outward(layer.lagrangian) for layer in layers)
-        and all(_is_centred(layer) for layer in (potential.neurons, *layers))
+        and all(is_known(layer.lagrangian) and layer.lagrangian.pushes_outward for layer in layers)
+        and all(_is_centred(layer) for layer in (visible, *layers))
     )
 
 
-def _pushes_outward(lagrangian: AbstractLagrangian) -> bool:
-    r"""Whether $x \cdot L'(x) \ge 0$ everywhere: convex with the least value at 0, or GELU."""
-    return type(lagrangian) is GELU or (type(lagrangian) in AT_REST_AT_ZERO and lagrangian.is_convex)
-
-
-def _is_one_group(neurons: Neurons) -> bool:
-    axes = neurons.lagrangian.axes  # pyright: ignore[reportAttributeAccessIssue]
-    return axes is None or len(set(axis % len(neurons.shape) for axis in axes)) == len(neurons.shape)
+def _is_linear(synapse: AbstractSynapse) -> bool:
+    """Whether it is known that a synapse adds no constant to what is linear."""
+    return is_known(synapse) and synapse.is_linear and not synapse.is_constant
 
 
 def _is_centred(neurons: Neurons) -> bool:
-    """Whether nothing is added to a layer: no input, and no shift of its norm or of its affine."""
-    shifts = [getattr(neurons.lagrangian, "shift", None)]
-    if neurons.affine is not None:
-        shifts.append(neurons.affine.shift)
-    return neurons.input is None and all(shift is None or not np.any(np.asarray(shift)) for shift in shifts)
+    """Whether nothing is added to a layer: no input, and no shift of its affine."""
+    affine = neurons.affine
+    return neurons.input is None and (affine is None or not np.any(np.asarray(affine.shift)))

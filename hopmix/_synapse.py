@@ -16,18 +16,23 @@ transpose.
 """
 
 import abc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._assumptions import Assumption, is_known
 from hopmix._coupling import Coupling
 from hopmix._dtypes import make_of_floats, need_floats, of_floats
-from hopmix._lagrangian import spread
+from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._norms import NOTHING, UNKNOWN, Disc, matrix_norm
 from hopmix._rounding import state_magnitude
+from hopmix._smooth import is_smooth
 from hopmix._types import Energy, Layer, Scalar
 
 Activations: TypeAlias = tuple[Any, ...]
@@ -38,14 +43,25 @@ class AbstractSynapse(eqx.Module):
     """An interaction of layers: its energy, and the current that it sends into each of them.
 
     Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a faster form. Both
-    refuse integers by a `ValueError`.
+    refuse integers by a `ValueError`. All else has a safe default, which is that nothing is known; what certificates
+    ask for is believed of the synapses of hopmix alone (`hopmix._assumptions`).
 
     - `is_explicit`: whether the current into a layer does not depend on the activation of that layer.
     - `takes_batch`: whether activations may be a token-major batch.
+    - `is_constant`: whether its currents depend on nothing; further layers that it is connected with are only named.
+    - `is_linear`: whether its currents are linear in what the other layer sends, or constant.
+    - `is_coupled`: whether it has a `coupling`, which is judged with all that join the same layers.
+    - `is_matrix`: whether the coupling acts as one matrix, on each token or channel alike.
+    - `flow_claim`: the claim of descent along the flow that it belongs to, as in `theory/`.
     """
 
     is_explicit: ClassVar[bool] = False
     takes_batch: ClassVar[bool] = False
+    is_constant: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = False
+    is_coupled: ClassVar[bool] = False
+    is_matrix: ClassVar[bool] = False
+    flow_claim: ClassVar[str] = "C01"
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -77,6 +93,108 @@ class AbstractSynapse(eqx.Module):
 
         return -jax.grad(total)(activations[into])
 
+    # ---- What certificates ask --------------------------------------------------------------------------------------
+
+    @property
+    def made_of(self) -> tuple[AbstractLagrangian, ...]:
+        """The Lagrangians that it is made of."""
+        return ()
+
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption] | None:
+        """What is known of whether its currents are minus the gradient of its energy; `None` where that is to be tried.
+
+        **Arguments:**
+
+        - `name`: what the synapse is called in its memory.
+        - `layers`: shapes and dtypes of the activations that it joins.
+        """
+        del name, layers
+        return None
+
+    @property
+    def spectral_norm(self) -> float:
+        """The spectral norm of the linear map into the second layer, or a bound on it; infinite where none is known."""
+        return math.inf
+
+    @property
+    def norm_back(self) -> float:
+        """Likewise of the map into the first layer."""
+        return self.spectral_norm
+
+    def own_concavity(self, shape: tuple[int, ...]) -> float:
+        r"""A $K$ for which $-E(g) + \tfrac K2 |g|^2$ is convex, if it joins a layer of this shape with itself."""
+        del shape
+        return 2 * self.spectral_norm
+
+    def own_disc(self, shape: tuple[int, ...], radius: float) -> Disc:
+        """A disc around the mean Jacobians of its current, if it joins a layer with itself.
+
+        **Arguments:**
+
+        - `shape`: of the layer.
+        - `radius`: the largest Euclidean norm of what one of its tokens sends.
+        """
+        del shape, radius
+        return UNKNOWN
+
+
+class AbstractCoupled(AbstractSynapse):
+    r"""A bilinear synapse: its currents are linear maps by the $W$ and the $V$ of a coupling.
+
+    - `units_last`: whether the hidden units of the coupling are the last axis of the hidden layer, not the first.
+    """
+
+    coupling: Coupling
+    is_explicit: ClassVar[bool] = True
+    takes_batch: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
+    is_coupled: ClassVar[bool] = True
+    units_last: ClassVar[bool] = False
+
+    def energy_magnitude(self, *activations: Layer) -> Scalar:
+        return bilinear_magnitude(self, *activations)
+
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
+        """Nothing: what counts is the sum of all couplings that join its layers."""
+        del name, layers
+        return []
+
+    def kind(self, ends: tuple[str, ...]) -> Hashable:
+        """What couplings that add up have in common; a matrix between the layers in reverse is its transpose."""
+        return type(self), frozenset(ends)
+
+    @property
+    def is_entrywise(self) -> bool:
+        """Whether $W$ and $V$ act alike where they join a layer with itself, so that $W + V$ is what counts."""
+        return self.is_matrix
+
+    @property
+    def spectral_norm(self) -> float:
+        return self.norm_of(np.asarray(self.coupling.up, float))
+
+    @property
+    def norm_back(self) -> float:
+        coupling = self.coupling
+        if coupling.breaking is None:
+            return abs(float(coupling.tie)) * self.spectral_norm
+        return self.norm_of(np.asarray(coupling.down, float).T)
+
+    def norm_of(self, up: np.ndarray) -> float:
+        """The spectral norm of the linear map with another $W$, or a bound on it."""
+        return matrix_norm(up)
+
+    def own_concavity(self, shape: tuple[int, ...]) -> float:
+        del shape
+        if not self.is_matrix:
+            return 2 * self.spectral_norm
+        both = np.asarray(self.coupling.up, float) + np.asarray(self.coupling.down, float)
+        return max(0.0, -float(np.linalg.eigvalsh(0.5 * (both + both.T))[0]))
+
+
+def is_known_constant(synapse: AbstractSynapse) -> bool:
+    """Whether the currents of a synapse are known to be constants."""
+    return synapse.is_constant and is_known(synapse)
+
 
 class HyperSynapse(AbstractSynapse):
     r"""A many-body interaction given by any scalar function: $E(g_1, \dots, g_k) = f(g_1, \dots, g_k)$.
@@ -92,6 +210,13 @@ class HyperSynapse(AbstractSynapse):
 
     def energy(self, *activations: Layer) -> Scalar:
         return self.function(*activations)
+
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption] | None:
+        """It is where the function is a program of smooth operations."""
+        if not is_smooth(self.function, *layers):
+            return None
+        reason = "its function is made of smooth operations alone"
+        return [Assumption(f"synapse {name!r} is conservative", "holds", reason)]
 
 
 class Bias(AbstractSynapse):
@@ -110,6 +235,8 @@ class Bias(AbstractSynapse):
     bias: Layer
     is_explicit: ClassVar[bool] = True
     takes_batch: ClassVar[bool] = True
+    is_constant: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
 
     def __check_init__(self):
         need_floats("`bias`", self.bias)
@@ -121,8 +248,21 @@ class Bias(AbstractSynapse):
         del activations
         return jnp.zeros((1,) * self.bias.ndim, self.bias.dtype) if into else self.bias
 
+    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
+        """Nothing: constants always are."""
+        del name, layers
+        return []
 
-class Dense(AbstractSynapse):
+    @property
+    def spectral_norm(self) -> float:
+        return 0.0
+
+    def own_disc(self, shape: tuple[int, ...], radius: float) -> Disc:
+        del shape, radius
+        return NOTHING
+
+
+class Dense(AbstractCoupled):
     r"""All-to-all coupling of two vectors: currents $W v$ and $V h$.
 
     **Arguments:**
@@ -132,22 +272,17 @@ class Dense(AbstractSynapse):
     **Source:** Krotov 2021 (arXiv 2107.06446).
     """
 
-    coupling: Coupling
-    is_explicit: ClassVar[bool] = True
-    takes_batch: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "_ *batch"]) -> Energy:
         return bilinear_energy(self, *activations, rank=1)
-
-    def energy_magnitude(self, *activations: Layer) -> Scalar:
-        return bilinear_magnitude(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
         v, h = activations
         return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
 
 
-class TokenMixing(AbstractSynapse):
+class TokenMixing(AbstractCoupled):
     r"""Mixing over tokens, shared by all channels: currents $\sum_i W_{\alpha i} v_{iI}$ into the hidden and
     $\sum_\alpha V_{i\alpha} h_{\alpha I}$ into the visible layer.
 
@@ -160,22 +295,17 @@ class TokenMixing(AbstractSynapse):
     **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
     """
 
-    coupling: Coupling
-    is_explicit: ClassVar[bool] = True
-    takes_batch: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "_ *batch channels"]) -> Energy:
         return bilinear_energy(self, *activations)
-
-    def energy_magnitude(self, *activations: Layer) -> Scalar:
-        return bilinear_magnitude(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
         v, h = activations
         return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
 
 
-class ChannelMixing(AbstractSynapse):
+class ChannelMixing(AbstractCoupled):
     r"""Mixing over channels, shared by all tokens: currents $\sum_I W_{\beta I} v_{iI}$ into the hidden and
     $\sum_\beta V_{I\beta} h_{i\beta}$ into the visible layer.
 
@@ -188,15 +318,11 @@ class ChannelMixing(AbstractSynapse):
     **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
     """
 
-    coupling: Coupling
-    is_explicit: ClassVar[bool] = True
-    takes_batch: ClassVar[bool] = True
+    is_matrix: ClassVar[bool] = True
+    units_last: ClassVar[bool] = True
 
     def energy(self, *activations: Float[Array, "tokens *batch _"]) -> Energy:
         return bilinear_energy(self, *activations)
-
-    def energy_magnitude(self, *activations: Layer) -> Scalar:
-        return bilinear_magnitude(self, *activations)
 
     def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
         v, h = activations

@@ -205,14 +205,14 @@ def third(lagrangian: AbstractLagrangian, x, u) -> jax.Array:
 def test_the_largest_third_derivative_of_a_unit(lagrangian):
     grid = jnp.linspace(-6, 6, 4001)[:, None]
     values = jnp.abs(jax.jit(jax.vmap(lambda x: third(lagrangian, x, jnp.ones(1))))(grid))
-    bound = small._third_derivative(lagrangian)
+    bound = lagrangian.third_derivative
     assert (1 - 1e-5) * bound < jnp.max(values) <= bound * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("lagrangian", [Softmax(1.5), GhostMax(0.8)], ids=str)
 def test_the_largest_third_derivative_of_competing_units(lagrangian, getkey):
     """Two units with shares 1/2 +- 1/sqrt 12 attain it, moving apart."""
-    bound = small._third_derivative(lagrangian)
+    bound = lagrangian.third_derivative
     beta, odds = float(lagrangian.beta), 0.5 + 1 / math.sqrt(12)
     x = jnp.asarray([math.log(odds / (1 - odds)) / beta, 0.0, -1e4]) + (1e3 if isinstance(lagrangian, GhostMax) else 0)
     apart = jnp.asarray([1.0, -1.0, 0.0]) / math.sqrt(2)
@@ -231,16 +231,16 @@ def test_the_largest_third_derivative_of_a_norm(lagrangian, getkey):
     unit = lambda v: v / jnp.sqrt(jnp.sum(v**2, axis=(1, 2), keepdims=True))
     reach = 0.3
     found = jax.jit(jax.vmap(lambda x, u: third(lagrangian, x, u)))(start[None] + reach * unit(rays), unit(u))
-    bound = small._visible_bend(Neurons(lagrangian, (2, 4)), np.asarray(start), np.asarray([reach]))
+    bound = lagrangian.third_derivative_near(np.asarray(start), np.asarray([reach]))
     assert jnp.max(jnp.abs(found)) <= bound[0]
 
 
 def test_the_third_derivative_of_an_exact_norm_is_attained():
     x = jnp.asarray([2.0, 0.0, 0.0])
     along = jnp.asarray([math.sqrt(1 / 3), math.sqrt(2 / 3), 0.0])
-    bound = small._visible_bend(Neurons(SphericalNorm(eps=0.0), (3,)), np.asarray(x), np.zeros(1))
+    bound = SphericalNorm(eps=0.0).third_derivative_near(np.asarray(x), np.zeros(1))
     assert_close(-third(SphericalNorm(eps=0.0), x, along), jnp.asarray(bound[0]))
-    beyond = small._visible_bend(Neurons(SphericalNorm(eps=0.0), (3,)), np.asarray(x), np.asarray([2.0, 3.0]))
+    beyond = SphericalNorm(eps=0.0).third_derivative_near(np.asarray(x), np.asarray([2.0, 3.0]))
     assert np.all(beyond == np.inf)
 
 

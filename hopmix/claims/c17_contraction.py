@@ -17,8 +17,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention
-from hopmix._contraction import attention_disc, contraction_rate, step_lipschitz
+from hopmix._attention import Attention, attention_disc
+from hopmix._contraction import contraction_rate, step_lipschitz
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, derive_block, eliminate
 from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Sigmoid, Tanh

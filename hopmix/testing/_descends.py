@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._derive import Block
 from hopmix._dtypes import widened
-from hopmix._memory import AssociativeMemory
 from hopmix._rounding import energy_magnitude, rounding_unit, state_magnitude
+from hopmix._system import AbstractSystem
 from hopmix.testing._show import show_numbers, show_state
 
 
@@ -74,7 +73,7 @@ def _advance(step, energy, states) -> tuple[Any, Array]:
 
 def _magnitude_of(energy: Callable[[Any], Any]) -> Callable[[Any], Any]:
     owner = getattr(energy, "__self__", None)
-    if isinstance(owner, Block | AssociativeMemory) and energy.__name__ == "energy":
+    if isinstance(owner, AbstractSystem) and energy.__name__ == "energy":
         return partial(energy_magnitude, owner)
 
     def by_state(x: Any) -> Any:

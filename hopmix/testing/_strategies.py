@@ -18,13 +18,13 @@ from jaxtyping import Array
 from hopmix._attention import Attention
 from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._dtypes import precision_of
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import GELU, AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Tanh
 from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, LogSumReLU, Softmax, SphericalNorm
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._system import AbstractSystem
 
 Draw = Callable[[st.SearchStrategy], Any]  # st.DrawFn is a protocol that nothing can be checked against
 Kind = Literal["symmetric", "broken", "free"]
@@ -97,11 +97,11 @@ def states(of: Any, *, scale: float = 2.0, dtype: Any = None) -> st.SearchStrate
     - `scale`: the largest magnitude of an entry.
     - `dtype`: by default that of the parameters; of a shape, JAX's default float.
     """
-    if isinstance(of, AssociativeMemory | Block) and dtype is None:
-        dtype = precision_of(of)
-    if isinstance(of, AssociativeMemory):
-        return st.fixed_dictionaries({name: _numbers(n.shape, scale, dtype) for name, n in of.neurons.items()})
-    return _numbers(of.potential.neurons.shape if isinstance(of, Block) else tuple(of), scale, dtype)
+    if not isinstance(of, AbstractSystem):
+        return _numbers(tuple(of), scale, dtype)
+    dtype = precision_of(of) if dtype is None else dtype
+    layers = of.map_layers(lambda layer: _numbers(layer.shape, scale, dtype))
+    return st.fixed_dictionaries(layers) if isinstance(layers, dict) else layers
 
 
 def _numbers(shape: tuple[int, ...], scale: float, dtype: Any) -> st.SearchStrategy[Array]:

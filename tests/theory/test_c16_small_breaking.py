@@ -13,7 +13,6 @@ from helpers import assert_close
 from scipy.optimize import brentq
 
 from hopmix import Coupling, Quadratic, Tanh, breaking_bound, breaking_size, couplings
-from hopmix import _small_breaking as small
 from hopmix.claims import c16_small_breaking as claim
 from hopmix.claims._small_mixer import draw_weights, free, small_mixer
 
@@ -91,8 +90,8 @@ def test_a_breaking_a_quarter_above_the_bound_makes_a_rest_vanish(weight, rest):
 def test_the_third_derivative_is_needed(monkeypatch):
     """With two thirds of what the slope loses in the ball, the bound would promise a rest that is gone."""
     weight, rest = 1.3, -0.6
-    honest = small._third_derivative
-    monkeypatch.setattr(small, "_third_derivative", lambda lagrangian: honest(lagrangian) / 1.5)
+    honest = Tanh(1.0).third_derivative
+    monkeypatch.setattr(Tanh, "third_derivative", honest / 1.5)
     assert breaking_bound(one_unit(weight, rest), jnp.asarray([rest])).bound > abs(fold(weight, rest))
 
 

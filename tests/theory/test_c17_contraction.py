@@ -42,7 +42,8 @@ from hopmix import (
     descend,
     settle,
 )
-from hopmix._contraction import attention_disc, force_disc, own_disc, step_lipschitz
+from hopmix._attention import attention_disc
+from hopmix._contraction import force_disc, own_disc, step_lipschitz
 from hopmix.claims import c17_contraction as c17
 
 
