@@ -50,6 +50,7 @@ ORDER = (
     "_significance",
     "_vector_field",
     "_breaking",
+    "symmetry",
     "testing",
     "models",
     "claims",

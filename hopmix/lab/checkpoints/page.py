@@ -10,9 +10,9 @@ from hopmix.lab.checkpoints.measure import Index, Measured, Report
 from hopmix.lab.checkpoints.picture import map_values, symmetry_map
 from hopmix.lab.checkpoints.tables import Sheet, labels, legend, medians, number, omissions, sheets, z_score
 from hopmix.lab.config import Measure
-from hopmix.lab.probes.quantities import ASYMMETRY, Metric
 from hopmix.lab.report.files import resource, save_figure
 from hopmix.lab.store import replacing
+from hopmix.symmetry.quantities import ASYMMETRY, Quantity
 
 
 def write_page(folder: Path, report: Report, options: Measure) -> Path:
@@ -92,7 +92,7 @@ def _cell(index: Index) -> str:
     return f'<td>{number(index.value)}<span class="sub">{tested}</span></td>'
 
 
-def _definition(metric: Metric) -> str:
+def _definition(metric: Quantity) -> str:
     return (
         f'<tr><th scope="row" class="words">{metric.label}</th><td class="words formula">{metric.formula}</td>'
         f'<td class="words">{metric.range}</td><td class="words wrap">{metric.reading}</td></tr>'

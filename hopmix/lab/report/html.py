@@ -7,12 +7,12 @@ from html import escape
 import numpy as np
 import xarray as xr
 
-from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, FIELDS, Metric
 from hopmix.lab.report import text
 from hopmix.lab.report.data import REFERENCE, ArmResult, Run
 from hopmix.lab.report.pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.lab.report.style import arm_styles
 from hopmix.lab.statistics import Summary
+from hopmix.symmetry.quantities import COUPLINGS, CURVES, ENERGY, FIELDS, Quantity
 
 SLOTS = 4  # blocks side by side, as in report.js
 LEGEND = '<div class="legend live" role="group" aria-label="Arms shown, press to hide or show"></div>'
@@ -94,9 +94,9 @@ def controls(*parts: str) -> str:
     return '<div class="controls live">' + "".join(parts) + "</div>"
 
 
-def options(metrics: Sequence[Metric]) -> dict[str, str]:
+def options(metrics: Sequence[Quantity]) -> dict[str, str]:
     """Choices between quantities."""
-    return {metric.key: metric.label for metric in metrics}
+    return {metric.name: metric.label for metric in metrics}
 
 
 def weight_grid(run: Run, pairs: Mapping[tuple[int, str], Mapping[str, xr.DataArray]]) -> str:
@@ -130,7 +130,7 @@ def configuration(run: Run) -> str:
 def metric_table() -> str:
     """Formula, range and one sentence per metric."""
     head = "".join(
-        f'<th scope="col" class="words">{name}</th>' for name in ("Metric", "Formula", "Range", "How to read it")
+        f'<th scope="col" class="words">{name}</th>' for name in ("Quantity", "Formula", "Range", "How to read it")
     )
     rows = "\n".join(
         f'<tr><th scope="row" class="words">{metric.label}</th><td class="words formula">{metric.formula}</td>'
@@ -158,7 +158,9 @@ def arm_definitions(kinds: Mapping[str, str]) -> str:
 def curve_options(present: Sequence[str]) -> dict[str, str]:
     """Choices of the second learning curve."""
     return {
-        metric.key: metric.label for metric in CURVES if metric.key in present and metric.key != "validation_accuracy"
+        metric.name: metric.label
+        for metric in CURVES
+        if metric.name in present and metric.name != "validation_accuracy"
     }
 
 

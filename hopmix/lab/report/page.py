@@ -13,7 +13,6 @@ import xarray as xr
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab.report import figures, html, seal, text
 from hopmix.lab.report.axis import is_penalised
 from hopmix.lab.report.data import (
@@ -29,6 +28,7 @@ from hopmix.lab.report.payload import has_values, payload
 from hopmix.lab.report.pictures import corner, weight_limit
 from hopmix.lab.report.symmetry import page as symmetry
 from hopmix.lab.store import replacing
+from hopmix.symmetry.quantities import COUPLINGS, CURVES, ENERGY, Quantity
 
 _STILLS = 5  # figures that stand in for one chart; more are on the symmetry page
 
@@ -131,7 +131,7 @@ def _strength(run: Run, stills: dict[str, str]) -> str:
 
 
 def _learning(run: Run, stills: dict[str, str]) -> str:
-    present = [metric.key for metric in _measured(run.metrics, CURVES)]
+    present = [metric.name for metric in _measured(run.metrics, CURVES)]
     choice = html.select("curve", "", html.curve_options(present))
     frames = [
         html.chart(
@@ -163,13 +163,13 @@ def _asymmetry(run: Run, stills: dict[str, str]) -> str:
         for g in range(-(-blocks.size // slots))
     }
     chosen = [
-        html.select("metric", "Metric", html.options(measured)),
+        html.select("metric", "Quantity", html.options(measured)),
         '<label for="log"><input type="checkbox" id="log"> logarithmic</label>',
         html.select("group", "Blocks", groups) if len(groups) > 1 else "",
     ]
     shown = [
-        html.still(stills[f"asymmetry_{m.key}"], f"{m.label} against training step per block and branch.", key=m.key)
-        for m in [m for m in measured if m.key in symmetry.CURVES][:_STILLS]
+        html.still(stills[f"asymmetry_{m.name}"], f"{m.label} against training step per block and branch.", key=m.name)
+        for m in [m for m in measured if m.name in symmetry.CURVES][:_STILLS]
     ]
     return html.band_note(run) + html.LEGEND + html.controls(*chosen) + html.charts(frames, slots) + "".join(shown)
 
@@ -188,10 +188,10 @@ def _map(run: Run, stills: dict[str, str]) -> str:
     ends = '<span id="map-low"></span><i class="viridis" id="map-scale"></i><span id="map-high"></span>'
     scale = f'<div class="scale live">{ends}</div>'
     grid = html.charts(frames, 2).replace("--columns: 2", f"--columns: 2; --height: {max(10, 4 + 0.55 * rows):g}rem")
-    drawn = [metric for metric in measured if metric.key in symmetry.MAPS][:1]
+    drawn = [metric for metric in measured if metric.name in symmetry.MAPS][:1]
     words = "block against training step, per arm and branch."
-    still = "".join(html.still(stills[f"asymmetry_map_{m.key}"], f"{m.label}, {words}") for m in drawn)
-    return html.controls(html.select("map-metric", "Metric", html.options(measured))) + scale + grid + still
+    still = "".join(html.still(stills[f"asymmetry_map_{m.name}"], f"{m.label}, {words}") for m in drawn)
+    return html.controls(html.select("map-metric", "Quantity", html.options(measured))) + scale + grid + still
 
 
 def _energy(run: Run, stills: dict[str, str]) -> str:
@@ -199,7 +199,7 @@ def _energy(run: Run, stills: dict[str, str]) -> str:
         return html.missing("No energy has been measured with a finite value in this run.")
     blocks = {str(i): f"block {block}" for i, block in enumerate(run.metrics.block.values)}
     frames = [
-        html.chart("energy", f"{m.label.capitalize()}, {words}", f"{m.label}, {words}", key=m.key, against=against)
+        html.chart("energy", f"{m.label.capitalize()}, {words}", f"{m.label}, {words}", key=m.name, against=against)
         for against, words in (("block", "per block at the last step"), ("step", "during training"))
         for m in ENERGY
     ]
@@ -210,8 +210,8 @@ def _energy(run: Run, stills: dict[str, str]) -> str:
     return html.LEGEND + choice + html.charts(frames, 2) + still
 
 
-def _measured(metrics: xr.Dataset, described: tuple[Metric, ...]) -> list[Metric]:
-    return [metric for metric in described if has_values(metrics, metric)]
+def _measured(metrics: xr.Dataset, described: tuple[Quantity, ...]) -> list[Quantity]:
+    return [metric for metric in described if has_values(metrics, metric.name)]
 
 
 def _row_title(key: tuple[int, str]) -> str:

@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from hopmix.lab.probes.quantities import COUPLINGS, FIELDS, Metric
 from hopmix.lab.report.style import ArmStyle, line_style, marker_style
 from hopmix.lab.statistics import spread
+from hopmix.symmetry.quantities import Quantity, quantity
 
 WIDTH, COLUMN = 7.1, 3.4  # inches: the text width of an A4 page, and a column of two
 SMALLEST = 6.0  # points
@@ -32,15 +32,14 @@ LEFT = 0.62  # inches: room for tick labels and a label
 _LETTER = 0.062  # inches, of 8 points
 _DOTTED = (0, (1, 1.5))
 _FEW = 12  # measured steps that are marked one by one
-_METRICS = {metric.key: metric for metric in (*COUPLINGS, *FIELDS)}
 
 Share = Literal["all", "row", "none"]
 
 
-def described(values: xr.DataArray) -> Metric:
+def described(values: xr.DataArray) -> Quantity:
     """What is known of an array by its name."""
     name = str(values.name or "")
-    return _METRICS.get(name, Metric(name, name.replace("_", " "), "", "", ""))
+    return quantity(name) or Quantity(name, name.replace("_", " "), "", "", "")
 
 
 def across(width: float, count: int, least: float) -> int:

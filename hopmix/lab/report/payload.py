@@ -5,11 +5,11 @@ import json
 import numpy as np
 import xarray as xr
 
-from hopmix.lab.probes.quantities import COUPLINGS, CURVES, ENERGY, Metric
 from hopmix.lab.report.axis import strength_axis
 from hopmix.lab.report.data import Run, accuracy_by_seed
 from hopmix.lab.report.style import arm_styles
 from hopmix.lab.statistics import spread, summarise
+from hopmix.symmetry.quantities import COUPLINGS, CURVES, ENERGY, Quantity
 
 _MOST_STEPS, _MOST_DEEP = 80, 40  # more points than a chart has pixels to spare only make the page heavier
 
@@ -43,9 +43,9 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.unique(chosen)]
 
 
-def has_values(metrics: xr.Dataset, metric: Metric) -> bool:
+def has_values(metrics: xr.Dataset, name: str) -> bool:
     """Whether a quantity is in the store with at least one finite number."""
-    return metric.key in metrics and bool(np.isfinite(metrics[metric.key].values).any())
+    return name in metrics and bool(np.isfinite(metrics[name].values).any())
 
 
 def _arms(run: Run) -> list[dict]:
@@ -53,25 +53,25 @@ def _arms(run: Run) -> list[dict]:
     return [{"name": s.name, "colour": s.colour, "dash": s.dash, "marker": s.marker} for s in styles.values()]
 
 
-def _quantities(metrics: xr.Dataset, described: tuple[Metric, ...]) -> dict:
-    return {m.key: _quantity(metrics[m.key], m) for m in described if has_values(metrics, m)}
+def _quantities(metrics: xr.Dataset, described: tuple[Quantity, ...]) -> dict:
+    return {m.name: _quantity(metrics[m.name], m) for m in described if has_values(metrics, m.name)}
 
 
 def _energy(metrics: xr.Dataset) -> dict:
     """As `_quantities`, each with its mean over blocks under `overall`."""
     per_block = _quantities(metrics, ENERGY)
-    whole = {m.key: _quantity(metrics[m.key].mean("block"), m) for m in ENERGY if m.key in per_block}
+    whole = {m.name: _quantity(metrics[m.name].mean("block"), m) for m in ENERGY if m.name in per_block}
     return {key: {**quantity, "overall": whole[key]} for key, quantity in per_block.items()}
 
 
-def _quantity(values: xr.DataArray, metric: Metric) -> dict:
+def _quantity(values: xr.DataArray, metric: Quantity) -> dict:
     """Mean and range over seeds, nested as (arm, [block, [branch,]] step); the range only where there are seeds."""
     order = [name for name in ("arm", "block", "branch", "step") if name in values.dims]
     over_seeds = spread(values.astype(float)).transpose(*order)
     parts = ("mean", "low", "high") if values.seed.size > 1 else ("mean",)
     numbers = {part: _plain(over_seeds[part].values) for part in parts}
     logarithmic = metric.logarithmic and bool((over_seeds["mean"] > 0).any())
-    share = metric.key.endswith(("accuracy", "rise_fraction"))
+    share = metric.share
     return {"label": metric.label, "logarithmic": logarithmic, "percent": share, "signed": metric.signed, **numbers}
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from hopmix.lab.probes.quantities import COUPLINGS, FIELDS, ONSET, Metric
 from hopmix.lab.report import figures, html, text
 from hopmix.lab.report.axis import is_penalised
 from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, last_measured, weight_pairs
@@ -18,6 +17,7 @@ from hopmix.lab.report.payload import has_values
 from hopmix.lab.report.pictures import weight_limit
 from hopmix.lab.report.symmetry import figures as symmetry_figures
 from hopmix.lab.report.symmetry import tables
+from hopmix.symmetry.quantities import ONSET, quantity
 
 # Every index can be chosen in the charts of the report; drawing each of them here would take longer than a short study.
 MAPS = ("cosine", "symmetry_score", "breaking_ratio", "complex_fraction", "field_asymmetry")
@@ -81,21 +81,22 @@ def page(run: Run, stills: dict[str, str], template: str, style: str) -> str:
 
 def measured(run: Run, keys: Sequence[str]) -> list[str]:
     """Those of the keys for which the run has a finite number."""
-    return [key for key in keys if has_values(run.metrics, metric_of(key))]
+    return [key for key in keys if has_values(run.metrics, key)]
 
 
-def metric_of(key: str) -> Metric:
-    """Label and formula of an index."""
-    return next(metric for metric in (*COUPLINGS, *FIELDS) if metric.key == key)
+def _label(name: str) -> str:
+    known = quantity(name)
+    assert known is not None
+    return known.label
 
 
 def onset_missing(run: Run) -> str:
     """Why there is nothing to show about the onset of breaking; empty where there is."""
     if not _broken(run).size:
         return "There is no broken arm in this study."
-    if not has_values(run.metrics, ONSET):
+    if not has_values(run.metrics, ONSET.name):
         return f"This run has no predicted rates of breaking: {_OLDER}."
-    if not has_values(run.metrics, metric_of("breaking_ratio")) or run.metrics.step.size < 2:
+    if not has_values(run.metrics, "breaking_ratio") or run.metrics.step.size < 2:
         return "The breaking has been measured once so far; a rate needs two measurements."
     return ""
 
@@ -115,11 +116,8 @@ def _choice(group: str, prefix: str, keys: Sequence[str], stills: dict[str, str]
     """Figures of which the reader sees the chosen one."""
     if not keys:
         return html.missing("No index of asymmetry has a finite value in this run.")
-    shown = [
-        html.picture(stills[f"{prefix}_{key}"], f"{metric_of(key).label}: {words}", group=group, key=key)
-        for key in keys
-    ]
-    options = html.options([metric_of(key) for key in keys])
+    shown = [html.picture(stills[f"{prefix}_{key}"], f"{_label(key)}: {words}", group=group, key=key) for key in keys]
+    options = {key: _label(key) for key in keys}
     return html.controls(html.select(group, "Index", options)) + "".join(shown)
 
 

@@ -5,13 +5,13 @@ from html import escape
 import numpy as np
 import xarray as xr
 
-from hopmix.lab.probes.quantities import ASYMMETRY, FIELDS, SPECTRUM, Metric
 from hopmix.lab.report import html
 from hopmix.lab.report.data import Run, last_measured
 from hopmix.lab.report.null import null
 from hopmix.lab.report.payload import has_values
 from hopmix.lab.report.style import arm_styles
 from hopmix.lab.statistics import summarise
+from hopmix.symmetry.quantities import ASYMMETRY, FIELDS, SPECTRUM, Quantity
 
 
 def final_values(run: Run, sizes: xr.Dataset | None) -> str:
@@ -20,7 +20,7 @@ def final_values(run: Run, sizes: xr.Dataset | None) -> str:
     for branch in run.metrics.branch.values:
         rows = [_row(run, metric, str(branch), sizes) for metric in (*ASYMMETRY, *SPECTRUM)]
         parts.append(_heading(str(branch), sizes) + _table(run, f"{branch} mixing", rows, with_null=sizes is not None))
-    whole = [_row(run, metric, None, None) for metric in FIELDS if has_values(run.metrics, metric)]
+    whole = [_row(run, metric, None, None) for metric in FIELDS if has_values(run.metrics, metric.name)]
     if whole:
         parts.append("<h3>Whole blocks</h3>" + _table(run, "Whole blocks", whole, with_null=False))
     if sizes is None:
@@ -80,11 +80,11 @@ def _alive(run: Run, name: str) -> int:
     return int(np.isfinite(run.metrics.validation_loss.sel(arm=name).isel(step=-1)).sum())
 
 
-def _row(run: Run, metric: Metric, branch: str | None, sizes: xr.Dataset | None) -> str:
-    if not has_values(run.metrics, metric):
+def _row(run: Run, metric: Quantity, branch: str | None, sizes: xr.Dataset | None) -> str:
+    if not has_values(run.metrics, metric.name):
         return ""
-    final = _at_branch(last_measured(run.metrics[metric.key]), branch)
-    expected = None if sizes is None else null(metric.key, sizes.sel(branch=branch), _balance(run, branch))
+    final = _at_branch(last_measured(run.metrics[metric.name]), branch)
+    expected = None if sizes is None else null(metric.name, sizes.sel(branch=branch), _balance(run, branch))
     z = None if expected is None else ((final - expected["mean"]) / expected["std"].where(expected["std"] > 0))
     cells = "".join(_cell(final.sel(arm=name), None if z is None else z.sel(arm=name)) for name in run.arms)
     return f'<tr><th scope="row" class="words">{metric.label}</th>{_null_cell(metric, branch, sizes)}{cells}</tr>'
@@ -108,11 +108,11 @@ def _cell(values: xr.DataArray, z: xr.DataArray | None) -> str:
     return f"<td>{_number(summary.mean, summary.stderr)}{below}</td>"
 
 
-def _null_cell(metric: Metric, branch: str | None, sizes: xr.Dataset | None) -> str:
+def _null_cell(metric: Quantity, branch: str | None, sizes: xr.Dataset | None) -> str:
     """That of the sizes of the first arm, for V and W of one norm."""
     if sizes is None:
         return ""
-    expected = null(metric.key, sizes.sel(branch=branch).isel(arm=0))
+    expected = null(metric.name, sizes.sel(branch=branch).isel(arm=0))
     words = "–" if expected is None else _number(float(expected["mean"]), float(expected["std"]))
     return f"<td>{words}</td>"
 

@@ -13,7 +13,6 @@ from lab.tiny import tiny_config
 
 from hopmix import Coupling, Mixer, measure_asymmetry, measure_spectrum
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
-from hopmix.lab.probes.quantities import COUPLINGS, FIELDS
 from hopmix.lab.report import page
 from hopmix.lab.report.data import Run, coupling_sizes, read_run
 from hopmix.lab.report.null import null
@@ -21,6 +20,7 @@ from hopmix.lab.report.page import write_report
 from hopmix.lab.report.payload import thin_steps
 from hopmix.lab.report.symmetry import page as symmetry_page
 from hopmix.lab.study.arms import make_arms
+from hopmix.symmetry.quantities import COUPLINGS, FIELDS
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_names_are_escaped_and_nothing_is_fetched(tmp_path):
 
 
 def test_everything_that_is_stored_of_couplings_and_blocks_is_described():
-    known = {metric.key for metric in (*COUPLINGS, *FIELDS)}
+    known = {metric.name for metric in (*COUPLINGS, *FIELDS)}
     drawn_otherwise = {"energy_change", "energy_rise_fraction", "field_asymmetry_stderr"}
     of_blocks = {name for name, dims in (DIMENSIONS | DEEP).items() if dims and "eigenvalue" not in dims}
     assert of_blocks - drawn_otherwise == known
