@@ -55,6 +55,7 @@ ORDER = (
     "_significance",
     "_vector_field",
     "_breaking",
+    "symmetry",
     "testing",
     "models",
     "claims",
@@ -70,6 +71,7 @@ ORDER = (
     "lab.probes",
     "lab.data",
     "lab.store",
+    "plot",
     "lab.train",
     "lab.study",
     "lab.report",
@@ -77,7 +79,6 @@ ORDER = (
     "lab.verify",
     "lab.bench",
     "lab.cli",
-    "plot",
     "__main__",
 )
 
@@ -92,7 +93,11 @@ def libraries(requirements: list[str]) -> set[str]:
 
 RUNTIME = libraries(PROJECT["dependencies"])
 LAB = libraries(PROJECT["optional-dependencies"]["lab"])
-ALLOWED_LIBRARIES = {"lab": RUNTIME | LAB, "testing": RUNTIME | {"hypothesis", "pytest"}}
+ALLOWED_LIBRARIES = {
+    "lab": RUNTIME | LAB,
+    "plot": RUNTIME | {"matplotlib", "PIL", "xarray"},
+    "testing": RUNTIME | {"hypothesis", "pytest"},
+}
 
 
 HOUSES = {"hopmix": ORDER, "hopmix.lab": tuple(room for room in ORDER if room.startswith("lab."))}
@@ -167,6 +172,8 @@ def test_imports_go_one_way():
         ("hopmix.testing", "from hopmix.models import Mixer", "models comes after testing"),
         ("hopmix.models.mixer", "from ..lab import train", "lab.train comes after models"),
         ("hopmix.models.deep.mixer", "from ...lab.train import fit", "lab.train comes after models"),
+        ("hopmix.plot.panels", "from hopmix.lab.report.page import write_report", "lab.report comes after plot"),
+        ("hopmix.plot.panels", "import plotly", "imports plotly"),
         ("hopmix._derive", "def plot():\n    import matplotlib.pyplot as plt", "imports matplotlib"),
         ("hopmix.models.mixer", "from PIL import Image", "imports PIL"),
         ("hopmix.models.mixer", "import hypothesis", "imports hypothesis"),

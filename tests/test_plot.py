@@ -24,11 +24,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from hopmix import plot
-from hopmix.lab.report import figures
 from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, last_measured, read_run, weight_pairs
-from hopmix.lab.report.panels import COLUMN, SMALLEST, WIDTH
-from hopmix.lab.report.style import BRANCHES, arm_styles
-from hopmix.lab.report.symmetry import figures as symmetry_figures
+from hopmix.plot import symmetry as symmetry_figures
+from hopmix.plot import training as figures
+from hopmix.plot.panels import COLUMN, SMALLEST, WIDTH
+from hopmix.plot.style import BRANCHES, arm_styles
 
 BASELINE = Path(__file__).parent / "lab" / "report" / "symmetry" / "baseline"
 TOLERANCE = 4.0

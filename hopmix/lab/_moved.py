@@ -12,20 +12,20 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "arms": "study.arms",
-    "augment": "data.augment",
-    "dry_run": "study.dry_run",
-    "evaluation": "study.evaluation",
-    "figures": "report.figures",
-    "measure": "checkpoints.measure",
-    "metrics": "probes.metrics",
-    "observer": "study.observer",
-    "overview": "data.overview",
-    "partition": "data.partition",
-    "randaugment": "data.randaugment",
-    "symmetry_figures": "report.symmetry.figures",
+    "arms": "hopmix.lab.study.arms",
+    "augment": "hopmix.lab.data.augment",
+    "dry_run": "hopmix.lab.study.dry_run",
+    "evaluation": "hopmix.lab.study.evaluation",
+    "figures": "hopmix.plot.training",
+    "measure": "hopmix.lab.checkpoints.measure",
+    "metrics": "hopmix.lab.probes.metrics",
+    "observer": "hopmix.lab.study.observer",
+    "overview": "hopmix.lab.data.overview",
+    "partition": "hopmix.lab.data.partition",
+    "randaugment": "hopmix.lab.data.randaugment",
+    "symmetry_figures": "hopmix.plot.symmetry",
 }
-"""Old and new names, in `hopmix.lab`."""
+"""Old names, in `hopmix.lab`, and new ones."""
 
 
 GOES = "the old name goes with the next version."
@@ -42,7 +42,7 @@ class Moved(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType):
         """Put the moved module in the place of the empty one that was made for its old name."""
         old = module.__name__
-        new = f"hopmix.lab.{MOVED[old.rpartition('.')[2]]}"
+        new = MOVED[old.rpartition(".")[2]]
         warnings.warn(f"{old} is now {new}; {GOES}", FutureWarning, stacklevel=2)
         sys.modules[old] = importlib.import_module(new)
 

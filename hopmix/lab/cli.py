@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab.config import Ablate, Bench, Measure, Report, Resume, StudyConfig, Verify
+from hopmix.lab.config import Ablate, Bench, Compare, Measure, Report, Resume, StudyConfig, Verify
 from hopmix.lab.errors import UsageError
 from hopmix.lab.runtime.interrupts import heard
 from hopmix.lab.runtime.terminal import TrainingBar, printable, terminal
@@ -30,13 +30,14 @@ from hopmix.lab.store.files import reason
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
-Command = Ablate | Resume | Report | Measure | Verify | Bench
+Command = Ablate | Resume | Report | Compare | Measure | Verify | Bench
 """What can be done; a command is called as its class, in small letters."""
 
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
 Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
 `hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
+`hopmix compare` shows two studies side by side.
 `hopmix measure` tells how symmetric the weights of a run are, or those of anybody's checkpoint.
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
 `hopmix bench` measures how fast all this is on your machine.
@@ -184,6 +185,8 @@ def _execute(command: Command, line: str) -> int:
                 return _go_on(out, data, line, console)
         case Report(run=out):
             return _report(out, console)
+        case Compare():
+            return _compare(command, console)
         case Measure():
             return _measure(command, console)
         case Verify(run=run):
@@ -322,6 +325,18 @@ def _report_of(out: Path, console: Console) -> Path:
 
     with console.status("writing the report"):
         return write_report(out)
+
+
+def _compare(options: Compare, console: Console) -> int:
+    from hopmix.lab.report import compare
+
+    compared = compare.compare_runs(options.first, options.second)
+    console.print(compare.terminal_table(compared))
+    for sentence in compare.sentences(compared):
+        console.print(Text(sentence))
+    if options.out is not None:
+        console.print(Text(f"Page: {compare.write_comparison(compared, options.out)}"))
+    return DONE
 
 
 def _measure(options: Measure, console: Console) -> int:

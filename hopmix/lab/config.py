@@ -233,6 +233,25 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Show two finished studies side by side: the arms that both have, and what was set differently."""
+
+    first: tyro.conf.Positional[Path]
+    """The folder of a study."""
+    second: tyro.conf.Positional[Path]
+    """The folder of another one."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Write a page with the comparison, compare.html, into this folder."""
+
+    def __post_init__(self):
+        need_fields(self)
+        for name, path in (("first", self.first), ("second", self.second)):
+            need(path.is_dir() or not path.exists(), name, path, "the folder of a study")
+        other = self.first.resolve() != self.second.resolve()
+        need(other, "second", self.second, "the folder of another study than the first")
+
+
+@dataclasses.dataclass(frozen=True)
 class Verify:
     """Measure the claims of the theory again; or check each block of a trained run against its certificate.
 

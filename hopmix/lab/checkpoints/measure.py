@@ -18,14 +18,14 @@ import numpy as np
 import hopmix
 from hopmix._coupling import Coupling
 from hopmix._significance import Significance, compare, compare_rotations, pair, pair_directions
-from hopmix._spectrum import measure_spectrum
-from hopmix._symmetry import Asymmetry, measure_asymmetry
+from hopmix._symmetry import measure_asymmetry
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.checkpoints.layers import Found, Kind, Layer, LeftOut
 from hopmix.lab.checkpoints.units import UNITS as UNITS
 from hopmix.lab.checkpoints.units import of_units as of_units
 from hopmix.lab.checkpoints.units import units_against_pairings
 from hopmix.lab.runtime.compiler_options import once_options
+from hopmix.symmetry.quantities import measure_product, measure_weights
 
 PRODUCT = ("symmetry_score", "directionality")
 """The indices that depend on the product M = VW alone."""
@@ -122,7 +122,7 @@ def _measure(layer: Layer, coupling: Coupling, pairings: int, full: bool) -> Mea
     # TF32, which GPUs take for products by default, has three digits.
     with jax.default_matmul_precision("highest"):
         values = _floats(_values(coupling))
-        shown = Asymmetry._fields if layer.kind == "pair" else PRODUCT
+        shown = values if layer.kind == "pair" else PRODUCT
         indices = {name: Index(values[name]) for name in shown}
         tested, left_out = _significance(layer, coupling, pairings, full)
         indices |= {name: Index(values[name], *numbers) for name, numbers in tested.items()}
@@ -133,12 +133,12 @@ def _measure(layer: Layer, coupling: Coupling, pairings: int, full: bool) -> Mea
 
 @_compiled
 def _values(coupling: Coupling) -> dict[str, Scalar]:
-    return measure_asymmetry(coupling)._asdict()
+    return measure_weights(coupling)
 
 
 @_compiled
 def _spectrum(coupling: Coupling) -> dict[str, Scalar]:
-    return measure_spectrum(coupling)._asdict()
+    return measure_product(coupling)
 
 
 def _floats(values: dict[str, Scalar]) -> dict[str, float]:

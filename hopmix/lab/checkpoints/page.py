@@ -10,9 +10,10 @@ from hopmix.lab.checkpoints.measure import Index, Measured, Report
 from hopmix.lab.checkpoints.picture import map_values, symmetry_map
 from hopmix.lab.checkpoints.tables import Sheet, labels, legend, medians, number, omissions, sheets, z_score
 from hopmix.lab.config import Measure
-from hopmix.lab.probes.quantities import ASYMMETRY, Metric
 from hopmix.lab.report.files import resource, save_figure
+from hopmix.lab.report.sections.quantities import definition
 from hopmix.lab.store import replacing
+from hopmix.symmetry.quantities import ASYMMETRY
 
 
 def write_page(folder: Path, report: Report, options: Measure) -> Path:
@@ -37,7 +38,7 @@ def _page(report: Report, options: Measure, picture: str) -> str:
         legend="\n".join(f"<p>{escape(line)}</p>" for line in legend(report, options.pairings)),
         left_out="\n".join(f"<p>{escape(line)}</p>" for line in omissions(report)) or "<p>Nothing was left out.</p>",
         numbers=_all_numbers(report.measured),
-        indices="\n".join(map(_definition, ASYMMETRY)),
+        indices="\n".join(map(definition, ASYMMETRY)),
         style=resource("report.css"),
     )
 
@@ -90,10 +91,3 @@ def _numbers_row(label: str, one: Measured, names: Sequence[str]) -> str:
 def _cell(index: Index) -> str:
     tested = f"z {z_score(index.z)}, p {number(index.p)}" if index.z == index.z else ""
     return f'<td>{number(index.value)}<span class="sub">{tested}</span></td>'
-
-
-def _definition(metric: Metric) -> str:
-    return (
-        f'<tr><th scope="row" class="words">{metric.label}</th><td class="words formula">{metric.formula}</td>'
-        f'<td class="words">{metric.range}</td><td class="words wrap">{metric.reading}</td></tr>'
-    )

@@ -12,12 +12,9 @@ from matplotlib.text import Text
 from hopmix.lab.checkpoints.formats.weights import shortened
 from hopmix.lab.checkpoints.measure import Measured, Report, over_seeds
 from hopmix.lab.runtime.terminal import printable
+from hopmix.symmetry.quantities import quantity
 
-INDICES = {
-    "unit_cosine": "unit cosine of V and Wᵀ",
-    "symmetry_score": "symmetry score of M = VW",
-    "directionality": "directionality of M = VW",
-}
+INDICES = ("unit_cosine", "symmetry_score", "directionality")
 _WIDTH = 7.1  # inches: the text width of an A4 page
 _PALE = 0.2  # the least that a full colour stands for: chance alone must not look like much
 _MANY = 14  # columns up to which numbers fit into the cells
@@ -38,7 +35,7 @@ def symmetry_map(values: xr.DataArray) -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), 1, squeeze=False, sharex=True, height_ratios=rows)[:, 0]
     for axes, (name, panel) in zip(panels, shown.items()):
-        _panel(axes, panel, INDICES[name])
+        _panel(axes, panel, name)
     _label_places(panels[-1], [str(place) for place in values.place.values])
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # names come from files
@@ -65,14 +62,15 @@ def _values(one: Measured) -> dict[str, float]:
     return {name: index.value for name, index in one.indices.items()}
 
 
-def _panel(axes: Axes, values: xr.DataArray, title: str):
+def _panel(axes: Axes, values: xr.DataArray, name: str):
     limit = max(float(np.nanmax(np.abs(values.values))), _PALE)
     image = axes.imshow(values.values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.set_facecolor("#dddddd")
     axes.set_yticks(range(values.sizes["part"]), [printable(str(part)) for part in values.part.values])
     axes.tick_params(labelsize=7, length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=8)
+    known = quantity(name)
+    axes.set_title(known.label if known else name, loc="left", fontsize=8)
     bar = axes.figure.colorbar(image, ax=axes, pad=0.01, aspect=8)
     bar.ax.tick_params(labelsize=7)
     if values.sizes["place"] <= _MANY:

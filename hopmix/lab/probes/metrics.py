@@ -19,12 +19,12 @@ from hopmix._coupling import Coupling
 from hopmix._derive import Block, SerialBlock
 from hopmix._pseudo_energy import descent_margin, power
 from hopmix._rounding import allowed_rise, magnitudes_of_step, measured
-from hopmix._spectrum import eigenvalues, measure_spectrum
-from hopmix._symmetry import Asymmetry, measure_asymmetry
+from hopmix._spectrum import eigenvalues
 from hopmix._tree import couplings
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
 from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.models.mixer import Mixer
+from hopmix.symmetry.quantities import COUPLINGS, MEASURED, measure_product, measure_weights
 
 Metrics = dict[str, Array]
 
@@ -32,34 +32,10 @@ Couplings = dict[str, tuple[Coupling, ...]]
 """The couplings of all blocks of a model, by branch."""
 
 BRANCHES = ("token", "channel")
-DIMENSIONS = {
-    "train_loss": (),
-    "train_accuracy": (),
-    "gradient_norm": (),
-    "validation_loss": (),
-    "validation_accuracy": (),
-    "penalty": (),
-    "parameter_norm": (),
-    "energy_change": ("block",),
-    "energy_rise_fraction": ("block",),
-    **dict.fromkeys(Asymmetry._fields, ("block", "branch")),
-}
+DIMENSIONS = {one.name: one.dims for one in MEASURED if not one.expensive}
 """Each metric's dimensions beside arm, seed and step."""
 
-DEEP = {
-    "complex_fraction": ("block", "branch"),
-    "largest_imaginary": ("block", "branch"),
-    "departure": ("block", "branch"),
-    "overlap": ("block", "branch"),
-    "eigenvalue_real": ("block", "branch", "eigenvalue"),
-    "eigenvalue_imaginary": ("block", "branch", "eigenvalue"),
-    "breaking_rate": ("block", "branch"),
-    "field_asymmetry": ("block",),
-    "field_asymmetry_stderr": ("block",),
-    "dissipation": ("block",),
-    "work": ("block",),
-    "margin_used": ("block",),
-}
+DEEP = {one.name: one.dims for one in MEASURED if one.expensive}
 """Those of spectra and fields, which are NaN where they were not measured."""
 
 EIGENVALUES = 32
@@ -69,26 +45,13 @@ PROBES = 4
 """Random probes of the field asymmetry at each state."""
 
 
-OF_SEVERAL_UNITS = (
-    "unit_cosine",
-    "symmetry_score",
-    "mean_unit_cosine",
-    "low_unit_cosine",
-    "median_unit_cosine",
-    "high_unit_cosine",
-    "conservative_distance",
-    "directionality",
-    "complex_fraction",
-    "largest_imaginary",
-    "departure",
-    "overlap",
-)
+OF_SEVERAL_UNITS = tuple(one.name for one in COUPLINGS if one.of_several_units)
 """Indices that have the same value, that of symmetry, for all weights of a single visible unit."""
 
 
 def asymmetry(couplings: Couplings) -> Metrics:
-    """The indices of `measure_asymmetry`, each of shape (block, branch); NaN where they would say nothing."""
-    return _of_couplings(lambda coupling: _telling(coupling, measure_asymmetry(coupling)._asdict()), couplings)
+    """The indices of `ASYMMETRY`, each of shape (block, branch); NaN where they would say nothing."""
+    return _of_couplings(lambda coupling: _telling(coupling, measure_weights(coupling)), couplings)
 
 
 def _telling(coupling: Coupling, indices: Metrics) -> Metrics:
@@ -99,7 +62,7 @@ def _telling(coupling: Coupling, indices: Metrics) -> Metrics:
 
 
 def spectra(couplings: Couplings) -> Metrics:
-    """The indices of `measure_spectrum`, NaN where they would say nothing, and the largest eigenvalues of VW, padded
+    """The indices of `SPECTRUM`, NaN where they would say nothing, and the largest eigenvalues of VW, padded
     with NaN."""
 
     def measure(coupling: Coupling) -> Metrics:
@@ -108,7 +71,7 @@ def spectra(couplings: Couplings) -> Metrics:
         padding = (0, EIGENVALUES - largest.size)
         parts = {"eigenvalue_real": largest.real, "eigenvalue_imaginary": largest.imag}
         padded = {name: jnp.pad(part, padding, constant_values=jnp.nan) for name, part in parts.items()}
-        return _telling(coupling, measure_spectrum(coupling)._asdict()) | padded
+        return _telling(coupling, measure_product(coupling)) | padded
 
     return _of_couplings(measure, couplings)
 

@@ -116,6 +116,11 @@ def last_measured(values: xr.DataArray) -> xr.DataArray:
     return (kept if kept.step.size else values).isel(step=-1)
 
 
+def has_values(metrics: xr.Dataset, name: str) -> bool:
+    """Whether a quantity is in the store with at least one finite number."""
+    return name in metrics and bool(np.isfinite(metrics[name].values).any())
+
+
 def coupling_sizes(run: Run) -> xr.Dataset | None:
     """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or the configuration.
 
@@ -139,7 +144,11 @@ def _sizes_of_config(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
     try:
         data = run.study["data"]
         height, width, colours = data["image"]
-        arms = make_arms(StudyConfig.from_json(run.study["config"]), (height, width, colours), int(data["classes"]))
+        arms = make_arms(
+            StudyConfig.from_json(run.study["config"]),
+            (height, width, colours),
+            int(data["classes"]),
+        )
     except (UsageError, KeyError, TypeError, ValueError):  # of another version
         return {}
     named = [str(branch) for branch in run.metrics.branch.values]
@@ -156,7 +165,11 @@ def _weight_pair(run: Run, key: str) -> xr.DataArray:
     assert run.weights is not None
     tied, down = run.weights[f"{key}|up"].T.astype(float), run.weights[f"{key}|down"].astype(float)
     parts = ["Wᵀ", "V", "V − Wᵀ"]
-    return xr.DataArray(np.stack([tied, down, down - tied]), dims=("part", "visible", "hidden"), coords={"part": parts})
+    return xr.DataArray(
+        np.stack([tied, down, down - tied]),
+        dims=("part", "visible", "hidden"),
+        coords={"part": parts},
+    )
 
 
 def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
@@ -201,7 +214,8 @@ def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTes
     if name == REFERENCE or REFERENCE not in run.arms:
         return None
     return paired_test(
-        validation.sel(arm=name).values.astype(float), validation.sel(arm=REFERENCE).values.astype(float)
+        validation.sel(arm=name).values.astype(float),
+        validation.sel(arm=REFERENCE).values.astype(float),
     )
 
 

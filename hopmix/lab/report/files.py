@@ -17,7 +17,13 @@ _DPI = 160
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write PNG and SVG; return the SVG as an address for the page."""
     with replacing(folder / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+        figure.savefig(
+            temporary,
+            format="png",
+            dpi=_DPI,
+            metadata={"Software": None},
+            pil_kwargs={"compress_level": 1},
+        )
     text = svg(figure)
     with replacing(folder / f"{name}.svg") as temporary:
         temporary.write_text(text, encoding="utf-8")

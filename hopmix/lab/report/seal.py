@@ -47,7 +47,14 @@ def whole_files(run: Path, sources: str) -> frozenset[str]:
         files = sealed["files"] if sealed["sources"] == sources else {}
         there = file_digests(run, (run / name for name in files if (run / name).is_file()))
         return frozenset(name for name, digest in files.items() if digest == there.get(name))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # lost or damaged
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # lost or damaged
         return frozenset()
 
 

@@ -43,8 +43,8 @@ def test_the_command_line_reads_the_rows():
 
 def test_a_row_is_the_only_place_of_a_kind(monkeypatch):
     """A new kind of arm is laid out, named, drawn and explained from its row alone."""
-    from hopmix.lab.report.style import arm_styles
     from hopmix.lab.study import arms
+    from hopmix.plot.style import arm_styles
 
     look = Look(("#123456", "#abcdef"), "dash", "diamond")
     new = dataclasses.replace(BY_NAME["broken"], name="half", title="HalfMixer", about="New.", look=look)

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab.synthetic import DEFAULT, FREE, LOST_MEMBER, STEP, broken, deep_steps, small_run, write_synthetic_run
+from lab.synthetic import DEFAULT, FREE, LOST_MEMBER, SERIAL, STEP, broken, deep_steps, small_run, write_synthetic_run
 from playwright import sync_api
 
 from hopmix.lab.report.page import write_report
-from hopmix.lab.report.symmetry.page import CURVES, MAPS, SCATTERS
+from hopmix.lab.report.sections.against_accuracy import SCATTERS
+from hopmix.lab.report.sections.by_depth import MAPS
+from hopmix.lab.report.sections.during_training import CURVES
 
 ARMS = tuple(arm for arm in DEFAULT if arm.strength != 1e-3)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,9 +68,9 @@ class Opened:
         assert [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-# The bounding boxes of what a chart drew: curves and points, error bars, cells of a heat map.
+# The bounding boxes of what a chart drew: curves and points, error bars, cells of a heat map, or a sentence.
 MARKS = """charts => charts.filter(chart => chart.offsetParent !== null).map(chart => {
-    const marks = chart.querySelectorAll('.scatterlayer .trace path, .heatmaplayer image');
+    const marks = chart.querySelectorAll('.scatterlayer .trace path, .heatmaplayer image, .annotation-text');
     const size = mark => { const box = mark.getBoundingClientRect(); return box.width + box.height; };
     return [...marks].filter(mark => size(mark) > 0).length;
 })"""
@@ -99,19 +101,62 @@ def test_choices_redraw_the_charts(browser, run):
         page.locator("#asymmetry .legend button").first.click()
         assert curves() < before
         assert page.locator('.legend button[aria-pressed="false"]').count() == page.locator(".legend").count()
+        scale = lambda: page.evaluate("document.querySelector('[data-chart=asymmetry]').layout.yaxis.type")
+        assert page.locator("#metric").input_value() == "relative_breaking"
+        assert scale() == "log"
+        page.locator("#log").uncheck()
+        assert scale() == "linear"
+        page.select_option("#metric", "cosine")
         assert page.locator("#log").is_disabled()
-        page.select_option("#metric", "relative_breaking")
-        page.locator("#log").check()
-        assert page.evaluate("document.querySelector('[data-chart=asymmetry]').layout.yaxis.type") == "log"
+        colours = lambda: page.evaluate("document.querySelector('[data-chart=map]').layout.coloraxis")
         page.select_option("#map-metric", "balance")
-        assert page.locator("#map-scale.rdbu").count() == 1
+        assert colours()["cmin"] == -colours()["cmax"]
         page.select_option("#map-metric", "complex_fraction")
-        drawn = page.evaluate("document.querySelector('[data-chart=map]').data[0].x")
+        drawn = page.evaluate("Array.from(document.querySelector('[data-chart=map]')._fullData[0].x)")
         assert drawn == [STEP * index for index in deep_steps(25)]
         for name in ("#metric", "#map-metric", "#curve", "#energy-block"):
             for value in page.eval_on_selector_all(f"{name} option", "options => options.map(option => option.value)"):
                 page.select_option(name, value)
         opened.check()
+
+
+def test_the_toolbar_stands_above_the_axes(browser, run):
+    with Opened(browser, run, 1280) as opened:
+        gaps = opened.page.eval_on_selector_all(
+            ".plot:has(.nsewdrag)",
+            """charts => charts.filter(chart => chart.offsetParent !== null).map(chart =>
+                chart.querySelector(".nsewdrag").getBoundingClientRect().top -
+                chart.querySelector(".modebar-group").getBoundingClientRect().bottom)""",
+        )
+        assert len(gaps) > 10
+        assert min(gaps) >= 0
+
+
+def test_a_panel_without_values_is_a_sentence(browser, tmp_path):
+    path = small_run(tmp_path, FREE, broken(1e-4), SERIAL)
+    write_report(path)
+    with Opened(browser, path, 1280) as opened:
+        opened.page.select_option("#map-metric", "breaking_ratio")  # which only broken arms have
+        told = opened.page.locator('[data-chart="map"]').first.locator(".annotation-text").all_inner_texts()
+        assert told == ["This arm has no value of this index."]
+        opened.check()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_table_of_final_values_is_never_cut_off(browser, run, width):
+    with Opened(browser, run, width, "symmetry.html") as opened:
+        room = "tables => tables.map(table => table.parentElement.clientWidth - table.scrollWidth)"
+        assert min(opened.page.eval_on_selector_all("#values table", room)) >= 0
+
+
+def test_pictures_of_weights_fill_their_card(browser, run):
+    with Opened(browser, run, 1280) as opened:
+        share = """grids => {
+            const images = [...grids[0].querySelectorAll("img")].slice(0, 3);
+            return images.reduce((sum, image) => sum + image.getBoundingClientRect().width, 0)
+                / grids[0].getBoundingClientRect().width;
+        }"""
+        assert opened.page.eval_on_selector_all(".weights", share) > 0.75
 
 
 def test_paper_shows_the_static_figures_and_opens_what_is_folded(browser, run, tmp_path):

@@ -13,10 +13,10 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Circle
 from matplotlib.text import Text
 
-from hopmix.lab.report import figures
 from hopmix.lab.report.data import read_run
-from hopmix.lab.report.null import null
-from hopmix.lab.report.symmetry import figures as symmetry_figures
+from hopmix.plot import symmetry as symmetry_figures
+from hopmix.plot import training as figures
+from hopmix.plot.unrelated import null
 
 ARMS = ("free", "broken λ=0.1")
 

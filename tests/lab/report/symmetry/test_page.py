@@ -13,14 +13,14 @@ from lab.tiny import tiny_config
 
 from hopmix import Coupling, measure_asymmetry, measure_spectrum
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
-from hopmix.lab.probes.quantities import COUPLINGS, FIELDS
 from hopmix.lab.report import page
+from hopmix.lab.report.charts import thin_steps
 from hopmix.lab.report.data import Run, coupling_sizes, read_run
-from hopmix.lab.report.null import null
 from hopmix.lab.report.page import write_report
-from hopmix.lab.report.payload import thin_steps
-from hopmix.lab.report.symmetry import page as symmetry_page
+from hopmix.lab.report.sections import against_accuracy, by_depth, during_training
 from hopmix.lab.study.arms import make_arms
+from hopmix.plot.unrelated import null
+from hopmix.symmetry.quantities import COUPLINGS, FIELDS
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def cells(page: str, heading: str, row: str) -> list[str]:
     """The cells of one row of the table below a heading."""
     table = page.split(f"<h3>{heading}")[1].split("</table>")[0]
     line = next(line for line in table.split("<tr>") if f">{row}</th>" in line)
-    return [plain(cell).replace("−", "-") for cell in re.findall(r"<td>(.*?)</td>", line)]
+    return [plain(cell).replace("−", "-") for cell in re.findall(r"<td[^>]*>(.*?)</td>", line)]
 
 
 # --- the numbers
@@ -161,11 +161,11 @@ def test_names_are_escaped_and_nothing_is_fetched(tmp_path):
 
 
 def test_everything_that_is_stored_of_couplings_and_blocks_is_described():
-    known = {metric.key for metric in (*COUPLINGS, *FIELDS)}
+    known = {metric.name for metric in (*COUPLINGS, *FIELDS)}
     drawn_otherwise = {"energy_change", "energy_rise_fraction", "field_asymmetry_stderr"}
     of_blocks = {name for name, dims in (DIMENSIONS | DEEP).items() if dims and "eigenvalue" not in dims}
     assert of_blocks - drawn_otherwise == known
-    drawn = {*symmetry_page.MAPS, *symmetry_page.CURVES, *symmetry_page.SCATTERS}
+    drawn = {*by_depth.MAPS, *during_training.CURVES, *against_accuracy.SCATTERS}
     assert drawn <= known
 
 

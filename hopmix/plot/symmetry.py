@@ -20,8 +20,8 @@ from matplotlib.typing import LineStyleType
 
 from hopmix._coupling import Coupling
 from hopmix._symmetry import unit_cosines
-from hopmix.lab.report.figures import accuracy_label, measured_steps, penalised_by_kind, point, spread_blocks
-from hopmix.lab.report.panels import (
+from hopmix.lab.statistics import spread
+from hopmix.plot.panels import (
     INK,
     PAGE,
     SOFT,
@@ -41,9 +41,9 @@ from hopmix.lab.report.panels import (
     title,
     with_legend,
 )
-from hopmix.lab.report.pictures import HIDDEN, VISIBLE
-from hopmix.lab.report.style import BRANCHES, ArmStyle, arm_styles
-from hopmix.lab.statistics import spread
+from hopmix.plot.pictures import HIDDEN, VISIBLE
+from hopmix.plot.style import BRANCHES, ArmStyle, arm_styles
+from hopmix.plot.training import accuracy_label, measured_steps, penalised_by_kind, point, spread_blocks
 
 FIELDS = ("field_asymmetry", "dissipation", "work", "margin_used")
 _unit_cosines = jax.jit(unit_cosines)

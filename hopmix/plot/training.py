@@ -9,10 +9,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from hopmix.lab.report.axis import StrengthAxis, is_penalised, strength_axis
-from hopmix.lab.report.panels import (
+from hopmix.lab.statistics import spread, summarise
+from hopmix.lab.store.earlier import Labelled, with_names_of_today
+from hopmix.plot.axis import StrengthAxis, is_penalised, strength_axis
+from hopmix.plot.panels import (
     INK,
     PAGE,
     SOFT,
@@ -32,12 +34,11 @@ from hopmix.lab.report.panels import (
     null_band,
     null_handles,
     panels,
+    positive_range,
     title,
     with_legend,
 )
-from hopmix.lab.report.style import ArmStyle, arm_styles, line_style, marker_style
-from hopmix.lab.statistics import spread, summarise
-from hopmix.lab.store.earlier import Labelled, with_names_of_today
+from hopmix.plot.style import ArmStyle, arm_styles, line_style, marker_style
 
 
 def accuracy_against_strength(accuracy: xr.DataArray, *, width: float = WIDTH) -> Figure:
@@ -92,7 +93,13 @@ def learning_curves(metrics: xr.Dataset, *, width: float = WIDTH) -> Figure:
     return with_legend(figure, handles(styles))
 
 
-def asymmetry_curves(metric: xr.DataArray, *, null: xr.Dataset | None = None, width: float = WIDTH) -> Figure:
+def asymmetry_curves(
+    metric: xr.DataArray,
+    *,
+    null: xr.Dataset | None = None,
+    logarithmic: bool = False,
+    width: float = WIDTH,
+) -> Figure:
     """One index of asymmetry against the training step: a row per branch, a column per block.
 
     Blocks that span the depth are shown, at most four in a text width and two in a column. Steps that were not
@@ -102,6 +109,7 @@ def asymmetry_curves(metric: xr.DataArray, *, null: xr.Dataset | None = None, wi
 
     - `metric`: (arm, seed, step, block) or (arm, seed, step, block, branch), named after the index.
     - `null`: `mean` and `std` of independent weights, such as (arm, branch), drawn as a line and a band.
+    - `logarithmic`: the vertical axis, if anything is above 0; what is 0 has no place there.
     - `width`: of the figure, in inches.
     """
     metric, styles = _by_branch(metric), arm_styles(metric)
@@ -119,13 +127,15 @@ def asymmetry_curves(metric: xr.DataArray, *, null: xr.Dataset | None = None, wi
             null_band(axes, null.sel(branch=branch) if "branch" in null.dims else null)
         curves(axes, metric.isel(branch=row).sel(block=shown[column]), styles)
         title(axes, f"block {shown[column]}{', ' * bool(branch)}{branch}")
+    if logarithmic and bool((metric > 0).any()):
+        _logarithmic(grid[0, 0], metric.values)
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     figure.supylabel(described(metric).label, fontsize=8, x=0.07 / width)
     return with_legend(figure, entries)
 
 
-def asymmetry_map(metric: xr.DataArray, *, width: float = WIDTH) -> Figure:
+def asymmetry_map(metric: xr.DataArray, *, logarithmic: bool = False, width: float = WIDTH) -> Figure:
     """Heat map of one index, block against training step: a row per arm, a column per branch.
 
     Only steps at which something was measured are shown, each out to halfway to its neighbours. The colour scale of an
@@ -135,6 +145,7 @@ def asymmetry_map(metric: xr.DataArray, *, width: float = WIDTH) -> Figure:
 
     - `metric`: (arm, seed, step, block) or (arm, seed, step, block, branch), named after the index; the mean over
         seeds is shown.
+    - `logarithmic`: the colour scale, if anything is above 0; what is 0 is grey then.
     - `width`: of the figure, in inches.
     """
     mean = _by_branch(measured_steps(metric)).mean("seed")
@@ -144,7 +155,8 @@ def asymmetry_map(metric: xr.DataArray, *, width: float = WIDTH) -> Figure:
     figure, grid = panels(
         width, height, len(names), mean.branch.size, heads=heads, gap=(0.24, 0.2), edge=0.7, share=("all", "all")
     )
-    norm = limits(mean.values, what.signed)
+    logarithmic = logarithmic and bool((mean > 0).any())
+    norm = limits(mean.values, what.signed, logarithmic=logarithmic)
     drawn = [mesh(axes, mean.isel(arm=i, branch=k), norm, what.signed) for (i, k), axes in np.ndenumerate(grid)]
     grid[0, 0].invert_yaxis()  # the first block on top, as in the page
     for name, axes in zip(names, grid[:, 0]):
@@ -156,7 +168,10 @@ def asymmetry_map(metric: xr.DataArray, *, width: float = WIDTH) -> Figure:
         head(axes, str(branch), lines=1)
     heading(figure, what.label)
     place = figure.add_axes((1 - 0.58 / width, 0.3, 0.1 / width, 0.45))
-    figure.colorbar(drawn[0], cax=place, ticks=MaxNLocator(4)).ax.tick_params(labelsize=7)
+    ticks = None if logarithmic else MaxNLocator(4)
+    bar = figure.colorbar(drawn[0], cax=place, ticks=ticks)
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -203,6 +218,14 @@ def weight_pictures(
     for row, (name, picture) in enumerate(pictures.items()):
         _picture_row(grid[row], picture, name, limits[name])
     return figure
+
+
+def _logarithmic(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis, of this panel and those that share it, with a tick per power of ten."""
+    low, high = positive_range(values)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.5, high * 1.5)
+    axes.yaxis.set_minor_locator(NullLocator())  # drawing nine of each power would take half of the time
 
 
 def measured_steps(values: xr.DataArray) -> xr.DataArray:

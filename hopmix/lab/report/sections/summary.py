@@ -1,17 +1,23 @@
-"""The words of the report: a summary written from the numbers, and the definitions of the arms."""
+"""Summary: one paragraph in plain words, written from the numbers of the run."""
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
 from hopmix.lab.families.mixers import REFERENCE
-from hopmix.lab.report.data import ArmResult, Run
-from hopmix.lab.statistics import Summary, holm
+from hopmix.lab.report import words
+from hopmix.lab.report.data import ArmResult, Run, arm_results
+from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.statistics import Summary
 
 LEVEL = 0.05
 _SOME = 0.0005  # a share that the summary still writes as a number
+
+
+def body(run: Run, stills: Stills) -> str:
+    """The paragraph."""
+    return f'<p class="lead">{summary(run, arm_results(run))}</p>'
 
 
 def summary(run: Run, results: Sequence[ArmResult]) -> str:
@@ -28,55 +34,13 @@ def summary(run: Run, results: Sequence[ArmResult]) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def title(run: Run) -> str:
-    """Name of the study with its data set."""
-    return f"Symmetry ablation on {data_name(run)}"
-
-
-def data_name(run: Run) -> str:
-    """Short name of the data set: the last part of a folder's path, other names as they are."""
-    name = str(run.study.get("data", {}).get("name", "unnamed data"))
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
-
-
-def adjusted_p(results: Sequence[ArmResult]) -> dict[str, float]:
-    """Holm-adjusted p per arm, over all the comparisons of this study."""
-    values = holm(np.array([arm.paired.p if arm.paired else np.nan for arm in results], dtype=float))
-    return {arm.name: float(p) for arm, p in zip(results, values)}
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage with the digits that five seeds can carry."""
-    return "–" if np.isnan(value) else f"{100 * value:.2f} %"
-
-
-def p_text(p: float) -> str:
-    """A p-value to three places, four where it is small; rounding never hides on which side of a level it lies."""
-    if np.isnan(p):
-        return "–"
-    if p < 1e-4:
-        return "< 0.0001"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
-
-
-def signed(points: float, digits: int = 2) -> str:
-    """A number with its sign, a true minus among them."""
-    text = f"{points:+.{digits}f}"
-    return text.replace("-", "−") if float(text) else f"±{0:.{digits}f}"
-
-
-def enumerate_words(parts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
-
-
 def _setting(run: Run) -> str:
     data, arms, seeds = run.study.get("data", {}), len(run.arms), run.metrics.seed.size
     size = " × ".join(str(length) for length in data.get("image", [])[:2])
     counts = f"{int(data.get('classes', 0))} classes, {int(data.get('train', 0)):,} training images"
     images = f" ({size} pixels, {counts})" if size else ""
     trained = f"{arms} arm{'s' * (arms > 1)}, {_seeds(seeds)}{' each' * (arms > 1)}"
-    return f"On {escape(data_name(run))}{images} this study trained {trained}, for {run.last_step:,} steps."
+    return f"On {escape(words.data_name(run))}{images} this study trained {trained}, for {run.last_step:,} steps."
 
 
 def _progress(run: Run) -> str:
@@ -92,7 +56,10 @@ def _extremes(results: Sequence[ArmResult]) -> str:
     split, scored = _scored(results)
     if not scored:
         return f"No arm has a finite {split} accuracy."
-    best, worst = max(scored, key=lambda arm: _score(arm).mean), min(scored, key=lambda arm: _score(arm).mean)
+    best, worst = (
+        max(scored, key=lambda arm: _score(arm).mean),
+        min(scored, key=lambda arm: _score(arm).mean),
+    )
     if best is worst:
         return f"{escape(best.name)} reached a mean {split} accuracy of {_with_error(_score(best))}."
     if _score(best).mean == _score(worst).mean:
@@ -108,14 +75,14 @@ def _differences(results: Sequence[ArmResult]) -> str:
         return f"There is no {REFERENCE} arm, so no paired test was made."
     if len(results) == 1:
         return ""
-    adjusted = adjusted_p(results)
+    adjusted = words.adjusted_p(results)
     tested = [arm for arm in results if np.isfinite(adjusted[arm.name])]
     if not tested:
         return "The seeds are too few, or too alike, for a test of the differences."
     clear = [_with_difference(arm) for arm in tested if adjusted[arm.name] < LEVEL]
     rest = [_with_difference(arm) for arm in tested if adjusted[arm.name] >= LEVEL]
-    parts = [f"the difference is significant for {enumerate_words(clear)}"] * bool(clear)
-    parts += [f"no significant difference was found for {enumerate_words(rest)}"] * bool(rest)
+    parts = [f"the difference is significant for {words.enumerate_words(clear)}"] * bool(clear)
+    parts += [f"no significant difference was found for {words.enumerate_words(rest)}"] * bool(rest)
     caution = " Not finding a difference does not show that there is none." * bool(rest)
     return (
         f"Paired by seed with {REFERENCE}, {', and '.join(parts)} "
@@ -125,7 +92,7 @@ def _differences(results: Sequence[ArmResult]) -> str:
 
 def _with_difference(arm: ArmResult) -> str:
     assert arm.paired is not None
-    return f"{escape(arm.name)} ({signed(100 * arm.paired.difference)} points)"
+    return f"{escape(arm.name)} ({words.signed(100 * arm.paired.difference)} points)"
 
 
 def _departure(run: Run, results: Sequence[ArmResult]) -> str:
@@ -143,7 +110,7 @@ def _departure(run: Run, results: Sequence[ArmResult]) -> str:
     verb = "ended" if run.finished else "stands"
     return (
         "In the broken arms, which start tied, <i>V</i> moved away from <i>W</i>ᵀ: the relative breaking (0 when tied, "
-        f"about 1 for unrelated weights) {verb} at {enumerate_words(parts)}{free}; "
+        f"about 1 for unrelated weights) {verb} at {words.enumerate_words(parts)}{free}; "
         "these are averages over blocks, branches and seeds."
     )
 
@@ -156,7 +123,9 @@ def _descent(run: Run) -> str:
         return ""
     parts = [f"{100 * value:.1f}&nbsp;% in {escape(name)}" for value, name in measured if value >= _SOME]
     none = [escape(name) for value, name in measured if value < _SOME]
-    parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {enumerate_words(none) if parts else 'every arm'}"] * bool(none)
+    parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {words.enumerate_words(none) if parts else 'every arm'}"] * bool(
+        none
+    )
     shares = "; ".join(parts)
     return f"Of a fixed batch of validation examples, a block raised the energy of {shares} (last step, block mean)."
 
@@ -179,8 +148,11 @@ def _score(arm: ArmResult) -> Summary:
 
 def _with_error(score: Summary) -> str:
     error = f" (standard error {100 * score.stderr:.2f})" if np.isfinite(score.stderr) else ""
-    return percent(score.mean) + error
+    return words.percent(score.mean) + error
 
 
 def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
+
+
+SECTION = Section("summary", "Summary", body)

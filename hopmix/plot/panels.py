@@ -12,15 +12,15 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from hopmix.lab.probes.quantities import COUPLINGS, FIELDS, Metric
-from hopmix.lab.report.style import ArmStyle, line_style, marker_style
 from hopmix.lab.statistics import spread
+from hopmix.plot.style import ArmStyle, line_style, marker_style
+from hopmix.symmetry.quantities import Quantity, quantity
 
 WIDTH, COLUMN = 7.1, 3.4  # inches: the text width of an A4 page, and a column of two
 SMALLEST = 6.0  # points
@@ -32,15 +32,14 @@ LEFT = 0.62  # inches: room for tick labels and a label
 _LETTER = 0.062  # inches, of 8 points
 _DOTTED = (0, (1, 1.5))
 _FEW = 12  # measured steps that are marked one by one
-_METRICS = {metric.key: metric for metric in (*COUPLINGS, *FIELDS)}
 
 Share = Literal["all", "row", "none"]
 
 
-def described(values: xr.DataArray) -> Metric:
+def described(values: xr.DataArray) -> Quantity:
     """What is known of an array by its name."""
     name = str(values.name or "")
-    return _METRICS.get(name, Metric(name, name.replace("_", " "), "", "", ""))
+    return quantity(name) or Quantity(name, name.replace("_", " "), "", "", "")
 
 
 def across(width: float, count: int, least: float) -> int:
@@ -154,8 +153,16 @@ def curves(axes: Axes, values: xr.DataArray, styles: Mapping[str, ArmStyle]) -> 
         marks = {"marker": marker_style(style) if known.sum() <= _FEW else "", "markersize": 2.5}
         look = {"linewidth": 1.3, "color": style.colour, "linestyle": line_style(style)}
         axes.plot(steps[known], mean[row, known], **look, **marks)
+    if not np.isfinite(mean).any():
+        say_empty(axes, "not measured")
     step_axis(axes, label=False)
     grid_lines(axes)
+
+
+def say_empty(axes: Axes, words: str) -> None:
+    """What stands in a panel that has nothing to show."""
+    place = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, words, fontsize=7, color=SOFT, **place)
 
 
 def null_band(axes: Axes, null: xr.Dataset, *, upright: bool = False) -> None:
@@ -199,9 +206,22 @@ def edges(centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n+1"]:
     return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])
 
 
-def limits(values: np.ndarray, signed: bool = False) -> Normalize:
-    """A scale from the least to the largest finite value, for signed ones with 0 in its middle."""
+def positive_range(values: np.ndarray) -> tuple[float, float]:
+    """The least and the largest positive value, at most eight decades apart."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    high = float(positive.max())
+    return max(float(positive.min()), 1e-8 * high), high
+
+
+def limits(values: np.ndarray, signed: bool = False, *, logarithmic: bool = False) -> Normalize:
+    """A scale from the least to the largest finite value, for signed ones with 0 in its middle.
+
+    A logarithmic one has the positive values alone, down to eight decades below the largest.
+    """
     finite = values[np.isfinite(values)]
+    if logarithmic:
+        low, high = positive_range(finite)
+        return LogNorm(low, high if high > low else 10 * low)
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if signed:
         high = max(abs(low), abs(high))

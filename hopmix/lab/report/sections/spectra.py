@@ -1,0 +1,43 @@
+"""Spectra: the eigenvalues of VW in the complex plane, through training."""
+
+from functools import partial
+from html import escape
+
+from hopmix.lab.report import html
+from hopmix.lab.report.data import Run
+from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.plot.symmetry import spectra
+
+_WORDS = (
+    "<p>Eigenvalues in the complex plane (up to 32 largest of each seed), in units of the "
+    "largest modulus, which the number tells. A symmetric product has them on the horizontal "
+    "line, on its right half if <i>V</i> = <i>W</i>ᵀ, on its left if <i>V</i> = −<i>W</i>ᵀ; "
+    "points off the line are rotations, and unrelated weights fill a disc.</p>"
+)
+
+
+def figures(run: Run) -> NamedFigures:
+    """A figure per branch of the last block."""
+    for block, branch in _spectra(run):
+        at_end = run.metrics.sel(block=block, branch=branch)
+        yield f"spectra_{block}_{branch}", partial(spectra, at_end)
+
+
+def body(run: Run, stills: Stills) -> str:
+    """A picture per branch of the last block."""
+    shown = [
+        f"<h3>Block {block}, {escape(branch)} mixing</h3>"
+        + html.picture(stills[f"spectra_{block}_{branch}"], f"Eigenvalues of block {block}, {branch} mixing")
+        for block, branch in _spectra(run)
+    ]
+    return _WORDS + ("\n".join(shown) or html.missing(f"This run has no eigenvalues: {html.OLDER}."))
+
+
+def _spectra(run: Run) -> list[tuple[int, str]]:
+    """The last block, each branch."""
+    if "eigenvalue_real" not in run.metrics or not bool(run.metrics.eigenvalue_real.notnull().any()):
+        return []
+    return [(int(run.metrics.block.values[-1]), str(branch)) for branch in run.metrics.branch.values]
+
+
+SECTION = Section("spectra", "Spectra of VW through training", body, figures, menu="Spectra")
