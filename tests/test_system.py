@@ -114,7 +114,9 @@ def test_an_own_system_follows_its_closed_form(getkey):
     x = normal(getkey(), (3,))
     rate = STIFFNESS / TAU
     assert_close(velocity(spring(), x), -rate * x)
-    assert_close(flow(spring(), x, 1.2, rtol=1e-10, atol=1e-12).ys[0], math.exp(-1.2 * rate) * x, 1e-8)
+    ends = flow(spring(), x, 1.2, rtol=1e-10, atol=1e-12).ys
+    assert ends is not None
+    assert_close(ends[0], math.exp(-1.2 * rate) * x, 1e-8)
     descent = descend(spring(), x, 4, step=0.1)
     assert descent.status == Status.descended
     assert_close(descent.states, (1 - 0.1 * rate) ** np.arange(5)[:, None] * x[None])

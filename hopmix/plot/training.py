@@ -223,7 +223,7 @@ def weight_pictures(
 def _logarithmic(axes: Axes, values: np.ndarray) -> None:
     """A logarithmic axis, of this panel and those that share it, with a tick per power of ten."""
     low, high = positive_range(values)
-    axes.set_yscale("log")
+    axes.set_yscale("log", nonpositive="mask")
     axes.set_ylim(low / 1.5, high * 1.5)
     axes.yaxis.set_minor_locator(NullLocator())  # drawing nine of each power would take half of the time
 

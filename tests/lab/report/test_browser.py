@@ -137,7 +137,7 @@ def test_a_panel_without_values_is_a_sentence(browser, tmp_path):
     write_report(path)
     with Opened(browser, path, 1280) as opened:
         opened.page.select_option("#map-metric", "breaking_ratio")  # which only broken arms have
-        told = opened.page.locator('[data-chart="map"]').first.locator(".annotation-text").all_inner_texts()
+        told = opened.page.locator('[data-chart="map"]').first.locator(".annotation-text").all_text_contents()
         assert told == ["This arm has no value of this index."]
         opened.check()
 

@@ -257,6 +257,24 @@ def test_a_signed_index_has_zero_in_the_middle_of_a_diverging_scale(metrics):
     assert figures.asymmetry_map(metrics.cosine).axes[0].collections[0].get_cmap().name == "viridis"
 
 
+def test_a_logarithmic_axis_and_scale_hold_what_is_positive(metrics):
+    values = metrics.relative_breaking  # 0 in tied arms
+    low, high = float(values.where(values > 0).min()), float(values.max())
+    axes = figures.asymmetry_curves(values, logarithmic=True).axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim()[0] < low < high < axes.get_ylim()[1]
+    assert figures.asymmetry_curves(0 * values, logarithmic=True).axes[0].get_yscale() == "linear"
+    mean = values.mean("seed")
+    low, high = figures.asymmetry_map(values, logarithmic=True).axes[0].collections[0].get_clim()
+    assert (low, high) == (float(mean.where(mean > 0).min()), float(mean.max()))
+
+
+def test_a_panel_without_values_says_so(metrics):
+    figure = figures.asymmetry_curves(metrics.cosine.where(metrics.block > 0))
+    assert "not measured" in words(figure)
+    assert "not measured" not in words(figures.asymmetry_curves(metrics.cosine))
+
+
 def test_one_scale_holds_for_all_panels(metrics):
     meshes = [axes.collections[0] for axes in figures.asymmetry_map(metrics.cosine).axes[:6]]
     mean = metrics.cosine.mean("seed")
