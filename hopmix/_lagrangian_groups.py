@@ -145,7 +145,7 @@ class GhostMax(AbstractTempered):
         return _third_cumulant(self.beta)
 
 
-class Entmax(AbstractTempered):
+class Entmax(AbstractLagrangian):
     r"""Sparse competition: in each group, $g$ maximises a linear score over the simplex $\Delta$,
 
     $$L(x) = \tfrac1\beta \sum_{\text{groups}} \max_{p \in \Delta}\, [\beta\,p \cdot x - \Omega_\alpha(p)], \qquad
@@ -170,8 +170,13 @@ class Entmax(AbstractTempered):
     axes: Axes = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        need_number("The beta of Entmax", self.beta)
         if not 1 < self.alpha <= 2:
             raise ValueError(f"Entmax needs 1 < alpha <= 2, got {self.alpha}; alpha -> 1 is Softmax().")
+
+    @property
+    def divisor(self) -> ScalarLike:
+        return self.beta
 
     @property
     def curvature(self) -> tuple[float, float]:
