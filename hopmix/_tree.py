@@ -57,7 +57,7 @@ def _short(path: tuple[Any, ...]) -> str:
     fields = [isinstance(key, jax.tree_util.GetAttrKey) for key in path]
     words = [word for word, field in zip(_words(path), fields) if not (field and word in INNER)]
     kept = [word for before, word in zip([None, *words], words) if word != before]
-    return ".".join(kept or words) or "coupling"
+    return ".".join(kept) or _whole(path) or "coupling"
 
 
 def map_couplings(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

@@ -17,7 +17,7 @@ NAMES = LAGRANGIANS | {
     *("AbstractLagrangian", "Affine", "AssociativeMemory", "Neurons"),
     *("AbstractSynapse", "Bias", "ChannelMixing", "Dense", "HyperSynapse", "TokenMixing"),
     *("Attention", "Convolution", "HopfieldMemory", "Pooling"),
-    *("Coupling", "couplings", "trainable"),
+    *("Coupling", "Frozen", "couplings", "map_couplings", "named_couplings", "trainable"),
     *("Block", "derive_block", "eliminate", "gradient_force", "Potential", "SerialBlock"),
     *("descend", "Descent", "flow", "settle", "Settled", "Status", "velocity"),
     *("flip_costs", "Recall", "recall", "update_all"),

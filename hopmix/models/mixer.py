@@ -330,4 +330,5 @@ def _hidden_widths(token: Block, channel: Block) -> dict[str, Any]:
     ratio = max(1, channel_hidden // (4 * dim))
     if (token_hidden, channel_hidden) == (ratio * (dim // 2), ratio * 4 * dim):
         return {"hidden_ratio": ratio}
-    return {"token_hidden": token_hidden, "channel_hidden": channel_hidden}
+    widths = {"token_hidden": (token_hidden, dim // 2), "channel_hidden": (channel_hidden, 4 * dim)}
+    return {name: width for name, (width, default) in widths.items() if width != default}

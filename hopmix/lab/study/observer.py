@@ -63,12 +63,12 @@ class Observer:
         """Trace what measures the arms of a program, and let `compiler` compile it; spectra and fields if the study
         wants them."""
         for arm in program.arms:
-            models, couplings, seeds = jax.eval_shape(partial(_of_arm, program, arm), members)
+            models, couplings, seeds = eqx.filter_eval_shape(partial(_of_arm, program, arm), members)
             self._blocks.prepare(compiler, models, dataset)
             self._weights.prepare(compiler, couplings)
             if self.config.deep:
                 self._fields.prepare(compiler, models, seeds, jax.ShapeDtypeStruct((), jnp.int32), dataset)
-                updates = jax.eval_shape(partial(_updates_of_arm, program, arm), program.parameters_of(members))
+                updates = eqx.filter_eval_shape(partial(_updates_of_arm, program, arm), program.parameters_of(members))
                 self._spectra.prepare(compiler, couplings, updates)
 
     def measure(self, program: Program, members: Member, dataset: Dataset) -> dict[str, Metrics]:

@@ -218,10 +218,10 @@ def test_evaluation_equals_the_plain_mean(trained, monkeypatch):
     small, (members,), _ = trained
     (program,), dataset = small.programs, small.dataset
     monkeypatch.setattr(observer, "EVALUATION_BATCH", 16)
-    arrays = jax.tree.map(lambda a: a[0], members.arrays)
-    loss, accuracy = small.observer.evaluate(arrays, dataset.validation, dataset)
+    model = program.model(jax.tree.map(lambda a: a[0], members.arrays))
+    loss, accuracy = small.observer.evaluate(model, dataset.validation, dataset)
     pixels = (np.asarray(dataset.validation.pixels) / 255 - np.asarray(dataset.mean)) / np.asarray(dataset.std)
-    logits = jax.vmap(program.model(arrays))(jnp.asarray(pixels, jnp.float32))
+    logits = jax.vmap(model)(jnp.asarray(pixels, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.validation.labels)
     np.testing.assert_allclose(loss, jnp.mean(losses), rtol=1e-4)
     np.testing.assert_allclose(accuracy, jnp.mean(logits.argmax(-1) == dataset.validation.labels), rtol=1e-6)
