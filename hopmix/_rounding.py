@@ -105,7 +105,7 @@ def is_rounding(system: Any, rise: Scalar, before: tuple[Any, Scalar], after: tu
 
     **Arguments:**
 
-    - `system`: with `energy_magnitude(state)`, as blocks and memories have it.
+    - `system`: with `energy(state)` and `term_magnitude(state)`, as blocks and memories have them.
     - `before`, `after`: the state and its energy.
     """
     dtype, rise = rise.dtype, widened(rise)

@@ -112,12 +112,12 @@ def test_the_allowance_is_in_units_of_the_terms(dtype):
 
 
 class StandIn:
-    """A system whose states say their magnitude."""
+    """A system whose states say their magnitude, which rounding of the state does not change."""
 
     def energy(self, state):
         return 0 * state["m"]
 
-    def energy_magnitude(self, state):
+    def term_magnitude(self, state):
         return state["m"]
 
 
