@@ -166,12 +166,11 @@ def _less_memory(command: Any) -> str:
 
 def _execute(command: Command, line: str) -> int:
     from hopmix.lab.runtime.compilation_cache import use_compilation_cache
-    from hopmix.lab.runtime.memory_allocator import collect_seldom, keep_memory
+    from hopmix.lab.runtime.memory_allocator import keep_memory
 
     _need_targets(command)
     use_compilation_cache()
     keep_memory()
-    collect_seldom()
     # Orbax logs every file that it writes, and complains of each that is damaged, which is told here in words of ours.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Without a home it takes a temporary folder, and says so in three lines.

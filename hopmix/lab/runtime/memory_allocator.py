@@ -30,11 +30,6 @@ def keep_memory() -> bool:
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, LARGEST))
 
 
-def collect_seldom():
-    """Look for garbage once in 20,000 new objects: JAX and Matplotlib make millions, nearly all of which stay."""
-    gc.set_threshold(20_000)
-
-
 def release_memory():
     """Give what is free back to the system: what compiling leaves behind is not needed again.
 
