@@ -45,6 +45,7 @@ from hopmix import (
     derive_block,
     trainable,
 )
+from hopmix._dtypes import cast as cast
 
 DTYPES = (jnp.float64, jnp.float32)
 SHAPES = ((7,), (4, 3), (2, 5, 3))
@@ -88,11 +89,6 @@ def normal(key: jax.Array, shape: tuple[int, ...] = (), dtype=jnp.float64) -> ja
 def eighths(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Gaussian numbers rounded to eighths: sums of their products are exact in single precision too."""
     return jnp.asarray(np.round(8 * np.asarray(normal(key, shape))) / 8)
-
-
-def cast(tree: Any, dtype) -> Any:
-    """The tree with all floating arrays in another dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:

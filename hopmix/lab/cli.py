@@ -211,10 +211,8 @@ def _tell_overview(study: Any, console: Console):
     """What the data of a study are, and what is unusual of them and of its models."""
     from hopmix.lab.study.arms import few_tokens
 
-    for line in (
-        *study.data.overview,
-        *(f"  note: {note}" for note in few_tokens(study.config, study.dataset.image, study.dataset.classes)),
-    ):
+    notes = few_tokens(study.config, study.dataset.image, study.dataset.classes)
+    for line in (*study.data.overview, *(f"  note: {note}" for note in notes)):
         console.print(Text(line), soft_wrap=True)
 
 

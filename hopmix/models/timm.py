@@ -18,7 +18,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._tree import couplings
+from hopmix._coupling import Coupling
+from hopmix._tree import map_couplings
 from hopmix.models.mixer import VANILLA, Mixer, MixerConfig
 
 SHOWN = 5
@@ -46,8 +47,7 @@ def from_timm(weights: Mapping[str, Any], image: tuple[int, int] | None = None) 
     skeleton = eqx.filter_eval_shape(Mixer, config, key=jr.key(0))
     arrays = [_turn_in(name, jnp.asarray(weights[name]), place.where(skeleton)) for name, place in places.items()]
     filled = eqx.tree_at(lambda m: [place.where(m) for place in places.values()], skeleton, arrays)
-    ties = [jnp.zeros((), coupling.up.dtype) for coupling in couplings(filled)]
-    return eqx.tree_at(lambda m: [coupling.tie for coupling in couplings(m)], filled, ties)
+    return map_couplings(lambda coupling: Coupling.from_weights(coupling.up, coupling.breaking), filled)
 
 
 def to_timm(model: Mixer) -> dict[str, np.ndarray]:
@@ -60,17 +60,13 @@ def to_timm(model: Mixer) -> dict[str, np.ndarray]:
 
     **Raises:** `ValueError` for a model that timm's `MlpMixer` can't compute, naming what is different.
     """
-    differs = [name for name, value in (VANILLA | PLAIN).items() if getattr(model.config, name) != value]
+    config = model.config
+    differs = [name for name, value in (VANILLA | PLAIN).items() if getattr(config, name) != value]
     if differs:
-        found = ", ".join(f"{name} = {getattr(model.config, name)!r}" for name in differs)
+        found = ", ".join(f"{name} = {getattr(config, name)!r}" for name in differs)
         raise ValueError(f"timm's MlpMixer can't compute a mixer with {found}; start from MixerConfig.vanilla.")
-    down = eqx.tree_at(
-        lambda m: [c.breaking for c in couplings(m)],
-        model,
-        [c.down for c in couplings(model)],
-        is_leaf=lambda leaf: leaf is None,
-    )
-    return {name: _turn_out(name, place, place.where(down)) for name, place in _places(model.config).items()}
+    free = map_couplings(lambda coupling: Coupling.from_weights(coupling.up, coupling.down), model)
+    return {name: _turn_out(name, place, place.where(free)) for name, place in _places(config).items()}
 
 
 PLAIN: dict[str, Any] = {"n_iter": 1, "step": 1.0, "leak": 0.0}

@@ -1,6 +1,6 @@
 """Figures of how symmetry is lost and what it does: alignment, spectra, onset, fields, and accuracy against symmetry.
 
-As in `figures`: labelled arrays in, a Matplotlib figure out, `width` in inches.
+As in `hopmix.plot.training`: labelled arrays in, a Matplotlib figure out, `width` in inches.
 """
 
 from collections.abc import Mapping

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from hopmix._dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.bench.mixer import Size, configure, make_batch
 from hopmix.lab.bench.race import Row
 from hopmix.lab.runtime.compiler_options import training_options
-from hopmix.lab.train.program import cast, objective
+from hopmix.lab.train.program import objective
 from hopmix.models.mixer import Mixer
 
 

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
+from hopmix._dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, Work, in_turn, timed
 from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import forward_options, training_options
-from hopmix.lab.train.program import cast, logits_in, objective
+from hopmix.lab.train.program import logits_in, objective
 from hopmix.models.mixer import Mixer, MixerConfig
 
 CLASSES, COLOURS = 10, 3

@@ -52,14 +52,9 @@ class Difference:
     def cells(self) -> list[str]:
         """Both numbers and their difference, as text."""
         sides = [(side.mean, side.stderr) for side in (self.first, self.second)]
-        told = [_number(mean, error, self.digits) for mean, error in sides]
+        told = [words.with_error(mean, error, self.digits) for mean, error in sides]
         sign = "+" if round(self.change, self.digits) > 0 else ""
-        return [*told, sign + _number(self.change, self.error, self.digits)]
-
-
-def _number(mean: float, error: float, digits: int) -> str:
-    told = words.plain(mean, digits)
-    return told if math.isnan(error) else f"{told} ± {words.plain(error, digits)}"
+        return [*told, sign + words.with_error(self.change, self.error, self.digits)]
 
 
 @dataclasses.dataclass(frozen=True)

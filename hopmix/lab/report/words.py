@@ -56,6 +56,11 @@ def number(mean: float, error: float) -> str:
     digits = 3
     if abs(mean) >= 10:
         digits = 1 if abs(mean) < 100 else 0
+    return with_error(mean, error, digits)
+
+
+def with_error(mean: float, error: float, digits: int) -> str:
+    """A mean and its error, each with so many digits after the point; the mean alone where there is no error."""
     told = plain(mean, digits)
     return told if np.isnan(error) else f"{told} ± {plain(error, digits)}"
 

@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from hopmix._coupling import Coupling
+from hopmix._dtypes import cast
 from hopmix._tree import trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.config import StudyConfig
@@ -155,11 +156,6 @@ def logits_in(
     if precision is not None:
         model, images = cast((model, images), precision)
     return model.batch(images, key)
-
-
-def cast(tree: PyTree, precision: str) -> PyTree:
-    """A tree with all its arrays of real numbers in another precision."""
-    return jax.tree.map(lambda leaf: leaf.astype(precision) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def programs_of(config: StudyConfig, arms: Sequence[Arm], dataset: Dataset) -> list["Program"]:
