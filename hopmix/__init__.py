@@ -1,4 +1,6 @@
-"""hopmix: energies of associative memory, the mixer layers that follow from them, and measures of their symmetry."""
+"""hopmix: energies of associative memory, the mixer layers that follow from them, and measures of
+their symmetry.
+"""
 
 import importlib.metadata
 

@@ -10,7 +10,8 @@ from hopmix._extras import MissingExtra, needs_extra
 
 
 def _stop(number: int, frame: FrameType | None):
-    # Until a command begins there is nothing to lose, and libraries that are being imported may swallow what is raised.
+    # Until a command begins there is nothing to lose, and libraries that are being imported may
+    # swallow what is raised.
     print("hopmix: stopped before anything was begun.", file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -1,9 +1,9 @@
 r"""Assumptions of theorems, and the rule of trust by which they are judged.
 
-Types say themselves what is known of them. They are believed only where the type is exactly one of the core of hopmix,
-whose mathematics is proved and tested: a subclass may override anything, and counts as a type of its own. A verdict is
-`holds` only where it follows from what is believed; what can only be tried on numbers is `fails` when the trial fails
-and `unknown` when it does not.
+Types say themselves what is known of them. They are believed only where the type is exactly one of
+the core of hopmix, whose mathematics is proved and tested: a subclass may override anything, and
+counts as a type of its own. A verdict is `holds` only where it follows from what is believed; what
+can only be tried on numbers is `fails` when the trial fails and `unknown` when it does not.
 """
 
 import sys
@@ -13,7 +13,9 @@ Verdict = Literal["holds", "fails", "unknown"]
 
 
 class Assumption(NamedTuple):
-    """One assumption of a claim: what it says, whether it `holds`, `fails` or is `unknown`, and why."""
+    """One assumption of a claim: what it says, whether it `holds`, `fails` or is `unknown`, and
+    why.
+    """
 
     statement: str
     verdict: Verdict
@@ -21,7 +23,9 @@ class Assumption(NamedTuple):
 
 
 def is_known(part: Any) -> bool:
-    """Whether a Lagrangian or a synapse, and all that it is made of, are of the core of hopmix: it is believed."""
+    """Whether a Lagrangian or a synapse, and all that it is made of, are of the core of hopmix: it
+    is believed.
+    """
     return is_of_core(part) and all(map(is_known, part.made_of))
 
 

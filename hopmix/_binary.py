@@ -1,8 +1,9 @@
 r"""Binary memories: spins $s \in \{-1, +1\}$, any energy $E(s)$, and the updates that lower it.
 
-Updating one spin at a time, and only where that lowers the energy, ends in a local minimum: the energy falls with
-every flip, and there are finitely many states. Updating all spins at once has no such guarantee, not even for symmetric
-weights: with $E = s_0 s_1$ (weights $W_{01} = W_{10} = -1$) it goes from $(1, 1)$ to $(-1, -1)$ and back for ever.
+Updating one spin at a time, and only where that lowers the energy, ends in a local minimum: the
+energy falls with every flip, and there are finitely many states. Updating all spins at once has no
+such guarantee, not even for symmetric weights: with $E = s_0 s_1$ (weights $W_{01} = W_{10} = -1$)
+it goes from $(1, 1)$ to $(-1, -1)$ and back for ever.
 """
 
 from collections.abc import Callable
@@ -21,17 +22,20 @@ from hopmix._special import Wide
 from hopmix._types import Layer, PRNGKey, Scalar
 
 BinaryEnergy: TypeAlias = Callable[[Layer], Scalar] | HopfieldMemory
-"""An energy of spins: any function, or stored patterns, of which a flip costs one addition for each pattern."""
+"""An energy of spins: any function, or stored patterns, of which a flip costs one addition for each
+pattern.
+"""
 
 
 class Recall(NamedTuple):
     """A trajectory of asynchronous sweeps; entry 0 of each array is the start.
 
     - `states`: the spins after each sweep, stacked on a new first axis.
-    - `energies`: the energy of each state, which never rises (beyond rounding). It may overflow; flips of stored
-        patterns are then still right, as `flip_costs` is.
-    - `converged`: whether the last sweep changed nothing and no cost of its state is negative, so that it is a local
-        minimum. False where a cost is NaN, as it is of a function that overflows before and after a flip.
+    - `energies`: the energy of each state, which never rises (beyond rounding). It may overflow;
+        flips of stored patterns are then still right, as `flip_costs` is.
+    - `converged`: whether the last sweep changed nothing and no cost of its state is negative, so
+        that it is a local minimum. False where a cost is NaN, as it is of a function that overflows
+        before and after a flip.
     """
 
     states: Float[Array, "sweeps_and_start ..."]
@@ -42,24 +46,27 @@ class Recall(NamedTuple):
 def flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
     r"""What it costs to flip each spin alone, $c_i = E(\ldots, -s_i, \ldots) - E(s)$.
 
-    A state is a local minimum if and only if no cost is negative. Those of stored patterns are sums over patterns of
-    what a flip changes, not differences of sums: they have the right sign also where the energy overflows, and are then
-    large or infinite. (A cost that would underflow is the smallest number of its sign.)
+    A state is a local minimum if and only if no cost is negative. Those of stored patterns are sums
+    over patterns of what a flip changes, not differences of sums: they have the right sign also
+    where the energy overflows, and are then large or infinite. (A cost that would underflow is the
+    smallest number of its sign.)
 
     **Arguments:**
 
-    - `energy`: a function of the spins, or a `HopfieldMemory`. Each new function is compiled anew. Where a function
-        overflows before and after a flip, the cost is NaN.
+    - `energy`: a function of the spins, or a `HopfieldMemory`. Each new function is compiled anew.
+        Where a function overflows before and after a flip, the cost is NaN.
     - `spins`: -1 or +1, of any shape; batch with `jax.vmap`.
 
-    **Raises:** `ValueError` for integers and other spins; inside a transformation such as `jax.jit`, a runtime error.
+    **Raises:** `ValueError` for integers and other spins; inside a transformation such as
+    `jax.jit`, a runtime error.
     """
     return _flip_costs(energy, _checked(spins))
 
 
 @eqx.filter_jit
 def _flip_costs(energy: BinaryEnergy, spins: Layer) -> Layer:
-    view, flat = _view(energy, spins), spins.ravel()
+    view = _view(energy, spins)
+    flat = spins.ravel()
     return _costs(view, flat).reshape(spins.shape)
 
 
@@ -69,21 +76,26 @@ def _costs(view: "_View", flat: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
-    r"""One synchronous update: all spins whose flip alone would lower the energy flip together; ties keep.
+    r"""One synchronous update: all spins whose flip alone would lower the energy flip together;
+    ties keep.
 
-    Where one pattern dominates it corrects all errors at once; elsewhere it may raise the energy, and cycle.
+    Where one pattern dominates it corrects all errors at once; elsewhere it may raise the energy,
+    and cycle.
 
     **Arguments:** as in `flip_costs`.
 
-    **Raises:** as in `flip_costs`, and likewise for a function whose costs are NaN, which say of no spin whether it
-    should flip.
+    **Raises:** as in `flip_costs`, and likewise for a function whose costs are NaN, which say of no
+    spin whether it should flip.
 
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929), the dynamics of its theorem on retrieval.
     """
     costs = flip_costs(energy, spins)
     unknown = jnp.isnan(costs)
     rule = "The energy overflows before and after a flip, which says nothing about it"
-    cure = "scale the energy down, or store patterns in a HopfieldMemory, whose flips are decided without overflow"
+    cure = (
+        "scale the energy down, or store patterns in a HopfieldMemory, whose flips are "
+        "decided without overflow"
+    )
     if isinstance(unknown, Tracer):
         costs = eqx.error_if(costs, unknown, f"{rule}: {cure}.")
     elif unknown.any():
@@ -92,8 +104,8 @@ def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
 
 
 def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> Recall:
-    r"""Asynchronous updates: in a sweep each spin is visited once, in a random order, and flips if and only if that
-    lowers the energy; ties keep.
+    r"""Asynchronous updates: in a sweep each spin is visited once, in a random order, and flips if
+    and only if that lowers the energy; ties keep.
 
     **Arguments:**
 
@@ -109,7 +121,9 @@ def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> 
     **Source:** Hopfield 1982; Krotov & Hopfield 2016 (arXiv 1606.01164), equation 3.
     """
     if sweeps < 1:
-        raise ValueError(f"`recall` needs sweeps >= 1, got {sweeps}; most memories come to rest within ten.")
+        raise ValueError(
+            f"`recall` needs sweeps >= 1, got {sweeps}; most memories come to rest within ten."
+        )
     return _recall(energy, _checked(spins), sweeps, key)
 
 
@@ -134,9 +148,14 @@ def _sweep(view: "_View", flat: Float[Array, " n"], order: Int[Array, " n"]) -> 
         flipped, cost = view.flip(seen, flat, i)
         falls = cost < 0
         flat = flat.at[i].set(jnp.where(falls, -flat[i], flat[i]))
-        return (flat, jax.tree.map(lambda new, old: jnp.where(falls, new, old), flipped, seen)), None
+        return (
+            flat,
+            jax.tree.map(lambda new, old: jnp.where(falls, new, old), flipped, seen),
+        ), None
 
-    seen = view.look(flat)  # afresh in every sweep: what flips add up to is rounded where patterns are no integers
+    seen = view.look(
+        flat
+    )  # afresh in every sweep: what flips add up to is rounded where patterns are no integers
     return jax.lax.scan(visit, (flat, seen), order)[0][0]
 
 
@@ -159,7 +178,9 @@ class _Spins(eqx.Module):
 
 
 class _Similarities(eqx.Module):
-    """Stored patterns see the spins only by their similarities, which a flip changes by one column."""
+    """Stored patterns see the spins only by their similarities, which a flip changes by one
+    column.
+    """
 
     memory: HopfieldMemory
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -197,5 +218,7 @@ def _checked(spins: Layer) -> Layer:
     if isinstance(wrong, Tracer):
         return eqx.error_if(spins, wrong, f"{rule}; take the sign of a state that has no zeros.")
     if wrong.any():
-        raise ValueError(f"{rule}, got {spins[wrong][0]:g}; take the sign of a state that has no zeros.")
+        raise ValueError(
+            f"{rule}, got {spins[wrong][0]:g}; take the sign of a state that has no zeros."
+        )
     return spins

@@ -1,8 +1,9 @@
 r"""How fast training breaks a symmetry: the velocity of $V - W^\top$ under gradient flow.
 
-A loss $\ell$ moves $V$ and $W$ by its gradients, and $V - W^\top$ by their difference. At a tied point, that is where
-$V = W^\top$, this velocity tells whether, in which units and how fast symmetry is lost, before a single step is taken.
-It depends on which parameters train: independent $V$ and $W$ do not break like $W$ and a breaking added to $W^\top$.
+A loss $\ell$ moves $V$ and $W$ by its gradients, and $V - W^\top$ by their difference. At a tied
+point, that is where $V = W^\top$, this velocity tells whether, in which units and how fast symmetry
+is lost, before a single step is taken. It depends on which parameters train: independent $V$ and
+$W$ do not break like $W$ and a breaking added to $W^\top$.
 """
 
 import jax.numpy as jnp
@@ -17,17 +18,19 @@ def breaking_velocity(coupling: Coupling, gradient: Coupling) -> Float[Array, "v
     r"""The velocity of $V - W^\top$ when the parameters of a coupling follow $-\nabla\ell$:
 
     $$\frac{d}{dt}\left(V - W^\top\right) = -\frac{\partial\ell}{\partial B}
-      + (1 - \text{tie})\,\frac{\partial\ell}{\partial W}^\top, \qquad V = \text{tie}\cdot W^\top + B.$$
+      + (1 - \text{tie})\,\frac{\partial\ell}{\partial W}^\top, \qquad V = \text{tie}\cdot W^\top +
+      B.$$
 
-    For independent weights (tie 0) this is $-(\partial\ell/\partial V - \partial\ell/\partial W^\top)$; for a breaking
-    on top of tied weights (tie 1) it is $-\partial\ell/\partial V$. It is linear in the gradient: with minus the update
-    of any optimiser in its place, the result is exactly the change of $V - W^\top$ in that step.
+    For independent weights (tie 0) this is $-(\partial\ell/\partial V - \partial\ell/\partial
+    W^\top)$; for a breaking on top of tied weights (tie 1) it is $-\partial\ell/\partial V$. It is
+    linear in the gradient: with minus the update of any optimiser in its place, the result is
+    exactly the change of $V - W^\top$ in that step.
 
     **Arguments:**
 
     - `coupling`: the weights.
-    - `gradient`: of the loss with respect to the parameters of that coupling, as `jax.grad` returns it. A `None`
-        in place of a gradient stands for a parameter that does not train.
+    - `gradient`: of the loss with respect to the parameters of that coupling, as `jax.grad` returns
+        it. A `None` in place of a gradient stands for a parameter that does not train.
 
     **Raises:** `ValueError` if the gradient has not the shape of the coupling.
 
@@ -37,28 +40,35 @@ def breaking_velocity(coupling: Coupling, gradient: Coupling) -> Float[Array, "v
     velocity = jnp.zeros(coupling.up.shape[::-1], coupling.up.dtype)
     if gradient.up is not None:
         velocity = velocity + (1 - coupling.tie) * gradient.up.T
-    return velocity if gradient.breaking is None else velocity - gradient.breaking
+    if gradient.breaking is None:
+        return velocity
+    return velocity - gradient.breaking
 
 
 def breaking_rate(coupling: Coupling, gradient: Coupling) -> Scalar:
-    r"""The rate $\dot r$ of the breaking ratio $r = |V - W^\top|/|W|$ when parameters follow $-\nabla\ell$.
+    r"""The rate $\dot r$ of the breaking ratio $r = |V - W^\top|/|W|$ when parameters follow
+    $-\nabla\ell$.
 
-    At a tied point, where $r$ is 0 and can only grow, it is $|\tfrac{d}{dt}(V - W^\top)|/|W|$, the predicted initial
-    rate of symmetry breaking; elsewhere it is the derivative of `measure_asymmetry(coupling).breaking_ratio`.
-    Gradient descent with rate $\eta$ gains $\eta\,\dot r$ in its first step, up to terms of order $\eta^2$.
+    At a tied point, where $r$ is 0 and can only grow, it is $|\tfrac{d}{dt}(V - W^\top)|/|W|$, the
+    predicted initial rate of symmetry breaking; elsewhere it is the derivative of
+    `measure_asymmetry(coupling).breaking_ratio`. Gradient descent with rate $\eta$ gains
+    $\eta\,\dot r$ in its first step, up to terms of order $\eta^2$.
 
     **Arguments:** as in `breaking_velocity`. A ratio below four units of rounding counts as tied.
 
-    **Returns:** the rate, in units of one over the time of the flow; not a number where $W$ is zero.
+    **Returns:** the rate, in units of one over the time of the flow; not a number where $W$ is
+    zero.
 
     **Raises:** as in `breaking_velocity`.
 
     **Source:** hopmix, claim C11 (`theory/C11-breaking.md`).
     """
     velocity = working(breaking_velocity(coupling, gradient), "gradient")
-    up, down = working(coupling.up, "up"), working(coupling.down, "down")
+    up = working(coupling.up, "up")
+    down = working(coupling.down, "down")
     gap = down - up.T
-    size_gap, size_up = norm(gap), norm(up)
+    size_gap = norm(gap)
+    size_up = norm(up)
     # A compiled program may leave rounding where V = W^T: a gap without a direction counts as none.
     apart = size_gap > 4 * float(jnp.finfo(coupling.up.dtype).eps) * size_up
     along = jnp.sum(gap / jnp.where(apart, size_gap, 1) * velocity)
@@ -70,14 +80,15 @@ def breaking_rate(coupling: Coupling, gradient: Coupling) -> Scalar:
 
 
 def product_gradient(coupling: Coupling, gradient: Float[Array, "visible visible"]) -> Coupling:
-    r"""The gradient with respect to a coupling of a loss that depends on it through the linear map $M = VW$ alone:
+    r"""The gradient with respect to a coupling of a loss that depends on it through the linear map
+    $M = VW$ alone:
 
     $$\frac{\partial\ell}{\partial B} = G W^\top, \qquad
       \frac{\partial\ell}{\partial W} = V^\top G + \text{tie}\cdot(G W^\top)^\top, \qquad
       G = \frac{\partial\ell}{\partial M}.$$
 
-    With it, `breaking_velocity` of independent weights at a tied point is $-(G - G^\top)\,W^\top$: only the
-    antisymmetric part of $G$ breaks the symmetry.
+    With it, `breaking_velocity` of independent weights at a tied point is $-(G - G^\top)\,W^\top$:
+    only the antisymmetric part of $G$ breaks the symmetry.
 
     **Arguments:**
 
@@ -95,10 +106,12 @@ def product_gradient(coupling: Coupling, gradient: Float[Array, "visible visible
 
 
 def unit_balance(coupling: Coupling) -> Float[Array, " hidden"]:
-    r"""The balance $|w_\alpha|^2 - |v_\alpha|^2$ of each hidden unit, with rows $w_\alpha$ of $W$, columns of $V$.
+    r"""The balance $|w_\alpha|^2 - |v_\alpha|^2$ of each hidden unit, with rows $w_\alpha$ of $W$,
+    columns of $V$.
 
-    Gradient flow on $V\phi(Wg)$ with linear or rectified hidden units and independent $V$ and $W$ conserves it; with
-    decay $\lambda$ of both it falls as $e^{-2\lambda t}$. A bias $b_\alpha$ in the hidden unit adds its square.
+    Gradient flow on $V\phi(Wg)$ with linear or rectified hidden units and independent $V$ and $W$
+    conserves it; with decay $\lambda$ of both it falls as $e^{-2\lambda t}$. A bias $b_\alpha$ in
+    the hidden unit adds its square.
 
     **Arguments:**
 
@@ -106,7 +119,8 @@ def unit_balance(coupling: Coupling) -> Float[Array, " hidden"]:
 
     **Source:** Du, Hu & Lee 2018 (arXiv 1806.00900); claim C11 (`theory/C11-breaking.md`).
     """
-    long_w, long_v = (_lengths(working(rows, "weights")) for rows in (coupling.up, coupling.down.T))
+    long_w = _lengths(working(coupling.up, "weights"))
+    long_v = _lengths(working(coupling.down.T, "weights"))
     # By the third binomial formula large squares have no difference that is not a number.
     return ((long_w - long_v) * (long_w + long_v)).astype(coupling.up.dtype)
 
@@ -122,5 +136,6 @@ def _check(coupling: Coupling, gradient: Coupling):
         found = getattr(gradient, name)
         if found is not None and found.shape != shape:
             raise ValueError(
-                f"The gradient of `{name}` must have the shape of what it is a gradient of, {shape}, got {found.shape}."
+                f"The gradient of `{name}` must have the shape of what it is a gradient of, "
+                f"{shape}, got {found.shape}."
             )

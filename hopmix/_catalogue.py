@@ -1,4 +1,6 @@
-"""Catalogue: what a system has beside the exact types whose mathematics is proved, and beside finite numbers."""
+"""Catalogue: what a system has beside the exact types whose mathematics is proved, and beside
+finite numbers.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +17,16 @@ from hopmix._synapse import AbstractSynapse
 
 def foreign_parts(system: Any) -> list[str]:
     """The types in a system, beside Lagrangians and synapses, that are not those of hopmix."""
-    modules = [m for m in _modules(system) if not isinstance(m, AbstractLagrangian | AbstractSynapse)]
+    modules = [
+        m for m in _modules(system) if not isinstance(m, AbstractLagrangian | AbstractSynapse)
+    ]
     return sorted({type(module).__name__ for module in modules if not is_of_core(module)})
 
 
 def _modules(tree: Any) -> Iterator[eqx.Module]:
-    """The modules of a tree, outermost first; of Lagrangians and most synapses not what is inside."""
+    """The modules of a tree, outermost first; of Lagrangians and most synapses not what is
+    inside.
+    """
     for node in jax.tree.leaves(tree, is_leaf=_is_module):
         if not _is_module(node):
             continue

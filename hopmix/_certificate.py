@@ -1,12 +1,14 @@
-r"""Certificate: which theorem covers an object, which of its assumptions hold, and a numerical check of it.
+r"""Certificate: which theorem covers an object, which of its assumptions hold, and a numerical
+check of it.
 
-- *Flow descent* (C01; with attention C13; for $V = W^\top D$ C10): with conservative synapses and convex Lagrangians of
-  the layers that move, $\dot E = -\sum_a \tau_a \dot x_a^\top H_a \dot x_a \le 0$. Of a block only the visible layer
-  moves.
-- *Step descent* (C05): if the potential is convex too, one explicit step of a residual block lowers the energy for
-  every step size, and one of a leaky block for every leak * step in $(0, 1 + \mu/\ell]$.
-- *Step descent without convexity* (C06): if the potential is weakly convex, as with GELU units, up to a bound on the
-  step.
+- *Flow descent* (C01; with attention C13; for $V = W^\top D$ C10): with conservative synapses and
+  convex Lagrangians of the layers that move, $\dot E = -\sum_a \tau_a \dot x_a^\top H_a \dot x_a
+  \le 0$. Of a block only the visible layer moves.
+- *Step descent* (C05): if the potential is convex too, one explicit step of a residual block lowers
+  the energy for every step size, and one of a leaky block for every leak * step in $(0, 1 +
+  \mu/\ell]$.
+- *Step descent without convexity* (C06): if the potential is weakly convex, as with GELU units, up
+  to a bound on the step.
 """
 
 import dataclasses
@@ -45,12 +47,13 @@ class Certificate:
 
     - `flow`: the assumptions of descent along the continuous flow.
     - `step`: the further assumptions of descent in every explicit step (empty for a memory).
-    - `step_bound`: the largest step for which step descent is proved from every state; NaN where nothing is.
-    - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN where it means nothing: for a memory, and
-        where descent along the flow is not proved.
+    - `step_bound`: the largest step for which step descent is proved from every state; NaN where
+      nothing is.
+    - `concavity`: the $K$ of `concavity_bound`; 0 for convex potentials, NaN where it means
+        nothing: for a memory, and where descent along the flow is not proved.
     - `flow_claim`, `step_claim`: the claims that these assumptions belong to, as in `theory/`.
-    - `form`: the system whose `energy` falls: the one that was certified, unless its couplings are untied one by one
-        and conservative all the same (`theory/C10-pseudo-energy.md`).
+    - `form`: the system whose `energy` falls: the one that was certified, unless its couplings are
+        untied one by one and conservative all the same (`theory/C10-pseudo-energy.md`).
     """
 
     system: AbstractSystem = dataclasses.field(repr=False)
@@ -69,21 +72,29 @@ class Certificate:
 
     @property
     def descends_in_steps(self) -> bool:
-        """Whether the energy is proved to fall in every explicit step as taken, from every state."""
-        return bool(self.step) and self.descends_in_flow and all(a.verdict == "holds" for a in self.step)
+        """Whether the energy is proved to fall in every explicit step as taken, from every
+        state.
+        """
+        return (
+            bool(self.step)
+            and self.descends_in_flow
+            and all(a.verdict == "holds" for a in self.step)
+        )
 
     @property
     def claim(self) -> str | None:
         """The strongest claim that covers the system, such as `"C05"`; `None` where none does."""
         if self.descends_in_steps:
             return self.step_claim
-        return self.flow_claim if self.descends_in_flow else None
+        if self.descends_in_flow:
+            return self.flow_claim
+        return None
 
     def energy(self, state: Any) -> Scalar:
         r"""The energy that the certificate is about, at one state.
 
-        It is `system.energy`, except for gains, $V = W^\top D$, whose energy has $\sum_\alpha D_\alpha
-        \Phi(h_\alpha)$ in place of $\sum_\alpha \Phi(h_\alpha)$.
+        It is `system.energy`, except for gains, $V = W^\top D$, whose energy has $\sum_\alpha
+        D_\alpha \Phi(h_\alpha)$ in place of $\sum_\alpha \Phi(h_\alpha)$.
 
         **Raises:** `TypeError` for a serial block, which has none.
 
@@ -94,9 +105,10 @@ class Certificate:
     def step_bound_at(self, x: Layer) -> float:
         r"""The largest step of a block for which descent from the state `x` is proved.
 
-        Where the softness of the visible divergence is known at a state, as for norms ($s(x)/\gamma$ with $s =
-        \sqrt{\mathrm{var} + \epsilon}$ of the quietest group), it is often far above `step_bound`, which has to cover
-        constant states too. For a block that repeats its step it is the least over the states that its own steps pass.
+        Where the softness of the visible divergence is known at a state, as for norms
+        ($s(x)/\gamma$ with $s = \sqrt{\mathrm{var} + \epsilon}$ of the quietest group), it is often
+        far above `step_bound`, which has to cover constant states too. For a block that repeats its
+        step it is the least over the states that its own steps pass.
 
         **Arguments:**
 
@@ -114,17 +126,21 @@ class Certificate:
         return max(self.step_bound, safe_step(block, x, self.concavity))
 
     def breaking_bound(self, x: Layer) -> BreakingBound:
-        r"""Up to which $|V - W^\top|$ the rest at a state is proved to persist and to stay stable: `breaking_bound`.
+        r"""Up to which $|V - W^\top|$ the rest at a state is proved to persist and to stay stable:
+        `breaking_bound`.
 
         **Source:** `theory/C16-small-breaking.md`.
         """
         return breaking_bound(self.system, x)
 
-    def check(self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0) -> Check:
+    def check(
+        self, key: PRNGKey, *, examples: int = 64, steps: int = 16, scale: float = 1.0
+    ) -> Check:
         r"""Try descent and symmetry on random states, and report the worst case.
 
-        A block takes its own steps; a memory takes Euler steps of a hundredth of its smallest time constant. A serial
-        block has no energy; of it only the symmetry of its displacement is tried.
+        A block takes its own steps; a memory takes Euler steps of a hundredth of its smallest time
+        constant. A serial block has no energy; of it only the symmetry of its displacement is
+        tried.
 
         **Arguments:**
 
@@ -134,16 +150,27 @@ class Certificate:
         return self.check_from(draw_states(self.system, key, examples, scale), steps=steps)
 
     def check_from(self, states: Any, *, steps: int = 16) -> Check:
-        """Try descent and symmetry from given states, stacked on a first axis, and report the worst case."""
+        """Try descent and symmetry from given states, stacked on a first axis, and report the worst
+        case.
+        """
         return check_descent(self.system, self.form or self.system, states, steps)
 
     def __str__(self) -> str:
         proved = lambda yes, claim: f"proved ({claim})" if yes else "not proved"
         lines = [f"energy descent along the flow: {proved(self.descends_in_flow, self.flow_claim)}"]
         if self.step:
-            known = "" if math.isnan(self.step_bound) else f" ({_steps_up_to(self.step_bound)} would be)"
-            bound = f", for {_steps_up_to(self.step_bound)}" if self.descends_in_steps else known
-            lines.append(f"energy descent in every step: {proved(self.descends_in_steps, self.step_claim)}{bound}")
+            if math.isnan(self.step_bound):
+                known = ""
+            else:
+                known = f" ({_steps_up_to(self.step_bound)} would be)"
+            if self.descends_in_steps:
+                bound = f", for {_steps_up_to(self.step_bound)}"
+            else:
+                bound = known
+            lines.append(
+                f"energy descent in every step: "
+                f"{proved(self.descends_in_steps, self.step_claim)}{bound}"
+            )
         lines += [f"  [{a.verdict}] {a.statement}: {a.reason}" for a in self.flow + self.step]
         limits = ["rounding (C18)", "other parameters than these", *self.system.not_covered]
         return "\n".join([*lines, f"not covered: {'; '.join(limits)}"])
@@ -153,7 +180,10 @@ def _need_example(block: Block, x: Layer):
     need_floats("The state", x)
     shape = block.potential.neurons.shape
     if x.shape != shape:
-        raise ValueError(f"A bound at a state takes one example, of shape {shape}, got {x.shape}; loop over a batch.")
+        raise ValueError(
+            f"A bound at a state takes one example, of shape {shape}, got {x.shape}; loop over a "
+            f"batch."
+        )
 
 
 def certify(system: AbstractSystem) -> Certificate:
@@ -165,22 +195,29 @@ def certify(system: AbstractSystem) -> Certificate:
 
     - `system`: a `Block`, an `AssociativeMemory`, or a `SerialBlock`, which no theorem covers.
 
-    **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of others.
+    **Raises:** `TypeError` for anything else; `hopmix.testing` has assertions for the models of
+    others.
     """
     if not isinstance(system, AbstractSystem):
         raise TypeError(
-            f"No theorem covers a {type(system).__name__}: certify a Block or an AssociativeMemory, or try "
+            f"No theorem covers a {type(system).__name__}: certify a Block or an "
+            f"AssociativeMemory, or try "
             "`hopmix.testing.assert_energy_descends` and `assert_conservative` on your own model."
         )
     if not system.has_energy:
         reason = (
-            "a composition of two gradient steps is no gradient step, even with tied weights (C09); certify its "
+            "a composition of two gradient steps is no gradient step, even with tied weights "
+            "(C09); certify its "
             "`parts`, or use the parallel form"
         )
-        return Certificate(system, (Assumption("the layer is one step of one potential", "fails", reason),))
+        return Certificate(
+            system, (Assumption("the layer is one step of one potential", "fails", reason),)
+        )
     if unsound := sound(system):
         return Certificate(system, tuple(unsound))
-    return _certify_block(system) if system.has_own_step else _certify_memory(system)
+    if system.has_own_step:
+        return _certify_block(system)
+    return _certify_memory(system)
 
 
 def _certify_memory(memory: Any) -> Certificate:
@@ -195,14 +232,21 @@ def _certify_block(block: Any) -> Certificate:
     ties = ties_of(memory)
     form = conservative_form(block, ties)
     potential = form.potential
-    flow = (*one_rest(potential), *_flow_assumptions(memory, potential.memory, ties, (potential.visible,)))
+    flow = (
+        *one_rest(potential),
+        *_flow_assumptions(memory, potential.memory, ties, (potential.visible,)),
+    )
     flow_claim = _flow_claim(memory, ties)
     if any(a.verdict != "holds" for a in flow):
-        reason = "it needs all of the above"  # the bound on K is one for tied weights, the steps are those of a flow
+        # the bound on K is one for tied weights, the steps are those of a flow
+        reason = "it needs all of the above"
         step = (Assumption("explicit steps follow the flow", "unknown", reason),)
         return Certificate(block, flow, step, flow_claim=flow_claim, form=form)
     concavity = concavity_bound(potential)
-    bound = math.nan if math.isinf(concavity) else _step_bound(block, concavity)
+    if math.isinf(concavity):
+        bound = math.nan
+    else:
+        bound = _step_bound(block, concavity)
     return Certificate(
         block,
         flow,
@@ -218,10 +262,15 @@ def _certify_block(block: Any) -> Certificate:
 def _step_assumptions(block: Block, concavity: float, bound: float) -> tuple[Assumption, ...]:
     unknown = math.isinf(concavity)
     bounded = "no bound is known" if unknown else f"K = {concavity:.4g}"
-    reason = f"{block.step:g}, and descent from every state is proved for {_steps_up_to(bound)}; n_iter any"
+    reason = (
+        f"{block.step:g}, and descent from every state is proved for {_steps_up_to(bound)}; "
+        f"n_iter any"
+    )
     found = [
         Assumption("U + K/2 |g|^2 is convex", "unknown" if unknown else "holds", bounded),
-        Assumption("the step is within its bound", "holds" if block.step <= bound else "unknown", reason),
+        Assumption(
+            "the step is within its bound", "holds" if block.step <= bound else "unknown", reason
+        ),
     ]
     if block.drop_path:
         reason = f"drop_path = {block.drop_path:g}: each call with a key lowers another energy"
@@ -232,17 +281,23 @@ def _step_assumptions(block: Block, concavity: float, bound: float) -> tuple[Ass
 def _steps_up_to(bound: float) -> str:
     if math.isnan(bound):
         return "no step"
-    return "steps of any size" if math.isinf(bound) else f"steps up to {bound:.4g}"
+    if math.isinf(bound):
+        return "steps of any size"
+    return f"steps up to {bound:.4g}"
 
 
 def _step_claim(concavity: float, flow_claim: str) -> str:
     if not concavity:
         return "C05"
-    return "C13" if flow_claim == "C13" else "C06"
+    if flow_claim == "C13":
+        return "C13"
+    return "C06"
 
 
 def _step_bound(block: Block, concavity: float) -> float:
-    """The larger of what C06.3 proves for leak * step up to 1, and beyond it by the symmetry of the divergence."""
+    """The larger of what C06.3 proves for leak * step up to 1, and beyond it by the symmetry of the
+    divergence.
+    """
     lowest, highest = block.potential.neurons.lagrangian.curvature
     # 0 * inf: a convex potential needs no bound however curved the visible Lagrangian is.
     steepness = block.leak + (concavity * highest if concavity else 0.0)
@@ -261,8 +316,16 @@ def _flow_assumptions(
         *continuous(memory),
         *tied_couplings(ties),
         *(a for name in memory.synapses for a in conservative_synapse(memory, name)),
-        *(a for name, n in layers for a in (*conservative_affine(name, n), *gradient_activation(name, n))),
-        *(a for name in moving for a in (convex(name, form.neurons[name]), *free_groups(name, form.neurons[name]))),
+        *(
+            a
+            for name, n in layers
+            for a in (*conservative_affine(name, n), *gradient_activation(name, n))
+        ),
+        *(
+            a
+            for name in moving
+            for a in (convex(name, form.neurons[name]), *free_groups(name, form.neurons[name]))
+        ),
     )
 
 

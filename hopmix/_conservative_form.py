@@ -1,9 +1,11 @@
-r"""Conservative form: the system of tied couplings with the same forces, whose energy is the one that falls.
+r"""Conservative form: the system of tied couplings with the same forces, whose energy is the one
+that falls.
 
-A field of untied weights can have an energy of its own. Couplings that join the same layers act together, by the sums
-of their $W$ and of their $V$. Where $V = W^\top D$ with a gain $D_\alpha$ for each hidden unit, tied weights and units
-with the Lagrangian $\sum_\alpha D_\alpha \Phi(x_\alpha)$ give the same currents (claim C10). Of a layer that is joined
-with itself the current is $(W + V)\,g$: there $W + V$ has to be symmetric.
+A field of untied weights can have an energy of its own. Couplings that join the same layers act
+together, by the sums of their $W$ and of their $V$. Where $V = W^\top D$ with a gain $D_\alpha$ for
+each hidden unit, tied weights and units with the Lagrangian $\sum_\alpha D_\alpha \Phi(x_\alpha)$
+give the same currents (claim C10). Of a layer that is joined with itself the current is $(W +
+V)\,g$: there $W + V$ has to be symmetric.
 """
 
 import dataclasses
@@ -32,8 +34,8 @@ class Joint(NamedTuple):
     - `ends`: the layers, the hidden one last.
     - `up`, `down`: the sums of their $W$ and of their $V^\top$.
     - `is_loop`: whether they join a layer with itself by matrices, so that $W + V$ is what counts.
-    - `gap`: the largest $|v - w|/\max(|v|, |w|)$ of an entry of $W$ and its counterpart in $V$; of a loop, that of
-        $W + V$ and its transpose.
+    - `gap`: the largest $|v - w|/\max(|v|, |w|)$ of an entry of $W$ and its counterpart in $V$; of
+        a loop, that of $W + V$ and its transpose.
     - `gains`: $D$, where each $v_\alpha = D_\alpha w_\alpha$; `None` where there is no such $D$.
     - `rounding`: up to which gap weights count as tied.
     """
@@ -90,24 +92,31 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     return Joint(names, ends, up, down, False, _gap(up, down), gains, rounding)
 
 
-def _without_breaking(names: tuple[str, ...], ends: tuple[str, ...], coupling: Coupling, rounding: float) -> Joint:
+def _without_breaking(
+    names: tuple[str, ...], ends: tuple[str, ...], coupling: Coupling, rounding: float
+) -> Joint:
     """Of V = tie W^T nothing has to be compared."""
     tie = float(coupling.tie)
     up = np.asarray(coupling.up, float)
     gap = abs(tie - 1) / max(abs(tie), 1.0)
-    return Joint(names, ends, up, up if tie == 1 else tie * up, False, gap, np.full(len(up), tie), rounding)
+    return Joint(
+        names, ends, up, up if tie == 1 else tie * up, False, gap, np.full(len(up), tie), rounding
+    )
 
 
 def _rows(coupling: Coupling, turned: bool) -> tuple[Rows, Rows]:
     """W and V^T in float64; for layers the other way round, what they are as seen from there."""
     up = np.asarray(coupling.up, float)
     down = np.asarray(coupling.down, float)
-    return (down, up.T) if turned else (up, down.T)
+    if turned:
+        return (down, up.T)
+    return (up, down.T)
 
 
 def _gap(w: Rows, v: Rows) -> float:
     """The largest distance of an entry of v from that of w, relative to the larger of both."""
-    # Entry by entry: what a large entry rounds off may be all that counts behind a scale, or where it is clamped.
+    # Entry by entry: what a large entry rounds off may be all that counts behind a scale, or where
+    # it is clamped.
     sizes = np.maximum(np.abs(w), np.abs(v))
     return float(np.max(np.abs(v - w) / np.where(sizes == 0, 1.0, sizes), initial=0.0))
 
@@ -130,7 +139,7 @@ def _sizes(rows: Rows) -> Rows:
     return np.where(sizes == 0, 1.0, sizes)
 
 
-# ---- The form ---------------------------------------------------------------------------------------------------
+# ---- The form ------------------------------------------------------------------------------------
 
 
 class Ties(NamedTuple):
@@ -155,8 +164,12 @@ def ties_of(memory: AssociativeMemory) -> Ties:
     return Ties(found, gained)
 
 
-def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint]) -> np.ndarray | None:
-    """D, if all that reads the layer has the same one, and it or a scale on the way out alone is not 1."""
+def _gains_of_layer(
+    memory: AssociativeMemory, layer: str, found: Iterable[Joint]
+) -> np.ndarray | None:
+    """D, if all that reads the layer has the same one, and it or a scale on the way out alone is
+    not 1.
+    """
     neurons = memory.neurons[layer]
     here = [joint for joint in found if layer in joint.ends]
     others = {name for name, ends in memory.connections if layer in ends}
@@ -173,7 +186,9 @@ def _gains_of_layer(memory: AssociativeMemory, layer: str, found: Iterable[Joint
         return None
     sent = shaped[0] * _own_gains(neurons)
     uniform = np.allclose(sent, sent.flat[0], rtol=rounding, atol=0)
-    return shaped[0] if uniform or is_elementwise(neurons.lagrangian) else None
+    if uniform or is_elementwise(neurons.lagrangian):
+        return shaped[0]
+    return None
 
 
 def _of_layer(gains: Any, synapse: AbstractCoupled, neurons: Neurons) -> np.ndarray:
@@ -191,7 +206,11 @@ def is_elementwise(lagrangian: AbstractLagrangian) -> bool:
 def _scales_one_way(neurons: Neurons) -> bool:
     """Whether a scale other than 1 stands on the way out only: then it is a gain as well."""
     affine = neurons.affine
-    return affine is not None and not affine.conservative and bool(np.any(np.asarray(affine.scale, float) != 1))
+    return (
+        affine is not None
+        and not affine.conservative
+        and bool(np.any(np.asarray(affine.scale, float) != 1))
+    )
 
 
 def _own_gains(neurons: Neurons) -> np.ndarray:
@@ -201,7 +220,8 @@ def _own_gains(neurons: Neurons) -> np.ndarray:
 
 
 def conservative_form(system: AbstractSystem, ties: Ties) -> Any:
-    """The system with tied couplings and the same forces, as far as there is one; itself where it is that.
+    """The system with tied couplings and the same forces, as far as there is one; itself where it
+    is that.
 
     **Arguments:**
 
@@ -235,14 +255,18 @@ def _tied(memory: AssociativeMemory, ties: Ties) -> AssociativeMemory:
 def _changes(joint: Joint, gained: dict[str, np.ndarray]) -> bool:
     if joint.ends[-1] in gained:
         return True
-    return joint.is_tied and (len(joint.names) > 1 or (joint.is_loop and not np.array_equal(joint.up, joint.down)))
+    return joint.is_tied and (
+        len(joint.names) > 1 or (joint.is_loop and not np.array_equal(joint.up, joint.down))
+    )
 
 
 def _with_coupling(memory: AssociativeMemory, joint: Joint) -> AbstractCoupled:
     """The first synapse of a joint, with the tied coupling of them all."""
     synapse = coupled(memory, joint.names[0])
     up = 0.5 * (joint.up + joint.down.T) if joint.is_loop else joint.up
-    return dataclasses.replace(synapse, coupling=Coupling(jnp.asarray(up, synapse.coupling.up.dtype)))
+    return dataclasses.replace(
+        synapse, coupling=Coupling(jnp.asarray(up, synapse.coupling.up.dtype))
+    )
 
 
 def _with_gains(neurons: Neurons, gains: np.ndarray, dtype: Any) -> Neurons:
@@ -250,11 +274,15 @@ def _with_gains(neurons: Neurons, gains: np.ndarray, dtype: Any) -> Neurons:
     sent = gains * _own_gains(neurons)
     lagrangian = neurons.lagrangian
     # Of units that are joined all gains are equal.
-    units = (
-        Gained(lagrangian, jnp.asarray(sent, dtype)) if is_elementwise(lagrangian) else float(sent.flat[0]) * lagrangian
-    )
+    if is_elementwise(lagrangian):
+        units = Gained(lagrangian, jnp.asarray(sent, dtype))
+    else:
+        units = float(sent.flat[0]) * lagrangian
     affine = neurons.affine
     if affine is not None:
-        scale = affine.scale if affine.conservative else jnp.ones_like(affine.scale)
+        if affine.conservative:
+            scale = affine.scale
+        else:
+            scale = jnp.ones_like(affine.scale)
         affine = Affine(scale, jnp.asarray(gains, dtype) * affine.shift)
     return dataclasses.replace(neurons, lagrangian=units, affine=affine)

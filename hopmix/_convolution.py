@@ -1,7 +1,7 @@
 r"""Synapses on a grid of tokens: convolution and average pooling.
 
-The visible layer has shape (tokens, channels) as everywhere, its tokens being the rows of a grid one after another.
-Beyond the border of the grid there are zeros.
+The visible layer has shape (tokens, channels) as everywhere, its tokens being the rows of a grid
+one after another. Beyond the border of the grid there are zeros.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -15,7 +15,13 @@ from jaxtyping import Array, Float
 
 from hopmix._assumptions import Assumption
 from hopmix._norms import matrix_norm
-from hopmix._synapse import AbstractCoupled, AbstractSynapse, Activations, bilinear_energy, bilinear_magnitude
+from hopmix._synapse import (
+    AbstractCoupled,
+    AbstractSynapse,
+    Activations,
+    bilinear_energy,
+    bilinear_magnitude,
+)
 from hopmix._types import Energy, Layer, Scalar
 
 Images: TypeAlias = Float[Array, "_ _ _ _"]
@@ -23,15 +29,17 @@ Images: TypeAlias = Float[Array, "_ _ _ _"]
 
 
 class Convolution(AbstractCoupled):
-    r"""Local mixing of tokens and channels: the current into the hidden layer is $W * v$, the convolution with the
-    kernel $W$, and the current into the visible layer is $V *^\top h$, the transposed convolution with the kernel $V$.
+    r"""Local mixing of tokens and channels: the current into the hidden layer is $W * v$, the
+    convolution with the kernel $W$, and the current into the visible layer is $V *^\top h$, the
+    transposed convolution with the kernel $V$.
 
-    With `stride` 1 the hidden layer has shape (tokens, hidden); else its tokens are those of the grid of size
-    ceil(grid / stride).
+    With `stride` 1 the hidden layer has shape (tokens, hidden); else its tokens are those of the
+    grid of size ceil(grid / stride).
 
     **Arguments:**
 
-    - `coupling`: $W$ of shape (hidden, height * width * channels) with height and width those of the window.
+    - `coupling`: $W$ of shape (hidden, height * width * channels) with height and width those of
+      the window.
     - `grid`: rows and columns of tokens of the visible layer.
     - `window`: height and width of the kernel, in tokens.
     - `stride`: the distance of neighbouring windows, in tokens.
@@ -47,10 +55,12 @@ class Convolution(AbstractCoupled):
     units_last: ClassVar[bool] = True
 
     def __check_init__(self):
-        visible, size = self.coupling.up.shape[1], self.window[0] * self.window[1]
+        visible = self.coupling.up.shape[1]
+        size = self.window[0] * self.window[1]
         if visible % size:
             raise ValueError(
-                f"The coupling of a convolution reads height * width * channels numbers, here a multiple of {size} "
+                f"The coupling of a convolution reads height * width * channels numbers, here a "
+                f"multiple of {size} "
                 f"for the window {self.window}, got {visible}."
             )
 
@@ -81,7 +91,9 @@ class Convolution(AbstractCoupled):
         kernel = kernel.reshape(kernel.shape[0], *self.window, -1)
         strides = (self.stride, self.stride)
         layout = ("NHWC", "OHWI", "NHWC")
-        return jax.lax.conv_general_dilated(images, kernel, strides, "SAME", dimension_numbers=layout)
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, "SAME", dimension_numbers=layout
+        )
 
     def _transpose(self, images: Images) -> Images:
         channels = self.coupling.up.shape[1] // (self.window[0] * self.window[1])
@@ -94,9 +106,10 @@ class Convolution(AbstractCoupled):
 class Pooling(AbstractSynapse):
     r"""Average pooling of tokens: $E(v, h) = -h \cdot P v$, with currents $P v$ and $P^\top h$.
 
-    $P$ averages each channel over windows; it has no parameters and divides by the size of the window at the border
-    too, which is what keeps it symmetric at stride 1 and odd windows. The hidden layer has the channels of the visible
-    one, and the tokens of the grid of size ceil(grid / stride).
+    $P$ averages each channel over windows; it has no parameters and divides by the size of the
+    window at the border too, which is what keeps it symmetric at stride 1 and odd windows. The
+    hidden layer has the channels of the visible one, and the tokens of the grid of size ceil(grid /
+    stride).
 
     **Arguments:** `grid`, `window` and `stride` as in `Convolution`.
 
@@ -132,13 +145,19 @@ class Pooling(AbstractSynapse):
         return _on_grid(self._spread, h, _coarse(self.grid, self.stride))
 
     def _average(self, images: Images) -> Images:
-        window, strides = (1, *self.window, 1), (1, self.stride, self.stride, 1)
-        # A NumPy zero: with a traced one JAX does not know that this is a sum, and has no transpose of it.
-        total = jax.lax.reduce_window(images, np.zeros((), images.dtype)[()], jax.lax.add, window, strides, "SAME")
+        window = (1, *self.window, 1)
+        strides = (1, self.stride, self.stride, 1)
+        # A NumPy zero: with a traced one JAX does not know that this is a sum, and has no transpose
+        # of it.
+        total = jax.lax.reduce_window(
+            images, np.zeros((), images.dtype)[()], jax.lax.add, window, strides, "SAME"
+        )
         return total / (self.window[0] * self.window[1])
 
     def _spread(self, images: Images) -> Images:
-        visible = jax.ShapeDtypeStruct((images.shape[0], *self.grid, images.shape[-1]), images.dtype)
+        visible = jax.ShapeDtypeStruct(
+            (images.shape[0], *self.grid, images.shape[-1]), images.dtype
+        )
         (back,) = jax.linear_transpose(self._average, visible)(images)
         return back
 

@@ -1,12 +1,13 @@
 r"""From a memory to a layer: eliminate the hidden neurons, then discretise.
 
-In the adiabatic limit $\tau_h \to 0$ hidden states sit at $x_h = W g$, and the energy of the visible layer is
+In the adiabatic limit $\tau_h \to 0$ hidden states sit at $x_h = W g$, and the energy of the
+visible layer is
 
 $$E(x) = x \cdot g - L(x) - U(g), \qquad U(g) = \sum_h \Phi_h(W_h g)$$
 
-with $\Phi_h$ the hidden Lagrangians: no convexity of $\Phi_h$ is needed. Hidden layers that are joined with each other
-sit where all of them are at rest together, which is found by sweeps over them. An explicit step of the resulting flow
-is a network layer.
+with $\Phi_h$ the hidden Lagrangians: no convexity of $\Phi_h$ is needed. Hidden layers that are
+joined with each other sit where all of them are at rest together, which is found by sweeps over
+them. An explicit step of the resulting flow is a network layer.
 """
 
 import dataclasses
@@ -31,29 +32,34 @@ from hopmix._types import Energy, Layer, PRNGKey, Scalar
 
 
 class Potential(eqx.Module):
-    r"""The interaction potential $U(g)$ of a visible layer whose hidden layers have been eliminated.
+    r"""The interaction potential $U(g)$ of a visible layer whose hidden layers have been
+    eliminated.
 
     $$U(g) = \sum_h \left[\Phi_h(x_h) - x_h \cdot g_h\right] - \sum_s E_s(g, g_h), \qquad x_h = W_h g$$
 
-    which is $\sum_h \Phi_h(W_h g)$ for tied weights. For others it is the pseudo-energy of the symmetrised
-    interaction, $\sum_h [\Phi_h(W_h g) + \tfrac12 g \cdot (V_h - W_h^\top)\,\phi(W_h g)]$, and `force` is not its
-    gradient. External inputs add $I \cdot g$, and synapses of the visible layer with itself minus their energy.
+    which is $\sum_h \Phi_h(W_h g)$ for tied weights. For others it is the pseudo-energy of the
+    symmetrised interaction, $\sum_h [\Phi_h(W_h g) + \tfrac12 g \cdot (V_h - W_h^\top)\,\phi(W_h
+    g)]$, and `force` is not its gradient. External inputs add $I \cdot g$, and synapses of the
+    visible layer with itself minus their energy.
 
-    Hidden layers that are joined with each other have no closed form. Starting from zero they are set, one after
-    another, to the current into them, until nothing changes. For convex hidden Lagrangians and bilinear synapses each
-    of these moves minimises the energy over one layer, so that the sweeps descend. The fixed point is differentiated
-    implicitly, with a matrix of the size of the hidden layers squared. Where it is not reached or does not attract the
-    sweeps, force and potential are NaN, and so are their gradients; outside of transformations such as `jax.jit` a
+    Hidden layers that are joined with each other have no closed form. Starting from zero they are
+    set, one after another, to the current into them, until nothing changes. For convex hidden
+    Lagrangians and bilinear synapses each of these moves minimises the energy over one layer, so
+    that the sweeps descend. The fixed point is differentiated implicitly, with a matrix of the size
+    of the hidden layers squared. Where it is not reached or does not attract the sweeps, force and
+    potential are NaN, and so are their gradients; outside of transformations such as `jax.jit` a
     warning says so, with the cures.
 
-    The error left by sweeps that shrink it by $\rho$ each is at most $100\,\epsilon$ of the largest hidden state, and
-    that of rounding a few $\epsilon/(1 - \rho)$, with $\epsilon$ the unit in the last place: 1.2e-7 for float32, in
-    which half precision is computed too. At $\rho = 0.999$ float32 is thus exact to about 1e-4.
+    The error left by sweeps that shrink it by $\rho$ each is at most $100\,\epsilon$ of the largest
+    hidden state, and that of rounding a few $\epsilon/(1 - \rho)$, with $\epsilon$ the unit in the
+    last place: 1.2e-7 for float32, in which half precision is computed too. At $\rho = 0.999$
+    float32 is thus exact to about 1e-4.
 
     Made by `eliminate`.
 
-    **Source:** arXiv 2406.12220, section 6 for the pseudo-energy, with the sign of its correction set right.
-    """
+    **Source:** arXiv 2406.12220, section 6 for the pseudo-energy, with the sign of its correction
+    set right.
+    """  # noqa: E501
 
     memory: AssociativeMemory
     visible: str = eqx.field(static=True)
@@ -67,20 +73,38 @@ class Potential(eqx.Module):
     def __call__(self, g: Layer) -> Energy:
         """The potential at `g`; of a token-major batch, that of each example."""
         outputs, states = self._settle(g)
-        neurons, memory = self.memory.neurons, self.memory
-        terms = [neurons[h].energy(x) + neurons[h].input_energy(self._activation(h, x)) for h, x in states.items()]
-        terms += [memory.synapses[s].energy(*(outputs[a] for a in layers)) for s, layers in memory.connections]
+        neurons = self.memory.neurons
+        memory = self.memory
+        terms = [
+            neurons[h].energy(x) + neurons[h].input_energy(self._activation(h, x))
+            for h, x in states.items()
+        ]
+        terms += [
+            memory.synapses[s].energy(*(outputs[a] for a in layers))
+            for s, layers in memory.connections
+        ]
         return -sum(terms, self.neurons.input_energy(g))
 
     def energy_magnitude(self, g: Layer) -> Scalar:
         """The sum of the magnitudes of all that the potential adds up, of one example."""
         outputs, states = self._settle(g)
         hidden = [self.memory.neurons[h].energy_magnitude(x) for h, x in states.items()]
-        driven = [self.memory.neurons[h].input_magnitude(self._activation(h, x)) for h, x in states.items()]
-        return total([self.neurons.input_magnitude(g), *hidden, *driven, *self.memory.synapse_magnitudes(outputs)])
+        driven = [
+            self.memory.neurons[h].input_magnitude(self._activation(h, x))
+            for h, x in states.items()
+        ]
+        return total(
+            [
+                self.neurons.input_magnitude(g),
+                *hidden,
+                *driven,
+                *self.memory.synapse_magnitudes(outputs),
+            ]
+        )
 
     def force(self, g: Layer, gates: Mapping[str, Layer] | None = None) -> Layer:
-        r"""The explicit force $F(g) = \sum_h V_h\, \phi_h(W_h g)$, which is $\nabla U$ when the field is conservative.
+        r"""The explicit force $F(g) = \sum_h V_h\, \phi_h(W_h g)$, which is $\nabla U$ when the
+        field is conservative.
 
         **Arguments:**
 
@@ -92,9 +116,12 @@ class Potential(eqx.Module):
 
     @property
     def is_explicit(self) -> bool:
-        """Whether each hidden layer follows from the visible one alone, so that nothing has to be solved."""
+        """Whether each hidden layer follows from the visible one alone, so that nothing has to be
+        solved.
+        """
         for name, layers in self.memory.connections:
-            synapse, hidden = self.memory.synapses[name], sum(layer in self.hidden for layer in layers)
+            synapse = self.memory.synapses[name]
+            hidden = sum(layer in self.hidden for layer in layers)
             if hidden > 1 and not synapse.is_constant:  # a bias only names further layers
                 return False
             if hidden and not synapse.is_explicit:
@@ -112,15 +139,19 @@ class Potential(eqx.Module):
         return outputs | {h: self._output(h, x) for h, x in states.items()}, states
 
     def _rest(self, output: Layer) -> dict[str, Layer]:
-        """The states of the hidden layers that are at rest together, for what the visible layer sends out."""
+        """The states of the hidden layers that are at rest together, for what the visible layer
+        sends out.
+        """
         solve = self._solve
         for _ in range(output.ndim - len(self.neurons.shape)):
             solve = jax.vmap(solve, in_axes=1, out_axes=(1, 0))
         rest, at_rest = solve(output)
         if not isinstance(at_rest, Tracer) and not at_rest.all():
             warnings.warn(
-                f"The hidden layers {list(self.hidden)}, which are joined with each other, did not come to rest in "
-                f"{SWEEPS} sweeps, and what follows is NaN: make the weights between them smaller, take units that are "
+                f"The hidden layers {list(self.hidden)}, which are joined with each other, did "
+                f"not come to rest in "
+                f"{SWEEPS} sweeps, and what follows is NaN: make the weights between them "
+                f"smaller, take units that are "
                 "bounded (Tanh, Sigmoid, Softmax), or keep one of them visible.",
                 stacklevel=2,
             )
@@ -129,7 +160,9 @@ class Potential(eqx.Module):
     def _solve(self, output: Layer) -> tuple[dict[str, Layer], Bool[Array, ""]]:
         start = {h: jnp.zeros(self.memory.neurons[h].shape, output.dtype) for h in self.hidden}
         swept = jax.eval_shape(lambda states: self._sweep(states, output), start)
-        dtype = jnp.result_type(*jax.tree.leaves(swept))  # that of the weights may be wider than that of the state
+        dtype = jnp.result_type(
+            *jax.tree.leaves(swept)
+        )  # that of the weights may be wider than that of the state
         potential, output, start = cast((self, output, start), solver_dtype(dtype))
         rest, at_rest = fixed_point(lambda states: potential._sweep(states, output), start)
         return cast(rest, dtype), at_rest
@@ -155,7 +188,8 @@ class Block(AbstractSystem):
 
     $$x \leftarrow (1 - \text{leak}\cdot\text{step})\,x + \text{step}\cdot F(g(x)), \qquad g = L'(x).$$
 
-    `leak` 0 gives the residual (skip connection) form, `leak` 1 the leaky one. Made by `derive_block`.
+    `leak` 0 gives the residual (skip connection) form, `leak` 1 the leaky one. Made by
+    `derive_block`.
 
     **Arguments:**
 
@@ -163,13 +197,14 @@ class Block(AbstractSystem):
     - `leak`: $\ge 0$, the strength of the decay.
     - `step`: $> 0$, in units of the visible layer's time constant.
     - `n_iter`: how often the step is repeated, with the same weights.
-    - `drop_path`: the probability with which a call that is given a key drops a branch (stochastic depth); the
-        others are divided by the probability of being kept.
+    - `drop_path`: the probability with which a call that is given a key drops a branch (stochastic
+        depth); the others are divided by the probability of being kept.
 
     **Raises:** `ValueError` for values outside these ranges.
 
-    **Source:** arXiv 2406.12220, section 5 (leak 0, step 1); stochastic depth: Huang et al. 2016 (arXiv 1603.09382).
-    """
+    **Source:** arXiv 2406.12220, section 5 (leak 0, step 1); stochastic depth: Huang et al. 2016
+    (arXiv 1603.09382).
+    """  # noqa: E501
 
     potential: Potential
     leak: float = eqx.field(static=True, default=0.0)
@@ -180,7 +215,10 @@ class Block(AbstractSystem):
 
     def __check_init__(self):
         if not 0 <= self.leak < math.inf:
-            raise ValueError(f"Block needs a finite leak >= 0, got {self.leak}; 0 is the residual, 1 the leaky form.")
+            raise ValueError(
+                f"Block needs a finite leak >= 0, got {self.leak}; 0 is the residual, 1 the "
+                f"leaky form."
+            )
         if not 0 < self.step < math.inf:
             raise ValueError(f"Block needs a finite step > 0, got {self.step}; 1 is usual.")
         if self.n_iter < 1:
@@ -191,7 +229,8 @@ class Block(AbstractSystem):
     def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
         """The state after `n_iter` steps; without a key no branch is dropped.
 
-        `x` is one example or a token-major batch (tokens, batch, channels), of which each example drops its own.
+        `x` is one example or a token-major batch (tokens, batch, channels), of which each example
+        drops its own.
         """
         self._check(x)
         for gates in self._gates(x, key):
@@ -211,29 +250,39 @@ class Block(AbstractSystem):
         memory = function(self.potential.memory)
         if memory is self.potential.memory:
             return self
-        return dataclasses.replace(self, potential=dataclasses.replace(self.potential, memory=memory))
+        return dataclasses.replace(
+            self, potential=dataclasses.replace(self.potential, memory=memory)
+        )
 
     def activation(self, x: Layer) -> Layer:
         """The visible activation $g = L'(x)$."""
         return self.potential.neurons.lagrangian.activation(x)
 
     def force(self, x: Layer) -> Layer:
-        r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a conservative block.
+        r"""The force $F(g) - \text{leak}\cdot x$, which is $-\partial E/\partial g$ for a
+        conservative block.
 
         At clamped entries it is zero.
         """
         self._check(x)
-        return self.potential.neurons.release(self.potential.force(self.activation(x)) - self.leak * x)
+        return self.potential.neurons.release(
+            self.potential.force(self.activation(x)) - self.leak * x
+        )
 
     def energy(self, x: Layer) -> Energy:
-        r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch, of each example."""
+        r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch,
+        of each example.
+        """
         self._check(x)
         potential = self.potential(self.activation(x))
-        return -potential if self.leak == 0 else self.leak * self.potential.neurons.energy(x) - potential
+        if self.leak == 0:
+            return -potential
+        return self.leak * self.potential.neurons.energy(x) - potential
 
     def energy_magnitude(self, x: Layer) -> Energy:
-        r"""The sum of the magnitudes of all that the energy adds up, down to single products, and of what rounding of
-        the state changes, $\sum_i |x_i\,\partial E/\partial x_i|$; of a token-major batch, of each example.
+        r"""The sum of the magnitudes of all that the energy adds up, down to single products, and
+        of what rounding of the state changes, $\sum_i |x_i\,\partial E/\partial x_i|$; of a
+        token-major batch, of each example.
 
         **Source:** `theory/C18-rounding.md`.
         """
@@ -246,7 +295,9 @@ class Block(AbstractSystem):
         """The sum of the magnitudes of all that the energy adds up, of one example."""
         self._check(x)
         potential = self.potential.energy_magnitude(self.activation(x))
-        return potential if self.leak == 0 else potential + self.leak * self.potential.neurons.energy_magnitude(x)
+        if self.leak == 0:
+            return potential
+        return potential + self.leak * self.potential.neurons.energy_magnitude(x)
 
     @property
     def steps_per_call(self) -> int:
@@ -264,7 +315,9 @@ class Block(AbstractSystem):
         **Raises:** `ValueError` for any other.
         """
         if step is not None:
-            raise ValueError(f"A block has a step of its own, {self.step}; give it to `derive_block`, not here.")
+            raise ValueError(
+                f"A block has a step of its own, {self.step}; give it to `derive_block`, not here."
+            )
         return self.step
 
     def direction(self, state: Layer) -> Layer:
@@ -293,41 +346,60 @@ class Block(AbstractSystem):
         return (f"calls with a key, which drop branches (drop_path = {self.drop_path:g})",)
 
     def _check(self, x: Layer):
-        """Refuse states of another form, and a token-major batch where a norm or a synapse would run over the batch."""
-        shape, memory = self.potential.neurons.shape, self.potential.memory
+        """Refuse states of another form, and a token-major batch where a norm or a synapse would
+        run over the batch.
+        """
+        shape = self.potential.neurons.shape
+        memory = self.potential.memory
         need_floats("The state", x)
         extra = x.ndim - len(shape)
         if extra < 0 or x.shape[:1] + x.shape[1 + extra :] != shape:
             raise ValueError(
-                f"The block takes states of shape {shape}, or a token-major batch with the batch after the first axis, "
+                f"The block takes states of shape {shape}, or a token-major batch with the batch "
+                f"after the first axis, "
                 f"got {x.shape}."
             )
         if extra == 0:
             return
-        layers = [f"layer {name!r}" for name, layer in memory.neurons.items() if not _takes_batch(layer)]
-        synapses = [f"synapse {name!r}" for name, synapse in memory.synapses.items() if not synapse.takes_batch]
+        layers = [
+            f"layer {name!r}" for name, layer in memory.neurons.items() if not _takes_batch(layer)
+        ]
+        synapses = [
+            f"synapse {name!r}"
+            for name, synapse in memory.synapses.items()
+            if not synapse.takes_batch
+        ]
         if layers or synapses:
             raise ValueError(
-                f"The block takes states of shape {shape}, got {x.shape}, and {', '.join(layers + synapses)} does not "
-                "allow a token-major batch (axes (0, -1) or (-1,) of a norm do, and `is_elementwise`); batch with "
+                f"The block takes states of shape {shape}, got {x.shape}, and "
+                f"{', '.join(layers + synapses)} does not "
+                "allow a token-major batch (axes (0, -1) or (-1,) of a norm do, and "
+                "`is_elementwise`); batch with "
                 "`jax.vmap`."
             )
 
     def _gates(self, x: Layer, key: PRNGKey | None) -> list[dict[str, Layer] | None]:
         if key is None or self.drop_path == 0:
             return [None] * self.n_iter
-        hidden, batch = self.potential.hidden, x.ndim - len(self.potential.neurons.shape)
+        hidden = self.potential.hidden
+        batch = x.ndim - len(self.potential.neurons.shape)
         shape = (1, *x.shape[1 : 1 + batch], *(1,) * (x.ndim - batch - 1))
-        kept = jr.bernoulli(key, 1 - self.drop_path, (self.n_iter, len(hidden), *shape)).astype(x.dtype)
+        kept = jr.bernoulli(key, 1 - self.drop_path, (self.n_iter, len(hidden), *shape)).astype(
+            x.dtype
+        )
         return [dict(zip(hidden, row / (1 - self.drop_path), strict=True)) for row in kept]
 
 
 def _takes_batch(neurons: Neurons) -> bool:
-    """Whether no unit of a layer is joined with those of other examples, whose axis stands after the first."""
+    """Whether no unit of a layer is joined with those of other examples, whose axis stands after
+    the first.
+    """
     if all(part.is_elementwise for part in neurons.lagrangian.parts):
         return True
     grouped = [part for part in neurons.lagrangian.parts if not part.is_elementwise]
-    return len(neurons.shape) > 1 and all(getattr(part, "axes", None) in ((0, -1), (-1,)) for part in grouped)
+    return len(neurons.shape) > 1 and all(
+        getattr(part, "axes", None) in ((0, -1), (-1,)) for part in grouped
+    )
 
 
 class SerialBlock(AbstractSystem):
@@ -367,7 +439,9 @@ class SerialBlock(AbstractSystem):
         return dataclasses.replace(self, token=token, channel=self.channel.map_memory(function))
 
     def force(self, state: Layer) -> Layer:
-        """The displacement in one call, which is the gradient of nothing (`theory/C09-serial.md`)."""
+        """The displacement in one call, which is the gradient of nothing
+        (`theory/C09-serial.md`).
+        """
         return self(state) - state
 
     def energy(self, state: Layer) -> Energy:
@@ -383,13 +457,14 @@ class SerialBlock(AbstractSystem):
 
 
 def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:
-    r"""The potential that is left of a memory when its hidden layers follow the visible one at once.
+    r"""The potential that is left of a memory when its hidden layers follow the visible one at
+    once.
 
     **Arguments:**
 
     - `memory`: the memory; exactly one layer must remain visible.
-    - `hidden`: the names of the layers to eliminate. Where they are joined with each other, this is the order in which
-        they are swept.
+    - `hidden`: the names of the layers to eliminate. Where they are joined with each other, this is
+        the order in which they are swept.
 
     **Raises:** `ValueError` if a layer is unknown or clamped, or if not exactly one layer remains.
 
@@ -398,13 +473,21 @@ def eliminate(memory: AssociativeMemory, hidden: Iterable[str]) -> Potential:
     hidden = tuple(dict.fromkeys(hidden))
     unknown = set(hidden) - set(memory.neurons)
     if unknown:
-        raise ValueError(f"Cannot eliminate {sorted(unknown)}: the layers are {sorted(memory.neurons)}.")
+        raise ValueError(
+            f"Cannot eliminate {sorted(unknown)}: the layers are {sorted(memory.neurons)}."
+        )
     visible = [name for name in memory.neurons if name not in hidden]
     if len(visible) != 1:
-        raise ValueError(f"Exactly one layer must remain visible, but eliminating {list(hidden)} leaves {visible}.")
+        raise ValueError(
+            f"Exactly one layer must remain visible, but eliminating {list(hidden)} leaves "
+            f"{visible}."
+        )
     clamped = [name for name in hidden if memory.neurons[name].clamped is not None]
     if clamped:
-        raise ValueError(f"A clamped layer follows nothing: free {clamped} before eliminating, or keep them visible.")
+        raise ValueError(
+            f"A clamped layer follows nothing: free {clamped} before eliminating, or keep them "
+            f"visible."
+        )
     return Potential(memory, visible[0], hidden)
 
 
@@ -427,10 +510,13 @@ def derive_block(
 
 
 def gradient_force(block: Block, x: Layer) -> Layer:
-    r"""The force of a block by automatic differentiation of its energy: $-\partial E/\partial g$ at the state `x`, zero
-    at clamped entries.
+    r"""The force of a block by automatic differentiation of its energy: $-\partial E/\partial g$ at
+    the state `x`, zero at clamped entries.
 
-    It equals `block.force(x)` when the field is conservative, and is what tests compare the explicit path with.
+    It equals `block.force(x)` when the field is conservative, and is what tests compare the
+    explicit path with.
     """
     block._check(x)
-    return block.potential.neurons.release(jax.grad(block.potential)(block.activation(x)) - block.leak * x)
+    return block.potential.neurons.release(
+        jax.grad(block.potential)(block.activation(x)) - block.leak * x
+    )

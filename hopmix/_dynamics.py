@@ -1,8 +1,9 @@
 r"""Dynamics: follow a system in continuous time, take explicit steps, or settle in a fixed point.
 
-`flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle` takes them to a fixed
-point and differentiates it implicitly. A *system* is a block, whose state is one array, or a memory, whose state maps
-the names of its layers to arrays. (Binary memories are in `hopmix._binary`.)
+`flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle`
+takes them to a fixed point and differentiates it implicitly. A *system* is a block, whose state is
+one array, or a memory, whose state maps the names of its layers to arrays. (Binary memories are in
+`hopmix._binary`.)
 """
 
 import math
@@ -25,7 +26,8 @@ from hopmix._types import Layer, Scalar, State
 
 
 def velocity(system: AbstractSystem, state: Any) -> Any:
-    r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one array).
+    r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one
+    array).
 
     **Raises:** `TypeError` for anything else.
     """
@@ -60,12 +62,15 @@ def flow(
 
     **Returns:** the `diffrax.Solution`; a failure is its `result`, not an exception.
 
-    **Raises:** `ValueError` for integer states, a duration that is not finite, and steps that are not positive;
-    `TypeError` for what is neither.
+    **Raises:** `ValueError` for integer states, a duration that is not finite, and steps that are
+    not positive; `TypeError` for what is neither.
     """
     _need_system(system)
     if not isinstance(duration, Tracer) and not math.isfinite(duration):
-        raise ValueError(f"`flow` takes a finite duration, got {duration}; `settle` follows a system to its rest.")
+        raise ValueError(
+            f"`flow` takes a finite duration, got {duration}; `settle` follows a system to its "
+            f"rest."
+        )
     if step is not None:
         _need_positive(step)
     start = _start(system, state)
@@ -86,7 +91,9 @@ def flow(
         max_steps=max_steps,
         throw=False,
     )
-    return eqx.tree_at(lambda s: s.ys, solution, cast(solution.ys, own), is_leaf=lambda leaf: leaf is None)
+    return eqx.tree_at(
+        lambda s: s.ys, solution, cast(solution.ys, own), is_leaf=lambda leaf: leaf is None
+    )
 
 
 class Status(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]
@@ -94,12 +101,17 @@ class Status(eqx.Enumeration):  # pyright: ignore[reportGeneralTypeIssues]
 
     descended = "The energy never rose by more than rounding."
     rose = (
-        "The energy rose: take smaller steps, descend with backtrack=True, or ask `certify` what is proved, and of "
+        "The energy rose: take smaller steps, descend with backtrack=True, or ask `certify` what "
+        "is proved, and of "
         "which form."
     )
-    stalled = "No step along the force lowered the energy, however small: the force is not minus its gradient."
+    stalled = (
+        "No step along the force lowered the energy, however small: the force is not minus "
+        "its gradient."
+    )
     not_finite = (
-        "The energy or its slope stopped being a finite number: take smaller steps, or start from a smaller state."
+        "The energy or its slope stopped being a finite number: take smaller steps, or "
+        "start from a smaller state."
     )
 
 
@@ -108,8 +120,8 @@ class Descent(NamedTuple):
 
     - `states`: the states, stacked on a new first axis.
     - `energies`: the energy of each state.
-    - `descends`: whether no step raised the energy by more than rounding of the terms of the two energies compared
-        (`theory/C18-rounding.md`).
+    - `descends`: whether no step raised the energy by more than rounding of the terms of the two
+        energies compared (`theory/C18-rounding.md`).
     - `status`: a `Status`, which is `descended` or says what happened instead.
     """
 
@@ -131,27 +143,30 @@ def descend(
 ) -> Descent:
     r"""Take explicit steps from a state, recording states and energies.
 
-    A block takes its own: $x \leftarrow (1 - \text{leak}\cdot\text{step})\,x + \text{step}\cdot F(g)$, which is the
-    residual step for leak 0, the leaky one for leak 1, and the concave-convex procedure for leak 1 and step 1. A memory
-    takes those of Euler, $x_a \leftarrow x_a + (\text{step}/\tau_a)\,f_a(x)$ for all layers at once.
+    A block takes its own: $x \leftarrow (1 - \text{leak}\cdot\text{step})\,x + \text{step}\cdot
+    F(g)$, which is the residual step for leak 0, the leaky one for leak 1, and the concave-convex
+    procedure for leak 1 and step 1. A memory takes those of Euler, $x_a \leftarrow x_a +
+    (\text{step}/\tau_a)\,f_a(x)$ for all layers at once.
 
     **Arguments:**
 
-    - `system`: a block, of which each of the `steps` is one call (`n_iter` explicit steps), or a memory.
+    - `system`: a block, of which each of the `steps` is one call (`n_iter` explicit steps), or a
+      memory.
     - `state`: the initial state of one example.
     - `steps`: how many.
     - `step`: the step of a memory, in the unit of its time constants; a block has its own.
-    - `backtrack`: halve each step until the energy falls by at least 1e-4 of what its slope promises (Armijo's rule),
-        and the step does not turn the velocity round into a larger one, $\dot x \cdot \dot x' \ge -|\dot x|^2$:
-        energies do not see a state run away where its units are saturated, or where all that is promised is below
-        rounding. Where 40 halvings do not help, the state stays.
-    - `form`: whose energy is recorded; the system itself by default. Of weights that are conservative but not tied,
-        $V = W^\top D$, it is `certify(system).form` whose energy falls.
+    - `backtrack`: halve each step until the energy falls by at least 1e-4 of what its slope
+        promises (Armijo's rule), and the step does not turn the velocity round into a larger one,
+        $\dot x \cdot \dot x' \ge -|\dot x|^2$: energies do not see a state run away where its units
+        are saturated, or where all that is promised is below rounding. Where 40 halvings do not
+        help, the state stays.
+    - `form`: whose energy is recorded; the system itself by default. Of weights that are
+        conservative but not tied, $V = W^\top D$, it is `certify(system).form` whose energy falls.
 
     **Returns:** a `Descent`; a rise of the energy is its `status`, not an exception.
 
-    **Raises:** `ValueError` for a memory without a step, for a block with one, and for fewer than 0 steps; `TypeError`
-    for what is neither.
+    **Raises:** `ValueError` for a memory without a step, for a block with one, and for fewer than 0
+    steps; `TypeError` for what is neither.
     """
     if steps < 0:
         raise ValueError(f"`descend` takes steps >= 0, got {steps}.")
@@ -163,14 +178,18 @@ def descend(
         x, status = carry
         return advance(x, status), (x, form.energy(x))
 
-    (_, status), (states, energies) = jax.lax.scan(record, (start, Status.descended), None, length=steps + 1)
+    (_, status), (states, energies) = jax.lax.scan(
+        record, (start, Status.descended), None, length=steps + 1
+    )
     descends = jnp.all(_falls(form, states, energies))
     status = Status.where(descends | (status == Status.not_finite), status, Status.rose)
     status = Status.where(jnp.all(jnp.isfinite(energies)), status, Status.not_finite)
     return Descent(states, energies, descends, status)
 
 
-def _falls(system: AbstractSystem, states: Any, energies: Float[Array, " n"]) -> Bool[Array, " steps"]:
+def _falls(
+    system: AbstractSystem, states: Any, energies: Float[Array, " n"]
+) -> Bool[Array, " steps"]:
     """Whether each step of a trajectory raised the energy by no more than rounding."""
     at = lambda k: (jax.tree.map(lambda a: a[k], states), energies[k])
     falls = lambda k: is_rounding(system, energies[k + 1] - energies[k], at(k), at(k + 1))
@@ -181,9 +200,10 @@ class Settled(NamedTuple):
     """Where a system came to rest, or how far it got.
 
     - `state`: the last state; NaN where numbers stopped being finite.
-    - `residual`: the largest remaining velocity, in units of the state per unit of time; a constant of differentiation.
-    - `result`: an `optimistix.RESULTS`; a failure is a value, not an exception. `stagnation` says that a step was too
-        short to change the state, which is not at rest, in its dtype.
+    - `residual`: the largest remaining velocity, in units of the state per unit of time; a constant
+      of differentiation.
+    - `result`: an `optimistix.RESULTS`; a failure is a value, not an exception. `stagnation` says
+        that a step was too short to change the state, which is not at rest, in its dtype.
     - `steps`: how many steps were taken.
     """
 
@@ -200,7 +220,8 @@ class Settled(NamedTuple):
         """
         if self.residual.ndim:
             raise ValueError(
-                "Each example of a batch has a sentence of its own: jax.tree.map(lambda a: a[i], settled).sentence."
+                "Each example of a batch has a sentence of its own: jax.tree.map(lambda a: a[i], "
+                "settled).sentence."
             )
         moved = f"the state moves by {float(self.residual):.3g} per unit of time"
         if bool(self.result == optx.RESULTS.successful):
@@ -208,11 +229,15 @@ class Settled(NamedTuple):
         dtype = jnp.result_type(*jax.tree.leaves(self.state))
         if bool(self.result == optx.RESULTS.stagnation):
             return (
-                f"Not settled after {int(self.steps)} steps (rounding to {dtype} swallows the steps); {moved}. Take "
+                f"Not settled after {int(self.steps)} steps (rounding to {dtype} swallows the "
+                f"steps); {moved}. Take "
                 "longer steps, a larger tolerance, or numbers of a higher precision."
             )
         why = optx.RESULTS[self.result].strip().rstrip(".")
-        return f"Not settled after {int(self.steps)} steps ({why}); {moved}. Allow more steps, or take smaller ones."
+        return (
+            f"Not settled after {int(self.steps)} steps ({why}); {moved}. Allow more steps, "
+            f"or take smaller ones."
+        )
 
 
 def settle(
@@ -226,16 +251,19 @@ def settle(
 ) -> Settled:
     r"""The fixed point that explicit steps reach from a state, with implicit gradients.
 
-    The state is at rest where each entry moves by at most atol + rtol |x| per unit of time, and also per time constant:
+    The state is at rest where each entry moves by at most atol + rtol |x| per unit of time, and
+    also per time constant:
 
     $$|f_i| \le \min(\tau, 1)\,(\text{atol} + \text{rtol}\,|x_i|), \qquad f = \tau \dot x,$$
 
-    however short the steps are. A step that rounding swallows is no rest: the state that is left is said to stagnate.
+    however short the steps are. A step that rounding swallows is no rest: the state that is left is
+    said to stagnate.
 
-    Gradients are those of the implicit function $f(x) = 0$ of the free entries, whose parameters are the weights and
-    the clamped entries of the start; free entries of the start have none. They take a matrix of the size of the state
-    squared. Where the state did not come to rest they are what the same formula gives at the last state, and NaN where
-    numbers stopped being finite; a bad example of a batch of `jax.vmap` leaves the others alone.
+    Gradients are those of the implicit function $f(x) = 0$ of the free entries, whose parameters
+    are the weights and the clamped entries of the start; free entries of the start have none. They
+    take a matrix of the size of the state squared. Where the state did not come to rest they are
+    what the same formula gives at the last state, and NaN where numbers stopped being finite; a bad
+    example of a batch of `jax.vmap` leaves the others alone.
 
     **Arguments:**
 
@@ -247,12 +275,15 @@ def settle(
 
     **Returns:** a `Settled`; a failure is a value with a sentence, not an exception.
 
-    **Raises:** `ValueError` for integer states, a block whose leak is 0, a memory without a step > 0, a block with a
-    step, negative tolerances and numbers of steps; `TypeError` for what is neither.
+    **Raises:** `ValueError` for integer states, a block whose leak is 0, a memory without a step >
+    0, a block with a step, negative tolerances and numbers of steps; `TypeError` for what is
+    neither.
     """
     _need_system(system)
     if not system.decays:
-        raise ValueError("A block with leak 0 has no fixed point in general; derive it with leak > 0.")
+        raise ValueError(
+            "A block with leak 0 has no fixed point in general; derive it with leak > 0."
+        )
     _checked_step(system, step)  # complain before the steps are compiled
     for name, value in {"rtol": rtol, "atol": atol, "max_steps": max_steps}.items():
         if not isinstance(value, Tracer) and not value >= 0:
@@ -278,11 +309,15 @@ def _settle(
     result = optx.RESULTS.where(_at_rest(system, walk, rtol, atol), optx.RESULTS.successful, result)
     result = optx.RESULTS.where(finite, result, optx.RESULTS.nonfinite)
     speeds = system.map_layers(lambda layer, force: jnp.max(jnp.abs(force / layer.tau)), walk.force)
-    return Settled(spoil(state, ~finite), jnp.max(jnp.stack(jax.tree.leaves(speeds))), result, walk.steps)
+    return Settled(
+        spoil(state, ~finite), jnp.max(jnp.stack(jax.tree.leaves(speeds))), result, walk.steps
+    )
 
 
 class _Walk(NamedTuple):
-    """A state, the force at it, whether the step to it changed nothing, and how many steps were taken."""
+    """A state, the force at it, whether the step to it changed nothing, and how many steps were
+    taken.
+    """
 
     x: Any
     force: Any
@@ -290,7 +325,9 @@ class _Walk(NamedTuple):
     steps: Array
 
 
-def _walk(system: AbstractSystem, start: Any, step: float | None, rtol: float, atol: float, max_steps: int) -> _Walk:
+def _walk(
+    system: AbstractSystem, start: Any, step: float | None, rtol: float, atol: float, max_steps: int
+) -> _Walk:
     def once(walk: _Walk) -> _Walk:
         x = walk.x
         force = walk.force
@@ -323,7 +360,9 @@ def _euler(x: Layer, force: Layer, length: Any) -> Layer:
 
 
 def _start(system: AbstractSystem, state: Any) -> Any:
-    """A state as arrays of the dtype that forces have, which is a wider one where the weights are."""
+    """A state as arrays of the dtype that forces have, which is a wider one where the weights
+    are.
+    """
     state = dict(state) if isinstance(state, Mapping) else state
     forces = jax.eval_shape(system.force, state)
     dtype = jnp.result_type(*jax.tree.leaves(forces))
@@ -331,7 +370,10 @@ def _start(system: AbstractSystem, state: Any) -> Any:
 
 
 def _advance(
-    system: AbstractSystem, step: float | None, backtrack: bool = False, form: AbstractSystem | None = None
+    system: AbstractSystem,
+    step: float | None,
+    backtrack: bool = False,
+    form: AbstractSystem | None = None,
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One recorded step: from a state and the status so far to the next ones."""
     length = _checked_step(system, step)
@@ -352,18 +394,23 @@ def _checked_step(system: AbstractSystem, step: float | None) -> Any:
 
 def _need_positive(step: Any):
     if not isinstance(step, Tracer) and not step > 0:
-        raise ValueError(f"Steps are > 0, got {step}; a tenth of the smallest time constant is safe.")
+        raise ValueError(
+            f"Steps are > 0, got {step}; a tenth of the smallest time constant is safe."
+        )
 
 
 def _need_system(system: Any):
     if not (isinstance(system, AbstractSystem) and system.has_energy):
         raise TypeError(
-            f"Dynamics are those of a Block or an AssociativeMemory, got a {type(system).__name__}; the two `parts` of "
+            f"Dynamics are those of a Block or an AssociativeMemory, got a "
+            f"{type(system).__name__}; the two `parts` of "
             "a serial block are blocks."
         )
 
 
-def _backtrack(system: AbstractSystem, force: Callable, x: Any, step: float, status: Any) -> tuple[Any, Any]:
+def _backtrack(
+    system: AbstractSystem, force: Callable, x: Any, step: float, status: Any
+) -> tuple[Any, Any]:
     """Armijo's rule along the force and that of `_is_stable`, with at most 40 halvings."""
     direction = force(x)
     start, slope = jax.jvp(system.energy, (x,), (direction,))
@@ -375,12 +422,14 @@ def _backtrack(system: AbstractSystem, force: Callable, x: Any, step: float, sta
         size, _, rounding, known, risen = carry
         moved = move(x, direction, size)
         excess = widened(system.energy(moved) - start - 1e-4 * size * jnp.minimum(slope, 0))
-        # What costs a gradient is asked for once, and only if the magnitude of the energy itself does not say enough.
+        # What costs a gradient is asked for once, and only if the magnitude of the energy itself
+        # does not say enough.
         ask = ~known & ~(excess <= rounding)
         rounding = jax.lax.cond(ask, by_terms, lambda: rounding)
         low = excess <= rounding  # a NaN is not
         risen = risen | ~low
-        # A slope may be above 0 by rounding; where energies rise too, short steps climb by less than that.
+        # A slope may be above 0 by rounding; where energies rise too, short steps climb by less
+        # than that.
         climbs = risen & (widened(first) * widened(slope) > rounding)
         accepted = low & ~climbs & _is_stable(direction, force(moved))
         return jnp.where(accepted, size, 0.5 * size), ~accepted, rounding, known | ask, risen
@@ -397,7 +446,9 @@ def _backtrack(system: AbstractSystem, force: Callable, x: Any, step: float, sta
 
 
 def _is_stable(before: Any, after: Any) -> Bool[Array, ""]:
-    """Whether a step does not turn a force round into a larger one, as stable steps of a linear system do not."""
+    """Whether a step does not turn a force round into a larger one, as stable steps of a linear
+    system do not.
+    """
     size = jnp.max(jnp.stack([jnp.max(jnp.abs(a)) for a in jax.tree.leaves(before)]))
     unit = jnp.where(size > 1, 0.125 * size, 1)  # whose reciprocal is not subnormal
     along = jax.tree.map(lambda a, b: jnp.sum(a / unit * (a / unit + b / unit)), before, after)

@@ -20,5 +20,8 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         library = (error.name or "hopmix").split(".")[0]
         if library == "hopmix":
             raise
-        told = f"{what} needs the extra {extra!r}, for {library} is missing: pip install 'hopmix[{extra}]'"
+        told = (
+            f"{what} needs the extra {extra!r}, for {library} is missing: pip install "
+            f"'hopmix[{extra}]'"
+        )
         raise MissingExtra(told, name=library) from None

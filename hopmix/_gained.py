@@ -11,9 +11,11 @@ from hopmix._types import Layer, Scalar
 
 
 class Gained(AbstractLagrangian):
-    r"""Elementwise units with a gain each: $L(x) = \sum_\alpha D_\alpha \Phi(x_\alpha)$, so $g = D\,\phi(x)$.
+    r"""Elementwise units with a gain each: $L(x) = \sum_\alpha D_\alpha \Phi(x_\alpha)$, so $g =
+    D\,\phi(x)$.
 
-    With tied weights $W$ behind it the current $W^\top D\,\phi$ is that of the down-weights $V = W^\top D$.
+    With tied weights $W$ behind it the current $W^\top D\,\phi$ is that of the down-weights $V =
+    W^\top D$.
 
     **Arguments:**
 
@@ -31,7 +33,10 @@ class Gained(AbstractLagrangian):
 
     def __check_init__(self):
         if not all(part.is_elementwise for part in self.lagrangian.parts):
-            raise ValueError("Gained needs elementwise units; of units that are joined all gains are equal: use `*`.")
+            raise ValueError(
+                "Gained needs elementwise units; of units that are joined all gains are equal: "
+                "use `*`."
+            )
 
     @property
     def made_of(self) -> tuple[AbstractLagrangian, ...]:

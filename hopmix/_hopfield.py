@@ -22,10 +22,10 @@ class HopfieldMemory(AbstractSynapse):
     r"""Stored patterns $\xi_\mu$ that attract an activation: $E(g) = -L(s)$ with the similarities
     $s_\mu = \xi_\mu \cdot g$, or $s_\mu = -\tfrac12 |\xi_\mu - g|^2$.
 
-    The *separation* $L$ is any Lagrangian: `Quadratic` is the classical memory, `RePU(n)` the dense one (rectified
-    polynomial of degree n), `Exponential` the exponential one, `Softmax` log-sum-exp (modern Hopfield network), and
-    `LogSumReLU` with distances the log-sum-ReLU memory. It is what a hidden layer with one unit per pattern leaves
-    when it is eliminated.
+    The *separation* $L$ is any Lagrangian: `Quadratic` is the classical memory, `RePU(n)` the dense
+    one (rectified polynomial of degree n), `Exponential` the exponential one, `Softmax` log-sum-exp
+    (modern Hopfield network), and `LogSumReLU` with distances the log-sum-ReLU memory. It is what a
+    hidden layer with one unit per pattern leaves when it is eliminated.
 
     **Arguments:**
 
@@ -33,11 +33,12 @@ class HopfieldMemory(AbstractSynapse):
     - `separation`: $L$.
     - `similarity`: `"dot"` or `"distance"`.
 
-    **Raises:** `ValueError` for integers, for another similarity, and for rectified polynomials of distances, which are
-    never positive: they would be silent.
+    **Raises:** `ValueError` for integers, for another similarity, and for rectified polynomials of
+    distances, which are never positive: they would be silent.
 
-    **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et al. 2017 (arXiv
-    1702.01929); Ramsauer et al. 2020 (arXiv 2008.02217); log-sum-ReLU: arXiv 2506.10801.
+    **Source:** Krotov & Hopfield 2016 (arXiv 1606.01164), 2020 (arXiv 2008.06996); Demircigil et
+    al. 2017 (arXiv 1702.01929); Ramsauer et al. 2020 (arXiv 2008.02217); log-sum-ReLU: arXiv
+    2506.10801.
     """
 
     patterns: Float[Array, "patterns ..."]
@@ -49,9 +50,14 @@ class HopfieldMemory(AbstractSynapse):
         need_floats("`patterns`", self.patterns)
         if self.similarity not in ("dot", "distance"):
             raise ValueError(f'similarity must be "dot" or "distance", got {self.similarity!r}.')
-        if self.similarity == "distance" and self.separation.is_rectified and is_known(self.separation):
+        if (
+            self.similarity == "distance"
+            and self.separation.is_rectified
+            and is_known(self.separation)
+        ):
             raise ValueError(
-                f"{type(self.separation).__name__} of distances is zero everywhere; use dot products, or `LogSumReLU`, "
+                f"{type(self.separation).__name__} of distances is zero everywhere; use dot "
+                f"products, or `LogSumReLU`, "
                 "`Softmax` or `Exponential` of distances."
             )
 
@@ -62,7 +68,10 @@ class HopfieldMemory(AbstractSynapse):
         """
         need_floats("The activation", g)
         if self.patterns.shape[1:] != g.shape:
-            raise ValueError(f"Patterns of shape {self.patterns.shape[1:]} do not fit a layer of shape {g.shape}.")
+            raise ValueError(
+                f"Patterns of shape {self.patterns.shape[1:]} do not fit a layer of shape "
+                f"{g.shape}."
+            )
         if self.similarity == "dot":
             return jnp.tensordot(self.patterns, g, g.ndim)
         return -0.5 * jnp.sum((self.patterns - g[None]) ** 2, axis=tuple(range(1, g.ndim + 1)))
@@ -82,11 +91,15 @@ class HopfieldMemory(AbstractSynapse):
         return [Assumption(f"synapse {name!r} is conservative", "holds", reason)]
 
     def own_concavity(self, shape: tuple[int, ...]) -> float:
-        """Convex functions of dot products are convex; distances have the curvature -1 for each unit of activation."""
+        """Convex functions of dot products are convex; distances have the curvature -1 for each
+        unit of activation.
+        """
         del shape
         if not self.separation.is_convex:
             return math.inf
-        return 0.0 if self.similarity == "dot" else self.separation.most_activation(len(self.patterns))
+        if self.similarity == "dot":
+            return 0.0
+        return self.separation.most_activation(len(self.patterns))
 
     def own_disc(self, shape: tuple[int, ...], radius: float) -> Disc:
         del shape, radius

@@ -1,11 +1,13 @@
-r"""Implicit functions: where a residual vanishes, as a differentiable function of what the residual depends on.
+r"""Implicit functions: where a residual vanishes, as a differentiable function of what the residual
+depends on.
 
 $$r(x(\theta), \theta) = 0 \quad\Rightarrow\quad
-  \frac{dx}{d\theta} = -\Big(\frac{\partial r}{\partial x}\Big)^{-1} \frac{\partial r}{\partial\theta}$$
+  \frac{dx}{d\theta} = -\Big(\frac{\partial r}{\partial x}\Big)^{-1} \frac{\partial
+  r}{\partial\theta}$$
 
-Nothing in here raises or calls back to Python: what has no answer is NaN, so that programs can be mapped,
-differentiated and exported. (Optimistix raises where the linear system of a gradient is singular, and starts its
-iterations in the default dtype.)
+Nothing in here raises or calls back to Python: what has no answer is NaN, so that programs can be
+mapped, differentiated and exported. (Optimistix raises where the linear system of a gradient is
+singular, and starts its iterations in the default dtype.)
 """
 
 from collections.abc import Callable
@@ -26,7 +28,9 @@ SWEEPS = 4096
 """How many sweeps towards a fixed point may take; from there on Newton's method goes on."""
 
 WINDOW = 16
-"""How many sweeps are judged together: the largest move of so many does not follow the phases of an oscillation."""
+"""How many sweeps are judged together: the largest move of so many does not follow the phases of an
+oscillation.
+"""
 
 NEWTON = 32
 SQUARINGS = 16
@@ -39,16 +43,19 @@ def implicit_root(
 
     **Arguments:**
 
-    - `residual`: $r$, from a tree of arrays to a tree of the same form; derivatives go to what it closes over.
+    - `residual`: $r$, from a tree of arrays to a tree of the same form; derivatives go to what it
+      closes over.
     - `start`: where the search starts; not differentiated.
     - `find`: from the start to the root and anything else about it; not differentiated.
 
-    **Returns:** what `find` returns. Where it is no root, derivatives are what the formula gives there. They take a
-    matrix of the size of the root squared.
+    **Returns:** what `find` returns. Where it is no root, derivatives are what the formula gives
+    there. They take a matrix of the size of the root squared.
     """
 
     def as_float(leaf):
-        return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(jnp.float32)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(jnp.float32)
 
     def find_floats(_, x):
         root, about = find(x)
@@ -56,7 +63,9 @@ def implicit_root(
 
     # JAX has derivatives only where all that is returned is a floating-point number.
     root, about = jax.lax.custom_root(residual, start, find_floats, solve_linear, has_aux=True)
-    return root, jax.tree.map(lambda leaf, form: leaf.astype(form.dtype), about, jax.eval_shape(find, start)[1])
+    return root, jax.tree.map(
+        lambda leaf, form: leaf.astype(form.dtype), about, jax.eval_shape(find, start)[1]
+    )
 
 
 def solve_linear(linear: Callable[[Any], Any], right: Any) -> Any:
@@ -74,27 +83,33 @@ def spoil(tree: Any, bad: Bool[Array, ""]) -> Any:
 
 
 def fixed_point(sweep: Callable[[Any], Any], start: Any) -> tuple[Any, Bool[Array, ""]]:
-    r"""The fixed point that sweeps $x \leftarrow S(x)$ reach from a start, differentiated implicitly.
+    r"""The fixed point that sweeps $x \leftarrow S(x)$ reach from a start, differentiated
+    implicitly.
 
-    Sweeps go on until they move the largest entry by at most 16 units in its last place, and those that are left can't
-    matter: where moves shrink by $\rho$ in each sweep, and the last one is $\delta$, the way left is
-    $\rho\,\delta/(1 - \rho)$, which is to be at most 100 such units. Where 4096 sweeps do not suffice, Newton's method
-    finishes, so that slow contractions are as exact as fast ones: what is left is rounding, which any method blows up
-    by $1/(1 - \rho)$. Its last step, about the error, must be small (ten times the square root of a unit in the last
+    Sweeps go on until they move the largest entry by at most 16 units in its last place, and those
+    that are left can't matter: where moves shrink by $\rho$ in each sweep, and the last one is
+    $\delta$, the way left is $\rho\,\delta/(1 - \rho)$, which is to be at most 100 such units.
+    Where 4096 sweeps do not suffice, Newton's method finishes, so that slow contractions are as
+    exact as fast ones: what is left is rounding, which any method blows up by $1/(1 - \rho)$. Its
+    last step, about the error, must be small (ten times the square root of a unit in the last
     place), and the point must attract sweeps: $|S'(x)^k| < 1$ for a $k$ up to $2^{16}$.
 
-    **Returns:** the fixed point, which is NaN, with derivatives of NaN, where sweeps do not come to rest; and whether
-    they do.
+    **Returns:** the fixed point, which is NaN, with derivatives of NaN, where sweeps do not come to
+    rest; and whether they do.
     """
     _, unravel = ravel_pytree(start)
     flat_sweep = lambda v: ravel_pytree(sweep(unravel(v)))[0]
     residual = lambda v: flat_sweep(v) - v
-    rest, at_rest = implicit_root(residual, ravel_pytree(start)[0], lambda v: _find(flat_sweep, residual, v))
+    rest, at_rest = implicit_root(
+        residual, ravel_pytree(start)[0], lambda v: _find(flat_sweep, residual, v)
+    )
     return unravel(spoil(rest, ~at_rest)), at_rest
 
 
 class _Walk(NamedTuple):
-    """Where sweeps are, the largest move of the last window, a bound on the way that is left, and how many windows."""
+    """Where sweeps are, the largest move of the last window, a bound on the way that is left, and
+    how many windows.
+    """
 
     x: Vector
     move: Scalar
@@ -103,10 +118,13 @@ class _Walk(NamedTuple):
 
     @property
     def is_close(self) -> Bool[Array, ""]:
-        """Whether moves are rounding, and the way that is left is small, in units of the state, which is finite."""
+        """Whether moves are rounding, and the way that is left is small, in units of the state,
+        which is finite.
+        """
         size = _largest(self.x)
         unit = float(jnp.finfo(size.dtype).eps) * size
-        # Both: a fast error that has just gone hides a slow one from the rate, and the rate sees what moves do not.
+        # Both: a fast error that has just gone hides a slow one from the rate, and the rate sees
+        # what moves do not.
         return (self.move <= 16 * unit) & (self.left <= 100 * unit) & jnp.isfinite(size)
 
 
@@ -115,7 +133,9 @@ def _find(sweep: Map, residual: Map, start: Vector) -> tuple[Vector, Bool[Array,
     close = walk.is_close
     x, error = _newton(residual, walk.x, ~close)
     eps = float(jnp.finfo(start.dtype).eps)
-    exact = (error <= 10 * eps**0.5 * _largest(x)) & (_largest(residual(x)) <= 1000 * eps * _largest(x))
+    exact = (error <= 10 * eps**0.5 * _largest(x)) & (
+        _largest(residual(x)) <= 1000 * eps * _largest(x)
+    )
     return x, close | (exact & _attracts(residual, x, ~close))
 
 
@@ -139,8 +159,8 @@ def _walk(sweep: Map, start: Vector) -> _Walk:
 
 
 def _newton(residual: Map, start: Vector, needed: Bool[Array, ""]) -> tuple[Vector, Scalar]:
-    """Newton's method as long as its steps halve at least, at most 32 of them, where it is needed; and the last step,
-    which is about as large as the error.
+    """Newton's method as long as its steps halve at least, at most 32 of them, where it is needed;
+    and the last step, which is about as large as the error.
     """
 
     def step(carry):
@@ -158,7 +178,9 @@ def _newton(residual: Map, start: Vector, needed: Bool[Array, ""]) -> tuple[Vect
 
 
 def _attracts(residual: Map, x: Vector, needed: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether a power of the derivative of the sweep is smaller than 1 in norm, which some is if it contracts."""
+    """Whether a power of the derivative of the sweep is smaller than 1 in norm, which some is if it
+    contracts.
+    """
 
     def row_sums(power: Float[Array, "n n"]) -> Scalar:
         return jnp.max(jnp.sum(jnp.abs(power), axis=1))
@@ -173,8 +195,11 @@ def _attracts(residual: Map, x: Vector, needed: Bool[Array, ""]) -> Bool[Array, 
 
     def square(carry):
         power, squarings = carry
-        # In the loop, as the derivative takes a sweep for each entry, and is needed for slow contractions alone.
-        return jax.lax.cond(squarings == 0, derivative, lambda power: power @ power, power), squarings + 1
+        # In the loop, as the derivative takes a sweep for each entry, and is needed for slow
+        # contractions alone.
+        return jax.lax.cond(
+            squarings == 0, derivative, lambda power: power @ power, power
+        ), squarings + 1
 
     unknown = jnp.full((x.size, x.size), jnp.inf, x.dtype)
     return row_sums(jax.lax.while_loop(goes_on, square, (unknown, jnp.zeros((), int)))[0]) < 1

@@ -1,12 +1,13 @@
 r"""Lagrangians: convex scalars whose gradients are activation functions.
 
-A layer of neurons with state $x$ is described by a Lagrangian $L(x)$. Its activation is
-$g = \partial L/\partial x$, and its energy is the Legendre transform $x \cdot g - L(x)$, whose derivative with
-respect to $g$ is $x$. Every class here is callable for $L$ and has a closed form for $g$; no derivative with respect
-to a parameter is overridden, so parameters that are arrays differentiate correctly through energies.
+A layer of neurons with state $x$ is described by a Lagrangian $L(x)$. Its activation is $g =
+\partial L/\partial x$, and its energy is the Legendre transform $x \cdot g - L(x)$, whose
+derivative with respect to $g$ is $x$. Every class here is callable for $L$ and has a closed form
+for $g$; no derivative with respect to a parameter is overridden, so parameters that are arrays
+differentiate correctly through energies.
 
-Lagrangians add and scale: `ReLU() + 0.1 * Quadratic()` is the leaky rectifier. Those whose units compete or share a
-norm are in `hopmix._lagrangian_groups`.
+Lagrangians add and scale: `ReLU() + 0.1 * Quadratic()` is the leaky rectifier. Those whose units
+compete or share a norm are in `hopmix._lagrangian_groups`.
 """
 
 import abc
@@ -47,13 +48,14 @@ Summands = tuple[Float[Array, "..."], ...]
 class AbstractLagrangian(eqx.Module):
     """A scalar function $L$ of the state of one layer.
 
-    Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and `curvature`; `conjugate`
-    and `energy_summands` where a closed form is known. All refuse integers by a `ValueError`: these overflow and
-    truncate without a word. All else has a safe default, which is that nothing is known; what certificates ask for is
-    believed of the Lagrangians of hopmix alone (`hopmix._assumptions`).
+    Subclasses give `__call__` (the value), `activation` (its gradient in closed form) and
+    `curvature`; `conjugate` and `energy_summands` where a closed form is known. All refuse integers
+    by a `ValueError`: these overflow and truncate without a word. All else has a safe default,
+    which is that nothing is known; what certificates ask for is believed of the Lagrangians of
+    hopmix alone (`hopmix._assumptions`).
 
-    - `is_elementwise`: whether it is a sum over single units. Others take a token-major batch only if they have `axes`
-        that allow it; what does not say so is taken to join all of its units.
+    - `is_elementwise`: whether it is a sum over single units. Others take a token-major batch only
+        if they have `axes` that allow it; what does not say so is taken to join all of its units.
     - `is_rectified`: whether it is zero, and its activation too, where no unit is positive.
     - `is_norm`: whether what it sends is divided by a length of the groups of its state.
     - `has_exact_curvature`: whether its curvatures are attained, or only bounds.
@@ -68,8 +70,11 @@ class AbstractLagrangian(eqx.Module):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        make_of_floats(cls, ("__call__", "activation", "conjugate", "energy_summands", "difference"))
-        # A closed form belongs to its own value and activation: who replaces one of these has another energy.
+        make_of_floats(
+            cls, ("__call__", "activation", "conjugate", "energy_summands", "difference")
+        )
+        # A closed form belongs to its own value and activation: who replaces one of these has
+        # another energy.
         if {"__call__", "activation"} & set(vars(cls)):
             for name in {"energy_summands", "difference"} - set(vars(cls)):
                 setattr(cls, name, AbstractLagrangian.__dict__[name])
@@ -85,10 +90,11 @@ class AbstractLagrangian(eqx.Module):
     @property
     @abc.abstractmethod
     def curvature(self) -> tuple[float, float]:
-        r"""Bounds $(\mu, \ell)$ on the eigenvalues of the Hessian $H = \partial^2 L/\partial x^2$ over all states.
+        r"""Bounds $(\mu, \ell)$ on the eigenvalues of the Hessian $H = \partial^2 L/\partial x^2$
+        over all states.
 
-        $L$ is convex where $\mu \ge 0$; otherwise it is weakly convex with constant $-\mu$. The activation is
-        Lipschitz with $\max(|\mu|, |\ell|)$. Parameters must be concrete numbers.
+        $L$ is convex where $\mu \ge 0$; otherwise it is weakly convex with constant $-\mu$. The
+        activation is Lipschitz with $\max(|\mu|, |\ell|)$. Parameters must be concrete numbers.
         """
 
     @property
@@ -104,8 +110,8 @@ class AbstractLagrangian(eqx.Module):
     def energy_summands(self, x: Layer) -> Summands:
         r"""Arrays whose entries add up to the layer energy $x \cdot g - L(x)$.
 
-        By default $x \odot g$ and $-L(x)$, two large numbers where $g$ saturates or is normalised. A closed form says
-        the same without their difference.
+        By default $x \odot g$ and $-L(x)$, two large numbers where $g$ saturates or is normalised.
+        A closed form says the same without their difference.
         """
         return x * self.activation(x), -self(x)
 
@@ -117,24 +123,27 @@ class AbstractLagrangian(eqx.Module):
         return sum(others, first)
 
     def energy_magnitude(self, x: Layer) -> Scalar:
-        """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to this."""
+        """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to
+        this.
+        """
         first, *others = (jnp.sum(jnp.abs(summand)) for summand in self.energy_summands(x))
         return sum(others, first)
 
     def difference(self, x: Layer, step: Layer) -> Wide:
         r"""$L(x + d) - L(x)$ for a step $d$, as a number that may be out of the range of its dtype.
 
-        By default the difference of the two values; a closed form keeps the sign where both overflow, or where the
-        difference is lost in them.
+        By default the difference of the two values; a closed form keeps the sign where both
+        overflow, or where the difference is lost in them.
         """
         return wide(self(x + step) - self(x))
 
     def conjugate(self, g: Layer) -> Scalar:
-        r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its domain.
+        r"""The convex conjugate $L^*(g) = \sup_x\, [x \cdot g - L(x)]$, infinite outside its
+        domain.
 
-        At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$ if $L$ is convex. It is infinite everywhere for a
-        convex Lagrangian turned concave by a negative parameter. Of groups that must sum to something, the sum is
-        checked up to the square root of the rounding unit.
+        At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$ if $L$ is convex. It is infinite
+        everywhere for a convex Lagrangian turned concave by a negative parameter. Of groups that
+        must sum to something, the sum is checked up to the square root of the rounding unit.
 
         **Raises:** `NotImplementedError` where no closed form is known.
         """
@@ -146,7 +155,9 @@ class AbstractLagrangian(eqx.Module):
         return (self,)
 
     def __add__(self, other: "AbstractLagrangian") -> "Sum":
-        return Sum((*self._terms, *other._terms)) if isinstance(other, AbstractLagrangian) else NotImplemented
+        if isinstance(other, AbstractLagrangian):
+            return Sum((*self._terms, *other._terms))
+        return NotImplemented
 
     def __mul__(self, factor: ScalarLike) -> "Scaled":
         if isinstance(factor, AbstractLagrangian):
@@ -159,7 +170,7 @@ class AbstractLagrangian(eqx.Module):
     def _terms(self) -> "tuple[AbstractLagrangian, ...]":
         return (self,)
 
-    # ---- What certificates ask --------------------------------------------------------------------------------------
+    # ---- What certificates ask -------------------------------------------------------------------
 
     @property
     def made_of(self) -> "tuple[AbstractLagrangian, ...]":
@@ -172,7 +183,9 @@ class AbstractLagrangian(eqx.Module):
         return 1.0
 
     def jumps(self, tiny: float) -> list[str]:
-        """Where the activation is known not to be continuous; `tiny` is the smallest normal number of the precision."""
+        """Where the activation is known not to be continuous; `tiny` is the smallest normal number
+        of the precision.
+        """
         del tiny
         return []
 
@@ -182,7 +195,9 @@ class AbstractLagrangian(eqx.Module):
         return False
 
     def softness(self, x: np.ndarray) -> float:
-        """The least softness of its groups at a state (`hopmix._softness`); 0 where none is known."""
+        """The least softness of its groups at a state (`hopmix._softness`); 0 where none is
+        known.
+        """
         del x
         return 0.0
 
@@ -192,23 +207,31 @@ class AbstractLagrangian(eqx.Module):
         return False
 
     def most_activation(self, units: int) -> float:
-        """The largest sum of activations of a vector that has no positive entry; infinite where it is not known."""
+        """The largest sum of activations of a vector that has no positive entry; infinite where it
+        is not known.
+        """
         del units
         return math.inf
 
     def activation_radius(self, shape: tuple[int, ...]) -> float:
-        """The largest Euclidean norm of the activation of one token of a layer; infinite where it is not known."""
+        """The largest Euclidean norm of the activation of one token of a layer; infinite where it
+        is not known.
+        """
         del shape
         return math.inf
 
     def distance_disc(self, patterns: Float[np.ndarray, "patterns visible"]) -> Disc:
-        r"""A disc around the mean Hessians of $L(s)$ with $s_\mu = -\tfrac12 |\xi_\mu - g|^2$, with respect to $g$."""
+        r"""A disc around the mean Hessians of $L(s)$ with $s_\mu = -\tfrac12 |\xi_\mu - g|^2$, with
+        respect to $g$.
+        """
         del patterns
         return UNKNOWN
 
     @property
     def third_derivative(self) -> float:
-        """A bound on the third derivative, a trilinear form of Euclidean vectors, over all states; or infinity."""
+        """A bound on the third derivative, a trilinear form of Euclidean vectors, over all states;
+        or infinity.
+        """
         return math.inf
 
     def third_derivative_near(self, x: np.ndarray, reach: np.ndarray) -> np.ndarray:
@@ -268,7 +291,9 @@ class Sum(AbstractLagrangian):
 
 
 class Scaled(AbstractLagrangian):
-    r"""A multiple of a Lagrangian, $c\,L(x)$, so $g = c\,L'(x)$; made by `*`. The factor may be learnable."""
+    r"""A multiple of a Lagrangian, $c\,L(x)$, so $g = c\,L'(x)$; made by `*`. The factor may be
+    learnable.
+    """
 
     factor: ScalarLike
     lagrangian: AbstractLagrangian
@@ -389,11 +414,13 @@ class ReLU(AbstractLagrangian):
 
 
 class RePU(AbstractLagrangian):
-    r"""Rectified polynomial units: $L(x) = \tfrac1n \sum_i \max(x_i, 0)^n$, so $g = \max(x, 0)^{n-1}$.
+    r"""Rectified polynomial units: $L(x) = \tfrac1n \sum_i \max(x_i, 0)^n$, so $g = \max(x,
+    0)^{n-1}$.
 
     **Arguments:**
 
-    - `power`: the degree $n \ge 2$. Value and energy overflow where $x^n$ does: in float32 above 3e38.
+    - `power`: the degree $n \ge 2$. Value and energy overflow where $x^n$ does: in float32 above
+      3e38.
 
     **Raises:** `ValueError` if `power` is below 2.
 
@@ -407,7 +434,10 @@ class RePU(AbstractLagrangian):
 
     def __check_init__(self):
         if self.power < 2:
-            raise ValueError(f"RePU needs power >= 2 for a continuous activation, got {self.power}; use ReLU() for 2.")
+            raise ValueError(
+                f"RePU needs power >= 2 for a continuous activation, got {self.power}; use "
+                f"ReLU() for 2."
+            )
 
     @property
     def curvature(self) -> tuple[float, float]:
@@ -440,18 +470,21 @@ class GELU(AbstractLagrangian):
 
     $$\Phi(x) = \tfrac14\left[x^2 + (x^2 - 1)\,\mathrm{erf}(x/\sqrt2) + x\sqrt{2/\pi}\,e^{-x^2/2}\right],$$
 
-    so $g = \tfrac12 x\,(1 + \mathrm{erf}(x/\sqrt2))$. $\Phi'' \in [-0.1289, 1.1289]$: it is *not* convex.
-    The tanh approximation of GELU is not the derivative of this function and is not offered.
+    so $g = \tfrac12 x\,(1 + \mathrm{erf}(x/\sqrt2))$. $\Phi'' \in [-0.1289, 1.1289]$: it is *not*
+    convex. The tanh approximation of GELU is not the derivative of this function and is not
+    offered.
 
-    **Source:** arXiv 2406.12220, code of the authors; bounds in Hendrycks & Gimpel (arXiv 1606.08415).
-    """
+    **Source:** arXiv 2406.12220, code of the authors; bounds in Hendrycks & Gimpel (arXiv
+    1606.08415).
+    """  # noqa: E501
 
     is_elementwise: ClassVar[bool] = True
 
     @property
     def curvature(self) -> tuple[float, float]:
         # GELU' has its extremes at -sqrt 2 and sqrt 2.
-        tail, density = 0.5 * math.erfc(1.0), math.exp(-1.0) / math.sqrt(math.pi)
+        tail = 0.5 * math.erfc(1.0)
+        density = math.exp(-1.0) / math.sqrt(math.pi)
         return tail - density, 1 - tail + density
 
     @in_single
@@ -477,18 +510,21 @@ class GELU(AbstractLagrangian):
 
 
 def _gelu_square(x: Layer) -> Layer:
-    # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be left, or 0 times inf.
+    # x^2 (1 + erf) is written with erfc: for x << 0 the difference of two large numbers would be
+    # left, or 0 times inf.
     return x * (x * jsp.erfc(-x * math.sqrt(0.5)))
 
 
 @jax.checkpoint
 def _gelu(x: Layer) -> Layer:
-    # The way back computes the slope from x again: that costs less than to write and read what autodiff would keep.
+    # The way back computes the slope from x again: that costs less than to write and read what
+    # autodiff would keep.
     return x * _normal_cdf(x)
 
 
 def _normal_cdf(x: Layer) -> Layer:
-    # erf, not the erfc of `jax.nn.gelu`: twice as fast in XLA and equal to rounding of the largest term.
+    # erf, not the erfc of `jax.nn.gelu`: twice as fast in XLA and equal to rounding of the largest
+    # term.
     return 0.5 * (1 + jsp.erf(x * jnp.sqrt(0.5).astype(x.dtype)))
 
 
@@ -497,8 +533,8 @@ class Exponential(AbstractTempered):
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive. In
-        float32 the value overflows where $\beta x > 88$.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is
+        positive. In float32 the value overflows where $\beta x > 88$.
 
     **Source:** Demircigil et al. 2017 (arXiv 1702.01929).
     """
@@ -526,18 +562,22 @@ class Exponential(AbstractTempered):
         return difference_of_exponentials(x, step, self.beta)
 
     def conjugate(self, g: Layer) -> Scalar:
-        return if_convex(self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta)
+        return if_convex(
+            self.beta, jnp.sum(jnp.where(g >= 0, _entropy(g) - g, jnp.inf)) / self.beta
+        )
 
     def most_activation(self, units: int) -> float:
         return float(units)
 
 
 class Tanh(AbstractTempered):
-    r"""Hyperbolic tangent units: $L(x) = \tfrac1\beta \sum_i \log\cosh(\beta x_i)$, so $g = \tanh(\beta x)$.
+    r"""Hyperbolic tangent units: $L(x) = \tfrac1\beta \sum_i \log\cosh(\beta x_i)$, so $g =
+    \tanh(\beta x)$.
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is
+      positive.
 
     **Source:** Hopfield 1984 (graded responses).
     """
@@ -564,12 +604,15 @@ class Tanh(AbstractTempered):
         return difference_of_log_cosh(x, step, self.beta)
 
     def conjugate(self, g: Layer) -> Scalar:
-        # (1 + g) log(1 + g) + (1 - g) log(1 - g), of which the parts that are odd in g cancel near 0.
+        # (1 + g) log(1 + g) + (1 - g) log(1 - g), of which the parts that are odd in g cancel near
+        # 0.
         small = jnp.clip(g, -0.5, 0.5)
         near = 2 * small * jnp.arctanh(small) + jnp.log1p(-(small**2))
         far = jsp.xlog1py(1 + g, g) + jsp.xlog1py(1 - g, -g)
         inside = 0.5 * jnp.where(jnp.abs(g) < 0.5, near, far)
-        return if_convex(self.beta, jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta)
+        return if_convex(
+            self.beta, jnp.sum(jnp.where(jnp.abs(g) <= 1, inside, jnp.inf)) / self.beta
+        )
 
     @property
     def pushes_outward(self) -> bool:
@@ -588,11 +631,13 @@ class Tanh(AbstractTempered):
 
 
 class Sigmoid(AbstractTempered):
-    r"""Logistic units: $L(x) = \tfrac1\beta \sum_i \log(1 + e^{\beta x_i})$, so $g = 1/(1 + e^{-\beta x})$.
+    r"""Logistic units: $L(x) = \tfrac1\beta \sum_i \log(1 + e^{\beta x_i})$, so $g = 1/(1 +
+    e^{-\beta x})$.
 
     **Arguments:**
 
-    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is positive.
+    - `beta`: inverse temperature $\beta$, one number; the Lagrangian is convex where it is
+      positive.
 
     **Source:** Hopfield 1984 (graded responses).
     """
@@ -642,7 +687,9 @@ def _unit_by_unit(lagrangian: AbstractLagrangian, x: Layer, step: Layer) -> Wide
 
 def _signed(beta: ScalarLike, size: float) -> tuple[float, float]:
     """The bounds of a curvature that has the sign of beta."""
-    return (0.0, abs(size)) if float(beta) > 0 else (-abs(size), 0.0)
+    if float(beta) > 0:
+        return (0.0, abs(size))
+    return (-abs(size), 0.0)
 
 
 def _entropy(p: Layer) -> Layer:
@@ -651,24 +698,31 @@ def _entropy(p: Layer) -> Layer:
 
 
 def if_convex(parameter: ScalarLike, conjugate: Scalar) -> Scalar:
-    """A conjugate where the parameter that decides about convexity is positive; infinity where it is negative."""
+    """A conjugate where the parameter that decides about convexity is positive; infinity where it
+    is negative.
+    """
     return jnp.where(parameter < 0, jnp.inf, conjugate)
 
 
 def need_number(name: str, value: ScalarLike):
-    """Refuse an elementwise parameter: the sum over a layer would no longer have the activation as its gradient. Refuse
-    an array of integers too.
+    """Refuse an elementwise parameter: the sum over a layer would no longer have the activation as
+    its gradient. Refuse an array of integers too.
 
     **Raises:** `ValueError`.
     """
     need_floats(name, value)
     if jnp.ndim(value):
         raise ValueError(
-            f"{name} must be one number, got shape {jnp.shape(value)}; an elementwise scale is an `Affine` of the "
+            f"{name} must be one number, got shape {jnp.shape(value)}; an elementwise scale is "
+            f"an `Affine` of the "
             "layer, and `jax.vmap` or `eqx.filter_vmap` makes several Lagrangians."
         )
 
 
 def spread(parameter: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
-    """A parameter of the rank of one example, with the axes of a token-major batch put in after its first axis."""
-    return parameter.reshape(parameter.shape[:1] + (1,) * (ndim - parameter.ndim) + parameter.shape[1:])
+    """A parameter of the rank of one example, with the axes of a token-major batch put in after its
+    first axis.
+    """
+    return parameter.reshape(
+        parameter.shape[:1] + (1,) * (ndim - parameter.ndim) + parameter.shape[1:]
+    )

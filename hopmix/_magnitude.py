@@ -1,4 +1,6 @@
-"""How large arrays are: the units in which squares stay in the range of a dtype, and roots that differentiate at 0."""
+"""How large arrays are: the units in which squares stay in the range of a dtype, and roots that
+differentiate at 0.
+"""
 
 from typing import NamedTuple
 
@@ -22,13 +24,16 @@ def root(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def norm(a: Float[Array, "*shape"]) -> Scalar:
-    """The Euclidean norm of all entries, wherever the dtype can hold it; that of `jnp.linalg` squares what it meets."""
+    """The Euclidean norm of all entries, wherever the dtype can hold it; that of `jnp.linalg`
+    squares what it meets.
+    """
     unit = largest(a)
     return unit * root(jnp.sum((a / unit) ** 2))
 
 
 def working(a: Array, name: str) -> Array:
-    """An array in the dtype to compute in: its own, float32 for narrower ones, whose squares and decompositions fail.
+    """An array in the dtype to compute in: its own, float32 for narrower ones, whose squares and
+    decompositions fail.
 
     **Raises:** `ValueError` for what holds no floating-point numbers.
     """
@@ -39,8 +44,8 @@ def working(a: Array, name: str) -> Array:
 class Rows(NamedTuple):
     """A matrix whose rows are in units of their own: row a is `sizes[a]` times `entries[a]`.
 
-    The largest entry of each row is 1, or all are 0 and so is its size: no row hides another, and no square leaves the
-    range of the dtype.
+    The largest entry of each row is 1, or all are 0 and so is its size: no row hides another, and
+    no square leaves the range of the dtype.
     """
 
     entries: Float[Array, "rows columns"]

@@ -3,9 +3,9 @@ r"""AssociativeMemory: layers of neurons joined by synapses, with one energy.
 $$E(x) = \sum_a \left[(x_a - I_a) \cdot g_a - L_a(x_a)\right] + \sum_s E_s(g), \qquad
   \tau_a \dot x_a = f_a = -\frac{\partial E}{\partial g_a}$$
 
-with external inputs $I_a$, which are zero unless the memory is driven. Everything is written for one example; batch
-with `jax.vmap`. `current`, all that a layer's fast path needs, also takes a token-major batch (see
-`hopmix._synapse`).
+with external inputs $I_a$, which are zero unless the memory is driven. Everything is written for
+one example; batch with `jax.vmap`. `current`, all that a layer's fast path needs, also takes a
+token-major batch (see `hopmix._synapse`).
 """
 
 import dataclasses
@@ -27,11 +27,13 @@ from hopmix._types import Energy, Layer, PRNGKey, Scalar, State
 
 
 class Affine(eqx.Module):
-    r"""An elementwise scale and shift between a layer's activation and its synapses: $s = \gamma \odot g + \delta$.
+    r"""An elementwise scale and shift between a layer's activation and its synapses: $s = \gamma
+    \odot g + \delta$.
 
-    Synapses read $s$. With `conservative`, what they send back is multiplied by $\gamma$ as well, as the chain rule
-    asks, and the energy stays exact: $E = x \cdot g - L(x) + E_s(\gamma \odot g + \delta)$. Without it (the norm of
-    the reference implementation) a scale that is not constant leaves a field that is the gradient of nothing.
+    Synapses read $s$. With `conservative`, what they send back is multiplied by $\gamma$ as well,
+    as the chain rule asks, and the energy stays exact: $E = x \cdot g - L(x) + E_s(\gamma \odot g +
+    \delta)$. Without it (the norm of the reference implementation) a scale that is not constant
+    leaves a field that is the gradient of nothing.
 
     **Arguments:**
 
@@ -40,7 +42,8 @@ class Affine(eqx.Module):
 
     **Raises:** `ValueError` for integers.
 
-    **Source:** arXiv 2406.12220, code (`nn.LayerNorm` with elementwise affine); the conservative form is ours.
+    **Source:** arXiv 2406.12220, code (`nn.LayerNorm` with elementwise affine); the conservative
+    form is ours.
     """
 
     scale: Layer
@@ -56,7 +59,9 @@ class Affine(eqx.Module):
 
     def pull_back(self, current: Layer) -> Layer:
         """What a current into $s$ is as a current into the layer."""
-        return spread(self.scale, current.ndim) * current if self.conservative else current
+        if self.conservative:
+            return spread(self.scale, current.ndim) * current
+        return current
 
 
 class Neurons(eqx.Module):
@@ -68,11 +73,12 @@ class Neurons(eqx.Module):
     - `shape`: the shape of the state of one example.
     - `tau`: the time constant $\tau > 0$, in the unit of time of the dynamics.
     - `affine`: scale and shift between the activation and the synapses, or `None`.
-    - `input`: an external current $I$ into the layer, of its rank and broadcast against it, or `None`.
+    - `input`: an external current $I$ into the layer, of its rank and broadcast against it, or
+      `None`.
     - `clamped`: which entries of the state are held fixed, likewise, or `None`.
 
-    **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive, and for parameters,
-    inputs or masks that have another rank than the layer or are integers.
+    **Raises:** `ValueError` for a shape with a size below 1, a time constant that is not positive,
+    and for parameters, inputs or masks that have another rank than the layer or are integers.
     """
 
     lagrangian: AbstractLagrangian
@@ -87,7 +93,8 @@ class Neurons(eqx.Module):
             raise ValueError(f"Neurons need sizes of at least 1, got shape {self.shape}.")
         if not isinstance(self.tau, int | float) or not self.tau > 0:
             raise ValueError(
-                f"Neurons need a number tau > 0, got {self.tau}; eliminate the layer for the limit tau -> 0."
+                f"Neurons need a number tau > 0, got {self.tau}; eliminate the layer for the "
+                f"limit tau -> 0."
             )
         self._check_groups()
         need_floats("The input", self.input)
@@ -95,17 +102,20 @@ class Neurons(eqx.Module):
         for name, parameter in self._broadcast_parameters():
             if parameter is not None and not _fits(parameter.shape, self.shape):
                 raise ValueError(
-                    f"The {name} must have the rank of the layer and broadcast to {self.shape}, got shape "
+                    f"The {name} must have the rank of the layer and broadcast to {self.shape}, "
+                    f"got shape "
                     f"{parameter.shape}; write (1, channels) for one number per channel."
                 )
 
     def _check_groups(self):
         for part in self.lagrangian.parts:
-            axes, rank = getattr(part, "axes", None), len(self.shape)
+            axes = getattr(part, "axes", None)
+            rank = len(self.shape)
             taken = [axis % rank for axis in axes or () if -rank <= axis < rank]
             if axes is not None and len(set(taken)) < len(axes):
                 raise ValueError(
-                    f"The axes {axes} of {type(part).__name__} are not {len(axes)} different axes of a layer of shape "
+                    f"The axes {axes} of {type(part).__name__} are not {len(axes)} different "
+                    f"axes of a layer of shape "
                     f"{self.shape}; write (-1,) for the last axis, None for the whole layer."
                 )
 
@@ -119,7 +129,9 @@ class Neurons(eqx.Module):
         yield "mask of clamped entries", self.clamped
 
     def energy(self, x: Layer) -> Energy:
-        r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of each example."""
+        r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of
+        each example.
+        """
         need_floats("The state", x)
         if x.ndim > len(self.shape):
             return jax.vmap(self.energy, in_axes=1)(x)
@@ -131,27 +143,39 @@ class Neurons(eqx.Module):
 
     def input_energy(self, g: Layer) -> Energy:
         r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""
-        return jnp.zeros((), g.dtype) if self.input is None else -inner(spread(self.input, g.ndim), g, len(self.shape))
+        if self.input is None:
+            return jnp.zeros((), g.dtype)
+        return -inner(spread(self.input, g.ndim), g, len(self.shape))
 
     def input_magnitude(self, g: Layer) -> Scalar:
         r"""The sum of the magnitudes of all that `input_energy` adds up, of one example."""
-        return jnp.zeros((), g.dtype) if self.input is None else jnp.sum(jnp.abs(self.input * g))
+        if self.input is None:
+            return jnp.zeros((), g.dtype)
+        return jnp.sum(jnp.abs(self.input * g))
 
     def release(self, force: Layer) -> Layer:
         """A force or a velocity with the clamped entries set to zero."""
         return self.hold(force, jnp.zeros((), force.dtype))
 
     def hold(self, free: Layer, held: Layer) -> Layer:
-        """The first array at free entries, the second one, which is broadcast, at clamped entries."""
-        return free if self.clamped is None else jnp.where(spread(self.clamped, free.ndim), held, free)
+        """The first array at free entries, the second one, which is broadcast, at clamped
+        entries.
+        """
+        if self.clamped is None:
+            return free
+        return jnp.where(spread(self.clamped, free.ndim), held, free)
 
     def output(self, g: Layer) -> Layer:
         r"""What synapses read when the activation is `g`."""
-        return g if self.affine is None else self.affine(g)
+        if self.affine is None:
+            return g
+        return self.affine(g)
 
     def pull_back(self, current: Layer) -> Layer:
         """What a current from synapses is as a current into this layer."""
-        return current if self.affine is None else self.affine.pull_back(current)
+        if self.affine is None:
+            return current
+        return self.affine.pull_back(current)
 
 
 class AssociativeMemory(AbstractSystem):
@@ -161,10 +185,11 @@ class AssociativeMemory(AbstractSystem):
 
     - `neurons`: the layers by name.
     - `synapses`: the synapses by name.
-    - `connections`: for each synapse, the names of the layers it joins, in the order of its activations.
+    - `connections`: for each synapse, the names of the layers it joins, in the order of its
+      activations.
 
-    **Raises:** `ValueError` if connections and synapses have different names, name an unknown layer, or join layers
-    of shapes that the synapse does not fit.
+    **Raises:** `ValueError` if connections and synapses have different names, name an unknown
+    layer, or join layers of shapes that the synapse does not fit.
 
     **Source:** Krotov 2021 (arXiv 2107.06446); hypergraphs as in HAMUX (Hoover et al. 2022).
     """
@@ -181,7 +206,9 @@ class AssociativeMemory(AbstractSystem):
     ):
         self.neurons = dict(neurons)
         self.synapses = dict(synapses)
-        self.connections = tuple(sorted((name, tuple(layers)) for name, layers in connections.items()))
+        self.connections = tuple(
+            sorted((name, tuple(layers)) for name, layers in connections.items())
+        )
 
     def __check_init__(self):
         if {name for name, _ in self.connections} != set(self.synapses):
@@ -192,12 +219,20 @@ class AssociativeMemory(AbstractSystem):
         for name, layers in self.connections:
             for layer in layers:
                 if layer not in self.neurons:
-                    raise ValueError(f"Synapse {name!r} joins {layer!r}, but the layers are {sorted(self.neurons)}.")
+                    raise ValueError(
+                        f"Synapse {name!r} joins {layer!r}, but the layers are "
+                        f"{sorted(self.neurons)}."
+                    )
             self._check_synapse(name, layers)
 
     def map_layers(self, function: Callable[..., Any], *trees: Any) -> dict[str, Any]:
-        """A function of each layer and of its parts of some trees of the form of a state, by the layers' names."""
-        return {name: function(layer, *(tree[name] for tree in trees)) for name, layer in self.neurons.items()}
+        """A function of each layer and of its parts of some trees of the form of a state, by the
+        layers' names.
+        """
+        return {
+            name: function(layer, *(tree[name] for tree in trees))
+            for name, layer in self.neurons.items()
+        }
 
     def map_memory(self, function: Callable[[Any], Any]) -> "AssociativeMemory":
         """A function of this memory."""
@@ -206,16 +241,22 @@ class AssociativeMemory(AbstractSystem):
     def activations(self, state: State) -> dict[str, Layer]:
         """The activation of each layer."""
         self._check(state)
-        return {name: layer.lagrangian.activation(state[name]) for name, layer in self.neurons.items()}
+        return {
+            name: layer.lagrangian.activation(state[name]) for name, layer in self.neurons.items()
+        }
 
     def energy_terms(self, state: State) -> dict[str, dict[str, Scalar]]:
-        """The energy of each layer, synapse and input, under `"neurons"`, `"synapses"` and `"inputs"`."""
+        """The energy of each layer, synapse and input, under `"neurons"`, `"synapses"` and
+        `"inputs"`.
+        """
         activations = self.activations(state)
         outputs = self._outputs(activations)
         driven = {name: layer for name, layer in self.neurons.items() if layer.input is not None}
         return {
             "neurons": {name: layer.energy(state[name]) for name, layer in self.neurons.items()},
-            "inputs": {name: layer.input_energy(activations[name]) for name, layer in driven.items()},
+            "inputs": {
+                name: layer.input_energy(activations[name]) for name, layer in driven.items()
+            },
             "synapses": {
                 name: self.synapses[name].energy(*(outputs[layer] for layer in layers))
                 for name, layers in self.connections
@@ -227,8 +268,9 @@ class AssociativeMemory(AbstractSystem):
         return jnp.sum(jnp.stack(jax.tree.leaves(self.energy_terms(state))))
 
     def energy_magnitude(self, state: State) -> Scalar:
-        r"""The sum of the magnitudes of all that the energy of one state adds up, down to single products, and of what
-        rounding of the state changes, $\sum_i |x_i\,\partial E/\partial x_i|$: what rounding is relative to.
+        r"""The sum of the magnitudes of all that the energy of one state adds up, down to single
+        products, and of what rounding of the state changes, $\sum_i |x_i\,\partial E/\partial
+        x_i|$: what rounding is relative to.
 
         **Source:** `theory/C18-rounding.md`.
         """
@@ -252,10 +294,14 @@ class AssociativeMemory(AbstractSystem):
     def force(self, state: State) -> dict[str, Layer]:
         r"""The force on each layer, $f_a = \tau_a \dot x_a$.
 
-        It is $-\partial E/\partial g_a$ where all couplings are symmetric, and zero at clamped entries.
+        It is $-\partial E/\partial g_a$ where all couplings are symmetric, and zero at clamped
+        entries.
         """
         outputs = self._outputs(self.activations(state))
-        return {name: n.release(self.current(name, outputs) - state[name]) for name, n in self.neurons.items()}
+        return {
+            name: n.release(self.current(name, outputs) - state[name])
+            for name, n in self.neurons.items()
+        }
 
     def trial_step(self, state: State) -> dict[str, Layer]:
         """The state after a step of Euler of a hundredth of the smallest time constant."""
@@ -274,10 +320,11 @@ class AssociativeMemory(AbstractSystem):
         return self._with_neurons(inputs, "input")
 
     def clamp(self, masks: Mapping[str, Bool[Array, "..."] | None]) -> "AssociativeMemory":
-        """The memory with some entries of its state held fixed, by masks for the named layers; `None` frees a layer.
+        """The memory with some entries of its state held fixed, by masks for the named layers;
+        `None` frees a layer.
 
-        A mask of shape (1, ..., 1) holds or frees a whole layer. Where only some entries of a group of a norm or of a
-        softmax are held, the energy may rise (`theory/C01-descent.md`).
+        A mask of shape (1, ..., 1) holds or frees a whole layer. Where only some entries of a group
+        of a norm or of a softmax are held, the energy may rise (`theory/C01-descent.md`).
 
         **Raises:** `ValueError` for an unknown layer or a mask that does not fit it.
         """
@@ -287,18 +334,24 @@ class AssociativeMemory(AbstractSystem):
         unknown = set(values) - set(self.neurons)
         if unknown:
             raise ValueError(f"The layers are {sorted(self.neurons)}, got {sorted(unknown)}.")
-        neurons = {name: dataclasses.replace(self.neurons[name], **{field: value}) for name, value in values.items()}
+        neurons = {
+            name: dataclasses.replace(self.neurons[name], **{field: value})
+            for name, value in values.items()
+        }
         return AssociativeMemory({**self.neurons, **neurons}, self.synapses, dict(self.connections))
 
-    def current(self, into: str, outputs: Mapping[str, Layer], gates: Mapping[str, Layer] | None = None) -> Layer:
+    def current(
+        self, into: str, outputs: Mapping[str, Layer], gates: Mapping[str, Layer] | None = None
+    ) -> Layer:
         """What all synapses and the input together send into one layer.
 
         **Arguments:**
 
         - `into`: the layer.
-        - `outputs`: what the synapses read from the layers they join; the entry of `into` itself is needed only where
-            a synapse joins it to itself or is not explicit.
-        - `gates`: factors on what comes from a layer, by the layer's name (default 1), broadcast against `into`.
+        - `outputs`: what the synapses read from the layers they join; the entry of `into` itself is
+            needed only where a synapse joins it to itself or is not explicit.
+        - `gates`: factors on what comes from a layer, by the layer's name (default 1), broadcast
+          against `into`.
         """
         total = jnp.zeros(self._batched_shape(into, outputs), jnp.result_type(*outputs.values()))
         for name, layers in self.connections:
@@ -307,26 +360,38 @@ class AssociativeMemory(AbstractSystem):
                 total = total + _gate(spread(current, total.ndim), layers, gates or {})
         neurons = self.neurons[into]
         total = neurons.pull_back(total)
-        return total if neurons.input is None else total + spread(neurons.input, total.ndim)
+        if neurons.input is None:
+            return total
+        return total + spread(neurons.input, total.ndim)
 
     def _check_synapse(self, name: str, layers: tuple[str, ...]):
-        synapse, shapes = self.synapses[name], [self.neurons[layer].shape for layer in layers]
-        dtype = jnp.result_type(*[leaf for leaf in jax.tree.leaves(synapse) if eqx.is_inexact_array(leaf)] or [float])
+        synapse = self.synapses[name]
+        shapes = [self.neurons[layer].shape for layer in layers]
+        dtype = jnp.result_type(
+            *[leaf for leaf in jax.tree.leaves(synapse) if eqx.is_inexact_array(leaf)] or [float]
+        )
         outputs = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
         try:
             energy = jax.eval_shape(synapse.energy, *outputs)
-            currents = [jax.eval_shape(lambda *g, i=i: synapse.current(i, g), *outputs) for i in range(len(shapes))]
+            currents = [
+                jax.eval_shape(lambda *g, i=i: synapse.current(i, g), *outputs)
+                for i in range(len(shapes))
+            ]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Synapse {name!r} does not fit layers {layers} of shapes {shapes}: {error}") from None
+            raise ValueError(
+                f"Synapse {name!r} does not fit layers {layers} of shapes {shapes}: {error}"
+            ) from None
         if energy.shape != ():
             raise ValueError(
-                f"The energy of synapse {name!r} at layers {layers} of shapes {shapes} must be one number, got shape "
+                f"The energy of synapse {name!r} at layers {layers} of shapes {shapes} must be "
+                f"one number, got shape "
                 f"{energy.shape}; mixings and grids join layers of shape (tokens, channels)."
             )
         for i, (shape, current) in enumerate(zip(shapes, currents)):
             if not _fits(current.shape, shape):
                 raise ValueError(
-                    f"Synapse {name!r} sends a current of shape {current.shape} into layer {layers[i]!r} "
+                    f"Synapse {name!r} sends a current of shape {current.shape} into layer "
+                    f"{layers[i]!r} "
                     f"of shape {shape}."
                 )
 
@@ -345,7 +410,8 @@ class AssociativeMemory(AbstractSystem):
     def _check(self, state: State):
         if not isinstance(state, Mapping):
             raise ValueError(
-                f"The state of a memory is one array for each of its layers {sorted(self.neurons)}, by name, got a "
+                f"The state of a memory is one array for each of its layers "
+                f"{sorted(self.neurons)}, by name, got a "
                 f"{type(state).__name__}."
             )
         for name, layer in self.neurons.items():
@@ -361,7 +427,9 @@ class AssociativeMemory(AbstractSystem):
 
 def _fits(parameter: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether a parameter has the rank of a layer and broadcasts to it."""
-    return len(parameter) == len(shape) and all(p in (1, s) for p, s in zip(parameter, shape, strict=True))
+    return len(parameter) == len(shape) and all(
+        p in (1, s) for p, s in zip(parameter, shape, strict=True)
+    )
 
 
 def _gate(current: Layer, layers: tuple[str, ...], gates: Mapping[str, Layer]) -> Layer:

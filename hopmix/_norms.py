@@ -1,4 +1,6 @@
-"""Norms: of matrices, in double precision, and discs around all the matrices that a Jacobian can be."""
+"""Norms: of matrices, in double precision, and discs around all the matrices that a Jacobian can
+be.
+"""
 
 import math
 import sys
@@ -23,7 +25,8 @@ class Disc(NamedTuple):
         return abs(self.centre) + self.radius
 
 
-NOTHING, UNKNOWN = Disc(0.0, 0.0), Disc(0.0, math.inf)
+NOTHING = Disc(0.0, 0.0)
+UNKNOWN = Disc(0.0, math.inf)
 
 
 def between(low: float, high: float) -> Disc:
@@ -32,12 +35,17 @@ def between(low: float, high: float) -> Disc:
 
 
 def matrix_norm(matrix: np.ndarray) -> float:
-    """The largest singular value, from the smaller Gram matrix: several times faster than the SVD."""
+    """The largest singular value, from the smaller Gram matrix: several times faster than the
+    SVD.
+    """
     size = largest_entry(matrix)
     if not 0 < size < math.inf:
         return size
     unit = matrix / size
-    gram = unit @ unit.T if unit.shape[0] <= unit.shape[1] else unit.T @ unit
+    if unit.shape[0] <= unit.shape[1]:
+        gram = unit @ unit.T
+    else:
+        gram = unit.T @ unit
     return size * math.sqrt(float(np.linalg.eigvalsh(gram)[-1]))
 
 
@@ -52,12 +60,18 @@ def unit_size(matrix: np.ndarray) -> np.ndarray:
 
 
 def product(*factors: float) -> float:
-    """A product that is zero only where a factor is: a K that underflows would allow steps of any size."""
+    """A product that is zero only where a factor is: a K that underflows would allow steps of any
+    size.
+    """
     found = math.prod(factors)
-    return max(found, sys.float_info.min) if all(factors) else found
+    if all(factors):
+        return max(found, sys.float_info.min)
+    return found
 
 
 def largest_row(parameter: object, shape: tuple[int, ...]) -> float:
-    """The largest Euclidean norm of one token of a parameter, which is broadcast to the shape of a layer."""
+    """The largest Euclidean norm of one token of a parameter, which is broadcast to the shape of a
+    layer.
+    """
     rows = np.broadcast_to(np.asarray(parameter, float), shape).reshape(*shape[:1], -1)
     return float(np.max(np.linalg.norm(rows, axis=-1)))

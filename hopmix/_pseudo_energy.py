@@ -1,13 +1,14 @@
 r"""Pseudo-energies of a block with untied weights, and how fast they rise or fall along its flow.
 
-Where the force $F$ is no gradient there is no energy, but there are yardsticks. Any potential $U$ splits the force
-into a part that it accounts for and a *residual*,
+Where the force $F$ is no gradient there is no energy, but there are yardsticks. Any potential $U$
+splits the force into a part that it accounts for and a *residual*,
 
 $$F = \nabla U + r, \qquad E = \text{leak}\,[x \cdot g - L(x)] - U(g), \qquad
   \dot E = -\tau\,\dot x^\top H \dot x + \dot x^\top H r,$$
 
-with $H = \nabla^2 L(x)$: what is dissipated, and the work of the residual. A block's own `energy` has the potential
-of the symmetrised interaction; the *radial* potential is the one whose residual is orthogonal to $g$.
+with $H = \nabla^2 L(x)$: what is dissipated, and the work of the residual. A block's own `energy`
+has the potential of the symmetrised interaction; the *radial* potential is the one whose residual
+is orthogonal to $g$.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Power(NamedTuple):
     r"""The rate of a pseudo-energy along the flow, and the two parts it is made of; see `power`.
 
     - `dissipation`: $\tau\,\dot x^\top H \dot x$, not negative for a convex visible Lagrangian.
-    - `work`: $\dot x^\top H r$, the power of the residual force; zero where the potential explains all of the force.
+    - `work`: $\dot x^\top H r$, the power of the residual force; zero where the potential explains
+      all of the force.
     - `rate`: $\dot E = \text{work} - \text{dissipation}$.
     """
 
@@ -46,22 +48,25 @@ def radial_potential(potential: Potential, g: Layer, *, nodes: int = 32) -> Scal
 
     $$U_\mathrm{rad}(g) = U(0) + \int_0^1 g \cdot F(t g)\,dt,$$
 
-    the only one with $g \cdot (F - \nabla U_\mathrm{rad}) = 0$ everywhere. If $F$ is the gradient of anything on the
-    segments from 0, it is the gradient of $U_\mathrm{rad}$. For elementwise hidden units without biases the integral
-    is $\sum_h V_h^\top g \cdot [\Phi(W_h g) - \Phi(0)]/(W_h g)$, entry by entry.
+    the only one with $g \cdot (F - \nabla U_\mathrm{rad}) = 0$ everywhere. If $F$ is the gradient
+    of anything on the segments from 0, it is the gradient of $U_\mathrm{rad}$. For elementwise
+    hidden units without biases the integral is $\sum_h V_h^\top g \cdot [\Phi(W_h g) -
+    \Phi(0)]/(W_h g)$, entry by entry.
 
     **Arguments:**
 
     - `potential`: gives $F$ and $U(0)$.
     - `g`: the visible activation of one example; $F$ is evaluated between 0 and it.
-    - `nodes`: of the Gauss-Legendre rule. It is exact for units that are homogeneous (ReLU and RePU without biases)
-        and never divides by a small $h$. With 32 nodes and no biases the relative error for GELU is rounding up to
-        $|h| = 10$, 1e-12 at 30 and 1e-8 at 100; for tanh 1e-9 at 30 and 1e-6 at 100. A kink inside the segment
-        (ReLU with biases) leaves up to 2e-4 $|W_h g|$ per unit.
+    - `nodes`: of the Gauss-Legendre rule. It is exact for units that are homogeneous (ReLU and RePU
+        without biases) and never divides by a small $h$. With 32 nodes and no biases the relative
+        error for GELU is rounding up to $|h| = 10$, 1e-12 at 30 and 1e-8 at 100; for tanh 1e-9 at
+        30 and 1e-6 at 100. A kink inside the segment (ReLU with biases) leaves up to 2e-4 $|W_h g|$
+        per unit.
 
     **Raises:** `ValueError` if `g` is not one example, and for integers.
 
-    **Source:** hopmix (the Poincaré lemma, applied with respect to $g$); `theory/C10-pseudo-energy.md`.
+    **Source:** hopmix (the Poincaré lemma, applied with respect to $g$);
+    `theory/C10-pseudo-energy.md`.
     """
     _check_example(potential, g)
     points, weights = np.polynomial.legendre.leggauss(nodes)
@@ -72,10 +77,11 @@ def radial_potential(potential: Potential, g: Layer, *, nodes: int = 32) -> Scal
 
 
 def radial_energy(block: Block, x: Layer, *, nodes: int = 32) -> Scalar:
-    r"""The radial pseudo-energy $E_\mathrm{rad}(x) = \text{leak}\,[x \cdot g - L(x)] - U_\mathrm{rad}(g)$.
+    r"""The radial pseudo-energy $E_\mathrm{rad}(x) = \text{leak}\,[x \cdot g - L(x)] -
+    U_\mathrm{rad}(g)$.
 
-    It is the energy of every conservative block, whatever its weights (up to quadrature), and equals `block.energy`
-    for tied weights and for ReLU units without biases.
+    It is the energy of every conservative block, whatever its weights (up to quadrature), and
+    equals `block.energy` for tied weights and for ReLU units without biases.
 
     **Arguments:**
 
@@ -89,11 +95,16 @@ def radial_energy(block: Block, x: Layer, *, nodes: int = 32) -> Scalar:
     """
     _check_example(block.potential, x)
     potential = radial_potential(block.potential, block.activation(x), nodes=nodes)
-    return -potential if block.leak == 0 else block.leak * block.potential.neurons.energy(x) - potential
+    if block.leak == 0:
+        return -potential
+    return block.leak * block.potential.neurons.energy(x) - potential
 
 
-def residual_force(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None) -> Layer:
-    r"""The residual force $r = F(g) - \nabla U(g)$, the part of the force that a potential leaves unexplained.
+def residual_force(
+    block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None
+) -> Layer:
+    r"""The residual force $r = F(g) - \nabla U(g)$, the part of the force that a potential leaves
+    unexplained.
 
     **Arguments:**
 
@@ -115,10 +126,11 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
 
     **Arguments:**
 
-    - `block`: gives the flow $\tau\dot x = F(g) - \text{leak}\,x$. What holds clamped entries counts as residual.
+    - `block`: gives the flow $\tau\dot x = F(g) - \text{leak}\,x$. What holds clamped entries
+      counts as residual.
     - `x`: the state of one example.
-    - `potential`: the $U$ of the pseudo-energy $\text{leak}\,[x \cdot g - L(x)] - U(g)$, as a function of $g$;
-        `None` for the block's own, so that the rate is that of `block.energy`.
+    - `potential`: the $U$ of the pseudo-energy $\text{leak}\,[x \cdot g - L(x)] - U(g)$, as a
+        function of $g$; `None` for the block's own, so that the rate is that of `block.energy`.
 
     **Returns:** a `Power`.
 
@@ -127,11 +139,16 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     **Source:** hopmix; `theory/C10-pseudo-energy.md`.
     """
     _check_example(block.potential, x)
-    neurons, moving = block.potential.neurons, velocity(block, x)
+    neurons = block.potential.neurons
+    moving = velocity(block, x)
     downhill = jax.grad(potential or block.potential)(block.activation(x)) - block.leak * x
     lifted = neurons.lagrangian.hessian_vector_product(x, moving)
     driving = neurons.tau * moving
-    return Power(jnp.sum(driving * lifted), jnp.sum((driving - downhill) * lifted), -jnp.sum(downhill * lifted))
+    return Power(
+        jnp.sum(driving * lifted),
+        jnp.sum((driving - downhill) * lifted),
+        -jnp.sum(downhill * lifted),
+    )
 
 
 def energy_budget(
@@ -140,7 +157,8 @@ def energy_budget(
     states: Float[Array, "times ..."],
     potential: Callable[[Layer], Scalar] | None = None,
 ) -> Power:
-    r"""What a pseudo-energy has lost and gained along a trajectory of the flow, from its start to each of its times:
+    r"""What a pseudo-energy has lost and gained along a trajectory of the flow, from its start to
+    each of its times:
 
     $$E(t) - E(0) = \int_0^t \dot x^\top H r\,dt - \int_0^t \tau\,\dot x^\top H \dot x\,dt.$$
 
@@ -151,8 +169,8 @@ def energy_budget(
     - `block`, `potential`: as in `power`.
     - `times`, `states`: of a trajectory, such as `ts` and `ys` of a solution of `flow`.
 
-    **Returns:** a `Power` of integrals, each of the shape of `times`: energy dissipated, work done by the residual
-    force, and the change of the energy.
+    **Returns:** a `Power` of integrals, each of the shape of `times`: energy dissipated, work done
+    by the residual force, and the change of the energy.
 
     **Raises:** `ValueError` if the states are not examples.
 
@@ -175,11 +193,12 @@ def with_tied_weights(tree: Tree) -> Tree:
 
 
 def descent_margin(block: Block, x: Layer) -> Scalar:
-    r"""How many times the present breaking of the weights a state tolerates before the tied energy rises.
+    r"""How many times the present breaking of the weights a state tolerates before the tied energy
+    rises.
 
-    With $f_s$ the force for tied weights (leak included) and $f_s + t\,r$ the one with $t$ times the breaking
-    $V - W^\top$, the energy $E_s$ of the tied block changes by $\tau\dot E_s = -f_s \cdot H f_s - t\,f_s \cdot H r$,
-    which is not positive exactly for $t$ up to
+    With $f_s$ the force for tied weights (leak included) and $f_s + t\,r$ the one with $t$ times
+    the breaking $V - W^\top$, the energy $E_s$ of the tied block changes by $\tau\dot E_s = -f_s
+    \cdot H f_s - t\,f_s \cdot H r$, which is not positive exactly for $t$ up to
 
     $$t^* = \frac{f_s \cdot H f_s}{-f_s \cdot H r} \quad\text{where } f_s \cdot H r < 0, \qquad
       t^* = \infty \quad\text{elsewhere.}$$
@@ -188,8 +207,9 @@ def descent_margin(block: Block, x: Layer) -> Scalar:
 
     **Arguments:**
 
-    - `block`: with a convex visible Lagrangian, hidden layers that are not joined with each other (the force is then
-        linear in $V$), and nothing but couplings and scales that is not conservative.
+    - `block`: with a convex visible Lagrangian, hidden layers that are not joined with each other
+        (the force is then linear in $V$), and nothing but couplings and scales that is not
+        conservative.
     - `x`: the state of one example.
 
     **Raises:** `ValueError` if `x` is not one example, and for integers.
@@ -201,14 +221,17 @@ def descent_margin(block: Block, x: Layer) -> Scalar:
     downhill = tied.potential.force(block.activation(x)) - block.leak * x
     lifted = block.potential.neurons.lagrangian.hessian_vector_product(x, downhill)
     falling = tied.force(x)
-    fall, rise = jnp.sum(falling * lifted), -jnp.sum((block.force(x) - falling) * lifted)
+    fall = jnp.sum(falling * lifted)
+    rise = -jnp.sum((block.force(x) - falling) * lifted)
     return jnp.where(rise > 0, fall / jnp.where(rise > 0, rise, 1), jnp.inf)
 
 
 def _tied(node):
     if isinstance(node, Coupling):
         return Coupling(node.up, tie=jnp.ones_like(node.tie))
-    return Affine(node.scale, node.shift) if isinstance(node, Affine) else node
+    if isinstance(node, Affine):
+        return Affine(node.scale, node.shift)
+    return node
 
 
 def _can_break(node) -> bool:
@@ -219,4 +242,7 @@ def _check_example(potential: Potential, x: Layer):
     need_floats("The state or activation", x)
     shape = potential.neurons.shape
     if x.shape != shape:
-        raise ValueError(f"A pseudo-energy takes one example, of shape {shape}, got {x.shape}; batch with `jax.vmap`.")
+        raise ValueError(
+            f"A pseudo-energy takes one example, of shape {shape}, got {x.shape}; batch with "
+            f"`jax.vmap`."
+        )

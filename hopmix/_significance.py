@@ -1,30 +1,35 @@
-r"""Significance: an index beside what it is for the same weights where hidden units are paired at random.
+r"""Significance: an index beside what it is for the same weights where hidden units are paired at
+random.
 
-Each null is an orbit of a group of changes of the weights, and each draw a change by a random element $G_i$ of it.
+Each null is an orbit of a group of changes of the weights, and each draw a change by a random
+element $G_i$ of it.
 
-*Why p is exact.* Let the law of the weights $X$ be that of $gX$ for every $g$ of the group (the null hypothesis). For
-$G_0$ uniform in the group, $(X, G_1X, \dots, G_NX)$ then has the law of $(G_0X, G_1G_0X, \dots, G_NG_0X)$, and $G_0,
-G_1G_0, \dots, G_NG_0$ are independent and uniform: the index of the weights and those of the draws are $N + 1$
-exchangeable numbers. So are their distances from the mean of all of them, and that of the weights is among the $k$
-largest with a probability of at most $k/(N + 1)$, as ties count against it: $P(p \le a) \le a$ for every $a$ and $N$. ∎
-That is why the weights count as one more draw in mean, spread and rank; a z-score of $N$ draws is then at most
-$N/\sqrt{N + 1}$.
+*Why p is exact.* Let the law of the weights $X$ be that of $gX$ for every $g$ of the group (the
+null hypothesis). For $G_0$ uniform in the group, $(X, G_1X, \dots, G_NX)$ then has the law of
+$(G_0X, G_1G_0X, \dots, G_NG_0X)$, and $G_0, G_1G_0, \dots, G_NG_0$ are independent and uniform: the
+index of the weights and those of the draws are $N + 1$ exchangeable numbers. So are their distances
+from the mean of all of them, and that of the weights is among the $k$ largest with a probability of
+at most $k/(N + 1)$, as ties count against it: $P(p \le a) \le a$ for every $a$ and $N$. ∎ That is
+why the weights count as one more draw in mean, spread and rank; a z-score of $N$ draws is then at
+most $N/\sqrt{N + 1}$.
 
 | null | group | hypothesis | for |
 |---|---|---|---|
 | plain pairing | $v_\alpha \to v_{\pi(\alpha)}$, permutations $\pi$ | the $v_\alpha$ are exchangeable, given $W$ |
   indices that the gauge of hidden units changes |
 | pairing of directions | $v_\alpha \to \pm\|v_\alpha\|\,\hat v_{\pi(\alpha)}$ with $\hat v = v/\|v\|$, permutations
-  and signs | the $\hat v_\alpha$ are exchangeable and either sign is as likely, given $W$ and the $\|v_\alpha\|$ |
-  indices that the gauge keeps |
+  and signs | the $\hat v_\alpha$ are exchangeable and either sign is as likely, given $W$ and the
+  $\|v_\alpha\|$ | indices that the gauge keeps |
 | rotation | $U \to UR$, $Z \to ZR'$ in $M = USZ^\top$ | singular frames have no preferred direction in what they
-  span, given $S$ and the spans | indices of $M$ where hidden units have no basis of their own (queries and keys) |
+  span, given $S$ and the spans | indices of $M$ where hidden units have no basis of their own
+  (queries and keys) |
 
-All three hold for independent Gaussian $V$ and $W$, the second in every gauge of theirs, the third in every basis of
-the hidden units. The second says, in the gauge $|w_\alpha| = |v_\alpha|$, that directions of ways down are paired with
-ways up, while the size $|w_\alpha||v_\alpha|$ of a unit, which every gauge keeps, stays where it is. Were the sizes of
-$v_\alpha$ permuted in that gauge, the weights would be unlike all draws: in them alone both sizes of a unit agree.
-"""
+All three hold for independent Gaussian $V$ and $W$, the second in every gauge of theirs, the third
+in every basis of the hidden units. The second says, in the gauge $|w_\alpha| = |v_\alpha|$, that
+directions of ways down are paired with ways up, while the size $|w_\alpha||v_\alpha|$ of a unit,
+which every gauge keeps, stays where it is. Were the sizes of $v_\alpha$ permuted in that gauge, the
+weights would be unlike all draws: in them alone both sizes of a unit agree.
+"""  # noqa: E501
 
 import math
 from collections.abc import Callable
@@ -51,12 +56,16 @@ TOGETHER = 2**16
 
 
 class Significance(NamedTuple):
-    """An index of some weights beside its null distribution; each field has the form of what `significance` measures.
+    """An index of some weights beside its null distribution; each field has the form of what
+    `significance` measures.
 
     - `value`: the index.
-    - `mean`, `std`: of the null distribution, from the draws and the value, which counts as one of them.
-    - `z`: (value - mean) / std, at most $N/\\sqrt{N + 1}$ for N draws; NaN for an index that no draw changes.
-    - `p`: two-sided, the share of the value and the draws that are at least as far from the mean as the value is.
+    - `mean`, `std`: of the null distribution, from the draws and the value, which counts as one of
+      them.
+    - `z`: (value - mean) / std, at most $N/\\sqrt{N + 1}$ for N draws; NaN for an index that no
+      draw changes.
+    - `p`: two-sided, the share of the value and the draws that are at least as far from the mean as
+      the value is.
     """
 
     value: Any
@@ -76,14 +85,16 @@ def significance(
 ) -> Significance:
     r"""Compare indices with those of the same weights where hidden units are paired at random.
 
-    What is tested is whether the way down of a unit has to do with its way up, not how large either is. The null is
-    that of the table in `hopmix._significance`, for each index by itself:
+    What is tested is whether the way down of a unit has to do with its way up, not how large either
+    is. The null is that of the table in `hopmix._significance`, for each index by itself:
 
     - An index that is invariant under the gauge of hidden units ($w_\alpha \to c_\alpha w_\alpha$,
-      $v_\alpha \to v_\alpha/c_\alpha$, $c_\alpha$ of any sign), such as unit cosines, symmetry score, directionality
-      and all of `Spectrum`, is compared with pairings of directions: $z$ and $p$ are invariant too.
-    - Any other, such as `cosine`, `relative_breaking` and `conservative_distance`, is compared with plain pairings
-      $v_\alpha \to v_{\pi(\alpha)}$. `balance` does not depend on them and gets no z-score.
+      $v_\alpha \to v_\alpha/c_\alpha$, $c_\alpha$ of any sign), such as unit cosines, symmetry
+      score, directionality and all of `Spectrum`, is compared with pairings of directions: $z$ and
+      $p$ are invariant too.
+    - Any other, such as `cosine`, `relative_breaking` and `conservative_distance`, is compared with
+      plain pairings $v_\alpha \to v_{\pi(\alpha)}$. `balance` does not depend on them and gets no
+      z-score.
 
     Which of them an index is, is tried on Gaussian weights of the same sizes.
 
@@ -95,11 +106,13 @@ def significance(
     - `measure`: from a coupling to an index, of order one, or a tree of them.
     - `key`: of the draws.
     - `pairings`: how many; the smallest p that can come out is 1/(pairings + 1).
-    - `hidden`: `"units"`; or `"basis"` for queries and keys, $W = W_K$ and $V = W_Q^\top$, whose hidden basis is
-        arbitrary ($W_Q \to AW_Q$, $W_K \to A^{-\top}W_K$): weights are compared in the singular basis of $M$ with
-        random rotations of it, and $z$ and $p$ of indices of $M$ alone are the same for every $A$.
+    - `hidden`: `"units"`; or `"basis"` for queries and keys, $W = W_K$ and $V = W_Q^\top$, whose
+        hidden basis is arbitrary ($W_Q \to AW_Q$, $W_K \to A^{-\top}W_K$): weights are compared in
+        the singular basis of $M$ with random rotations of it, and $z$ and $p$ of indices of $M$
+        alone are the same for every $A$.
 
-    **Raises:** `ValueError` for fewer than 2 pairings or hidden units, or another word for `hidden`.
+    **Raises:** `ValueError` for fewer than 2 pairings or hidden units, or another word for
+    `hidden`.
     """
     if hidden not in get_args(Hidden):
         raise ValueError(f'`significance` needs hidden to be "units" or "basis", got {hidden!r}.')
@@ -117,7 +130,9 @@ def _wide(coupling: Coupling) -> Coupling:
     return Coupling.from_weights(working(coupling.up, "up"), working(coupling.down, "down"))
 
 
-def _compare_pairings(coupling: Coupling, measure: Measure, key: PRNGKey, pairings: int) -> Significance:
+def _compare_pairings(
+    coupling: Coupling, measure: Measure, key: PRNGKey, pairings: int
+) -> Significance:
     key, own = jr.split(key)
     invariant = _takes_gauge(measure, coupling, own)
 
@@ -130,7 +145,9 @@ def _compare_pairings(coupling: Coupling, measure: Measure, key: PRNGKey, pairin
 
 
 def _takes_gauge(measure: Measure, coupling: Coupling, key: PRNGKey) -> PyTree[Bool[Array, ""]]:
-    """Which of the indices are invariant under the gauge of hidden units: tried on weights of the same sizes."""
+    """Which of the indices are invariant under the gauge of hidden units: tried on weights of the
+    same sizes.
+    """
     hidden, visible = coupling.up.shape
     first, second = jr.split(key)
     w = jr.normal(first, (hidden, visible), coupling.up.dtype)
@@ -150,7 +167,7 @@ def _rounding(size: Scalar) -> Scalar:
     return 64 * jnp.finfo(size.dtype).eps * size
 
 
-# ---- Draws ------------------------------------------------------------------------------------------------------
+# ---- Draws ---------------------------------------------------------------------------------------
 
 
 class Pairing(NamedTuple):
@@ -167,8 +184,8 @@ def pair(coupling: Coupling, key: PRNGKey) -> Coupling:
 
 
 def pair_directions(coupling: Coupling, key: PRNGKey) -> Coupling:
-    r"""The same weights with $v_\alpha \to \pm|v_\alpha|\,\hat v_{\pi(\alpha)}$ for random signs and a random
-    permutation of the units that have both weights."""
+    r"""The same weights with $v_\alpha \to \pm|v_\alpha|\,\hat v_{\pi(\alpha)}$ for random signs
+    and a random permutation of the units that have both weights."""
     units = units_of(coupling.down, coupling.up)
     partners, signs = directed_pairing(units, key)
     lengths, directions = polar(units.v.entries)
@@ -179,15 +196,19 @@ def pair_directions(coupling: Coupling, key: PRNGKey) -> Coupling:
 def directed_pairing(units: Units, key: PRNGKey) -> Pairing:
     """A random pairing of directions with random signs, among the units that have both weights.
 
-    One key gives one pairing of the weights whatever the signs of their units are: each unit is turned first such that
-    the largest entry of its $w$ is positive.
+    One key gives one pairing of the weights whatever the signs of their units are: each unit is
+    turned first such that the largest entry of its $w$ is positive.
     """
     first, second = jr.split(key)
     w = units.w.entries
     silent = (units.w.sizes == 0) | (units.v.sizes == 0)
     ranks = jnp.where(silent, 2, jr.uniform(first, silent.shape))
     # Both orders end with the silent units as they are, so that these are paired with themselves.
-    partners = jnp.zeros(silent.size, jnp.int32).at[jnp.argsort(silent)].set(jnp.argsort(ranks).astype(jnp.int32))
+    partners = (
+        jnp.zeros(silent.size, jnp.int32)
+        .at[jnp.argsort(silent)]
+        .set(jnp.argsort(ranks).astype(jnp.int32))
+    )
     turn = _positive(w)
     return Pairing(partners, jr.rademacher(second, silent.shape, w.dtype) * turn * turn[partners])
 
@@ -198,14 +219,18 @@ def _positive(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
     return jnp.where(jnp.take_along_axis(rows, largest, axis=1)[:, 0] < 0, -1, 1).astype(rows.dtype)
 
 
-def polar(rows: Float[Array, "rows columns"]) -> tuple[Float[Array, " rows"], Float[Array, "rows columns"]]:
+def polar(
+    rows: Float[Array, "rows columns"],
+) -> tuple[Float[Array, " rows"], Float[Array, "rows columns"]]:
     """The lengths and the directions of rows, 0 for those of zeros."""
     lengths = root(jnp.sum(rows**2, axis=1))
     return lengths, rows / jnp.where(lengths > 0, lengths, 1)[:, None]
 
 
 class Rotations(NamedTuple):
-    r"""$M = V C W$ with orthonormal columns of $V$ and rows of $W$, in random bases of what they span."""
+    r"""$M = V C W$ with orthonormal columns of $V$ and rows of $W$, in random bases of what they
+    span.
+    """
 
     v: Float[Array, "visible rank"]
     core: Float[Array, "rank rank"]
@@ -218,24 +243,36 @@ class Rotations(NamedTuple):
 
     def draw(self, key: PRNGKey) -> Coupling:
         """The weights with both frames rotated: basis vectors in random order with random signs."""
-        rows, columns = (_signed_order(own, len(self.core), self.core.dtype) for own in jr.split(key))
-        core = self.core[rows.partners][:, columns.partners] * rows.signs[:, None] * columns.signs[None]
+        rows, columns = (
+            _signed_order(own, len(self.core), self.core.dtype) for own in jr.split(key)
+        )
+        core = (
+            self.core[rows.partners][:, columns.partners]
+            * rows.signs[:, None]
+            * columns.signs[None]
+        )
         return Coupling.from_weights(core @ self.w, self.v)
 
 
 def rotations(coupling: Coupling, key: PRNGKey) -> Rotations:
-    r"""The singular basis of $M = USZ^\top$ in two random bases: $V = UQ$, $W = Q'^\top Z^\top$, $C = Q^\top SQ'$.
+    r"""The singular basis of $M = USZ^\top$ in two random bases: $V = UQ$, $W = Q'^\top Z^\top$, $C
+    = Q^\top SQ'$.
 
-    With Haar matrices $Q$ and $Q'$ that are drawn once, signed permutations of the two bases are a group of rotations
-    $U \to UR$, $Z \to ZR'$, the moments of which up to the third are those of all rotations; a draw takes products of
-    matrices and no decomposition. The signs of singular vectors, which are arbitrary, are fixed by the largest entry of
-    the right ones; that changes the law of no draw, as $Q$ and $Q'$ with turned rows have the law of $Q$ and $Q'$.
+    With Haar matrices $Q$ and $Q'$ that are drawn once, signed permutations of the two bases are a
+    group of rotations $U \to UR$, $Z \to ZR'$, the moments of which up to the third are those of
+    all rotations; a draw takes products of matrices and no decomposition. The signs of singular
+    vectors, which are arbitrary, are fixed by the largest entry of the right ones; that changes the
+    law of no draw, as $Q$ and $Q'$ with turned rows have the law of $Q$ and $Q'$.
     """
     units = units_of(coupling.down, coupling.up)
     left, values, right = singular_frames(units, min(coupling.up.shape))
     turn = _positive(right.T)
     first, second = (_haar(own, values.size, values.dtype) for own in jr.split(key))
-    return Rotations((left * turn[None]) @ first, (first.T * values[None]) @ second, second.T @ (right * turn[None]).T)
+    return Rotations(
+        (left * turn[None]) @ first,
+        (first.T * values[None]) @ second,
+        second.T @ (right * turn[None]).T,
+    )
 
 
 def _haar(key: PRNGKey, size: int, dtype: Any) -> Float[Array, "size size"]:
@@ -248,10 +285,12 @@ def _signed_order(key: PRNGKey, size: int, dtype: Any) -> Pairing:
     return Pairing(jr.permutation(first, size), jr.rademacher(second, (size,), dtype))
 
 
-# ---- Comparisons ------------------------------------------------------------------------------------------------
+# ---- Comparisons ---------------------------------------------------------------------------------
 
 
-def compare_rotations(coupling: Coupling, measure: Measure, *, key: PRNGKey, draws: int) -> Significance:
+def compare_rotations(
+    coupling: Coupling, measure: Measure, *, key: PRNGKey, draws: int
+) -> Significance:
     """`significance` of a measure of M alone where hidden units have no basis of their own."""
     key, own = jr.split(key)
     basis = rotations(coupling, own)
@@ -267,28 +306,37 @@ def compare(
     key: PRNGKey,
     draws: int,
 ) -> Significance:
-    r"""`significance` of a value among draws, each of which takes a key, for $W$ of some shape (hidden, visible)."""
+    r"""`significance` of a value among draws, each of which takes a key, for $W$ of some shape
+    (hidden, visible).
+    """
     _check(draws, shape[0])
     together = min(draws, 16) if math.prod(shape) <= TOGETHER else None
     null = jax.lax.map(draw, jr.split(key, draws), batch_size=together)
     compared = jax.tree.map(_compare, value, null)
     is_row = lambda node: isinstance(node, Significance)
-    return Significance(*(jax.tree.map(lambda row, i=i: row[i], compared, is_leaf=is_row) for i in range(5)))
+    return Significance(
+        *(jax.tree.map(lambda row, i=i: row[i], compared, is_leaf=is_row) for i in range(5))
+    )
 
 
 def _compare(value: Scalar, null: Float[Array, " draws"]) -> Significance:
     """One number: the value is one more draw in the mean, in the spread and in the rank."""
     every = jnp.concatenate([value[None], null])
-    mean, std = jnp.mean(every), jnp.std(every, ddof=1)
+    mean = jnp.mean(every)
+    std = jnp.std(every, ddof=1)
     # A spread of rounding is none, and what differs by rounding is equal; indices are of order one.
     rounding = _rounding(jnp.maximum(jnp.max(jnp.abs(every)), 1))
     spread = std > rounding
     z = jnp.where(spread, (value - mean) / jnp.where(spread, std, 1), jnp.nan)
     beyond = jnp.abs(every - mean) >= jnp.abs(value - mean) - rounding
-    p = jnp.where(spread & jnp.isfinite(value), jnp.sum(beyond.astype(every.dtype)) / every.size, jnp.nan)
+    p = jnp.where(
+        spread & jnp.isfinite(value), jnp.sum(beyond.astype(every.dtype)) / every.size, jnp.nan
+    )
     return Significance(value, mean, std, z, p)
 
 
 def _check(draws: int, hidden: int):
     if draws < 2 or hidden < 2:
-        raise ValueError(f"`significance` needs 2 pairings and 2 hidden units, got {draws} and {hidden}.")
+        raise ValueError(
+            f"`significance` needs 2 pairings and 2 hidden units, got {draws} and {hidden}."
+        )

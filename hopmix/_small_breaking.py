@@ -1,14 +1,16 @@
-r"""Small breaking: up to which $|V - W^\top|$ a rest of a block with tied weights persists and stays stable.
+r"""Small breaking: up to which $|V - W^\top|$ a rest of a block with tied weights persists and
+stays stable.
 
-The flow $\tau\dot x = f_s(x) + r(x)$ has a tied part $f_s$ and what the breaking $B$ adds,
-$r = \gamma \odot B\phi(h)$. Let $|v|_P^2 = v \cdot Pv$ with any positive $P$, and let $x^*$ be a state
-with a small force, $|f_s(x^*)|_P = \rho$. On the ball $|x - x^*|_P \le R$ let the symmetric part of the
-Jacobian of $f_s$ be at most $-(m - kR)$, and let $|B|\,b_1$ bound the Jacobian of $r$, $|B|\,b_0$ its
-size at $x^*$. Then the ball is invariant and the flow contracts in it, for each
+The flow $\tau\dot x = f_s(x) + r(x)$ has a tied part $f_s$ and what the breaking $B$ adds, $r =
+\gamma \odot B\phi(h)$. Let $|v|_P^2 = v \cdot Pv$ with any positive $P$, and let $x^*$ be a state
+with a small force, $|f_s(x^*)|_P = \rho$. On the ball $|x - x^*|_P \le R$ let the symmetric part of
+the Jacobian of $f_s$ be at most $-(m - kR)$, and let $|B|\,b_1$ bound the Jacobian of $r$,
+$|B|\,b_0$ its size at $x^*$. Then the ball is invariant and the flow contracts in it, for each
 
 $$|B| < c = \min\left\{\frac{m - kR}{b_1},\ \frac{R\,(m - kR/2) - \rho}{b_0 + R\,b_1}\right\}:$$
 
-it holds exactly one rest, which attracts all of it. All constants follow from the weights and the state.
+it holds exactly one rest, which attracts all of it. All constants follow from the weights and the
+state.
 """
 
 import math
@@ -45,7 +47,8 @@ SHARES = np.geomspace(1e-4, 1, 200)
 class BreakingBound(NamedTuple):
     r"""How much breaking a rest tolerates; made by `breaking_bound`. NaN where nothing is proved.
 
-    - `bound`: $c$. For all down-weights with $|V - W^\top| < c$ one stable rest lies near the state.
+    - `bound`: $c$. For all down-weights with $|V - W^\top| < c$ one stable rest lies near the
+      state.
     - `radius`: from all states that are closer than this, the flow with such weights ends there.
     - `breaking`: $|V - W^\top|$ of the block as it is, see `breaking_size`.
     - `times`: how many times its own breaking the rest tolerates, at least `bound / breaking`.
@@ -72,15 +75,15 @@ def breaking_bound(block: AbstractSystem, x: Any) -> BreakingBound:
 
     $$c = \max_{P, R}\,\min\left\{\frac{m - kR}{b_1},\ \frac{R\,(m - kR/2) - \rho}{b_0 + R\,b_1}\right\}.$$
 
-    It holds for all breakings of a size at once, as far as the rounding of Jacobians goes. It takes time
-    with the third power of the number of visible units, whose eigenvalues are computed.
+    It holds for all breakings of a size at once, as far as the rounding of Jacobians goes. It takes
+    time with the third power of the number of visible units, whose eigenvalues are computed.
 
     **Arguments:**
 
-    - `block`: a `Block` with leak > 0 and any weights. Hidden layers are each joined with the visible one by a
-        `Dense`, `TokenMixing` or `ChannelMixing`, and are `Quadratic`, `GELU`, `Tanh`, `Sigmoid`,
-        `Softmax` or `GhostMax`. The visible layer is one of these that is convex, a `LayerNorm` or a
-        `SphericalNorm`. Nothing is proved of others.
+    - `block`: a `Block` with leak > 0 and any weights. Hidden layers are each joined with the
+        visible one by a `Dense`, `TokenMixing` or `ChannelMixing`, and are `Quadratic`, `GELU`,
+        `Tanh`, `Sigmoid`, `Softmax` or `GhostMax`. The visible layer is one of these that is
+        convex, a `LayerNorm` or a `SphericalNorm`. Nothing is proved of others.
     - `x`: one example, a state at which the block with tied weights rests or nearly does, such as
         `settle(with_tied_weights(block), start).state`.
 
@@ -89,7 +92,7 @@ def breaking_bound(block: AbstractSystem, x: Any) -> BreakingBound:
     **Raises:** `ValueError` if `x` is not one example, and for integers.
 
     **Source:** hopmix; `theory/C16-small-breaking.md`.
-    """
+    """  # noqa: E501
     if not isinstance(block, Block):
         return _nothing(f"{type(block).__name__} is not covered; take a Block")
     need_floats("The state", x)
@@ -99,7 +102,8 @@ def breaking_bound(block: AbstractSystem, x: Any) -> BreakingBound:
     shape = block.potential.neurons.shape
     if x.shape != shape:
         raise ValueError(
-            f"A bound on the breaking takes one example, of shape {shape}, got {x.shape}; loop over a batch."
+            f"A bound on the breaking takes one example, of shape {shape}, got {x.shape}; loop "
+            f"over a batch."
         )
     eps = float(jnp.finfo(x.dtype).eps)
     here = jax.tree.map(lambda a: np.asarray(a, float), _jacobians(block, x))
@@ -115,7 +119,8 @@ def breaking_size(block: Block) -> float:
 
     $$|V - W^\top| = \Big(\sum_h |V_h - W_h^\top|_2^2\Big)^{1/2},$$
 
-    in spectral norms; the Frobenius norm, the root of what the regulariser charges for, is not smaller.
+    in spectral norms; the Frobenius norm, the root of what the regulariser charges for, is not
+    smaller.
 
     **Arguments:**
 
@@ -129,7 +134,7 @@ def breaking_size(block: Block) -> float:
     return math.hypot(*(float(np.linalg.norm(gap, 2)) for gap in gaps))
 
 
-# ---- What is covered --------------------------------------------------------------------------------
+# ---- What is covered -----------------------------------------------------------------------------
 
 
 def _not_covered(block: Block) -> str:
@@ -142,13 +147,17 @@ def _not_covered(block: Block) -> str:
 
 
 def _foreign_synapse(block: Block) -> str:
-    potential, joined = block.potential, []
+    potential = block.potential
+    joined = []
     for name, ends in potential.memory.connections:
         synapse = potential.memory.synapses[name]
         if is_known_constant(synapse):
             continue
         if not (is_known(synapse) and synapse.is_matrix) or ends[0] != potential.visible:
-            return f"synapse {name!r}, a {type(synapse).__name__} from layer {ends[0]!r}, is not covered"
+            return (
+                f"synapse {name!r}, a {type(synapse).__name__} from layer {ends[0]!r}, is not "
+                f"covered"
+            )
         joined.append(ends[1])
     if sorted(joined) != sorted(potential.hidden):
         return "each hidden layer must be joined with the visible one by one coupling"
@@ -193,13 +202,13 @@ def _nothing(why: str, size: float = math.nan) -> BreakingBound:
     return BreakingBound(unknown, unknown, size, unknown, unknown, f"Nothing is proved: {why}.")
 
 
-# ---- The constants ----------------------------------------------------------------------------------
+# ---- The constants -------------------------------------------------------------------------------
 
 
 class _Jacobians(NamedTuple):
-    """At a state: its length, the force of the tied flow (with its leak) and what the breaking adds,
-    the derivatives of both interactions by g, the Hessian of L, and outputs, slopes and currents of
-    the hidden layers, the latter two as derivatives by g."""
+    """At a state: its length, the force of the tied flow (with its leak) and what the breaking
+    adds, the derivatives of both interactions by g, the Hessian of L, and outputs, slopes and
+    currents of the hidden layers, the latter two as derivatives by g."""
 
     length: Any
     force: Any
@@ -255,7 +264,10 @@ def _jacobians(block: Block, x: Layer) -> _Jacobians:
     def broken(g: Layer) -> Layer:
         return block.potential.force(g) - tied.force(g)
 
-    scale = jnp.ones((), x.dtype) if neurons.affine is None else neurons.affine.scale
+    if neurons.affine is None:
+        scale = jnp.ones((), x.dtype)
+    else:
+        scale = neurons.affine.scale
     return _Jacobians(
         length=jnp.sqrt(jnp.sum(x**2)),
         force=tied.force(g) - block.leak * x,
@@ -300,11 +312,15 @@ def _constants(block: Block, here: _Jacobians, softness: float, eps: float) -> _
     )
 
 
-def _branch(layer: AbstractLagrangian, up: np.ndarray, root: np.ndarray, lifted: np.ndarray) -> _Branch:
+def _branch(
+    layer: AbstractLagrangian, up: np.ndarray, root: np.ndarray, lifted: np.ndarray
+) -> _Branch:
     size = matrix_norm(up)
     longest = float(np.max(np.linalg.norm(up, axis=1)))
     reach = longest if layer.is_elementwise else size  # of one unit by itself, or of the group
-    return _Branch(layer.third_derivative * reach, size, matrix_norm(up @ root), matrix_norm(up @ lifted))
+    return _Branch(
+        layer.third_derivative * reach, size, matrix_norm(up @ root), matrix_norm(up @ lifted)
+    )
 
 
 def _metric(hessian: np.ndarray, softness: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -321,7 +337,7 @@ def _top(matrix: np.ndarray) -> float:
     return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
 
 
-# ---- The theorem ------------------------------------------------------------------------------------
+# ---- The theorem ---------------------------------------------------------------------------------
 
 Bend = Callable[[np.ndarray], np.ndarray]
 """The bound on the third derivative of the visible Lagrangian, by distance from the state."""
@@ -360,7 +376,9 @@ def _tolerance(c: _Constants, bend: Bend, size: float) -> _Tolerance:
 
 
 def _curved(c: _Constants, bend: Bend, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the margin is lost in each ball, and how much steeper a breaking of size 1 gets."""
+    """How much of the margin is lost in each ball, and how much steeper a breaking of size 1
+    gets.
+    """
     turn = bend(radius / math.sqrt(c.lowest)) * radius / c.lowest  # of the Hessian of L
     reach = (c.lift + turn / 2) * radius  # of the activation
     bends = [b.bend * reach * (b.up_lifted + b.up * turn) for b in c.branches]
@@ -371,7 +389,9 @@ def _curved(c: _Constants, bend: Bend, radius: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _largest_radius(c: _Constants, bend: Bend) -> float:
-    """The radius at which the margin is lost; where nothing is curved, one that is as good as any."""
+    """The radius at which the margin is lost; where nothing is curved, one that is as good as
+    any.
+    """
     tiny = np.asarray([1e-100])
     rate = float((_curved(c, bend, tiny)[0] / tiny)[0])
     if c.margin > 0 and rate > 0:
@@ -380,7 +400,9 @@ def _largest_radius(c: _Constants, bend: Bend) -> float:
     return 1e9 * (c.answer * c.outputs / steepness if steepness > 0 else 1.0)
 
 
-def _largest(left: np.ndarray, slope: np.ndarray, push: np.ndarray, force: np.ndarray) -> np.ndarray:
+def _largest(
+    left: np.ndarray, slope: np.ndarray, push: np.ndarray, force: np.ndarray
+) -> np.ndarray:
     """The largest breaking for which the flow contracts in the ball and points into it."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.minimum(left / slope, push / force)
@@ -391,7 +413,9 @@ def _best(tried: list[_Tolerance], size: float) -> BreakingBound:
     best = max(tried, key=lambda t: t.bound)
     margin = max(t.margin for t in tried)
     if not margin > 0:
-        return _nothing(f"the tied flow does not contract here, its slowest rate is {margin:.3g}", size)
+        return _nothing(
+            f"the tied flow does not contract here, its slowest rate is {margin:.3g}", size
+        )
     if not best.bound > 0:
         still = f"the tied flow still moves here, with a force of {best.residual:.3g}"
         return _nothing(f"{still}; settle it first, with `with_tied_weights`", size)

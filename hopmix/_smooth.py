@@ -1,4 +1,6 @@
-"""Smooth programs: functions that JAX writes down as smooth operations alone, and differentiates as what they are."""
+"""Smooth programs: functions that JAX writes down as smooth operations alone, and differentiates as
+what they are.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,15 +23,19 @@ SMOOTH = {
 
 def is_finite(leaf: Any, dtype: Any) -> bool:
     """Whether all numbers are finite in a precision."""
-    # NumPy has no test for the half precisions of ml_dtypes; Python's numbers are what the precision makes of them.
+    # NumPy has no test for the half precisions of ml_dtypes; Python's numbers are what the
+    # precision makes of them.
     with np.errstate(over="ignore"):
         numbers = np.asarray(leaf, float).astype(dtype if isinstance(leaf, float) else float)
     return bool(np.all(np.isfinite(numbers)))
 
 
 def is_smooth(function: Callable, *examples: jax.ShapeDtypeStruct) -> bool:
-    """Whether a function is a program of smooth operations alone, so that its derivative is what JAX says."""
-    # Sums of half precision are rounded on their way out; the function that is meant is that of real numbers.
+    """Whether a function is a program of smooth operations alone, so that its derivative is what
+    JAX says.
+    """
+    # Sums of half precision are rounded on their way out; the function that is meant is that of
+    # real numbers.
     dtype = solver_dtype(jnp.result_type(*examples))
     wide = [jax.ShapeDtypeStruct(example.shape, dtype) for example in examples]
     try:
@@ -52,7 +58,9 @@ def _is_smooth(equation: Any) -> bool:
     literals = [var.val for var in equation.invars if isinstance(var, Literal)]
     inner = [p for p in equation.params.values() if isinstance(p, ClosedJaxpr | Jaxpr)]
     constants = [const for p in inner if isinstance(p, ClosedJaxpr) for const in p.consts]
-    if not all(np.all(np.isfinite(np.asarray(number, float))) for number in (*literals, *constants)):
+    if not all(
+        np.all(np.isfinite(np.asarray(number, float))) for number in (*literals, *constants)
+    ):
         return False
     programs = [p.jaxpr if isinstance(p, ClosedJaxpr) else p for p in inner]
     return all(_is_smooth(e) for program in programs for e in program.eqns)

@@ -1,8 +1,9 @@
 r"""Softness: how strongly the divergence of a visible Lagrangian holds back a step, at a state.
 
-$D_L(y, x) \ge \tfrac12 \sum_{\text{groups}} r(y)\,|g(y) - g(x)|^2$ with a softness $r > 0$ in each group of units:
-$1/\ell$ for curvatures up to $\ell$, and for norms the far larger $s(y)/\gamma$ (claim C06). A step $\eta$ from $x$
-descends where $\eta \le r(x)/(K + \text{leak}\,r(x))$ in every group.
+$D_L(y, x) \ge \tfrac12 \sum_{\text{groups}} r(y)\,|g(y) - g(x)|^2$ with a softness $r > 0$ in each
+group of units: $1/\ell$ for curvatures up to $\ell$, and for norms the far larger $s(y)/\gamma$
+(claim C06). A step $\eta$ from $x$ descends where $\eta \le r(x)/(K + \text{leak}\,r(x))$ in every
+group.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from hopmix._types import Layer
 
 
 def safe_step(block: Block, x: Layer, concavity: float) -> float:
-    r"""The largest step from a state for which descent follows from the softness there, 0 where none is known.
+    r"""The largest step from a state for which descent follows from the softness there, 0 where
+    none is known.
 
     Of a block that repeats its step it is the least over the states that its own steps pass.
 
@@ -43,7 +45,9 @@ def _safe_step(block: Block, x: Layer, concavity: float) -> float:
     if not soft:
         return 0.0
     if math.isinf(soft):
-        return 1 / block.leak if block.leak else math.inf
+        if block.leak:
+            return 1 / block.leak
+        return math.inf
     if not block.leak and _never_shrinks(block.potential):
         soft = 2 * soft  # the state after the step is as soft (C06.5)
     return soft / (concavity + block.leak * soft)
@@ -51,11 +55,15 @@ def _safe_step(block: Block, x: Layer, concavity: float) -> float:
 
 def softness(lagrangian: AbstractLagrangian, x: Layer) -> float:
     """The least softness of the groups of a norm at a state; 0 for other Lagrangians."""
-    return lagrangian.softness(np.asarray(x, float)) if is_known(lagrangian) else 0.0
+    if is_known(lagrangian):
+        return lagrangian.softness(np.asarray(x, float))
+    return 0.0
 
 
 def _never_shrinks(potential: Potential) -> bool:
-    r"""Whether the visible norm is one group, and $F(g) \cdot g \ge 0$: then no residual step makes it smaller."""
+    r"""Whether the visible norm is one group, and $F(g) \cdot g \ge 0$: then no residual step makes
+    it smaller.
+    """
     memory = potential.memory
     visible = potential.neurons
     layers = [memory.neurons[h] for h in potential.hidden]

@@ -1,4 +1,6 @@
-"""Special functions without cancellation: each has a few correct last digits at every state, tiny or huge."""
+"""Special functions without cancellation: each has a few correct last digits at every state, tiny
+or huge.
+"""
 
 import functools
 import itertools
@@ -18,11 +20,15 @@ SERIES = 15
 """How many terms make the series here accurate in double precision."""
 
 SATURATED = 1e4
-"""A size beyond which exponentials vanish in every dtype; a product of one with a larger size would be 0 times inf."""
+"""A size beyond which exponentials vanish in every dtype; a product of one with a larger size would
+be 0 times inf.
+"""
 
 
 def in_single(method: Callable[[Any, Layer], Scalar]) -> Callable[[Any, Layer], Scalar]:
-    """A method that adds up a layer, computed in at least float32; the result has the dtype of the state."""
+    """A method that adds up a layer, computed in at least float32; the result has the dtype of the
+    state.
+    """
 
     @functools.wraps(method)
     def computed(self: Any, x: Layer) -> Scalar:
@@ -34,7 +40,9 @@ def in_single(method: Callable[[Any, Layer], Scalar]) -> Callable[[Any, Layer], 
 
 
 def log_cosh(z: Layer) -> Layer:
-    r"""$\log\cosh z$, as $\log(1 + 2\sinh^2\tfrac z2)$ near 0 and $|z| + \log(1 + e^{-2|z|}) - \log 2$ elsewhere."""
+    r"""$\log\cosh z$, as $\log(1 + 2\sinh^2\tfrac z2)$ near 0 and $|z| + \log(1 + e^{-2|z|}) - \log
+    2$ elsewhere.
+    """
     near = jnp.abs(z) < 1
     small = jnp.where(near, z, jnp.zeros_like(z))
     large = jnp.abs(jnp.where(near, jnp.ones_like(z), z))
@@ -54,7 +62,8 @@ def tanh_energy(z: Layer) -> Layer:
 
 @tanh_energy.defjvp
 def _tanh_energy_jvp(primals, tangents):
-    (z,), (dz,) = primals, tangents
+    (z,) = primals
+    (dz,) = tangents
     size = jnp.clip(z, -SATURATED, SATURATED)
     slope = 4 * size * jax.nn.sigmoid(2 * size) * jax.nn.sigmoid(-2 * size)  # z / cosh^2 z
     return tanh_energy(z), slope * dz
@@ -70,18 +79,22 @@ def logistic_energy(z: Layer) -> Layer:
 
 @logistic_energy.defjvp
 def _logistic_energy_jvp(primals, tangents):
-    (z,), (dz,) = primals, tangents
+    (z,) = primals
+    (dz,) = tangents
     size = jnp.clip(z, -SATURATED, SATURATED)
     return logistic_energy(z), size * jax.nn.sigmoid(size) * jax.nn.sigmoid(-size) * dz
 
 
 @jax.custom_jvp
 def gaussian_lobe(x: Layer) -> Layer:
-    r"""$\mathrm{erf}(x/\sqrt2) - x\sqrt{2/\pi}\,e^{-x^2/2}$, which begins with $\tfrac13\sqrt{2/\pi}\,x^3$."""
+    r"""$\mathrm{erf}(x/\sqrt2) - x\sqrt{2/\pi}\,e^{-x^2/2}$, which begins with
+    $\tfrac13\sqrt{2/\pi}\,x^3$.
+    """
     near = jnp.abs(x) < 1
     small = jnp.where(near, x, jnp.zeros_like(x))
     # sum over k >= 1 of x^2k / (1 * 3 * 5 ... (2k + 1)), from its last term
-    square, series = small**2, jnp.zeros_like(x)
+    square = small**2
+    series = jnp.zeros_like(x)
     for k in range(SERIES, 0, -1):
         series = square / (2 * k + 1) * (1 + series)
     large = jnp.clip(x, -SATURATED, SATURATED)
@@ -91,7 +104,8 @@ def gaussian_lobe(x: Layer) -> Layer:
 
 @gaussian_lobe.defjvp
 def _gaussian_lobe_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
+    (x,) = primals
+    (dx,) = tangents
     large = jnp.clip(x, -SATURATED, SATURATED)
     slope = math.sqrt(2 / math.pi) * large**2 * jnp.exp(-0.5 * large**2)
     return gaussian_lobe(x), slope * dx
@@ -109,17 +123,21 @@ def log1p_gap(t: Layer) -> Layer:
     return jnp.where(near, 2 * w * (w / (1 + w) + series), jnp.log1p(t) - t / (1 + t))
 
 
-# ---- Differences that may overflow --------------------------------------------------------------------------------
+# ---- Differences that may overflow ---------------------------------------------------------------
 
 
 class Wide(NamedTuple):
-    r"""The number mantissa $\cdot\, 2^{\text{exponent}}$, whose sign is known also where it overflows or underflows."""
+    r"""The number mantissa $\cdot\, 2^{\text{exponent}}$, whose sign is known also where it
+    overflows or underflows.
+    """
 
     mantissa: Scalar
     exponent: Scalar
 
     def narrow(self, dtype: Any) -> Scalar:
-        """The number in this dtype: infinite where it overflows, and never 0 where it only underflows."""
+        """The number in this dtype: infinite where it overflows, and never 0 where it only
+        underflows.
+        """
         info = jnp.finfo(dtype)
         size = jnp.where(self.mantissa == 0, 1, jnp.abs(self.mantissa))
         exponent = jnp.where(self.mantissa == 0, 0, self.exponent)
@@ -141,22 +159,30 @@ def add(numbers: tuple[Wide, ...]) -> Wide:
         cancel = (mantissas[i] == -mantissas[j]) & (numbers[i].exponent == numbers[j].exponent)
         mantissas[i] = jnp.where(cancel, 0, mantissas[i])
         mantissas[j] = jnp.where(cancel, 0, mantissas[j])
-    exponents = jnp.stack([jnp.where(m == 0, -jnp.inf, n.exponent) for m, n in zip(mantissas, numbers)])
+    exponents = jnp.stack(
+        [jnp.where(m == 0, -jnp.inf, n.exponent) for m, n in zip(mantissas, numbers)]
+    )
     top = jnp.max(exponents)
     top = jnp.where(jnp.isfinite(top), top, 0)
     shifts = [jnp.exp2(n.exponent - top) for n in numbers]
-    terms = [jnp.where((m == 0) | (shift == 1), m, m * shift) for m, shift in zip(mantissas, shifts)]
+    terms = [
+        jnp.where((m == 0) | (shift == 1), m, m * shift) for m, shift in zip(mantissas, shifts)
+    ]
     return Wide(sum(terms[1:], terms[0]), top)
 
 
 def sum_in_pairs(a: Layer) -> Scalar:
-    """The sum of all entries with what its additions round, so that terms which cancel exactly leave the others."""
+    """The sum of all entries with what its additions round, so that terms which cancel exactly
+    leave the others.
+    """
     high = a.ravel()
     low = jnp.zeros_like(high)
     while high.size > 1:
         half = (high.size + 1) // 2
         first, second, one, other = (
-            jnp.pad(part, (0, half - part.size)) for v in (high, low) for part in (v[:half], v[half:])
+            jnp.pad(part, (0, half - part.size))
+            for v in (high, low)
+            for part in (v[:half], v[half:])
         )
         high = first + second
         back = high - first
@@ -179,7 +205,9 @@ def signed_exponentials(x: Layer, weights: Layer, beta: ScalarLike) -> Wide:
 
     # Each round finds the next lower ones, as long as those above have cancelled.
     cancelled = lambda carry: (carry[2] == 0) & jnp.any(carry[0])
-    rest, leading, weight = jax.lax.while_loop(cancelled, lambda carry: lead(carry[0]), lead(weights != 0))
+    rest, leading, weight = jax.lax.while_loop(
+        cancelled, lambda carry: lead(carry[0]), lead(weights != 0)
+    )
     top = _leader(x, leading, beta)
     shift = jnp.where(jnp.abs(beta * top) / math.log(2) < _room(x), 0, top)
     below = jnp.sum(jnp.where(rest, weights * jnp.exp(beta * (jnp.where(rest, x, top) - shift)), 0))
@@ -188,16 +216,21 @@ def signed_exponentials(x: Layer, weights: Layer, beta: ScalarLike) -> Wide:
 
 
 def difference_of_powers(x: Layer, step: Layer, power: int, rectified: bool) -> Wide:
-    r"""$\tfrac1n \sum_i [(x_i + d_i)^n - x_i^n]$ of numbers or of their positive parts, term by term."""
+    r"""$\tfrac1n \sum_i [(x_i + d_i)^n - x_i^n]$ of numbers or of their positive parts, term by
+    term.
+    """
     x = jnp.where(step == 0, 0, x)
-    before, after = (jax.nn.relu(a) if rectified else a for a in (x, x + step))
+    before = jax.nn.relu(x) if rectified else x
+    after = jax.nn.relu(x + step) if rectified else (x + step)
     largest = jnp.max(jnp.maximum(jnp.abs(before), jnp.abs(after)), initial=0)
     rounds = jnp.log2(jnp.where(largest == 0, 1, largest))
     fits = power * jnp.abs(rounds) < _room(x)
     unit = jnp.where(fits, 1, largest)
     gap = jnp.where((before != 0) & (after != 0), step, after - before) / unit
-    # a^n - b^n = (a - b) (a^(n - 1) + a^(n - 2) b + ... + b^(n - 1)), to the bit alike for a step up and the step down
-    lower, upper = (f(before, after) / unit for f in (jnp.minimum, jnp.maximum))
+    # a^n - b^n = (a - b) (a^(n - 1) + a^(n - 2) b + ... + b^(n - 1)), to the bit alike for a step
+    # up and the step down
+    lower = jnp.minimum(before, after) / unit
+    upper = jnp.maximum(before, after) / unit
     factor = powers = jnp.ones_like(lower)
     for _ in range(power - 1):
         powers = powers * lower
@@ -210,7 +243,8 @@ def difference_of_exponentials(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
     larger = jnp.where(beta > 0, jnp.maximum(x, x + step), jnp.minimum(x, x + step))
     smaller = jnp.where(beta > 0, jnp.minimum(x, x + step), jnp.maximum(x, x + step))
     sign = jnp.sign(beta * step)
-    # A long step is two terms, the lower of which is left where the upper ones cancel; a short one is their difference.
+    # A long step is two terms, the lower of which is left where the upper ones cancel; a short one
+    # is their difference.
     long = jnp.abs(beta * step) > 1
     upper = jnp.where(long, sign, sign * -jnp.expm1(-jnp.abs(beta * step)))
     lower = jnp.where(long, -sign, 0)
@@ -221,39 +255,60 @@ def difference_of_exponentials(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
 
 def difference_of_log_cosh(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
     r"""$\tfrac1\beta \sum_i [\log\cosh \beta(x_i + d_i) - \log\cosh \beta x_i]$."""
-    before, after = jnp.abs(x), jnp.abs(x + step)
+    before = jnp.abs(x)
+    after = jnp.abs(x + step)
     rise = jnp.where((x > 0) == (x + step > 0), jnp.where(x > 0, step, -step), after - before)
-    return _softened(before, after, rise, jnp.sign(beta) * rise, jnp.zeros_like(rise), 2 * beta, beta)
+    return _softened(
+        before, after, rise, jnp.sign(beta) * rise, jnp.zeros_like(rise), 2 * beta, beta
+    )
 
 
 def difference_of_softplus(x: Layer, step: Layer, beta: ScalarLike) -> Wide:
     r"""$\tfrac1\beta \sum_i [\log(1 + e^{\beta(x_i + d_i)}) - \log(1 + e^{\beta x_i})]$."""
-    before, after = jnp.abs(x), jnp.abs(x + step)
+    before = jnp.abs(x)
+    after = jnp.abs(x + step)
     rise = jnp.where((x > 0) == (x + step > 0), jnp.where(x > 0, step, -step), after - before)
-    active, active_after = (beta * a > 0 for a in (x, x + step))
+    active = beta * x > 0
+    active_after = beta * (x + step) > 0
     from_zero = jnp.where(active_after, x + step, -x)
-    straight = jnp.where(active & active_after, step, jnp.where(active | active_after, from_zero, 0))
+    straight = jnp.where(
+        active & active_after, step, jnp.where(active | active_after, from_zero, 0)
+    )
     return _softened(before, after, rise, straight, 0.5 * step, beta, beta)
 
 
 def _softened(
-    before: Layer, after: Layer, rise: Layer, straight: Layer, tilt: Layer, rate: ScalarLike, beta: ScalarLike
+    before: Layer,
+    after: Layer,
+    rise: Layer,
+    straight: Layer,
+    tilt: Layer,
+    rate: ScalarLike,
+    beta: ScalarLike,
 ) -> Wide:
     r"""$\tfrac1\beta \sum_i$ of differences of $\log\cosh(\text{rate}\,|x|/2)$ and a line.
 
-    Near 0 as they stand; elsewhere as those of straight lines and of $\log(1 + e^{-\text{rate}\,|x|})$, of which
-    the lines may cancel and leave no more than the highest of the exponentials that do not.
+    Near 0 as they stand; elsewhere as those of straight lines and of $\log(1 +
+    e^{-\text{rate}\,|x|})$, of which the lines may cancel and leave no more than the highest of the
+    exponentials that do not.
 
     **Arguments:**
 
     - `before`, `after`, `rise`: $|x|$, $|x + d|$, and their difference.
-    - `straight`, `tilt`: the differences of all lines where these are the limits, and of the line alone near 0.
+    - `straight`, `tilt`: the differences of all lines where these are the limits, and of the line
+      alone near 0.
     """
     rate = jnp.abs(rate)
-    most, least = jnp.maximum(before, after), jnp.minimum(before, after)
+    most = jnp.maximum(before, after)
+    least = jnp.minimum(before, after)
     near = rate * most < 2
     half = jnp.where(near, 0.5 * rate, 0)
-    ratio = 2 * jnp.sinh(0.5 * half * (most + least)) * jnp.sinh(0.5 * half * jnp.abs(rise)) / jnp.cosh(half * most)
+    ratio = (
+        2
+        * jnp.sinh(0.5 * half * (most + least))
+        * jnp.sinh(0.5 * half * jnp.abs(rise))
+        / jnp.cosh(half * most)
+    )
     curved = jnp.sign(rise) * -jnp.log1p(-ratio) / beta
     lines = sum_in_pairs(_joined(jnp.where(near, tilt, straight), jnp.where(near, curved, 0)))
 
@@ -261,7 +316,9 @@ def _softened(
     share = jnp.exp(-rate * least)
     short = jnp.expm1(-rate * jnp.abs(rise)) / (1 + share)
     whole = _log1p_ratio(share)
-    upper = jnp.where(long, -jnp.sign(rise) * whole, jnp.sign(rise) * short * _log1p_ratio(share * short))
+    upper = jnp.where(
+        long, -jnp.sign(rise) * whole, jnp.sign(rise) * short * _log1p_ratio(share * short)
+    )
     lower = jnp.where(long, jnp.sign(rise) * _log1p_ratio(jnp.exp(-rate * most)), 0)
     weights = _joined(jnp.where(near, 0, upper), jnp.where(near, 0, lower))
     mantissa, exponent = signed_exponentials(_joined(least, most), weights, -rate)
@@ -281,8 +338,8 @@ def _joined(a: Layer, b: Layer) -> Layer:
 def difference_of_logarithms(
     x: Layer, step: Layer, beta: ScalarLike, top: Layer, rivals: Layer, direct: Scalar
 ) -> Wide:
-    r"""$\tfrac1\beta \log \frac{\sum_i e^{\beta (x_i + d_i)}}{\sum_i e^{\beta x_i}}$, whose sign is that of the
-    difference of the sums.
+    r"""$\tfrac1\beta \log \frac{\sum_i e^{\beta (x_i + d_i)}}{\sum_i e^{\beta x_i}}$, whose sign is
+    that of the difference of the sums.
 
     **Arguments:**
 
@@ -299,7 +356,9 @@ def difference_of_logarithms(
 
 
 def _room(x: Layer) -> float:
-    """The powers of two up to which a sum of many numbers is far from overflow, and as far from underflow."""
+    """The powers of two up to which a sum of many numbers is far from overflow, and as far from
+    underflow.
+    """
     return 0.7 * float(jnp.finfo(x.dtype).maxexp)
 
 
@@ -308,7 +367,9 @@ def _huge(x: Layer) -> float:
 
 
 def _leader(x: Layer, taking_part: Bool[Array, "..."], beta: ScalarLike) -> Scalar:
-    """The highest of the entries that take part, the lowest for a negative beta; 0 if there are none."""
+    """The highest of the entries that take part, the lowest for a negative beta; 0 if there are
+    none.
+    """
     highest = jnp.max(jnp.where(taking_part, x, -jnp.inf))
     lowest = jnp.min(jnp.where(taking_part, x, jnp.inf))
     return jnp.where(jnp.any(taking_part), jnp.where(beta > 0, highest, lowest), 0)

@@ -1,4 +1,6 @@
-r"""The spectrum of $M = VW$: eigenvalues and singular vectors, at the smaller of the two sizes and at every scale."""
+r"""The spectrum of $M = VW$: eigenvalues and singular vectors, at the smaller of the two sizes and
+at every scale.
+"""
 
 import math
 from collections.abc import Callable
@@ -30,11 +32,12 @@ class Spectrum(NamedTuple):
     | `overlap` | share of the $k$ leading right singular vectors in the span of the left ones | [0, 1] | 1 |
       $k/n$ ($\sqrt2\,(n - k)/n^2$) |
 
-    All keep their value under the gauge of hidden units, orthogonal changes of the visible basis, and scales of $V$ and
-    $W$. A normal $M$, an antisymmetric one for instance, has departure 0 and (for simple pairs of singular values and
-    even $k$) overlap 1 too: these two tell normality from symmetry only together with the others. Where singular values
-    are equal, the leading vectors and their overlap are arbitrary.
-    """
+    All keep their value under the gauge of hidden units, orthogonal changes of the visible basis,
+    and scales of $V$ and $W$. A normal $M$, an antisymmetric one for instance, has departure 0 and
+    (for simple pairs of singular values and even $k$) overlap 1 too: these two tell normality from
+    symmetry only together with the others. Where singular values are equal, the leading vectors and
+    their overlap are arbitrary.
+    """  # noqa: E501
 
     complex_fraction: Scalar
     largest_imaginary: Scalar
@@ -45,19 +48,20 @@ class Spectrum(NamedTuple):
 def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
     r"""Eigenvalues and singular vectors of $M = VW$ by the indices of `Spectrum`.
 
-    Everything is computed at the smaller of the two sizes, in units in which the largest entries are about 1. An
-    eigenvalue counts as real where its imaginary part is below the square root of the rounding unit, relative to the
-    largest one.
+    Everything is computed at the smaller of the two sizes, in units in which the largest entries
+    are about 1. An eigenvalue counts as real where its imaginary part is below the square root of
+    the rounding unit, relative to the largest one.
 
     **Arguments:**
 
     - `coupling`: gives $V$ and $W$.
     - `leading`: $k$, how many singular vectors span what is compared; at most the smaller size.
 
-    **Returns:** a `Spectrum` in the dtype of the weights, NaN for a zero matrix. The rounding of `departure` is that of
-    a square root: 1e-8 in float64, 1e-3 in float32.
+    **Returns:** a `Spectrum` in the dtype of the weights, NaN for a zero matrix. The rounding of
+    `departure` is that of a square root: 1e-8 in float64, 1e-3 in float32.
 
-    **Raises:** `ValueError` for `leading` below 1, and for weights that are no floating-point numbers.
+    **Raises:** `ValueError` for `leading` below 1, and for weights that are no floating-point
+    numbers.
 
     **Source:** Henrici 1962 for the departure from normality; `theory/notation.md`.
     """
@@ -65,7 +69,8 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
         raise ValueError(f"`measure_spectrum` needs leading >= 1, got {leading}.")
     units = units_of(coupling.down, coupling.up)
     values, small = _eigenvalues(units)
-    sizes, imaginary = jnp.abs(values), jnp.abs(values.imag)
+    sizes = jnp.abs(values)
+    imaginary = jnp.abs(values.imag)
     radius = jnp.max(sizes)
     product = moments(units)
     relative = sizes * (small / product.unit)
@@ -81,28 +86,34 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
 
 
 def eigenvalues(coupling: Coupling) -> Complex[Array, " smaller"]:
-    r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of $WV$ if $h < n$.
+    r"""The eigenvalues of $M = VW$ that need not be zero, as many as the smaller size: those of
+    $WV$ if $h < n$.
 
-    They are computed in units of the largest entry, because LAPACK's of float32 can be wrong below 1e-12 and above
-    1e12. Errors are those of rounding relative to the norm of $M$. Parts that the dtype cannot hold are 0 or infinite,
-    and weights that are no numbers have eigenvalues that are none.
+    They are computed in units of the largest entry, because LAPACK's of float32 can be wrong below
+    1e-12 and above 1e12. Errors are those of rounding relative to the norm of $M$. Parts that the
+    dtype cannot hold are 0 or infinite, and weights that are no numbers have eigenvalues that are
+    none.
 
     **Arguments:**
 
     - `coupling`: gives $V$ and $W$.
 
-    **Returns:** complex numbers of the precision of the weights, of single precision for float16 and bfloat16.
+    **Returns:** complex numbers of the precision of the weights, of single precision for float16
+    and bfloat16.
 
     **Raises:** `ValueError` for weights that are no floating-point numbers.
     """
     units = units_of(coupling.down, coupling.up)
     values, small = _eigenvalues(units)
-    real, imaginary = (part * small * units.unit * units.unit for part in (values.real, values.imag))
+    real = values.real * small * units.unit * units.unit
+    imaginary = values.imag * small * units.unit * units.unit
     return jax.lax.complex(real, imaginary)
 
 
 def _eigenvalues(units: Units) -> tuple[Complex[Array, " smaller"], Scalar]:
-    """The eigenvalues in units of a number, which itself is in the square of the unit of the units; and that number."""
+    """The eigenvalues in units of a number, which itself is in the square of the unit of the units;
+    and that number.
+    """
     w, v = shared(units)
     matrix = v.T @ w if w.shape[1] <= w.shape[0] else w @ v.T
     small = largest(matrix)
@@ -110,7 +121,8 @@ def _eigenvalues(units: Units) -> tuple[Complex[Array, " smaller"], Scalar]:
 
 
 def singular_frames(units: Units, leading: int) -> tuple[Frame, Float[Array, " leading"], Frame]:
-    r"""The leading left singular vectors, singular values and right singular vectors of $M$, vectors as columns.
+    r"""The leading left singular vectors, singular values and right singular vectors of $M$,
+    vectors as columns.
 
     There are no more than the smaller size. Values are in the square of the unit of the units.
     """
@@ -129,8 +141,9 @@ def singular_frames(units: Units, leading: int) -> tuple[Frame, Float[Array, " l
 def _one_by_one(decompose: Callable) -> Callable:
     """The same for matrices in a batch, one after another.
 
-    On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for them in one of
-    these threads: a few such calls at a time, of other layers or other programs, wait for each other for ever.
+    On a CPU, jaxlib hands the matrices of a batch to the threads that run the program and waits for
+    them in one of these threads: a few such calls at a time, of other layers or other programs,
+    wait for each other for ever.
     """
 
     @jax.custom_jvp
@@ -142,7 +155,9 @@ def _one_by_one(decompose: Callable) -> Callable:
     return one_by_one
 
 
-def _thin_svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
+def _thin_svd(
+    matrix: Float[Array, "n n"],
+) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     return left, values, right.T
 
@@ -163,11 +178,12 @@ def null_departure(visible: int, hidden: int) -> float:
     $$\sqrt{1 - \frac{s}{n}\left(\frac{1}{3\nu} + \frac{\nu - 1}{2\nu}\right)}, \qquad s = \min(n, h), \quad
       \nu = \max(n, h)/s,$$
 
-    from the radial law of the eigenvalues of a product of two Ginibre matrices: 0.816 for $h = n$, 0.707 for
-    $h \gg n$.
+    from the radial law of the eigenvalues of a product of two Ginibre matrices: 0.816 for $h = n$,
+    0.707 for $h \gg n$.
 
-    **Source:** Burda, Janik & Waclaw 2010 (arXiv 0912.3422) for the law; the second moment of it: hopmix.
-    """
+    **Source:** Burda, Janik & Waclaw 2010 (arXiv 0912.3422) for the law; the second moment of it:
+    hopmix.
+    """  # noqa: E501
     smaller, larger = sorted((visible, hidden))
     ratio = larger / smaller
     return math.sqrt(1 - smaller / visible * (1 / (3 * ratio) + (ratio - 1) / (2 * ratio)))

@@ -1,23 +1,27 @@
-r"""How far the weights of a coupling are from symmetric, by indices with known ranges, invariances and null values.
+r"""How far the weights of a coupling are from symmetric, by indices with known ranges, invariances
+and null values.
 
-With $W$ (hidden x visible), $V$ (visible x hidden), columns $v_\alpha$ of $V$, rows $w_\alpha$ of $W$ and $M = VW$.
-Two changes of weights leave the layer as it is or nearly so, and an index should say how it takes them: the *gauge* of
-hidden units, $w_\alpha \to c_\alpha w_\alpha$ and $v_\alpha \to v_\alpha/c_\alpha$ with $c_\alpha \ne 0$, which keeps
-$M$ (and the layer: of linear units for every $c_\alpha$, of rectified ones for $c_\alpha > 0$, of odd ones such as tanh
-for $c_\alpha = \pm 1$), and *gains* $v_\alpha \to d_\alpha v_\alpha$ with $d_\alpha > 0$, which keep a conservative
+With $W$ (hidden x visible), $V$ (visible x hidden), columns $v_\alpha$ of $V$, rows $w_\alpha$ of
+$W$ and $M = VW$. Two changes of weights leave the layer as it is or nearly so, and an index should
+say how it takes them: the *gauge* of hidden units, $w_\alpha \to c_\alpha w_\alpha$ and $v_\alpha
+\to v_\alpha/c_\alpha$ with $c_\alpha \ne 0$, which keeps $M$ (and the layer: of linear units for
+every $c_\alpha$, of rectified ones for $c_\alpha > 0$, of odd ones such as tanh for $c_\alpha = \pm
+1$), and *gains* $v_\alpha \to d_\alpha v_\alpha$ with $d_\alpha > 0$, which keep a conservative
 coupling conservative (claim C07).
 
-*-1 is as symmetric as 1* where an index is a cosine: $V = -W^\top$ is a symmetric coupling of the opposite sign, with
-unit cosines of -1 and the symmetry score 1, as is $V = W^\top D$ with gains of both signs, whose unit cosines are
-$\pm 1$. A symmetry score of -1 is another thing, an antisymmetric $M$, which only rotates.
+*-1 is as symmetric as 1* where an index is a cosine: $V = -W^\top$ is a symmetric coupling of the
+opposite sign, with unit cosines of -1 and the symmetry score 1, as is $V = W^\top D$ with gains of
+both signs, whose unit cosines are $\pm 1$. A symmetry score of -1 is another thing, an
+antisymmetric $M$, which only rotates.
 
-No index depends on a common scale of the weights, or on that of single units where the gauge says so, as long as their
-numbers are in the range of the dtype: rows are brought to their own units before anything is squared or multiplied.
-Weights in float16 and bfloat16 are computed with in float32; what comes out has their dtype.
+No index depends on a common scale of the weights, or on that of single units where the gauge says
+so, as long as their numbers are in the range of the dtype: rows are brought to their own units
+before anything is squared or multiplied. Weights in float16 and bfloat16 are computed with in
+float32; what comes out has their dtype.
 
-*Null* values are means (standard deviations) for independent weights with Gaussian entries, one variance for $V$ and
-one for $W$, to leading order in the $n$ visible and $h$ hidden units. `significance` compares any index with the same
-weights in which hidden units are paired at random.
+*Null* values are means (standard deviations) for independent weights with Gaussian entries, one
+variance for $V$ and one for $W$, to leading order in the $n$ visible and $h$ hidden units.
+`significance` compares any index with the same weights in which hidden units are paired at random.
 """
 
 from typing import NamedTuple
@@ -45,7 +49,9 @@ class Units(NamedTuple):
 
     @property
     def even(self) -> Float[Array, " hidden"]:
-        r"""The size of $w_\alpha$ and $v_\alpha$ where both are given the same, which every gauge keeps."""
+        r"""The size of $w_\alpha$ and $v_\alpha$ where both are given the same, which every gauge
+        keeps.
+        """
         return jnp.sqrt(self.w.sizes) * jnp.sqrt(self.v.sizes)
 
     @property
@@ -80,15 +86,16 @@ class Asymmetry(NamedTuple):
       yes | yes | no |
     | `balance` | $(\|W\|^2 - \|V\|^2)/(\|W\|^2 + \|V\|^2)$ | [-1, 1] | 0 | that of the variances | no | none | no |
 
-    $c = 2\|V\|\|W\|/(\|V\|^2 + \|W\|^2)$. Norms are Frobenius norms. The *excess* of columns is the sum of what column
-    norms have above their mean plus two standard deviations, and likewise for rows; where none stands out the
-    directionality is 0. Its null is symmetric, but wide: `significance` tells how wide.
+    $c = 2\|V\|\|W\|/(\|V\|^2 + \|W\|^2)$. Norms are Frobenius norms. The *excess* of columns is the
+    sum of what column norms have above their mean plus two standard deviations, and likewise for
+    rows; where none stands out the directionality is 0. Its null is symmetric, but wide:
+    `significance` tells how wide.
 
-    *Gauge* says whether the value, and apart from it the z and p of `significance`, keep what they are under
-    $w_\alpha \to c_\alpha w_\alpha$, $v_\alpha \to v_\alpha/c_\alpha$ for all $c_\alpha \ne 0$. For $V = -W^\top$,
-    which is as symmetric as $V = W^\top$, all cosines are -1, the score is 1, the conservative distance is 0, and both
-    breakings are 2.
-    """
+    *Gauge* says whether the value, and apart from it the z and p of `significance`, keep what they
+    are under $w_\alpha \to c_\alpha w_\alpha$, $v_\alpha \to v_\alpha/c_\alpha$ for all $c_\alpha
+    \ne 0$. For $V = -W^\top$, which is as symmetric as $V = W^\top$, all cosines are -1, the score
+    is 1, the conservative distance is 0, and both breakings are 2.
+    """  # noqa: E501
 
     cosine: Scalar
     relative_breaking: Scalar
@@ -108,25 +115,27 @@ def measure_asymmetry(
     coupling: Coupling | Float[Array | np.ndarray, "hidden visible"],
     down: Float[Array | np.ndarray, "visible hidden"] | None = None,
 ) -> Asymmetry:
-    r"""The asymmetry of the weights of a coupling, or of two matrices, by the indices of `Asymmetry`.
+    r"""The asymmetry of the weights of a coupling, or of two matrices, by the indices of
+    `Asymmetry`.
 
-    $M = VW$ is formed only where there are no more visible than hidden units; otherwise Gram matrices of hidden size
-    serve.
+    $M = VW$ is formed only where there are no more visible than hidden units; otherwise Gram
+    matrices of hidden size serve.
 
     **Arguments:**
 
-    - `coupling`: gives $W$ (`up`) and $V$ (`down`); or it is $W$ itself, of shape (hidden, visible).
+    - `coupling`: gives $W$ (`up`) and $V$ (`down`); or it is $W$ itself, of shape (hidden,
+      visible).
     - `down`: $V$, of shape (visible, hidden), where `coupling` is $W$.
 
-    **Returns:** an `Asymmetry` in the dtype of the weights. An index of a zero matrix is NaN; hidden units with a zero
-    $v_\alpha$ or $w_\alpha$ are left out of the mean and the quantiles of the cosines. A ratio of sizes that the dtype
-    cannot hold is 0 or infinite.
+    **Returns:** an `Asymmetry` in the dtype of the weights. An index of a zero matrix is NaN;
+    hidden units with a zero $v_\alpha$ or $w_\alpha$ are left out of the mean and the quantiles of
+    the cosines. A ratio of sizes that the dtype cannot hold is 0 or infinite.
 
-    **Raises:** `ValueError` for weights that are no floating-point numbers, and for shapes that are not transposed;
-    `TypeError` for one matrix alone, and for a coupling with another $V$.
+    **Raises:** `ValueError` for weights that are no floating-point numbers, and for shapes that are
+    not transposed; `TypeError` for one matrix alone, and for a coupling with another $V$.
 
-    **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score and directionality;
-    claim C07 for cosines of units and the distance to a conservative coupling.
+    **Source:** arXiv 2406.12220 (the ratio); Saponati et al. (arXiv 2502.10927) for symmetry score
+    and directionality; claim C07 for cosines of units and the distance to a conservative coupling.
     """
     coupling = _coupling_of(coupling, down)
     v = coupling.down
@@ -146,10 +155,14 @@ def measure_asymmetry(
     return Asymmetry(*(index.astype(w.dtype) for index in found))
 
 
-def _coupling_of(coupling: Coupling | Array | np.ndarray, down: Array | np.ndarray | None) -> Coupling:
+def _coupling_of(
+    coupling: Coupling | Array | np.ndarray, down: Array | np.ndarray | None
+) -> Coupling:
     if isinstance(coupling, Coupling):
         if down is not None:
-            raise TypeError("`down` goes with up-weights; a coupling has its own: give coupling alone.")
+            raise TypeError(
+                "`down` goes with up-weights; a coupling has its own: give coupling alone."
+            )
         return coupling
     if down is None:
         raise TypeError("`down` is missing: give a Coupling, or up-weights and down-weights.")
@@ -160,11 +173,13 @@ def unit_cosines(coupling: Coupling) -> Float[Array, " hidden"]:
     r"""The cosine of the outgoing and incoming weights of each hidden unit,
     $v_\alpha \cdot w_\alpha / (|v_\alpha||w_\alpha|)$, in [-1, 1]; NaN where one of them is zero.
 
-    Where all are $\pm 1$, that is where $V = W^\top D$ with gains of any sign, a coupling of elementwise hidden units
-    is conservative (claim C07); -1 is as symmetric as 1. The converse needs what C07 assumes: $\phi'$ of the units no
-    polynomial on the inputs that they meet, rows $w_\alpha$ that are not zero and pairwise not parallel, activations
-    that fill an open set, and no norm that removes a common part of the force. Linear units, for instance, need no more
-    than a symmetric $VW$. Invariant under gauge (of either sign) and gains. Null: 0 ($1/\sqrt n$) for each unit.
+    Where all are $\pm 1$, that is where $V = W^\top D$ with gains of any sign, a coupling of
+    elementwise hidden units is conservative (claim C07); -1 is as symmetric as 1. The converse
+    needs what C07 assumes: $\phi'$ of the units no polynomial on the inputs that they meet, rows
+    $w_\alpha$ that are not zero and pairwise not parallel, activations that fill an open set, and
+    no norm that removes a common part of the force. Linear units, for instance, need no more than a
+    symmetric $VW$. Invariant under gauge (of either sign) and gains. Null: 0 ($1/\sqrt n$) for each
+    unit.
 
     **Arguments:**
 
@@ -174,8 +189,8 @@ def unit_cosines(coupling: Coupling) -> Float[Array, " hidden"]:
 
 
 def nearest_conservative(coupling: Coupling) -> Coupling:
-    r"""The nearest coupling with the same $W$ and $V = W^\top D$, $D$ diagonal: what is conservative for every choice
-    of elementwise hidden units (claim C07),
+    r"""The nearest coupling with the same $W$ and $V = W^\top D$, $D$ diagonal: what is
+    conservative for every choice of elementwise hidden units (claim C07),
 
     $$D_\alpha = \frac{v_\alpha \cdot w_\alpha}{|w_\alpha|^2}, \qquad
       \min_D |V - W^\top D|^2 = \sum_\alpha |v_\alpha|^2\,(1 - \cos^2(v_\alpha, w_\alpha)).$$
@@ -190,24 +205,29 @@ def nearest_conservative(coupling: Coupling) -> Coupling:
 
 
 def symmetry_score(v: Down, w: Up) -> Scalar:
-    r"""The symmetry score of $M = VW$, $\langle M, M^\top\rangle/|M|^2 = (|M_s|^2 - |M_a|^2)/|M|^2$, in [-1, 1].
+    r"""The symmetry score of $M = VW$, $\langle M, M^\top\rangle/|M|^2 = (|M_s|^2 -
+    |M_a|^2)/|M|^2$, in [-1, 1].
 
-    1 for a symmetric $M$, that of $V = -W^\top$ among them, and -1 for an antisymmetric one. With fewer hidden than
-    visible units $M$ is never formed: $\langle M, M^\top\rangle = \mathrm{tr}\,(WV)^2$ and
-    $|M|^2 = \sum_i V_i\,W W^\top V_i^\top$ take matrices of hidden size only.
+    1 for a symmetric $M$, that of $V = -W^\top$ among them, and -1 for an antisymmetric one. With
+    fewer hidden than visible units $M$ is never formed: $\langle M, M^\top\rangle =
+    \mathrm{tr}\,(WV)^2$ and $|M|^2 = \sum_i V_i\,W W^\top V_i^\top$ take matrices of hidden size
+    only.
 
     **Source:** Saponati et al. (arXiv 2502.10927), whose score is $\tfrac12(1 + \text{this})$.
     """
     return moments(units_of(v, w)).score.astype(w.dtype)
 
 
-# ---- Indices of pairs of weights --------------------------------------------------------------------------------
+# ---- Indices of pairs of weights -----------------------------------------------------------------
 
 
 def _of_pairs(units: Units) -> dict[str, Scalar]:
     """Those that add what each unit has, weighted by its sizes."""
-    w, v = units.w.entries, units.v.entries
-    inner, long_w, long_v = jnp.sum(w * v, axis=1), _lengths(w), _lengths(v)
+    w = units.w.entries
+    v = units.v.entries
+    inner = jnp.sum(w * v, axis=1)
+    long_w = _lengths(w)
+    long_v = _lengths(v)
     strength = (units.even / units.unit) ** 2
     size_w = units.w.sizes / largest(units.w.sizes)
     size_v = units.v.sizes / largest(units.v.sizes)
@@ -238,7 +258,8 @@ def _of_sizes(units: Units, v: Down, w: Up) -> dict[str, Scalar]:
     unit = jnp.maximum(largest(units.w.sizes), largest(units.v.sizes))
     all_w = _length(units.w.sizes / unit * _lengths(units.w.entries))
     all_v = _length(units.v.sizes / unit * _lengths(units.v.entries))
-    # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do not overflow.
+    # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do
+    # not overflow.
     gap = 2 * norm((0.5 * v.T - 0.5 * w) / unit)
     both = all_w**2 + all_v**2
     return {
@@ -249,14 +270,16 @@ def _of_sizes(units: Units, v: Down, w: Up) -> dict[str, Scalar]:
 
 
 def _cosines(units: Units) -> Float[Array, " hidden"]:
-    w, v = units.w.entries, units.v.entries
+    w = units.w.entries
+    v = units.v.entries
     sizes = _lengths(w) * _lengths(v)
     return jnp.sum(w * v, axis=1) / jnp.where(sizes > 0, sizes, jnp.nan)
 
 
 def _along(units: Units) -> Up:
     r"""The part of each $v_\alpha$ along $w_\alpha$, in the units of $v_\alpha$."""
-    w, v = units.w.entries, units.v.entries
+    w = units.w.entries
+    v = units.v.entries
     square = jnp.sum(w**2, axis=1)
     gains = jnp.sum(v * w, axis=1) / jnp.where(square > 0, square, 1)
     return w * gains[:, None]
@@ -271,11 +294,13 @@ def _lengths(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
     return root(jnp.sum(rows**2, axis=1))
 
 
-# ---- Indices of the product -------------------------------------------------------------------------------------
+# ---- Indices of the product ----------------------------------------------------------------------
 
 
 class Moments(NamedTuple):
-    """Of $M = VW$ in some unit: its inner product with its transpose, and the squared norms of rows and columns."""
+    """Of $M = VW$ in some unit: its inner product with its transpose, and the squared norms of rows
+    and columns.
+    """
 
     inner: Scalar
     rows: Float[Array, " visible"]
@@ -289,7 +314,9 @@ class Moments(NamedTuple):
 
 
 def moments(units: Units) -> Moments:
-    """The moments of the product of some units, by matrices of the smaller size; their unit counts from the units'."""
+    """The moments of the product of some units, by matrices of the smaller size; their unit counts
+    from the units'.
+    """
     w, v = shared(units)
     hidden, visible = w.shape
     if visible <= hidden:
@@ -298,21 +325,25 @@ def moments(units: Units) -> Moments:
         m = m / unit
         return Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0), unit)
     small = w @ v.T
-    rows, columns = jnp.sum(((w @ w.T) @ v) * v, axis=0), jnp.sum(((v @ v.T) @ w) * w, axis=0)
+    rows = jnp.sum(((w @ w.T) @ v) * v, axis=0)
+    columns = jnp.sum(((v @ v.T) @ w) * w, axis=0)
     return Moments(jnp.sum(small * small.T), rows, columns, jnp.ones_like(units.unit))
 
 
 def shared(units: Units) -> tuple[Up, Up]:
-    r"""The $w_\alpha$ and the $v_\alpha$ in the gauge in which the largest entries of both are the same, relative to
-    the largest of all."""
+    r"""The $w_\alpha$ and the $v_\alpha$ in the gauge in which the largest entries of both are the
+    same, relative to the largest of all."""
     size = (units.even / units.unit)[:, None]
     return units.w.entries * size, units.v.entries * size
 
 
 def _directionality(product: Moments) -> Scalar:
-    column, row = _excess(product.columns), _excess(product.rows)
+    column = _excess(product.columns)
+    row = _excess(product.rows)
     total = column + row
-    return jnp.where(total == 0, jnp.zeros_like(total), (column - row) / jnp.where(total == 0, 1, total))
+    return jnp.where(
+        total == 0, jnp.zeros_like(total), (column - row) / jnp.where(total == 0, 1, total)
+    )
 
 
 def _excess(squares: Float[Array, " visible"]) -> Scalar:

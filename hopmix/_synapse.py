@@ -1,18 +1,18 @@
 r"""Synapses: energies that couple the activations of one or more layers.
 
-A synapse is a scalar function $E(g_1, g_2, \dots)$ of the activations that it joins, and sends the current
-$-\partial E/\partial g_a$ into each of them; `HyperSynapse` takes any such function. A *bilinear* synapse carries
-activity from a visible layer $v$ to a hidden layer $h$ by $W$ and back by $V$, which need not be $W^\top$. Its energy
-is the symmetrised interaction
+A synapse is a scalar function $E(g_1, g_2, \dots)$ of the activations that it joins, and sends the
+current $-\partial E/\partial g_a$ into each of them; `HyperSynapse` takes any such function. A
+*bilinear* synapse carries activity from a visible layer $v$ to a hidden layer $h$ by $W$ and back
+by $V$, which need not be $W^\top$. Its energy is the symmetrised interaction
 
 $$E(v, h) = -\tfrac12\left(h \cdot W v + v \cdot V h\right),$$
 
-that is $-h \cdot W v$ for tied weights; its currents are $W v$ into the hidden and $V h$ into the visible layer. They
-are minus the gradient of the energy exactly when $V = W^\top$.
+that is $-h \cdot W v$ for tied weights; its currents are $W v$ into the hidden and $V h$ into the
+visible layer. They are minus the gradient of the energy exactly when $V = W^\top$.
 
-Tokens are the first axis of an activation and channels the last; axes between them, if any, are a batch. In this
-*token-major* layout both mixings of a batch and their weight gradients are plain 2-D matrix products without a
-transpose.
+Tokens are the first axis of an activation and channels the last; axes between them, if any, are a
+batch. In this *token-major* layout both mixings of a batch and their weight gradients are plain 2-D
+matrix products without a transpose.
 """
 
 import abc
@@ -36,19 +36,24 @@ from hopmix._smooth import is_smooth
 from hopmix._types import Energy, Layer, Scalar
 
 Activations: TypeAlias = tuple[Any, ...]
-"""One activation for each layer that a synapse joins; a layer whose activation is not known yet has `None`."""
+"""One activation for each layer that a synapse joins; a layer whose activation is not known yet has
+`None`.
+"""
 
 
 class AbstractSynapse(eqx.Module):
     """An interaction of layers: its energy, and the current that it sends into each of them.
 
-    Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a faster form. Both
-    refuse integers by a `ValueError`. All else has a safe default, which is that nothing is known; what certificates
-    ask for is believed of the synapses of hopmix alone (`hopmix._assumptions`).
+    Subclasses give `energy`; they override `current` where it is not minus the gradient, or has a
+    faster form. Both refuse integers by a `ValueError`. All else has a safe default, which is that
+    nothing is known; what certificates ask for is believed of the synapses of hopmix alone
+    (`hopmix._assumptions`).
 
-    - `is_explicit`: whether the current into a layer does not depend on the activation of that layer.
+    - `is_explicit`: whether the current into a layer does not depend on the activation of that
+      layer.
     - `takes_batch`: whether activations may be a token-major batch.
-    - `is_constant`: whether its currents depend on nothing; further layers that it is connected with are only named.
+    - `is_constant`: whether its currents depend on nothing; further layers that it is connected
+      with are only named.
     - `is_linear`: whether its currents are linear in what the other layer sends, or constant.
     - `is_coupled`: whether it has a `coupling`, which is judged with all that join the same layers.
     - `is_matrix`: whether the coupling acts as one matrix, on each token or channel alike.
@@ -69,21 +74,27 @@ class AbstractSynapse(eqx.Module):
 
     @abc.abstractmethod
     def energy(self, *activations: Layer) -> Energy:
-        """The energy of the interaction at these activations; of a token-major batch, that of each example."""
+        """The energy of the interaction at these activations; of a token-major batch, that of each
+        example.
+        """
 
     def energy_magnitude(self, *activations: Layer) -> Scalar:
-        r"""The sum of the magnitudes of all that `energy` adds up at these activations, of one example.
+        r"""The sum of the magnitudes of all that `energy` adds up at these activations, of one
+        example.
 
-        By default $|E|$ and what relative errors of one unit can change in it, $\sum |g\,\partial E/\partial g|$, over
-        the activations and the parameters.
+        By default $|E|$ and what relative errors of one unit can change in it, $\sum |g\,\partial
+        E/\partial g|$, over the activations and the parameters.
         """
         parameters, rest = eqx.partition(self, eqx.is_inexact_array)
         energy = lambda inputs: eqx.combine(inputs[0], rest).energy(*inputs[1])
-        return jnp.abs(self.energy(*activations)) + state_magnitude(energy, (parameters, activations))
+        return jnp.abs(self.energy(*activations)) + state_magnitude(
+            energy, (parameters, activations)
+        )
 
     @of_floats
     def current(self, into: int, activations: Activations) -> Layer:
-        r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the synapse is conservative.
+        r"""The current into the layer at position `into`, $-\partial E/\partial g$ where the
+        synapse is conservative.
 
         Of an explicit synapse, the activation of the layer that the current enters may be `None`.
         """
@@ -93,15 +104,18 @@ class AbstractSynapse(eqx.Module):
 
         return -jax.grad(total)(activations[into])
 
-    # ---- What certificates ask --------------------------------------------------------------------------------------
+    # ---- What certificates ask -------------------------------------------------------------------
 
     @property
     def made_of(self) -> tuple[AbstractLagrangian, ...]:
         """The Lagrangians that it is made of."""
         return ()
 
-    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption] | None:
-        """What is known of whether its currents are minus the gradient of its energy; `None` where that is to be tried.
+    def conservative(
+        self, name: str, layers: Sequence[jax.ShapeDtypeStruct]
+    ) -> list[Assumption] | None:
+        """What is known of whether its currents are minus the gradient of its energy; `None` where
+        that is to be tried.
 
         **Arguments:**
 
@@ -113,7 +127,9 @@ class AbstractSynapse(eqx.Module):
 
     @property
     def spectral_norm(self) -> float:
-        """The spectral norm of the linear map into the second layer, or a bound on it; infinite where none is known."""
+        """The spectral norm of the linear map into the second layer, or a bound on it; infinite
+        where none is known.
+        """
         return math.inf
 
     @property
@@ -122,7 +138,9 @@ class AbstractSynapse(eqx.Module):
         return self.spectral_norm
 
     def own_concavity(self, shape: tuple[int, ...]) -> float:
-        r"""A $K$ for which $-E(g) + \tfrac K2 |g|^2$ is convex, if it joins a layer of this shape with itself."""
+        r"""A $K$ for which $-E(g) + \tfrac K2 |g|^2$ is convex, if it joins a layer of this shape
+        with itself.
+        """
         del shape
         return 2 * self.spectral_norm
 
@@ -141,7 +159,8 @@ class AbstractSynapse(eqx.Module):
 class AbstractCoupled(AbstractSynapse):
     r"""A bilinear synapse: its currents are linear maps by the $W$ and the $V$ of a coupling.
 
-    - `units_last`: whether the hidden units of the coupling are the last axis of the hidden layer, not the first.
+    - `units_last`: whether the hidden units of the coupling are the last axis of the hidden layer,
+      not the first.
     """
 
     coupling: Coupling
@@ -160,12 +179,16 @@ class AbstractCoupled(AbstractSynapse):
         return []
 
     def kind(self, ends: tuple[str, ...]) -> Hashable:
-        """What couplings that add up have in common; a matrix between the layers in reverse is its transpose."""
+        """What couplings that add up have in common; a matrix between the layers in reverse is its
+        transpose.
+        """
         return type(self), frozenset(ends)
 
     @property
     def is_entrywise(self) -> bool:
-        """Whether $W$ and $V$ act alike where they join a layer with itself, so that $W + V$ is what counts."""
+        """Whether $W$ and $V$ act alike where they join a layer with itself, so that $W + V$ is
+        what counts.
+        """
         return self.is_matrix
 
     @property
@@ -197,11 +220,13 @@ def is_known_constant(synapse: AbstractSynapse) -> bool:
 
 
 class HyperSynapse(AbstractSynapse):
-    r"""A many-body interaction given by any scalar function: $E(g_1, \dots, g_k) = f(g_1, \dots, g_k)$.
+    r"""A many-body interaction given by any scalar function: $E(g_1, \dots, g_k) = f(g_1, \dots,
+    g_k)$.
 
     **Arguments:**
 
-    - `function`: $f$, from one activation for each joined layer to a number; an `equinox.Module` if it has parameters.
+    - `function`: $f$, from one activation for each joined layer to a number; an `equinox.Module` if
+      it has parameters.
 
     **Source:** hypergraphs of Krotov 2021 (arXiv 2107.06446), Hoover et al. 2022 (HAMUX).
     """
@@ -211,7 +236,9 @@ class HyperSynapse(AbstractSynapse):
     def energy(self, *activations: Layer) -> Scalar:
         return self.function(*activations)
 
-    def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption] | None:
+    def conservative(
+        self, name: str, layers: Sequence[jax.ShapeDtypeStruct]
+    ) -> list[Assumption] | None:
         """It is where the function is a program of smooth operations."""
         if not is_smooth(self.function, *layers):
             return None
@@ -224,10 +251,11 @@ class Bias(AbstractSynapse):
 
     **Arguments:**
 
-    - `bias`: $b$, of the rank of the layer and broadcast against it: (tokens, 1) for one number per token.
+    - `bias`: $b$, of the rank of the layer and broadcast against it: (tokens, 1) for one number per
+      token.
 
-    It acts on the first of the layers it is connected with. Others, of the same rank, are only named: the bias counts
-    as a part of what they send, so that stochastic depth drops it with them.
+    It acts on the first of the layers it is connected with. Others, of the same rank, are only
+    named: the bias counts as a part of what they send, so that stochastic depth drops it with them.
 
     **Raises:** `ValueError` for integers.
     """
@@ -246,7 +274,9 @@ class Bias(AbstractSynapse):
 
     def current(self, into: int, activations: Activations) -> Layer:
         del activations
-        return jnp.zeros((1,) * self.bias.ndim, self.bias.dtype) if into else self.bias
+        if into:
+            return jnp.zeros((1,) * self.bias.ndim, self.bias.dtype)
+        return self.bias
 
     def conservative(self, name: str, layers: Sequence[jax.ShapeDtypeStruct]) -> list[Assumption]:
         """Nothing: constants always are."""
@@ -279,12 +309,14 @@ class Dense(AbstractCoupled):
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch"]:
         v, h = activations
-        return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
+        if into:
+            return _mix_first(self.coupling.up, v)
+        return _send_back(_mix_first, self.coupling, h)
 
 
 class TokenMixing(AbstractCoupled):
-    r"""Mixing over tokens, shared by all channels: currents $\sum_i W_{\alpha i} v_{iI}$ into the hidden and
-    $\sum_\alpha V_{i\alpha} h_{\alpha I}$ into the visible layer.
+    r"""Mixing over tokens, shared by all channels: currents $\sum_i W_{\alpha i} v_{iI}$ into the
+    hidden and $\sum_\alpha V_{i\alpha} h_{\alpha I}$ into the visible layer.
 
     The visible layer has shape (tokens, channels), the hidden one (hidden, channels).
 
@@ -292,7 +324,8 @@ class TokenMixing(AbstractCoupled):
 
     - `coupling`: $W$ of shape (hidden, tokens).
 
-    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
+    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601),
+    equation 1.
     """
 
     is_matrix: ClassVar[bool] = True
@@ -302,12 +335,14 @@ class TokenMixing(AbstractCoupled):
 
     def current(self, into: int, activations: Activations) -> Float[Array, "units *batch channels"]:
         v, h = activations
-        return _mix_first(self.coupling.up, v) if into else _send_back(_mix_first, self.coupling, h)
+        if into:
+            return _mix_first(self.coupling.up, v)
+        return _send_back(_mix_first, self.coupling, h)
 
 
 class ChannelMixing(AbstractCoupled):
-    r"""Mixing over channels, shared by all tokens: currents $\sum_I W_{\beta I} v_{iI}$ into the hidden and
-    $\sum_\beta V_{I\beta} h_{i\beta}$ into the visible layer.
+    r"""Mixing over channels, shared by all tokens: currents $\sum_I W_{\beta I} v_{iI}$ into the
+    hidden and $\sum_\beta V_{I\beta} h_{i\beta}$ into the visible layer.
 
     The visible layer has shape (tokens, channels), the hidden one (tokens, hidden).
 
@@ -315,7 +350,8 @@ class ChannelMixing(AbstractCoupled):
 
     - `coupling`: $W$ of shape (hidden, channels).
 
-    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
+    **Source:** arXiv 2406.12220, sections 2 and 5; Tolstikhin et al. 2021 (arXiv 2105.01601),
+    equation 1.
     """
 
     is_matrix: ClassVar[bool] = True
@@ -326,18 +362,23 @@ class ChannelMixing(AbstractCoupled):
 
     def current(self, into: int, activations: Activations) -> Float[Array, "tokens *batch units"]:
         v, h = activations
-        return mix_last(self.coupling.up, v) if into else _send_back(mix_last, self.coupling, h)
+        if into:
+            return mix_last(self.coupling.up, v)
+        return _send_back(mix_last, self.coupling, h)
 
 
-# The reshapes matter: XLA's CPU backend is more than twice slower at the same products written with three axes.
+# The reshapes matter: XLA's CPU backend is more than twice slower at the same products written with
+# three axes.
 def _mix_first(matrix: Float[Array, "out in"], x: Layer) -> Layer:
     return (matrix @ x.reshape(x.shape[0], -1)).reshape(matrix.shape[0], *x.shape[1:])
 
 
-def mix_last(matrix: Float[Array, "out in"], x: Float[Array, "*rows in"]) -> Float[Array, "*rows out"]:
+def mix_last(
+    matrix: Float[Array, "out in"], x: Float[Array, "*rows in"]
+) -> Float[Array, "*rows out"]:
     """The matrix times the last axis of x."""
-    # For the gradient of the matrix: XLA's CPU backend is 1.4 times as fast at x^T y as at y^T x where x is narrower,
-    # and would turn the one into the other where it meets a transpose.
+    # For the gradient of the matrix: XLA's CPU backend is 1.4 times as fast at x^T y as at y^T x
+    # where x is narrower, and would turn the one into the other where it meets a transpose.
     wide = matrix.shape[0] > matrix.shape[1]
     turned = _apart(matrix.T if wide else matrix)
     rows = x.reshape(-1, x.shape[-1]) @ (turned if wide else turned.T)
@@ -346,7 +387,9 @@ def mix_last(matrix: Float[Array, "out in"], x: Float[Array, "*rows in"]) -> Flo
 
 @jax.custom_jvp
 def _apart(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """The same matrix, whose gradient is not fused with what becomes of it. (A barrier forwards would copy it.)"""
+    """The same matrix, whose gradient is not fused with what becomes of it. (A barrier forwards
+    would copy it.)
+    """
     return matrix
 
 
@@ -356,7 +399,9 @@ def _apart_jvp(primals, tangents):
 
 
 def _send_back(mix: Callable[..., Layer], coupling: Coupling, h: Layer) -> Layer:
-    """The current $V h$; of tied weights without forming $V$, which a loop of steps would do again in each."""
+    """The current $V h$; of tied weights without forming $V$, which a loop of steps would do again
+    in each.
+    """
     if coupling.breaking is None:
         return jax.lax.stop_gradient(coupling.tie) * mix(coupling.up.T, h)
     return mix(coupling.down, h)
@@ -365,18 +410,23 @@ def _send_back(mix: Callable[..., Layer], coupling: Coupling, h: Layer) -> Layer
 def bilinear_energy(synapse: AbstractSynapse, *activations: Layer, rank: int = 2) -> Energy:
     """The symmetrised interaction of two layers of this rank, from the currents between them."""
     v, h = activations
-    upwards, downwards = synapse.current(1, (v, None)), synapse.current(0, (None, h))
+    upwards = synapse.current(1, (v, None))
+    downwards = synapse.current(0, (None, h))
     return -0.5 * (inner(h, upwards, rank) + inner(v, downwards, rank))
 
 
 def bilinear_magnitude(synapse: AbstractSynapse, *activations: Layer) -> Scalar:
-    r"""The magnitudes of all single products of `bilinear_energy`, $\tfrac12(|h| \cdot |W||v| + |v| \cdot |V||h|)$."""
+    r"""The magnitudes of all single products of `bilinear_energy`, $\tfrac12(|h| \cdot |W||v| + |v|
+    \cdot |V||h|)$.
+    """
     positive = lambda leaf: jnp.abs(leaf) if eqx.is_inexact_array(leaf) else leaf
     synapse, activations = jax.tree.map(positive, (synapse, activations))
     return -synapse.energy(*activations)
 
 
 def inner(a: Layer, b: Layer, rank: int) -> Energy:
-    """The inner product of two layers of this rank, or of each example of a token-major batch of them."""
+    """The inner product of two layers of this rank, or of each example of a token-major batch of
+    them.
+    """
     batch = range(1, 1 + a.ndim - rank)
     return jnp.sum(a * b, axis=tuple(axis for axis in range(a.ndim) if axis not in batch))

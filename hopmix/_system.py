@@ -1,7 +1,8 @@
 r"""System: what has a state and moves it, be it a memory, a block or a serial block.
 
-The state of a block is one array, that of a memory maps the names of its layers to arrays. What is said of single
-layers is said of a whole state by `map_layers`, so that nobody has to ask which of both it is.
+The state of a block is one array, that of a memory maps the names of its layers to arrays. What is
+said of single layers is said of a whole state by `map_layers`, so that nobody has to ask which of
+both it is.
 """
 
 import abc
@@ -18,9 +19,11 @@ from hopmix._types import PRNGKey, Scalar
 
 
 class AbstractSystem(eqx.Module):
-    r"""What memories, blocks and serial blocks share: a force, a metric, steps and, but for the last, an energy.
+    r"""What memories, blocks and serial blocks share: a force, a metric, steps and, but for the
+    last, an energy.
 
-    Steps are those of Euler, of a length that is given; what has steps of its own overrides the methods about them.
+    Steps are those of Euler, of a length that is given; what has steps of its own overrides the
+    methods about them.
 
     - `has_energy`: whether the force is meant to be $-\partial E/\partial g$ of one energy.
     - `has_own_step`: whether it is a network layer, which says how long its steps are.
@@ -31,15 +34,21 @@ class AbstractSystem(eqx.Module):
 
     @abc.abstractmethod
     def map_layers(self, function: Callable[..., Any], *trees: Any) -> Any:
-        """A function of each layer whose state moves, and of its parts of some trees of the form of a state."""
+        """A function of each layer whose state moves, and of its parts of some trees of the form of
+        a state.
+        """
 
     @abc.abstractmethod
     def map_memory(self, function: Callable[[Any], Any]) -> Any:
-        """The same system of another memory, a function of its own one; itself where that changes nothing."""
+        """The same system of another memory, a function of its own one; itself where that changes
+        nothing.
+        """
 
     @abc.abstractmethod
     def force(self, state: Any) -> Any:
-        r"""The force $f = \tau \dot x$ at a state; of what has no energy, the displacement in one call."""
+        r"""The force $f = \tau \dot x$ at a state; of what has no energy, the displacement in one
+        call.
+        """
 
     @abc.abstractmethod
     def energy(self, state: Any) -> Any:
@@ -53,7 +62,9 @@ class AbstractSystem(eqx.Module):
         """The state after the explicit step that checks try: its own, or a short one."""
 
     def term_magnitude(self, state: Any) -> Scalar:
-        """The sum of the magnitudes of all that the energy of one state adds up; no less than that of the energy."""
+        """The sum of the magnitudes of all that the energy of one state adds up; no less than that
+        of the energy.
+        """
         return jnp.abs(self.energy(state))
 
     def velocity(self, state: Any) -> Any:
@@ -62,7 +73,9 @@ class AbstractSystem(eqx.Module):
 
     def metric(self, state: Any, vector: Any) -> Any:
         r"""$H(x)\,v$, layer by layer, with the Hessians of the Lagrangians."""
-        return self.map_layers(lambda layer, x, v: layer.lagrangian.hessian_vector_product(x, v), state, vector)
+        return self.map_layers(
+            lambda layer, x, v: layer.lagrangian.hessian_vector_product(x, v), state, vector
+        )
 
     def release(self, force: Any) -> Any:
         """A force or a velocity with the clamped entries set to zero."""
@@ -75,13 +88,15 @@ class AbstractSystem(eqx.Module):
     def draw(self, key: PRNGKey, scale: float) -> Any:
         """A Gaussian state of this standard deviation, in the precision of the parameters."""
         dtype = precision_of(self)
-        return self.map_layers(lambda layer, k: scale * jr.normal(k, layer.shape, dtype), self._keys(key))
+        return self.map_layers(
+            lambda layer, k: scale * jr.normal(k, layer.shape, dtype), self._keys(key)
+        )
 
     def _keys(self, key: PRNGKey) -> Any:
         """A key for each layer."""
         return key
 
-    # ---- Explicit steps -----------------------------------------------------------------------------------------
+    # ---- Explicit steps --------------------------------------------------------------------------
 
     @property
     def steps_per_call(self) -> int:
@@ -100,7 +115,8 @@ class AbstractSystem(eqx.Module):
         """
         if step is None:
             raise ValueError(
-                "A memory needs `step`, in the unit of its time constants: a tenth of the smallest is safe."
+                "A memory needs `step`, in the unit of its time constants: a tenth of the "
+                "smallest is safe."
             )
         return step
 
@@ -109,7 +125,9 @@ class AbstractSystem(eqx.Module):
         return self.velocity(state)
 
     def lengths(self, step: Any) -> Any:
-        """By what the force is multiplied in one explicit step, in a tree of the form of a state."""
+        """By what the force is multiplied in one explicit step, in a tree of the form of a
+        state.
+        """
         return self.map_layers(lambda layer: step / layer.tau)
 
     def advance(self, state: Any, step: Any) -> Any:

@@ -16,7 +16,8 @@ INNER = frozenset({"potential", "memory", "synapses", "coupling"})
 
 
 class Frozen(eqx.Module):
-    """An array that is a part of a model and never trains, such as a random matrix or the weights of a prior.
+    """An array that is a part of a model and never trains, such as a random matrix or the weights
+    of a prior.
 
     **Arguments:**
 
@@ -32,10 +33,12 @@ def couplings(tree: PyTree) -> list[Coupling]:
 
 
 def named_couplings(tree: PyTree) -> dict[str, Coupling]:
-    """All couplings in a model by their paths, in the order of its fields: `"blocks.0.token"` of a `Mixer`.
+    """All couplings in a model by their paths, in the order of its fields: `"blocks.0.token"` of a
+    `Mixer`.
 
-    A path has the fields, keys and positions that lead to a coupling. Those that every block has in between are left
-    out, and so is a name that repeats the one before, unless two couplings would have one name then.
+    A path has the fields, keys and positions that lead to a coupling. Those that every block has in
+    between are left out, and so is a name that repeats the one before, unless two couplings would
+    have one name then.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_coupling)
     found = [(path, leaf) for path, leaf in leaves if _is_coupling(leaf)]
@@ -71,7 +74,9 @@ def map_couplings(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> 
     """
 
     def at(node: Any, *others: Any) -> Any:
-        return function(node, *others) if _is_coupling(node) else node
+        if _is_coupling(node):
+            return function(node, *others)
+        return node
 
     return jax.tree.map(at, tree, *rest, is_leaf=_is_coupling)
 
@@ -79,15 +84,18 @@ def map_couplings(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> 
 def trainable(tree: PyTree) -> PyTree:
     """A tree of booleans, true at the leaves that training may change.
 
-    These are all floating-point arrays except the `tie` of a `Coupling` and those in a `Frozen`; it serves as filter
-    of `eqx.partition`. Shapes (`jax.ShapeDtypeStruct`) count as the arrays they stand for.
+    These are all floating-point arrays except the `tie` of a `Coupling` and those in a `Frozen`; it
+    serves as filter of `eqx.partition`. Shapes (`jax.ShapeDtypeStruct`) count as the arrays they
+    stand for.
     """
 
     def mark(node: Any) -> Any:
         if isinstance(node, Frozen):
             return jax.tree.map(lambda _: False, node)
         spec = jax.tree.map(_is_floating, node)
-        return eqx.tree_at(lambda c: c.tie, spec, False) if _is_coupling(node) else spec
+        if _is_coupling(node):
+            return eqx.tree_at(lambda c: c.tie, spec, False)
+        return spec
 
     return jax.tree.map(mark, tree, is_leaf=lambda node: isinstance(node, Coupling | Frozen))
 

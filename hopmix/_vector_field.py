@@ -1,9 +1,11 @@
-r"""How far a vector field is from a gradient: an index with and without forming Jacobians, a local split, and work.
+r"""How far a vector field is from a gradient: an index with and without forming Jacobians, a local
+split, and work.
 
-A field $f$ on states $x$ is a gradient with respect to activations $g = L'(x)$ where $M = HJ$ is symmetric, with the
-Jacobian $J = \partial f/\partial x$ and the metric $H = \nabla^2 L(x)$ (claim C07). Any function that keeps the shape
-of its array will do: a block, a stack of blocks, attention, a model that knows nothing of hopmix. A residual layer
-enters as its displacement, `lambda x: layer(x) - x`.
+A field $f$ on states $x$ is a gradient with respect to activations $g = L'(x)$ where $M = HJ$ is
+symmetric, with the Jacobian $J = \partial f/\partial x$ and the metric $H = \nabla^2 L(x)$ (claim
+C07). Any function that keeps the shape of its array will do: a block, a stack of blocks, attention,
+a model that knows nothing of hopmix. A residual layer enters as its displacement, `lambda x:
+layer(x) - x`.
 """
 
 import math
@@ -32,11 +34,11 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
     $$a = \frac{|M - M^\top|_F}{2\,|M|_F}, \qquad M = HJ, \quad J = \frac{\partial f}{\partial x}, \quad
       H = \nabla^2 L(x).$$
 
-    In [0, 1]: 0 where $f$ is the gradient of a scalar with respect to $g = L'(x)$, 1 where it only rotates
-    ($M^\top = -M$), $\sqrt{1/2}$ for independent entries. $a^2$ is the share of $|M|^2$ in the antisymmetric part, and
-    $1 - 2a^2$ the symmetry score of $M$. The raw Jacobian ($H = 1$) of a layer of an energy model is in general not
-    symmetric. NaN where $M = 0$. Exact: the whole Jacobian is formed. Invariant under scales of $f$ and $L$ and
-    orthogonal changes of basis.
+    In [0, 1]: 0 where $f$ is the gradient of a scalar with respect to $g = L'(x)$, 1 where it only
+    rotates ($M^\top = -M$), $\sqrt{1/2}$ for independent entries. $a^2$ is the share of $|M|^2$ in
+    the antisymmetric part, and $1 - 2a^2$ the symmetry score of $M$. The raw Jacobian ($H = 1$) of
+    a layer of an energy model is in general not symmetric. NaN where $M = 0$. Exact: the whole
+    Jacobian is formed. Invariant under scales of $f$ and $L$ and orthogonal changes of basis.
 
     **Arguments:**
 
@@ -44,14 +46,16 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
     - `x`: the state, of at most 4096 entries.
     - `lagrangian`: the visible Lagrangian $L$; `None` for $H = 1$.
 
-    **Raises:** `ValueError` if `f` changes the shape, or for larger states, for which `estimate_field_asymmetry` is.
+    **Raises:** `ValueError` if `f` changes the shape, or for larger states, for which
+    `estimate_field_asymmetry` is.
 
     **Source:** `theory/C07-conservative.md`.
-    """
+    """  # noqa: E501
     _check(f, x)
     if x.size > LARGEST:
         raise ValueError(
-            f"The Jacobian of a state of {x.size:,} entries would have {x.size**2:,}; up to {LARGEST:,} entries are "
+            f"The Jacobian of a state of {x.size:,} entries would have {x.size**2:,}; up to "
+            f"{LARGEST:,} entries are "
             "exact, use `estimate_field_asymmetry(f, x, lagrangian, key=key)`."
         )
     jacobian = _in_units_of_largest(jax.jacfwd(f)(x).reshape(x.size, x.size))
@@ -75,29 +79,36 @@ class Estimate(NamedTuple):
 
 
 def estimate_field_asymmetry(
-    f: Field, x: Layer, lagrangian: AbstractLagrangian | None = None, *, key: PRNGKey, probes: int = 32
+    f: Field,
+    x: Layer,
+    lagrangian: AbstractLagrangian | None = None,
+    *,
+    key: PRNGKey,
+    probes: int = 32,
 ) -> Estimate:
     r"""`field_asymmetry` without forming a Jacobian: for random signs $\varepsilon$,
 
     $$\mathbb E\,|(M - M^\top)\varepsilon|^2 = |M - M^\top|_F^2, \qquad
       \tfrac12\,\mathbb E\,\big(|M\varepsilon|^2 + |M^\top\varepsilon|^2\big) = |M|_F^2,$$
 
-    with one derivative forwards ($M\varepsilon = HJ\varepsilon$) and one backwards ($M^\top\varepsilon =
-    J^\top H\varepsilon$) for each probe.
+    with one derivative forwards ($M\varepsilon = HJ\varepsilon$) and one backwards
+    ($M^\top\varepsilon = J^\top H\varepsilon$) for each probe.
 
     **Arguments:**
 
-    - `f`, `x`, `lagrangian`: as in `field_asymmetry`; `x` of any size, `f` with derivatives in both modes.
+    - `f`, `x`, `lagrangian`: as in `field_asymmetry`; `x` of any size, `f` with derivatives in both
+      modes.
     - `key`: of the probes.
-    - `probes`: how many, at least 2. The standard error falls with their square root; the bias of the ratio, of the
-        order of 1/`probes`, is smaller.
+    - `probes`: how many, at least 2. The standard error falls with their square root; the bias of
+        the ratio, of the order of 1/`probes`, is smaller.
 
-    **Returns:** an `Estimate`, with the standard error by propagation of that of the two means. A gradient gives 0 up
-    to rounding from any number of probes.
+    **Returns:** an `Estimate`, with the standard error by propagation of that of the two means. A
+    gradient gives 0 up to rounding from any number of probes.
 
     **Raises:** `ValueError` if `f` changes the shape, or for fewer than 2 probes.
 
-    **Source:** Hutchinson 1990; Laborieux & Zenke 2023 (arXiv 2309.02214) for the same probes of the raw Jacobian.
+    **Source:** Hutchinson 1990; Laborieux & Zenke 2023 (arXiv 2309.02214) for the same probes of
+    the raw Jacobian.
     """
     _check(f, x)
     if probes < 2:
@@ -107,16 +118,20 @@ def estimate_field_asymmetry(
         direction = jr.rademacher(key, x.shape, x.dtype)
         forwards, backwards = _products_in_units(f, x, lagrangian, direction)
         unit = jnp.maximum(forwards.root, backwards.root)
-        ahead, behind = (part.entries * (part.root / unit) ** 2 for part in (forwards, backwards))
+        ahead = forwards.entries * (forwards.root / unit) ** 2
+        behind = backwards.entries * (backwards.root / unit) ** 2
         whole = 0.5 * (jnp.sum(ahead**2) + jnp.sum(behind**2))
         return jnp.stack([jnp.sum((ahead - behind) ** 2), whole, unit])
 
     gaps, wholes, sizes = jax.lax.map(probe, jr.split(key, probes)).T
     units = (sizes / largest(sizes)) ** 4
-    gaps, wholes = gaps * units, wholes * units
-    gap, whole = jnp.mean(gaps), jnp.mean(wholes)
+    gaps = gaps * units
+    wholes = wholes * units
+    gap = jnp.mean(gaps)
+    whole = jnp.mean(wholes)
     value = 0.5 * root(gap / whole)
-    # The logarithm of a ratio has the variance of the difference of its parts, each in units of its mean.
+    # The logarithm of a ratio has the variance of the difference of its parts, each in units of its
+    # mean.
     relative = gaps / jnp.where(gap > 0, gap, 1) - wholes / whole
     stderr = 0.5 * value * jnp.std(relative, ddof=1) / math.sqrt(probes)
     return Estimate(value.astype(x.dtype), stderr.astype(x.dtype))
@@ -133,9 +148,11 @@ class Split(NamedTuple):
     rotation: Layer
 
 
-def helmholtz_split(f: Field, x: Layer, direction: Layer, lagrangian: AbstractLagrangian | None = None) -> Split:
-    r"""The local Helmholtz split of a field: how the force changes along a direction $\delta$, as the gradient of a
-    quadratic potential plus a rotation,
+def helmholtz_split(
+    f: Field, x: Layer, direction: Layer, lagrangian: AbstractLagrangian | None = None
+) -> Split:
+    r"""The local Helmholtz split of a field: how the force changes along a direction $\delta$, as
+    the gradient of a quadratic potential plus a rotation,
 
     $$H\,[f(x + \delta) - f(x)] = \tfrac12(M + M^\top)\,\delta + \tfrac12(M - M^\top)\,\delta + O(|\delta|^2).$$
 
@@ -149,7 +166,7 @@ def helmholtz_split(f: Field, x: Layer, direction: Layer, lagrangian: AbstractLa
     **Raises:** `ValueError` if `f` changes the shape.
 
     **Source:** `theory/C07-conservative.md`.
-    """
+    """  # noqa: E501
     _check(f, x)
     forwards, backwards = _products(f, x, lagrangian, direction)
     return Split(0.5 * forwards + 0.5 * backwards, 0.5 * forwards - 0.5 * backwards)
@@ -158,10 +175,12 @@ def helmholtz_split(f: Field, x: Layer, direction: Layer, lagrangian: AbstractLa
 def work_along(
     f: Field, states: Float[Array, "states ..."], lagrangian: AbstractLagrangian | None = None
 ) -> Float[Array, " states"]:
-    r"""The work $\int f \cdot dg$ of a field along a trajectory, from its start to each of its states.
+    r"""The work $\int f \cdot dg$ of a field along a trajectory, from its start to each of its
+    states.
 
-    By the trapezoidal rule, $\sum_t \tfrac12 (f_t + f_{t+1}) \cdot (g_{t+1} - g_t)$, with an error of second order in
-    the distance of states. Of a gradient it is what the potential has gained, whatever the path.
+    By the trapezoidal rule, $\sum_t \tfrac12 (f_t + f_{t+1}) \cdot (g_{t+1} - g_t)$, with an error
+    of second order in the distance of states. Of a gradient it is what the potential has gained,
+    whatever the path.
 
     **Arguments:**
 
@@ -173,7 +192,8 @@ def work_along(
     **Raises:** `ValueError` if `f` changes the shape.
     """
     _check(f, states[0])
-    forces, activations = jax.vmap(f)(states), jax.vmap(_activation(lagrangian))(states)
+    forces = jax.vmap(f)(states)
+    activations = jax.vmap(_activation(lagrangian))(states)
     steps = (0.5 * forces[1:] + 0.5 * forces[:-1]) * jnp.diff(activations, axis=0)
     pieces = jnp.sum(steps, axis=tuple(range(1, states.ndim)))
     return jnp.concatenate([jnp.zeros(1, pieces.dtype), jnp.cumsum(pieces)])
@@ -201,8 +221,9 @@ def loop_integral(
 ) -> Loop:
     r"""The work of a field around the ellipse $x + \cos\theta\,a + \sin\theta\,b$.
 
-    By the trapezoidal rule, which is exact up to rounding for smooth fields once the nodes resolve them; kinks leave an
-    error of second order. For small ellipses it is $2\pi\;b \cdot \tfrac12(M - M^\top)\,a$.
+    By the trapezoidal rule, which is exact up to rounding for smooth fields once the nodes resolve
+    them; kinks leave an error of second order. For small ellipses it is $2\pi\;b \cdot \tfrac12(M -
+    M^\top)\,a$.
 
     **Arguments:**
 
@@ -223,16 +244,22 @@ def loop_integral(
 
     angles = jnp.linspace(0, 2 * math.pi, nodes, endpoint=False, dtype=x.dtype)
     forces, velocities = (working(part, "f") for part in jax.vmap(move)(angles))
-    # In units of the largest, a product of two large or two small numbers stays in range; so does the share.
-    unit_f, unit_v = largest(forces), largest(velocities)
+    # In units of the largest, a product of two large or two small numbers stays in range; so does
+    # the share.
+    unit_f = largest(forces)
+    unit_v = largest(velocities)
     powers = jnp.sum((forces / unit_f) * (velocities / unit_v), axis=tuple(range(1, forces.ndim)))
     work = jnp.sum(powers)
     size = jnp.sum(jnp.abs(powers))
     share = work / jnp.where(size > 0, size, 1)
-    return Loop((2 * math.pi / nodes * work * unit_f * unit_v).astype(x.dtype), share.astype(x.dtype))
+    return Loop(
+        (2 * math.pi / nodes * work * unit_f * unit_v).astype(x.dtype), share.astype(x.dtype)
+    )
 
 
-def _products(f: Field, x: Layer, lagrangian: AbstractLagrangian | None, direction: Layer) -> tuple[Layer, Layer]:
+def _products(
+    f: Field, x: Layer, lagrangian: AbstractLagrangian | None, direction: Layer
+) -> tuple[Layer, Layer]:
     """M times a direction, and its transpose times it."""
     forwards = _lift(x, lagrangian, jax.jvp(f, (x,), (direction,))[1])
     (backwards,) = jax.vjp(f, x)[1](_lift(x, lagrangian, direction))
@@ -265,15 +292,21 @@ def _in_units(product: Layer, factor: Scalar) -> _InUnits:
 
 def _lift(x: Layer, lagrangian: AbstractLagrangian | None, vector: Layer) -> Layer:
     """The metric times a vector."""
-    return vector if lagrangian is None else lagrangian.hessian_vector_product(x, vector)
+    if lagrangian is None:
+        return vector
+    return lagrangian.hessian_vector_product(x, vector)
 
 
 def _activation(lagrangian: AbstractLagrangian | None) -> Field:
-    return (lambda x: x) if lagrangian is None else lagrangian.activation
+    if lagrangian is None:
+        return lambda x: x
+    return lagrangian.activation
 
 
 def _check(f: Field, x: Layer):
     need_floats("The state", x)
     out = jax.eval_shape(f, x)
     if out.shape != x.shape:
-        raise ValueError(f"A vector field keeps the shape of its state: got {out.shape} from {x.shape}.")
+        raise ValueError(
+            f"A vector field keeps the shape of its state: got {out.shape} from {x.shape}."
+        )

@@ -27,7 +27,10 @@ hidden = {"memory": hm.Neurons(hm.ReLU(), (TOKENS, HIDDEN))}
 # needed (Hoover et al. 2023, arXiv 2302.07253).
 
 # %%
-synapses = {"attention": hm.Attention.random(CHANNELS, heads=2, dim=8, key=k2), **memory_of_channels}
+synapses = {
+    "attention": hm.Attention.random(CHANNELS, heads=2, dim=8, key=k2),
+    **memory_of_channels,
+}
 ends = {"attention": ("x",), "memory": ("x", "memory")}
 memory = hm.AssociativeMemory({"x": visible, **hidden}, synapses, ends)
 transformer = hm.derive_block(memory, ["memory"], step=0.05)
@@ -75,7 +78,12 @@ convolutional = hm.derive_block(memory, ["token", "memory"])
 # transformer the flow is proved (C13); its small steps are tried.
 
 # %%
-blocks = {"transformer": transformer, "resmlp": resmlp, "pooling": pooling, "convolutional": convolutional}
+blocks = {
+    "transformer": transformer,
+    "resmlp": resmlp,
+    "pooling": pooling,
+    "convolutional": convolutional,
+}
 certificates = {name: hm.certify(block) for name, block in blocks.items()}
 checks = {name: c.check(jr.key(1), examples=8, steps=8) for name, c in certificates.items()}
 for name, certificate in certificates.items():

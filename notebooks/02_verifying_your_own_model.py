@@ -39,11 +39,16 @@ class EnergyMixer(eqx.Module):
 
     def energy(self, x):
         g = self.normalise(x)
-        return -0.5 * (jnp.sum(jax.nn.relu(self.token @ g) ** 2) + jnp.sum(jax.nn.relu(g @ self.channel) ** 2))
+        return -0.5 * (
+            jnp.sum(jax.nn.relu(self.token @ g) ** 2) + jnp.sum(jax.nn.relu(g @ self.channel) ** 2)
+        )
 
     def update(self, x):
         g = self.normalise(x)
-        return self.token.T @ jax.nn.relu(self.token @ g) + jax.nn.relu(g @ self.channel) @ self.channel.T
+        return (
+            self.token.T @ jax.nn.relu(self.token @ g)
+            + jax.nn.relu(g @ self.channel) @ self.channel.T
+        )
 
     def __call__(self, x):
         return x + self.update(x)
@@ -103,8 +108,12 @@ def train(model, steps):
 
 
 trained, (norm_asymmetry, update_asymmetry) = train(model, 120)
-print(f"scale of the norm: {jnp.min(trained.norm.weight):.2f} to {jnp.max(trained.norm.weight):.2f}")
-print(f"asymmetry of the update: {update_asymmetry[0]:.1e} before, {update_asymmetry[-1]:.2f} after")
+print(
+    f"scale of the norm: {jnp.min(trained.norm.weight):.2f} to {jnp.max(trained.norm.weight):.2f}"
+)
+print(
+    f"asymmetry of the update: {update_asymmetry[0]:.1e} before, {update_asymmetry[-1]:.2f} after"
+)
 assert update_asymmetry[0] < 1e-12
 assert update_asymmetry[-1] > 0.01
 
@@ -144,11 +153,16 @@ class MendedMixer(EnergyMixer):
 
     def energy(self, x):
         s = self.scaled(x)
-        return -0.5 * (jnp.sum(jax.nn.relu(self.token @ s) ** 2) + jnp.sum(jax.nn.relu(s @ self.channel) ** 2))
+        return -0.5 * (
+            jnp.sum(jax.nn.relu(self.token @ s) ** 2) + jnp.sum(jax.nn.relu(s @ self.channel) ** 2)
+        )
 
     def update(self, x):
         s = self.scaled(x)
-        back = self.token.T @ jax.nn.relu(self.token @ s) + jax.nn.relu(s @ self.channel) @ self.channel.T
+        back = (
+            self.token.T @ jax.nn.relu(self.token @ s)
+            + jax.nn.relu(s @ self.channel) @ self.channel.T
+        )
         return self.norm.weight * back
 
 

@@ -17,7 +17,9 @@ from sklearn.datasets import load_digits
 import hopmix as hm
 
 digits = load_digits()
-images = jnp.asarray(digits.images[:1024, :, :, None] / 8 - 1, jnp.float32)  # pixels of 0 to 16, to -1 to 1
+images = jnp.asarray(
+    digits.images[:1024, :, :, None] / 8 - 1, jnp.float32
+)  # pixels of 0 to 16, to -1 to 1
 labels = jnp.asarray(digits.target[:1024])
 config = hm.MixerConfig(image=(8, 8, 1), patch=2, dim=16, depth=2, classes=10, coupling="broken")
 model = hm.Mixer(config, key=jr.key(0))
@@ -45,23 +47,31 @@ def asymmetry(model):
 def without_breaking(model):
     """What trains when the symmetry is held: everything but the breaking of the couplings."""
     spec = hm.trainable(model)
-    return eqx.tree_at(lambda m: [c.breaking for c in hm.couplings(m)], spec, [False] * len(hm.couplings(model)))
+    return eqx.tree_at(
+        lambda m: [c.breaking for c in hm.couplings(m)], spec, [False] * len(hm.couplings(model))
+    )
 
 
 @eqx.filter_jit
 def train(model, key, steps, strength, tied=False):
-    parameters, rest = eqx.partition(model, without_breaking(model) if tied else hm.trainable(model))
+    parameters, rest = eqx.partition(
+        model, without_breaking(model) if tied else hm.trainable(model)
+    )
     optimiser = optax.adamw(4e-3, weight_decay=0.0)
 
     def objective(parameters, rows):
         model = eqx.combine(parameters, rest)
-        return loss(model, rows) + strength * sum(coupling.squared_breaking for coupling in hm.couplings(model))
+        return loss(model, rows) + strength * sum(
+            coupling.squared_breaking for coupling in hm.couplings(model)
+        )
 
     def step(carry, key):
         parameters, state = carry
         gradient = jax.grad(objective)(parameters, jr.randint(key, (64,), 0, len(labels)))
         updates, state = optimiser.update(gradient, state, parameters)
-        return (optax.apply_updates(parameters, updates), state), asymmetry(eqx.combine(parameters, rest))
+        return (optax.apply_updates(parameters, updates), state), asymmetry(
+            eqx.combine(parameters, rest)
+        )
 
     start = parameters, optimiser.init(parameters)
     (parameters, _), tracked = jax.lax.scan(step, start, jr.split(key, steps))
@@ -82,9 +92,13 @@ print(f"tied for 150 steps: loss {loss(tied, jnp.arange(1024)):.3f}, still exact
 # %%
 everything = jnp.arange(1024)
 gradient = eqx.filter_grad(loss)(tied, everything)
-predicted = jnp.stack([hm.breaking_rate(*pair) for pair in zip(hm.couplings(tied), hm.couplings(gradient))])
+predicted = jnp.stack(
+    [hm.breaking_rate(*pair) for pair in zip(hm.couplings(tied), hm.couplings(gradient))]
+)
 rate = 1e-3
-moved = jax.tree.map(lambda p, g: p if g is None else p - rate * g, tied, gradient, is_leaf=lambda leaf: leaf is None)
+moved = jax.tree.map(
+    lambda p, g: p if g is None else p - rate * g, tied, gradient, is_leaf=lambda leaf: leaf is None
+)
 measured = asymmetry(moved)[0] / rate
 names = [f"block {b}, {branch}" for b in range(2) for branch in ("token", "channel")]
 for name, expected, found in zip(names, predicted, measured):
@@ -98,7 +112,9 @@ assert jnp.allclose(predicted, measured, rtol=0.02)
 
 # %%
 # An array, so that one compiled program serves all three.
-runs = {strength: train(tied, jr.key(2), 300, jnp.asarray(strength)) for strength in (0.0, 1e-2, 1.0)}
+runs = {
+    strength: train(tied, jr.key(2), 300, jnp.asarray(strength)) for strength in (0.0, 1e-2, 1.0)
+}
 figure, axes = plt.subplots(1, len(names), figsize=(11, 2.6), sharey=True, layout="constrained")
 for axis, name, i in zip(axes, names, range(len(names)), strict=True):
     for strength, (_, (_, cosines)) in runs.items():
@@ -129,7 +145,9 @@ def margins(model):
 
 for strength, (trained, _) in runs.items():
     block, margin = trained.blocks[0], margins(trained)
-    field = hm.field_asymmetry(block.force, trained.embed(images[0]), block.potential.neurons.lagrangian)
+    field = hm.field_asymmetry(
+        block.force, trained.embed(images[0]), block.potential.neurons.lagrangian
+    )
     print(
         f"λ = {strength:g}: asymmetry of the field {field:.2g}, lowest margin {jnp.min(margin):.3g}, "
         f"rises at {jnp.mean(margin < 1):.0%} of the states"

@@ -1,4 +1,6 @@
-"""Strict numerics, reproducible randomness, and the material beside the repository that some tests need."""
+"""Strict numerics, reproducible randomness, and the material beside the repository that some tests
+need.
+"""
 
 import itertools
 import os
@@ -19,17 +21,24 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all programs here run once on small arrays: compiling them is most of the suite's time.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (0, 11):  # XLA's older code generator is a third faster; later versions do not have it
+if jax.__version_info__ < (
+    0,
+    11,
+):  # XLA's older code generator is a third faster; later versions do not have it
     FASTER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}"
 
-# What takes a second to compile is kept for the tests and commands that compile it again, and nothing of it afterwards.
-CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hopmix-tests-")
+# What takes a second to compile is kept for the tests and commands that compile it again, and
+# nothing of it afterwards.
+CACHE = (
+    None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hopmix-tests-")
+)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
-# Numbers are drawn from one fixed seed, so that red means that the code changed. Other seeds are named by the variable,
-# one or several of them, or drawn by `--seeds`; Hypothesis is then unrestrained, and draws from the same seed.
+# Numbers are drawn from one fixed seed, so that red means that the code changed. Other seeds are
+# named by the variable, one or several of them, or drawn by `--seeds`; Hypothesis is then
+# unrestrained, and draws from the same seed.
 VARIABLE = "HOPMIX_TEST_SEED"
 CHECKS = {
     "deadline": None,  # the first example of a test compiles
@@ -49,14 +58,21 @@ def seeds() -> list[int]:
 
 
 def pytest_addoption(parser: pytest.Parser):
-    parser.addoption("--seeds", type=int, metavar="N", help="run each test that draws numbers for N seeds drawn now")
+    parser.addoption(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="run each test that draws numbers for N seeds drawn now",
+    )
     only = "run one row of each test that is marked quick"
     parser.addoption("--quick", action="store_true", help=only)
 
 
 def pytest_configure(config: pytest.Config):
     drawn = config.getoption("--seeds")
-    if drawn and not hasattr(config, "workerinput"):  # the workers of pytest-xdist inherit the variable
+    if drawn and not hasattr(
+        config, "workerinput"
+    ):  # the workers of pytest-xdist inherit the variable
         os.environ[VARIABLE] = ",".join(str(secrets.randbelow(2**31)) for _ in range(drawn))
     config.addinivalue_line("markers", "quick: for `make quick`, which is run after every edit")
     hypothesis.settings.load_profile(profile(config))
@@ -112,7 +128,9 @@ def draws(test: pytest.Metafunc | pytest.FixtureRequest) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc):
-    """Several seeds are rows of one test, one after the other, so that they share what their module compiles."""
+    """Several seeds are rows of one test, one after the other, so that they share what their module
+    compiles.
+    """
     if draws(metafunc) and len(seeds()) > 1:
         metafunc.parametrize("run_seed", seeds(), ids=lambda seed: f"seed={seed}", indirect=True)
 
@@ -162,21 +180,29 @@ def getkey(request: pytest.FixtureRequest, run_seed: int) -> GetKey:
 
 @pytest.fixture
 def fixedkey(request: pytest.FixtureRequest, run_seed: int) -> GetKey:
-    """Keys of one example that is the same in every run: for what one example shows, and not every draw has to."""
+    """Keys of one example that is the same in every run: for what one example shows, and not every
+    draw has to.
+    """
     return GetKey(0, name_of(request, run_seed))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden tensors and data sets beside the repository; a test that needs it is skipped without it."""
+    """The folder of golden tensors and data sets beside the repository; a test that needs it is
+    skipped without it.
+    """
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder ../shared (golden tensors, data sets), which is not beside this clone")
+        pytest.skip(
+            "needs the folder ../shared (golden tensors, data sets), which is not beside this clone"
+        )
     return folder
 
 
 def free_compiled_programs():
-    """They are kept for ever otherwise, and a long run ends up short of memory and of memory maps."""
+    """They are kept for ever otherwise, and a long run ends up short of memory and of memory
+    maps.
+    """
     eqx.clear_caches()
     jax.clear_caches()
 

@@ -22,12 +22,20 @@ Tensor = Callable[[str], jax.Array]
 
 def configure(kind: str, **changes) -> MixerConfig:
     """16 tokens, 24 channels, hidden widths 12 and 96."""
-    common = {"image": (16, 16, 3), "patch": 4, "dim": 24, "classes": 10, "norm_scale": "elementwise"}
+    common = {
+        "image": (16, 16, 3),
+        "patch": 4,
+        "dim": 24,
+        "classes": 10,
+        "norm_scale": "elementwise",
+    }
     return MixerConfig(**(common | KINDS[kind] | changes))
 
 
 def parts(kind: str, block) -> Iterator[tuple[str, Block, list[tuple[str, str]]]]:
-    """The norms of a block by name, each with the part that it is of and the mixings behind it, theirs and ours."""
+    """The norms of a block by name, each with the part that it is of and the mixings behind it,
+    theirs and ours.
+    """
     mixings = [("mlp_tokens", "token"), ("mlp_channels", "channel")]
     if kind == "vanilla":
         yield from zip(("norm1", "norm2"), block.parts, [[m] for m in mixings])
@@ -39,14 +47,18 @@ def leaves(kind: str, block) -> list[tuple[str, jax.Array]]:
     """Every parameter of a block under the reference's name: also of a gradient."""
     found = []
     for norm, part, mixings in parts(kind, block):
-        affine, memory = affine_of(part.potential.neurons), part.potential.memory
+        affine = affine_of(part.potential.neurons)
+        memory = part.potential.memory
         found += [(f"{norm}.weight", affine.scale), (f"{norm}.bias", affine.shift)]
         for theirs, ours in mixings:
             coupling = coupling_of(memory, ours)
             if kind == "sym":  # its only matrix, used both ways
                 found.append((f"{theirs}.fc2.weight", coupling.up))
             else:
-                found += [(f"{theirs}.fc1.weight", coupling.up), (f"{theirs}.fc2.weight", coupling.breaking)]
+                found += [
+                    (f"{theirs}.fc1.weight", coupling.up),
+                    (f"{theirs}.fc2.weight", coupling.breaking),
+                ]
     return found
 
 
@@ -60,11 +72,24 @@ def load_block(kind: str, block, tensor: Tensor):
 
 
 def load_model(kind: str, model: Mixer, tensor: Tensor) -> Mixer:
-    """The model with the reference's parameters; its stem is a convolution over (colours, height, width)."""
-    blocks = [load_block(kind, b, lambda n, i=i: tensor(f"blocks.{i}.{n}")) for i, b in enumerate(model.blocks)]
+    """The model with the reference's parameters; its stem is a convolution over (colours, height,
+    width).
+    """
+    blocks = [
+        load_block(kind, b, lambda n, i=i: tensor(f"blocks.{i}.{n}"))
+        for i, b in enumerate(model.blocks)
+    ]
     stem = tensor("stem.weight").transpose(0, 2, 3, 1).reshape(model.stem.weight.shape)
     return eqx.tree_at(
-        lambda m: (m.stem.weight, m.stem.bias, m.affine.scale, m.affine.shift, m.head.weight, m.head.bias, m.blocks),
+        lambda m: (
+            m.stem.weight,
+            m.stem.bias,
+            m.affine.scale,
+            m.affine.shift,
+            m.head.weight,
+            m.head.bias,
+            m.blocks,
+        ),
         model,
         (
             stem,

@@ -1,7 +1,7 @@
 """Plain NumPy in float64, written from the formulas alone: Lagrangians, synapses, forces, energies.
 
-States are stacked on a first axis, layers are flat: (examples, units). Nothing here calls hopmix; parameters are read
-from its objects.
+States are stacked on a first axis, layers are flat: (examples, units). Nothing here calls hopmix;
+parameters are read from its objects.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import scipy.special as sp
 Array: TypeAlias = Any  # of NumPy, whose types say too much
 
 
-# ---- Lagrangians: the value (examples,) and the activation, of states (examples, *shape) ------------------------
+# ---- Lagrangians: the value (examples,) and the activation, of states (examples, *shape) ---------
 
 
 def lagrangian(which: Any, x: Array) -> tuple[Array, Array]:
@@ -48,14 +48,19 @@ def _gelu(_, x):
 
 def _gelu_near(x):
     """The power series at 0, where the closed form is a small difference of large numbers."""
-    odd = [(-1) ** k * x ** (2 * k + 3) / (math.factorial(k) * 2**k * (2 * k + 1) * (2 * k + 3)) for k in range(10)]
+    odd = [
+        (-1) ** k * x ** (2 * k + 3) / (math.factorial(k) * 2**k * (2 * k + 1) * (2 * k + 3))
+        for k in range(10)
+    ]
     return x**2 / 4 + sum(odd) / math.sqrt(2 * math.pi)
 
 
 def _tanh(which, x):
     z = np.abs(float(which.beta) * x)
     log_cosh = np.where(
-        z < 1, np.log1p(2 * np.sinh(np.minimum(z, 1) / 2) ** 2), z + np.log1p(np.exp(-2 * z)) - np.log(2)
+        z < 1,
+        np.log1p(2 * np.sinh(np.minimum(z, 1) / 2) ** 2),
+        z + np.log1p(np.exp(-2 * z)) - np.log(2),
     )
     return log_cosh / float(which.beta), np.tanh(float(which.beta) * x)
 
@@ -104,7 +109,8 @@ def _entmax(which, x, axes):
     for _ in range(80):
         middle = (low + high) / 2
         mass = np.sum(np.maximum(z - middle, 0) ** (1 / rate), axes, keepdims=True)
-        low, high = np.where(mass > 1, middle, low), np.where(mass > 1, high, middle)
+        low = np.where(mass > 1, middle, low)
+        high = np.where(mass > 1, high, middle)
     g = np.maximum(z - (low + high) / 2, 0) ** (1 / rate)
     g = g / g.sum(axes, keepdims=True)
     entropy = (g**which.alpha - g) / (which.alpha * rate)
@@ -141,11 +147,13 @@ GROUPS = {
 }
 
 
-# ---- Linear maps of synapses, as matrices between flat layers ---------------------------------------------------
+# ---- Linear maps of synapses, as matrices between flat layers ------------------------------------
 
 
 def matrices(synapse: Any, up: Array, down: Array, visible: tuple[int, ...]) -> tuple[Array, Array]:
-    """The matrices up (hidden, visible) and down (visible, hidden) of a bilinear synapse with these weights."""
+    """The matrices up (hidden, visible) and down (visible, hidden) of a bilinear synapse with these
+    weights.
+    """
     kind = type(synapse).__name__
     if kind == "Dense":
         return up, down
@@ -166,7 +174,9 @@ def pooling(synapse: Any, channels: int) -> Array:
 
 
 def _windows(synapse: Any, kernel: Array, channels: int) -> Array:
-    """A kernel (features, height * width * channels) at every place of the grid, stride 1, zeros beyond the border."""
+    """A kernel (features, height * width * channels) at every place of the grid, stride 1, zeros
+    beyond the border.
+    """
     rows, columns = synapse.grid
     height, width = synapse.window
     features = len(kernel)
@@ -180,15 +190,16 @@ def _windows(synapse: Any, kernel: Array, channels: int) -> Array:
     return matrix.reshape(rows * columns * features, -1)
 
 
-# ---- A block ----------------------------------------------------------------------------------------------------
+# ---- A block -------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Branch:
-    """A hidden layer: its units, the maps to and from it, currents into it, and gains on what it sends back.
+    """A hidden layer: its units, the maps to and from it, currents into it, and gains on what it
+    sends back.
 
-    Its state is scale (W s + bias) + input, what it sends is scale phi + shift. `down` is that of the block as it is;
-    the energy is that of tied maps and gained units, sum D Phi.
+    Its state is scale (W s + bias) + input, what it sends is scale phi + shift. `down` is that of
+    the block as it is; the energy is that of tied maps and gained units, sum D Phi.
     """
 
     units: Any
@@ -212,7 +223,9 @@ class Branch:
             single = [lagrangian(self.units, h[:, [i]])[0] for i in range(h.shape[1])]
             value = np.stack(single, 1) @ self.gains
         sent = np.abs(self.gains * self.scale * g.reshape(h.shape)) + np.abs(self.shift)
-        size = np.sum(sent @ np.abs(self.up) * np.abs(s), 1) + sent @ np.abs(self.bias) + np.abs(value)
+        size = (
+            np.sum(sent @ np.abs(self.up) * np.abs(s), 1) + sent @ np.abs(self.bias) + np.abs(value)
+        )
         return value + reached @ self.shift, size
 
     def send_back(self, s: Array) -> Array:
@@ -245,7 +258,9 @@ class Loop:
         return value, np.einsum("nm,nmi->ni", a, away)
 
     def _Dense(self, s):
-        both = np.asarray(self.synapse.coupling.up, float) + np.asarray(self.synapse.coupling.down, float)
+        both = np.asarray(self.synapse.coupling.up, float) + np.asarray(
+            self.synapse.coupling.down, float
+        )
         return 0.5 * np.einsum("ni,ij,nj->n", s, both, s), s @ both.T
 
     def _HyperSynapse(self, s):
@@ -259,8 +274,11 @@ class Loop:
         x = s.reshape(-1, *self.shape)
         beta = float(self.synapse.beta)
         tokens = self.shape[0]
-        q, k = (np.einsum("hdc,ntc->nhtd", np.asarray(w, float), x) for w in (self.synapse.queries, self.synapse.keys))
-        mask = np.tri(tokens, dtype=bool) if self.synapse.causal else np.ones((tokens, tokens), bool)
+        q = np.einsum("hdc,ntc->nhtd", np.asarray(self.synapse.queries, float), x)
+        k = np.einsum("hdc,ntc->nhtd", np.asarray(self.synapse.keys, float), x)
+        mask = (
+            np.tri(tokens, dtype=bool) if self.synapse.causal else np.ones((tokens, tokens), bool)
+        )
         if not self.synapse.include_self:
             mask &= ~np.eye(tokens, dtype=bool)
         heard = mask.any(1)
@@ -268,7 +286,9 @@ class Loop:
         value = _log_sum_exp(scores, (-1,)).sum((1, 2, 3)) / beta
         weights = sp.softmax(scores, -1)
         reads = np.einsum("nhts,nhsd,hdc->ntc", weights, k, np.asarray(self.synapse.queries, float))
-        sent = np.einsum("nhts,nhtd,hdc->nsc", weights, q[:, :, heard], np.asarray(self.synapse.keys, float))
+        sent = np.einsum(
+            "nhts,nhtd,hdc->nsc", weights, q[:, :, heard], np.asarray(self.synapse.keys, float)
+        )
         current = sent
         current[:, heard] += reads
         return value, current.reshape(s.shape)

@@ -1,4 +1,6 @@
-"""The shape of the house: imports go one way, libraries stay where they belong, the public surface is only names."""
+"""The shape of the house: imports go one way, libraries stay where they belong, the public surface
+is only names.
+"""
 
 import ast
 import subprocess
@@ -13,7 +15,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hopmix"
 
-# Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py; "lab" is the lab's.
+# Each room may import from those above it. "hopmix" is the public surface, hopmix/__init__.py;
+# "lab" is the lab's.
 ORDER = (
     "_extras",
     "_types",
@@ -115,24 +118,34 @@ def is_room(package: str, name: str) -> bool:
 
 
 def imported_modules(tree: ast.Module, package: str) -> Iterator[str]:
-    """Absolute names of all modules that are imported, also those inside functions and `if TYPE_CHECKING`."""
+    """Absolute names of all modules that are imported, also those inside functions and `if
+    TYPE_CHECKING`.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            parents = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             origin = ".".join([*parents, *filter(None, [node.module])])
             # `from hopmix import models` is a module, `from hopmix import Mixer` the surface.
-            yield from (f"{origin}.{alias.name}" if is_room(origin, alias.name) else origin for alias in node.names)
+            yield from (
+                f"{origin}.{alias.name}" if is_room(origin, alias.name) else origin
+                for alias in node.names
+            )
 
 
 def problem(importer: str, imported: str) -> str | None:
-    room, top = room_of(importer), imported.split(".")[0]
+    room = room_of(importer)
+    top = imported.split(".")[0]
     if top in sys.stdlib_module_names:
         return None
     if top != "hopmix":
         allowed = top in ALLOWED_LIBRARIES.get(room.partition(".")[0], RUNTIME)
-        return None if allowed else f"{importer} imports {top}: not a dependency that {room} may use"
+        return (
+            None if allowed else f"{importer} imports {top}: not a dependency that {room} may use"
+        )
     target = room_of(imported)
     if target not in ORDER:
         return f"{importer} imports {imported}, which has no place in ORDER"
@@ -158,7 +171,11 @@ def module_name(path: Path) -> str:
 def test_imports_go_one_way():
     files = sorted(PACKAGE.rglob("*.py"))
     assert files
-    found = [line for path in files for line in problems(module_name(path), path.read_bytes(), path.stem == "__init__")]
+    found = [
+        line
+        for path in files
+        for line in problems(module_name(path), path.read_bytes(), path.stem == "__init__")
+    ]
     assert not found, "\n".join(found)
 
 
@@ -171,14 +188,30 @@ def test_imports_go_one_way():
         ("hopmix._lagrangian", "from hopmix import Coupling", "hopmix comes after _lagrangian"),
         ("hopmix.testing", "from hopmix.models import Mixer", "models comes after testing"),
         ("hopmix.models.mixer", "from ..lab import train", "lab.train comes after models"),
-        ("hopmix.models.deep.mixer", "from ...lab.train import fit", "lab.train comes after models"),
-        ("hopmix.plot.panels", "from hopmix.lab.report.page import write_report", "lab.report comes after plot"),
+        (
+            "hopmix.models.deep.mixer",
+            "from ...lab.train import fit",
+            "lab.train comes after models",
+        ),
+        (
+            "hopmix.plot.panels",
+            "from hopmix.lab.report.page import write_report",
+            "lab.report comes after plot",
+        ),
         ("hopmix.plot.panels", "import plotly", "imports plotly"),
-        ("hopmix._derive", "def plot():\n    import matplotlib.pyplot as plt", "imports matplotlib"),
+        (
+            "hopmix._derive",
+            "def plot():\n    import matplotlib.pyplot as plt",
+            "imports matplotlib",
+        ),
         ("hopmix.models.mixer", "from PIL import Image", "imports PIL"),
         ("hopmix.models.mixer", "import hypothesis", "imports hypothesis"),
         ("hopmix.lab.train.program", "import torch", "imports torch"),
-        ("hopmix.lab.train.program", "from hopmix.extras import plot", "imports hopmix.extras, which has no place"),
+        (
+            "hopmix.lab.train.program",
+            "from hopmix.extras import plot",
+            "imports hopmix.extras, which has no place",
+        ),
         ("hopmix.helpers", "", "has no place in ORDER"),
     ],
 )
@@ -189,11 +222,15 @@ def test_a_bad_import_is_caught(module: str, source: str, complaint: str):
 @pytest.mark.parametrize(
     "module, source",
     [
-        ("hopmix._memory", "import math\n\nimport jax\n\nfrom ._synapse import Dense\nfrom . import _types"),
+        (
+            "hopmix._memory",
+            "import math\n\nimport jax\n\nfrom ._synapse import Dense\nfrom . import _types",
+        ),
         ("hopmix.models.mixer", "from .stem import Stem\nfrom hopmix._derive import derive_block"),
         (
             "hopmix.lab.report.page",
-            "import plotly\nfrom PIL import Image\nfrom hopmix import Mixer\nfrom .store import load",
+            "import plotly\nfrom PIL import Image\nfrom hopmix import Mixer\nfrom .store import "
+            "load",
         ),
         ("hopmix.testing", "import hypothesis.strategies as st\nfrom ._lagrangian import ReLU"),
     ],
@@ -205,19 +242,33 @@ def test_a_good_import_passes(module: str, source: str):
 def surface_problems(source: str | bytes) -> list[str]:
     found = []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith("hopmix")):
-            found += [f"write `{alias.name} as {alias.name}`" for alias in node.names if alias.asname != alias.name]
-        elif not (isinstance(node, ast.Import | ast.ImportFrom) or is_docstring(node) or is_version(node)):
+        if isinstance(node, ast.ImportFrom) and (
+            node.level or str(node.module).startswith("hopmix")
+        ):
+            found += [
+                f"write `{alias.name} as {alias.name}`"
+                for alias in node.names
+                if alias.asname != alias.name
+            ]
+        elif not (
+            isinstance(node, ast.Import | ast.ImportFrom) or is_docstring(node) or is_version(node)
+        ):
             found.append(f"line {node.lineno} is more than a re-export: {ast.unparse(node)[:60]}")
     return found
 
 
 def is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def is_version(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__version__"]
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [
+        "__version__"
+    ]
 
 
 @pytest.mark.quick
@@ -246,6 +297,8 @@ def test_no_drawer_for_leftovers():
 
 def test_import_loads_no_lab_library():
     script = "import hopmix, sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    run = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     assert not set(run.stdout.split()) & (LAB | {"hypothesis", "pytest", "pandas", "pyarrow"})

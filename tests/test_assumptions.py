@@ -1,4 +1,6 @@
-"""The rule of trust, and types of users: one class each, with nothing told to hopmix, goes through all of it."""
+"""The rule of trust, and types of users: one class each, with nothing told to hopmix, goes through
+all of it.
+"""
 
 import ast
 import inspect
@@ -43,7 +45,7 @@ from hopmix._assumptions import foreign_type, is_known
 SIZE = 5
 
 
-# ---- A synapse and a Lagrangian of a user -----------------------------------------------------------------------
+# ---- A synapse and a Lagrangian of a user --------------------------------------------------------
 
 
 class Ring(AbstractSynapse):
@@ -77,9 +79,13 @@ class Root(AbstractLagrangian):
         return 0.0, 1.0
 
 
-def own_memory(strength: float = 0.4, synapse: type[Ring] = Ring, lagrangian: type[Root] = Root) -> AssociativeMemory:
+def own_memory(
+    strength: float = 0.4, synapse: type[Ring] = Ring, lagrangian: type[Root] = Root
+) -> AssociativeMemory:
     neurons = {"v": Neurons(Quadratic(), (SIZE,)), "h": Neurons(lagrangian(), (SIZE,), tau=0.5)}
-    return AssociativeMemory(neurons, {"ring": synapse(jnp.asarray(strength))}, {"ring": ("v", "h")})
+    return AssociativeMemory(
+        neurons, {"ring": synapse(jnp.asarray(strength))}, {"ring": ("v", "h")}
+    )
 
 
 def own_block(**options) -> Block:
@@ -107,7 +113,8 @@ def test_own_types_are_eliminated_in_closed_form(getkey):
 
 
 def test_a_block_of_own_types_steps_along_minus_the_gradient_of_its_energy(getkey):
-    block, x = own_block(), normal(getkey(), (SIZE,))
+    block = own_block()
+    x = normal(getkey(), (SIZE,))
     assert_close(block.force(x), gradient_force(block, x))
     assert_close(block(x), x + block.step * block.force(x))
 
@@ -203,14 +210,16 @@ def test_what_own_types_say_of_themselves_is_not_believed():
     plain = certify(own_memory())
     boasting = certify(own_memory(synapse=Boaster, lagrangian=FlatRoot))
     assert verdicts(boasting) == verdicts(plain)
-    block = derive_block(own_memory(synapse=Boaster, lagrangian=FlatRoot), ["h"], leak=1.0, step=0.3)
+    block = derive_block(
+        own_memory(synapse=Boaster, lagrangian=FlatRoot), ["h"], leak=1.0, step=0.3
+    )
     assert certify(block).claim is None
     assert concavity_bound(block.potential) == math.inf
     assert contraction_rate(block) == 1.0
     assert math.isnan(breaking_bound(block, jnp.zeros(SIZE)).bound)
 
 
-# ---- The rule -----------------------------------------------------------------------------------------------------
+# ---- The rule ------------------------------------------------------------------------------------
 
 
 def core_types(base: type) -> list[type]:
@@ -225,7 +234,10 @@ TYPES = [*core_types(AbstractLagrangian), *core_types(AbstractSynapse)]
 
 def rows() -> list[AbstractLagrangian | AbstractSynapse]:
     lagrangians = [make((4, 3), jnp.float64) for make in LAGRANGIANS.values()]
-    return [*lagrangians, *(row.make(jax.random.key(0), *row.layers[-1]) for row in SYNAPSES.values())]
+    return [
+        *lagrangians,
+        *(row.make(jax.random.key(0), *row.layers[-1]) for row in SYNAPSES.values()),
+    ]
 
 
 def test_the_types_of_the_core_are_known_and_have_a_row_on_which_all_invariants_run():
@@ -253,7 +265,7 @@ def test_what_is_made_of_a_foreign_part_is_not_known(getkey):
     assert is_known(2.0 * (Quadratic() + Tanh()))
 
 
-# ---- Places to edit -----------------------------------------------------------------------------------------------
+# ---- Places to edit ------------------------------------------------------------------------------
 
 CORE = Path(inspect.getfile(hopmix)).parent
 
@@ -262,8 +274,14 @@ def places(name: str) -> set[str]:
     """The modules of the core, beside the list of public names, whose code speaks of a class."""
     found = set()
     for path in CORE.glob("_*.py"):
-        names = {node.id for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name)}
-        names |= {node.name for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ClassDef)}
+        names = {
+            node.id for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name)
+        }
+        names |= {
+            node.name
+            for node in ast.walk(ast.parse(path.read_bytes()))
+            if isinstance(node, ast.ClassDef)
+        }
         if path.stem != "__init__" and name in names:
             found.add(path.stem)
     return found

@@ -1,4 +1,6 @@
-"""Every invariant on every memory, and thousands of random memories against plain automatic differentiation."""
+"""Every invariant on every memory, and thousands of random memories against plain automatic
+differentiation.
+"""
 
 import functools
 from typing import NamedTuple
@@ -9,7 +11,17 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DTYPES, LAGRANGIANS, MEMORIES, NOT_CONVEX, TOLERANCE, assert_close, cast, perturb, random_state
+from helpers import (
+    DTYPES,
+    LAGRANGIANS,
+    MEMORIES,
+    NOT_CONVEX,
+    TOLERANCE,
+    assert_close,
+    cast,
+    perturb,
+    random_state,
+)
 
 import hopmix
 from hopmix import AbstractLagrangian, AbstractSynapse, AssociativeMemory, Neurons
@@ -17,7 +29,7 @@ from hopmix.claims import _draws as draws
 
 State = dict[str, jax.Array]
 
-# ---- Energies and forces by plain automatic differentiation -------------------------------------------------------
+# ---- Energies and forces by plain automatic differentiation --------------------------------------
 
 
 def activations(memory: AssociativeMemory, state: State) -> State:
@@ -29,10 +41,11 @@ def read(layer: Neurons, g: jax.Array) -> jax.Array:
 
 
 def written_out(memory: AssociativeMemory, state: State, g: State) -> jax.Array:
-    r"""The energy $\sum_a [(x_a - I_a) \cdot g_a - L_a(x_a)] + \sum_s E_s$, states and activations as if independent.
+    r"""The energy $\sum_a [(x_a - I_a) \cdot g_a - L_a(x_a)] + \sum_s E_s$, states and activations
+    as if independent.
 
-    A Legendre transform has the derivative x in g, and so has x . g - L(x) where x is held: the force is minus the
-    gradient of this function in g.
+    A Legendre transform has the derivative x in g, and so has x . g - L(x) where x is held: the
+    force is minus the gradient of this function in g.
     """
     total = jnp.zeros((), jnp.result_type(*g.values()))
     for name, layer in memory.neurons.items():
@@ -55,13 +68,18 @@ class Computed(NamedTuple):
 def compute(memory: AssociativeMemory, state: State) -> Computed:
     force = memory.force(state)
     layers = memory.neurons.items()
-    pushed = {name: layer.lagrangian.hessian_vector_product(state[name], force[name]) for name, layer in layers}
+    pushed = {
+        name: layer.lagrangian.hessian_vector_product(state[name], force[name])
+        for name, layer in layers
+    }
     return Computed(memory.energy(state), force, pushed)
 
 
 def differentiate(memory: AssociativeMemory, state: State) -> tuple[jax.Array, State]:
     """Energy and force by plain automatic differentiation of the energy written out."""
-    energy, gradient = jax.value_and_grad(lambda g: written_out(memory, state, g))(activations(memory, state))
+    energy, gradient = jax.value_and_grad(lambda g: written_out(memory, state, g))(
+        activations(memory, state)
+    )
     return energy, jax.tree.map(jnp.negative, gradient)
 
 
@@ -71,7 +89,7 @@ def push(memory: AssociativeMemory, state: State) -> State:
     return jax.tree.map(jnp.negative, slope)
 
 
-# ---- Every row, driven and clamped --------------------------------------------------------------------------------
+# ---- Every row, driven and clamped ---------------------------------------------------------------
 
 rows = pytest.mark.parametrize("name", MEMORIES)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -81,9 +99,12 @@ EXAMPLES = 5
 @functools.cache
 def driven_and_clamped(name: str) -> AssociativeMemory:
     """A memory with an input to every layer and clamped entries in most."""
-    memory, random = MEMORIES[name](jr.key(0)), np.random.default_rng(0)
+    memory = MEMORIES[name](jr.key(0))
+    random = np.random.default_rng(0)
     shapes = {n: layer.shape for n, layer in memory.neurons.items()}
-    inputs = {n: jnp.zeros(shape if len(shape) == 1 else (*shape[:-1], 1)) for n, shape in shapes.items()}
+    inputs = {
+        n: jnp.zeros(shape if len(shape) == 1 else (*shape[:-1], 1)) for n, shape in shapes.items()
+    }
     masks = {n: jnp.asarray(random.random(shape) < 0.3) for n, shape in shapes.items()}
     return memory.drive(inputs).clamp(masks)
 
@@ -113,7 +134,8 @@ class Found(NamedTuple):
 
 
 def size_of_terms(memory: AssociativeMemory, state: State) -> jax.Array:
-    activations, terms = memory.activations(state), memory.energy_terms(state)
+    activations = memory.activations(state)
+    terms = memory.energy_terms(state)
     products = [jnp.sum(jnp.abs(state[name] * g)) for name, g in activations.items()]
     return jnp.sum(jnp.stack([*products, *map(jnp.abs, jax.tree.leaves(terms))]))
 
@@ -121,9 +143,16 @@ def size_of_terms(memory: AssociativeMemory, state: State) -> jax.Array:
 @eqx.filter_jit  # all in one program, shared by the tests: compiling is most of the time
 def evaluate(memory: AssociativeMemory, states: State) -> Found:
     free = memory.clamp(dict.fromkeys(memory.neurons))
-    everything = lambda x: (compute(free, x), differentiate(free, x), jax.grad(free.energy)(x), size_of_terms(free, x))
+    everything = lambda x: (
+        compute(free, x),
+        differentiate(free, x),
+        jax.grad(free.energy)(x),
+        size_of_terms(free, x),
+    )
     together = jax.vmap(everything)(states)
-    return Found(memory, *together, *jax.lax.map(lambda x: (memory.energy_terms(x), memory.force(x)), states))
+    return Found(
+        memory, *together, *jax.lax.map(lambda x: (memory.energy_terms(x), memory.force(x)), states)
+    )
 
 
 @rows
@@ -172,11 +201,15 @@ def test_the_energy_falls_at_the_rate_of_the_theorem(name, dtype, getkey):
     """dE/dt = dE/dx . x' = -sum tau x'.H x' with x' = f / tau."""
     memory, states = draw(name, getkey(), dtype)
     found = evaluate(memory, states)
-    force, pushed, slope = jax.tree.map(np.float64, (found.free.force, found.free.pushed, found.slope))
-    rates, losses = np.zeros(EXAMPLES), np.zeros(EXAMPLES)
+    force, pushed, slope = jax.tree.map(
+        np.float64, (found.free.force, found.free.pushed, found.slope)
+    )
+    rates = np.zeros(EXAMPLES)
+    losses = np.zeros(EXAMPLES)
     for n, layer in memory.neurons.items():
         axes = tuple(range(1, states[n].ndim))
-        velocity, curved = force[n] / layer.tau, pushed[n] / layer.tau
+        velocity = force[n] / layer.tau
+        curved = pushed[n] / layer.tau
         rates += np.sum(slope[n] * velocity, axis=axes)
         losses += layer.tau * np.sum(velocity * curved, axis=axes)
     assert_close(rates, -losses, TOLERANCE[dtype.__name__])
@@ -191,7 +224,9 @@ def test_clamped_entries_do_not_move_and_others_do_as_before(name, dtype, getkey
     masks = {n: np.asarray(layer.clamped) for n, layer in memory.neurons.items()}
     assert any(np.any(mask) for mask in masks.values())
     assert not any(np.any(np.asarray(found.held_force[n])[:, mask]) for n, mask in masks.items())
-    assert_close(found.held_force, {n: np.where(mask, 0, found.free.force[n]) for n, mask in masks.items()})
+    assert_close(
+        found.held_force, {n: np.where(mask, 0, found.free.force[n]) for n, mask in masks.items()}
+    )
 
 
 @rows
@@ -211,16 +246,20 @@ def test_a_memory_is_a_pytree(name, getkey):
     assert eqx.tree_equal(evaluate(memory, states).memory, memory)
 
 
-# ---- Thousands of random memories ---------------------------------------------------------------------------------
+# ---- Thousands of random memories ----------------------------------------------------------------
 
-structures = pytest.mark.parametrize("structure", draws.CONVEX, ids=lambda structure: structure.__name__)
+structures = pytest.mark.parametrize(
+    "structure", draws.CONVEX, ids=lambda structure: structure.__name__
+)
 EACH = -(-4000 // len(draws.CONVEX))  # 4000 in all
 
 
 @structures
 @pytest.mark.quick
 def test_random_memories_agree_with_plain_autodiff(structure, getkey):
-    """One after another: a batch of kernels would become grouped convolutions, which a CPU takes minutes for."""
+    """One after another: a batch of kernels would become grouped convolutions, which a CPU takes
+    minutes for.
+    """
     memories, states = draws.draw_systems(structure, getkey(), EACH)
     numbers, rest = eqx.partition(memories, eqx.is_array)
 
@@ -234,8 +273,11 @@ def test_random_memories_agree_with_plain_autodiff(structure, getkey):
     ours, plain = (jax.tree.map(np.asarray, side) for side in run(numbers, states))
     assert jax.tree.leaves(ours)[0].shape == (EACH,)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
-        gap, size = (np.max(np.abs(array).reshape(EACH, -1), axis=1) for array in (a - b, b))
-        assert np.all(gap <= 1e-10 * np.maximum(1, size))  # of each memory by itself; a NaN fails too
+        gap = np.max(np.abs(a - b).reshape(EACH, -1), axis=1)
+        size = np.max(np.abs(b).reshape(EACH, -1), axis=1)
+        assert np.all(
+            gap <= 1e-10 * np.maximum(1, size)
+        )  # of each memory by itself; a NaN fails too
 
 
 def objects(tree) -> list:
@@ -253,13 +295,19 @@ def classes(kind: type) -> set[type]:
 
 def convex() -> set[type]:
     """The classes of Lagrangians of which a row of the table is convex."""
-    made = (make((4, 3), jnp.float64) for name, make in LAGRANGIANS.items() if name not in NOT_CONVEX)
-    return {type(node) for lagrangian in made for node in objects(lagrangian)} & classes(AbstractLagrangian)
+    made = (
+        make((4, 3), jnp.float64) for name, make in LAGRANGIANS.items() if name not in NOT_CONVEX
+    )
+    return {type(node) for lagrangian in made for node in objects(lagrangian)} & classes(
+        AbstractLagrangian
+    )
 
 
 @pytest.mark.quick
 def test_the_table_has_every_lagrangian():
-    made = {type(node) for make in LAGRANGIANS.values() for node in objects(make((4, 3), jnp.float64))}
+    made = {
+        type(node) for make in LAGRANGIANS.values() for node in objects(make((4, 3), jnp.float64))
+    }
     assert made >= classes(AbstractLagrangian)
 
 
@@ -268,7 +316,9 @@ def drawn_memories() -> list[AssociativeMemory]:
     return [eqx.filter_eval_shape(structure, jr.key(0)) for structure in draws.CONVEX]
 
 
-@pytest.mark.parametrize("kind", sorted(classes(AbstractSynapse) | convex(), key=str), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", sorted(classes(AbstractSynapse) | convex(), key=str), ids=lambda kind: kind.__name__
+)
 def test_random_memories_have_every_synapse_and_every_convex_lagrangian(kind):
     """A new class needs a structure in `hopmix.claims._draws.CONVEX`."""
     assert any(type(node) is kind for memory in drawn_memories() for node in objects(memory))

@@ -1,4 +1,6 @@
-"""Binary memories: what a flip costs, asynchronous sweeps that never climb, synchronous updates that may cycle."""
+"""Binary memories: what a flip costs, asynchronous sweeps that never climb, synchronous updates
+that may cycle.
+"""
 
 from collections.abc import Callable
 
@@ -53,7 +55,8 @@ def spins_of(key, shape: tuple[int, ...] = (6,)) -> Array:
 
 def by_hand(energy: Callable, spins: Array) -> np.ndarray:
     """The costs one flip at a time, by NumPy's indices."""
-    start, costs = float(energy(spins)), np.zeros(spins.shape)
+    start = float(energy(spins))
+    costs = np.zeros(spins.shape)
     for index in np.ndindex(*spins.shape):
         flipped = np.array(spins)
         flipped[index] *= -1
@@ -75,26 +78,37 @@ SEPARATIONS = {
 def test_costs_of_any_function_are_differences(getkey):
     shape = (2, 3)
     weights = normal(getkey(), (*shape, *shape))
-    energy = lambda s: jnp.sum(weights * s[(...,) + (None,) * s.ndim] * s[(None,) * s.ndim + (...,)]) + jnp.sum(s**3)
+    energy = lambda s: (
+        jnp.sum(weights * s[(...,) + (None,) * s.ndim] * s[(None,) * s.ndim + (...,)])
+        + jnp.sum(s**3)
+    )
     with jax.numpy_rank_promotion("allow"):
         spins = spins_of(getkey(), shape)
         assert_close(flip_costs(energy, spins), jnp.asarray(by_hand(energy, spins)))
 
 
-OF_DISTANCES = set(SEPARATIONS) - {"relu", "repu 3"}  # rectified polynomials of distances are refused
+OF_DISTANCES = set(SEPARATIONS) - {
+    "relu",
+    "repu 3",
+}  # rectified polynomials of distances are refused
 
 
 @pytest.mark.parametrize(
-    "name, similarity", [(n, "dot") for n in SEPARATIONS] + [(n, "distance") for n in sorted(OF_DISTANCES)]
+    "name, similarity",
+    [(n, "dot") for n in SEPARATIONS] + [(n, "distance") for n in sorted(OF_DISTANCES)],
 )
 def test_costs_of_stored_patterns_are_those_of_their_energy(name, similarity, getkey):
     memory = HopfieldMemory(normal(getkey(), (4, 2, 3)), SEPARATIONS[name], similarity)
     spins = spins_of(getkey(), (2, 3))
-    assert_close(flip_costs(memory, spins), jnp.asarray(by_hand(memory.energy, spins)), 1e-11)  # differences cancel
+    assert_close(
+        flip_costs(memory, spins), jnp.asarray(by_hand(memory.energy, spins)), 1e-11
+    )  # differences cancel
 
 
 SIZE = 6
-SWEEPS = 2**SIZE  # each sweep that changes something lowers the energy strictly, so that this is always enough
+SWEEPS = (
+    2**SIZE
+)  # each sweep that changes something lowers the energy strictly, so that this is always enough
 
 
 def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
@@ -104,13 +118,20 @@ def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
 
 @pytest.mark.quick
 def test_recall_follows_the_rule_spin_by_spin(getkey):
-    weights, start, key = normal(getkey(), (SIZE, SIZE)), spins_of(getkey()), getkey()
-    weights, field = weights + weights.T, normal(getkey(), (SIZE,))
-    away = -start[0] * (1 + jnp.sum(jnp.abs(weights[0])))  # stronger than all others: the first spin flips, and stays
+    weights = normal(getkey(), (SIZE, SIZE))
+    start = spins_of(getkey())
+    key = getkey()
+    weights = weights + weights.T
+    field = normal(getkey(), (SIZE,))
+    away = -start[0] * (
+        1 + jnp.sum(jnp.abs(weights[0]))
+    )  # stronger than all others: the first spin flips, and stays
     energy = Pairs(weights, field.at[0].set(away))
     orders = jax.jit(jax.vmap(lambda k: jr.permutation(k, SIZE)))(jr.split(key, SWEEPS))
-    spins, trajectory = np.array(start), [np.array(start)]
-    w, field = np.asarray(energy.weights), np.asarray(energy.field)
+    spins = np.array(start)
+    trajectory = [np.array(start)]
+    w = np.asarray(energy.weights)
+    field = np.asarray(energy.field)
     for order in np.asarray(orders):
         for i in order:
             # By hand: E(flipped) - E = 2 s_i (sum over j other than i of W_ij s_j + b_i).
@@ -126,8 +147,10 @@ def test_recall_follows_the_rule_spin_by_spin(getkey):
 
 def test_stored_patterns_take_the_same_path_as_their_energy(getkey):
     memory = HopfieldMemory(normal(getkey(), (5, 3, 4)), RePU(3))
-    start, key = spins_of(getkey(), (3, 4)), getkey()
-    fast, plain = (recall(energy, start, sweeps=4, key=key) for energy in (memory, memory.energy))
+    start = spins_of(getkey(), (3, 4))
+    key = getkey()
+    fast = recall(memory, start, sweeps=4, key=key)
+    plain = recall(memory.energy, start, sweeps=4, key=key)
     assert_close(fast.states, plain.states, 0)
     assert_close(fast.energies, plain.energies)
     assert fast.states.shape == (5, 3, 4)
@@ -140,7 +163,9 @@ STARTS = arrays(np.int8, (SIZE,), elements=st.sampled_from([-1, 1]))
 
 @given(INTEGERS, FIELDS, STARTS, st.integers(0, 2**31 - 1))
 def test_the_energy_never_rises_and_the_end_is_a_local_minimum(weights, field, start, seed):
-    energy = Pairs(jnp.asarray(weights, float), jnp.asarray(field, float))  # of integers: nothing is rounded
+    energy = Pairs(
+        jnp.asarray(weights, float), jnp.asarray(field, float)
+    )  # of integers: nothing is rounded
     found = run(energy, jnp.asarray(start, float), jr.key(seed))
     assert np.all(np.diff(found.energies) <= 0)
     assert np.all(np.abs(found.states) == 1)
@@ -151,7 +176,8 @@ def test_the_energy_never_rises_and_the_end_is_a_local_minimum(weights, field, s
 
 
 def test_sweeps_that_do_not_suffice_are_told():
-    # A chain of which one end knows better: in one sweep, spins visited before their neighbour stay wrong.
+    # A chain of which one end knows better: in one sweep, spins visited before their neighbour stay
+    # wrong.
     weights = jnp.diag(jnp.ones(SIZE - 1), 1)
     energy = Pairs(weights + weights.T, 0.5 * jnp.ones(SIZE).at[0].set(4.0))
     assert not recall(energy, -jnp.ones(SIZE), sweeps=1, key=jr.key(0)).converged
@@ -161,7 +187,8 @@ def test_sweeps_that_do_not_suffice_are_told():
 
 
 def test_ties_keep(getkey):
-    start, flat = spins_of(getkey()), Pairs(jnp.eye(SIZE), jnp.zeros(SIZE))
+    start = spins_of(getkey())
+    flat = Pairs(jnp.eye(SIZE), jnp.zeros(SIZE))
     found = run(flat, start)
     assert found.converged
     assert_close(found.states[-1], start, 0)
@@ -169,8 +196,11 @@ def test_ties_keep(getkey):
 
 
 def test_synchronous_updates_of_a_symmetric_net_may_cycle():
-    weights = jnp.zeros((SIZE, SIZE)).at[0, 1].set(-1.0).at[1, 0].set(-1.0)  # the other spins are free
-    energy, start = Pairs(weights, jnp.zeros(SIZE)), jnp.ones(SIZE)
+    weights = (
+        jnp.zeros((SIZE, SIZE)).at[0, 1].set(-1.0).at[1, 0].set(-1.0)
+    )  # the other spins are free
+    energy = Pairs(weights, jnp.zeros(SIZE))
+    start = jnp.ones(SIZE)
     once = update_all(energy, start)
     twice = update_all(energy, once)
     assert_close((once, twice), (start.at[:2].set(-1.0), start), 0)
@@ -181,7 +211,8 @@ def test_synchronous_updates_of_a_symmetric_net_may_cycle():
 
 
 def test_a_synchronous_update_may_climb():
-    # Each of some spins that repel each other wants to leave alone; when all leave, only the field is lost.
+    # Each of some spins that repel each other wants to leave alone; when all leave, only the field
+    # is lost.
     energy = Pairs(jnp.eye(SIZE) - jnp.ones((SIZE, SIZE)), 0.5 * jnp.ones(SIZE))
     assert np.all(flip_costs(energy, jnp.ones(SIZE)) < 0)
     assert energy(update_all(energy, jnp.ones(SIZE))) > energy(jnp.ones(SIZE))
@@ -189,17 +220,23 @@ def test_a_synchronous_update_may_climb():
 
 @pytest.mark.parametrize("separation", [Quadratic(), Softmax(1.0)], ids=lambda s: type(s).__name__)
 def test_a_lightly_loaded_memory_corrects_flipped_bits(separation, getkey):
-    """Orthogonal patterns: of n = 128 bits w <= 12 are wrong, the other overlaps are at most 2w, and each bit is pulled
-    to its place by n - 2w - 4 * 2w - 5 > 0 or more."""
-    patterns = jnp.asarray(scipy.linalg.hadamard(128)[3:8], float) * spins_of(getkey(), (128,))[None]
+    """Orthogonal patterns: of n = 128 bits w <= 12 are wrong, the other overlaps are at most 2w,
+    and each bit is pulled to its place by n - 2w - 4 * 2w - 5 > 0 or more."""
+    patterns = (
+        jnp.asarray(scipy.linalg.hadamard(128)[3:8], float) * spins_of(getkey(), (128,))[None]
+    )
     memory = HopfieldMemory(patterns, separation)
     corrupted = patterns * jnp.where(jnp.arange(128) < 12, -1.0, 1.0)[None]
-    found = jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k))(corrupted, jr.split(getkey(), 5))
+    found = jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k))(
+        corrupted, jr.split(getkey(), 5)
+    )
     assert np.all(found.converged)
     assert_close(found.states[:, -1], patterns, 0)
 
 
-@pytest.mark.parametrize("function", [flip_costs, update_all, lambda e, s: recall(e, s, sweeps=1, key=jr.key(0))])
+@pytest.mark.parametrize(
+    "function", [flip_costs, update_all, lambda e, s: recall(e, s, sweeps=1, key=jr.key(0))]
+)
 @pytest.mark.parametrize("value", [0.5, jnp.nan])
 @pytest.mark.quick
 def test_other_spins_are_refused(function, value):
@@ -223,10 +260,13 @@ def test_patterns_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("units", [100, 400])
 def test_the_exponential_memory_recalls_where_its_energy_overflows(units, getkey):
-    """In float32 e^units is no number, but flips follow the logarithm: those of log-sum-exp, one update or many."""
+    """In float32 e^units is no number, but flips follow the logarithm: those of log-sum-exp, one
+    update or many.
+    """
     patterns = jnp.sign(normal(getkey(), (14, units), jnp.float32))
     noisy = patterns[0] * jnp.where(jnp.arange(units) % 10 == 0, -1, 1).astype(jnp.float32)
-    exponential, softmax = (HopfieldMemory(patterns, separation) for separation in (Exponential(), Softmax()))
+    exponential = HopfieldMemory(patterns, Exponential())
+    softmax = HopfieldMemory(patterns, Softmax())
     found = recall(exponential, noisy, sweeps=3, key=jr.key(0))
     assert jnp.all(found.states[-1] == patterns[0])
     assert bool(found.converged)
@@ -236,13 +276,16 @@ def test_the_exponential_memory_recalls_where_its_energy_overflows(units, getkey
 
 
 def test_what_overflows_has_not_converged(getkey):
-    """A function that overflows before and after every flip says nothing, and neither does what it is asked by."""
+    """A function that overflows before and after every flip says nothing, and neither does what it
+    is asked by.
+    """
     patterns = jnp.sign(normal(getkey(), (3, 200), jnp.float32))
     overflowing = Overflowing(patterns)
     assert np.all(np.isnan(flip_costs(overflowing, patterns[0])))
     assert not bool(recall(overflowing, patterns[0], sweeps=2, key=jr.key(0)).converged)
     with pytest.raises(
-        ValueError, match=r"overflows before and after a flip, .* for 200 of 200 spins: scale the energy"
+        ValueError,
+        match=r"overflows before and after a flip, .* for 200 of 200 spins: scale the energy",
     ):
         update_all(overflowing, patterns[0])
     with pytest.raises(Exception, match="overflows before and after a flip"):
@@ -266,18 +309,21 @@ class Doubled(HopfieldMemory):
 
 
 def test_stored_patterns_of_another_energy_are_taken_as_any_function(getkey):
-    memory, spins = Doubled(normal(getkey(), (4, 6)), RePU(3)), spins_of(getkey())
+    memory = Doubled(normal(getkey(), (4, 6)), RePU(3))
+    spins = spins_of(getkey())
     assert_close(flip_costs(memory, spins), jnp.asarray(by_hand(memory.energy, spins)), 1e-11)
 
 
-# ---- Costs that overflow, underflow, or are lost in the sums that they are the difference of ------------------------
+# ---- Costs that overflow, underflow, or are lost in the sums that they are the difference of -----
 
 
 def exact_difference(separation, before, steps):
     """L(s + d) - L(s) of exact numbers, unit by unit."""
     difference = lambda f: mp.fsum(f(s + d) - f(s) for s, d in zip(before, steps, strict=True) if d)
     if isinstance(separation, Scaled):
-        return mp.mpf(float(separation.factor)) * exact_difference(separation.lagrangian, before, steps)
+        return mp.mpf(float(separation.factor)) * exact_difference(
+            separation.lagrangian, before, steps
+        )
     if isinstance(separation, Sum):
         return mp.fsum(exact_difference(term, before, steps) for term in separation.terms)
     if isinstance(separation, Quadratic):
@@ -329,13 +375,18 @@ def exact_costs(memory: HopfieldMemory, spins: np.ndarray, few: np.ndarray) -> l
     if memory.similarity == "dot":
         seen = [mp.fdot(pattern, signs) for pattern in patterns]
     else:
-        seen = [-mp.fsum((a - b) ** 2 for a, b in zip(pattern, signs, strict=True)) / 2 for pattern in patterns]
+        seen = [
+            -mp.fsum((a - b) ** 2 for a, b in zip(pattern, signs, strict=True)) / 2
+            for pattern in patterns
+        ]
     flips = [[-2 * signs[i] * pattern[i] for pattern in patterns] for i in few]
     return [-exact_difference(memory.separation, seen, steps) for steps in flips]
 
 
 def hard_cases(random: np.random.Generator):
-    """Patterns, spins and similarity: a stored pattern and a noisy one, patterns with silent entries, small numbers."""
+    """Patterns, spins and similarity: a stored pattern and a noisy one, patterns with silent
+    entries, small numbers.
+    """
     stored = random.choice([-1.0, 1.0], (4, 784))
     noisy = stored[0] * np.where(np.arange(784) % 9 == 0, -1, 1)
     sparse = stored * (random.random((4, 784)) < 0.5)
@@ -349,7 +400,9 @@ def hard_cases(random: np.random.Generator):
 
 @pytest.mark.parametrize("name", HARD)
 def test_costs_have_the_right_sign_at_every_separation(name):
-    """Of 784 spins in single precision, against exact arithmetic, for the spins that are the hardest to decide."""
+    """Of 784 spins in single precision, against exact arithmetic, for the spins that are the
+    hardest to decide.
+    """
     info = np.finfo(np.float32)
     with mp.workdps(60):
         for patterns, spins, similarity in hard_cases(np.random.default_rng(0)):
@@ -357,9 +410,13 @@ def test_costs_have_the_right_sign_at_every_separation(name):
                 continue
             memory = HopfieldMemory(jnp.asarray(patterns, jnp.float32), HARD[name], similarity)
             costs = np.asarray(flip_costs(memory, jnp.asarray(spins, jnp.float32)), np.float64)
-            few = np.unique([*range(0, 784, 98), int(np.argmin(np.abs(costs))), int(np.argmin(costs))])
+            few = np.unique(
+                [*range(0, 784, 98), int(np.argmin(np.abs(costs))), int(np.argmin(costs))]
+            )
             for i, exact in zip(few, exact_costs(memory, spins, few), strict=True):
-                assert np.sign(costs[i]) == np.sign(float(mp.sign(exact))), f"spin {i}: {costs[i]}, not {exact}"
+                assert np.sign(costs[i]) == np.sign(float(mp.sign(exact))), (
+                    f"spin {i}: {costs[i]}, not {exact}"
+                )
                 if abs(exact) > float(info.max):
                     assert abs(costs[i]) > 0.9 * float(info.max)
                 elif abs(exact) > 1e-30:
@@ -367,10 +424,13 @@ def test_costs_have_the_right_sign_at_every_separation(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in HARD if "negative" not in name and name not in ("scaled", "difference")]
+    "name",
+    [name for name in HARD if "negative" not in name and name not in ("scaled", "difference")],
 )
 def test_what_is_stored_is_recalled_at_every_separation(name):
-    """Noisy bits are corrected, one update or many, also where the energy is no number of the dtype; then it rests."""
+    """Noisy bits are corrected, one update or many, also where the energy is no number of the
+    dtype; then it rests.
+    """
     stored = np.random.default_rng(1).choice([-1.0, 1.0], (4, 784))
     patterns = jnp.asarray(stored, jnp.float32)
     noisy = patterns[0] * jnp.where(jnp.arange(784) % 20 == 0, -1, 1).astype(jnp.float32)
@@ -400,24 +460,33 @@ CANCELLING = {
 @pytest.mark.parametrize("name", CANCELLING)
 @pytest.mark.parametrize("size", [1.0, 30.0])
 def test_what_cancels_exactly_leaves_the_next_terms(name, size, getkey):
-    """The straight lines of saturated units cancel between patterns, and so do the largest of exponentials."""
+    """The straight lines of saturated units cancel between patterns, and so do the largest of
+    exponentials.
+    """
     for key in jr.split(getkey(), 3):
         patterns = size * jr.rademacher(key, (4, 9), jnp.float32)
         for spins in (jnp.sign(patterns[0]), jr.rademacher(jr.fold_in(key, 1), (9,), jnp.float32)):
             memory = HopfieldMemory(patterns, CANCELLING[name])
             costs = np.asarray(flip_costs(memory, spins), np.float64)
             with mp.workdps(800):
-                for cost, exact in zip(costs, exact_costs(memory, np.asarray(spins), np.arange(9)), strict=True):
+                for cost, exact in zip(
+                    costs, exact_costs(memory, np.asarray(spins), np.arange(9)), strict=True
+                ):
                     exact = mp.mpf(0) if abs(exact) < mp.mpf(10) ** -600 else exact
-                    assert np.sign(cost) == np.sign(float(mp.sign(exact))), f"{cost}, not {mp.nstr(exact, 9)}"
+                    assert np.sign(cost) == np.sign(float(mp.sign(exact))), (
+                        f"{cost}, not {mp.nstr(exact, 9)}"
+                    )
                     if 1e-36 < abs(exact) < 1e38:
                         np.testing.assert_allclose(cost, float(exact), rtol=1e-4)
 
 
 @pytest.mark.parametrize("separation", [Tanh(1.25), Sigmoid(0.75)], ids=lambda s: type(s).__name__)
 def test_costs_of_small_patterns_have_the_digits_of_their_curvature(separation, getkey):
-    """Balanced patterns, whose steps add up to nothing: what is left is the product of each step and its state."""
-    size, eps = 2.0**-10, float(jnp.finfo(jnp.float32).eps)
+    """Balanced patterns, whose steps add up to nothing: what is left is the product of each step
+    and its state.
+    """
+    size = 2.0**-10
+    eps = float(jnp.finfo(jnp.float32).eps)
     half = jr.rademacher(getkey(), (2, 200), jnp.float32)
     other = half[:, jr.permutation(getkey(), 200)].at[:, :4].set(-half[:, :4])
     memory = HopfieldMemory(size * jnp.concatenate([half, other]), separation)
@@ -425,7 +494,9 @@ def test_costs_of_small_patterns_have_the_digits_of_their_curvature(separation, 
     costs = np.asarray(flip_costs(memory, spins), np.float64)
     seen = np.abs(np.asarray(memory.similarities(spins), np.float64))
     with mp.workdps(60):
-        for cost, exact in zip(costs[:4], exact_costs(memory, np.asarray(spins), np.arange(4)), strict=True):
+        for cost, exact in zip(
+            costs[:4], exact_costs(memory, np.asarray(spins), np.arange(4)), strict=True
+        ):
             curved = np.sum(2 * size * (2 * seen + 2 * size))
             assert abs(cost - exact) <= 16 * eps * curved
 
@@ -440,13 +511,16 @@ def test_ties_of_saturated_patterns_come_to_rest(getkey):
             assert found.converged
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.float16, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__
+)
 def test_costs_keep_the_dtype_of_the_spins(dtype):
     """The similarities of half precision are added up in single; 783 is no number of bfloat16."""
     stored = jnp.asarray(np.random.default_rng(2).choice([-1.0, 1.0], (4, 783)), dtype)
     for name in ("exponential", "quadratic", "softmax", "repu 30"):
         memory = HopfieldMemory(stored, HARD[name])
-        costs, found = flip_costs(memory, stored[0]), recall(memory, stored[0], sweeps=1, key=jr.key(0))
+        costs = flip_costs(memory, stored[0])
+        found = recall(memory, stored[0], sweeps=1, key=jr.key(0))
         assert costs.dtype == found.energies.dtype == found.states.dtype == dtype
         assert np.all(costs > 0)
         assert found.converged
@@ -455,7 +529,15 @@ def test_costs_keep_the_dtype_of_the_spins(dtype):
 def test_ties_of_stored_patterns_keep():
     """With integers nothing is rounded: two patterns that pull equally hard leave a spin alone."""
     patterns = jnp.asarray([[1.0, 1, 1, 1], [1.0, 1, 1, -1]])
-    for separation in (Quadratic(), ReLU(), RePU(3), RePU(300), Exponential(300.0), Softmax(2.0), Softmax(1e300)):
+    for separation in (
+        Quadratic(),
+        ReLU(),
+        RePU(3),
+        RePU(300),
+        Exponential(300.0),
+        Softmax(2.0),
+        Softmax(1e300),
+    ):
         memory = HopfieldMemory(patterns, separation)
         start = jnp.asarray([1.0, 1.0, 1.0, 1.0])
         costs = flip_costs(memory, start)

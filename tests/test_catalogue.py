@@ -1,4 +1,6 @@
-"""Catalogue: subclasses are types of their own, parameters are numbers, and smooth programs are told from others."""
+"""Catalogue: subclasses are types of their own, parameters are numbers, and smooth programs are
+told from others.
+"""
 
 import dataclasses
 import math
@@ -46,7 +48,7 @@ def verdicts(system) -> set[str]:
     return {a.verdict for a in certify(system).flow}
 
 
-# ---- Subclasses -------------------------------------------------------------------------------------------------
+# ---- Subclasses ----------------------------------------------------------------------------------
 
 
 class LoudSum(Sum):
@@ -91,7 +93,9 @@ def loud_systems(key) -> dict[str, AssociativeMemory | Block]:
         "LoudNeurons": AssociativeMemory(neurons, plain.synapses, dict(plain.connections)),
         "LoudAffine": memory_with(key, affine=LoudAffine(jnp.ones(5), jnp.zeros(5))),
         "LoudPotential": Block(LoudPotential(plain, "v", ("h",))),
-        "LoudCoupling": memory_with(key, synapse=Dense(LoudCoupling(up, breaking=None, tie=jnp.ones(())))),
+        "LoudCoupling": memory_with(
+            key, synapse=Dense(LoudCoupling(up, breaking=None, tie=jnp.ones(())))
+        ),
     }
 
 
@@ -104,7 +108,7 @@ def test_subclasses_are_not_certified(name, getkey):
     assert "Sum" in kind or "Scaled" in kind or kind in str(certificate)
 
 
-# ---- Parameters -------------------------------------------------------------------------------------------------
+# ---- Parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -125,7 +129,9 @@ def test_what_is_no_number_is_not_certified(value, place, getkey):
     assert "of 1 in all" in str(certificate)
 
 
-@pytest.mark.parametrize("leak, step", [(math.nan, 1.0), (0.0, math.nan), (math.inf, 1.0), (0.0, math.inf)])
+@pytest.mark.parametrize(
+    "leak, step", [(math.nan, 1.0), (0.0, math.nan), (math.inf, 1.0), (0.0, math.inf)]
+)
 def test_a_block_takes_finite_steps(leak, step, getkey):
     with pytest.raises(ValueError, match=r"Block needs (a finite )?(leak|step)"):
         derive_block(memory_with(getkey()), ["h"], leak=leak, step=step)
@@ -176,8 +182,12 @@ def test_dropped_branches_are_not_covered(getkey):
 @pytest.mark.parametrize("beta", [-2.0, 0.0, 1.0])
 @pytest.mark.quick
 def test_attention_has_a_positive_beta(beta, getkey):
-    attention = Attention(normal(getkey(), (1, 3, 6)), normal(getkey(), (1, 3, 6)), jnp.asarray(beta))
-    memory = AssociativeMemory({"x": Neurons(Quadratic(), VISIBLE_SHAPE)}, {"a": attention}, {"a": ("x",)})
+    attention = Attention(
+        normal(getkey(), (1, 3, 6)), normal(getkey(), (1, 3, 6)), jnp.asarray(beta)
+    )
+    memory = AssociativeMemory(
+        {"x": Neurons(Quadratic(), VISIBLE_SHAPE)}, {"a": attention}, {"a": ("x",)}
+    )
     certificate = certify(derive_block(memory, [], step=1e-3))
     assert certificate.descends_in_flow is (beta > 0)
     assert verdicts(memory) == ({"holds"} if beta > 0 else {"holds", "unknown"})
@@ -185,7 +195,7 @@ def test_attention_has_a_positive_beta(beta, getkey):
         assert math.isnan(certificate.step_bound)
 
 
-# ---- Functions of users -----------------------------------------------------------------------------------------
+# ---- Functions of users --------------------------------------------------------------------------
 
 
 @jax.custom_jvp
@@ -229,7 +239,10 @@ def test_functions_of_users_hold_where_they_are_smooth_programs(name, getkey):
 
 def test_a_smooth_interaction_of_two_layers_is_certified(getkey):
     memory = memory_with(getkey())
-    synapses: dict[str, AbstractSynapse] = {**memory.synapses, "p": HyperSynapse(Product(normal(getkey(), (5, 3))))}
+    synapses: dict[str, AbstractSynapse] = {
+        **memory.synapses,
+        "p": HyperSynapse(Product(normal(getkey(), (5, 3)))),
+    }
     both = AssociativeMemory(memory.neurons, synapses, {"s": ("v", "h"), "p": ("v", "h")})
     assert certify(both).descends_in_flow
     for dtype in (jnp.bfloat16, jnp.float32):
@@ -245,7 +258,11 @@ class Lying(Exponential):
 
 def test_stored_patterns_are_as_good_as_their_separation(getkey):
     neurons = {"v": Neurons(Tanh(), (5,))}
-    for separation, verdict in ((Softmax(), "holds"), (Lying(), "fails"), (2.0 * LoudSum((Tanh(),)), "unknown")):
+    for separation, verdict in (
+        (Softmax(), "holds"),
+        (Lying(), "fails"),
+        (2.0 * LoudSum((Tanh(),)), "unknown"),
+    ):
         memory = HopfieldMemory(normal(getkey(), (4, 5)), separation)
         certificate = certify(AssociativeMemory(neurons, {"m": memory}, {"m": ("v",)}))
         assert [a.verdict for a in certificate.flow if "conservative" in a.statement] == [verdict]

@@ -1,4 +1,6 @@
-"""Certificates: what is proved is true, what is not proved is said, and the check finds a real violation."""
+"""Certificates: what is proved is true, what is not proved is said, and the check finds a real
+violation.
+"""
 
 # pyright: reportAssignmentType=false, reportIncompatibleMethodOverride=false
 
@@ -12,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import VISIBLE_SHAPE, assert_close, cast, coupling_of, dense_pair, make_block, mixing, normal, three_layers
+from helpers import (
+    VISIBLE_SHAPE,
+    assert_close,
+    cast,
+    coupling_of,
+    dense_pair,
+    make_block,
+    mixing,
+    normal,
+    three_layers,
+)
 
 from hopmix import (
     GELU,
@@ -52,7 +64,7 @@ def failures(assumptions) -> set[str]:
     return {a.statement for a in assumptions if a.verdict == "fails"}
 
 
-# ---- What is proved ---------------------------------------------------------------------------------------------
+# ---- What is proved ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,10 +91,14 @@ def test_tied_blocks_of_convex_units_descend_in_every_step(norm, options, bound,
 
 
 def test_of_a_gelu_block_the_step_is_bounded(getkey):
-    """K = 0.1289 * (|W_t|^2 + |W_c|^2) * gamma^2, and 2/(K l) with the curvature l = gamma'/sqrt(eps) of the norm."""
+    """K = 0.1289 * (|W_t|^2 + |W_c|^2) * gamma^2, and 2/(K l) with the curvature l =
+    gamma'/sqrt(eps) of the norm.
+    """
     block = make_block(getkey(), scale="none", bias=False, eps=0.01)
     certificate = certify(block)
-    norms = [np.linalg.norm(coupling_of(block.potential.memory, n).up, 2) for n in ("token", "channel")]
+    norms = [
+        np.linalg.norm(coupling_of(block.potential.memory, n).up, 2) for n in ("token", "channel")
+    ]
     concavity = 0.12890418 * sum(n**2 for n in norms)
     assert certificate.descends_in_flow
     assert not certificate.descends_in_steps
@@ -102,16 +118,20 @@ def test_of_a_gelu_block_the_step_is_bounded(getkey):
 def test_scales_count_in_the_concavity(getkey):
     plain = make_block(getkey(), scale="conservative", bias=False)
     scale = lambda b: b.potential.neurons.affine.scale
-    one, two = (eqx.tree_at(scale, plain, c * jnp.ones(VISIBLE_SHAPE)) for c in (1.0, 3.0))
+    one = eqx.tree_at(scale, plain, 1.0 * jnp.ones(VISIBLE_SHAPE))
+    two = eqx.tree_at(scale, plain, 3.0 * jnp.ones(VISIBLE_SHAPE))
     assert certify(two).concavity == pytest.approx(9 * certify(one).concavity)
 
 
 def test_the_bound_at_a_state_follows_its_spread(getkey):
     block = make_block(getkey(), norm="token", scale="none", bias=False)
-    certificate, x = certify(block), normal(getkey(), VISIBLE_SHAPE)
+    certificate = certify(block)
+    x = normal(getkey(), VISIBLE_SHAPE)
     for scale in (1, 10):
         quietest = np.min(np.sqrt(np.var(scale * x, axis=1) + 1e-6))
-        assert certificate.step_bound_at(scale * x) == pytest.approx(quietest / certificate.concavity)
+        assert certificate.step_bound_at(scale * x) == pytest.approx(
+            quietest / certificate.concavity
+        )
     assert certificate.step_bound_at(jnp.zeros(VISIBLE_SHAPE)) == certificate.step_bound
     assert certify(relu_block(getkey())).step_bound_at(x) == math.inf
 
@@ -125,7 +145,9 @@ def test_of_a_memory_all_layers_move(getkey):
     assert certificate.check(getkey(), examples=16).passed
     of_gelu = certify(mixing(getkey()))
     assert of_gelu.claim is None
-    assert failures(of_gelu.flow) == {f"the Lagrangian of layer '{n}' is convex" for n in ("token", "channel")}
+    assert failures(of_gelu.flow) == {
+        f"the Lagrangian of layer '{n}' is convex" for n in ("token", "channel")
+    }
 
 
 @pytest.mark.parametrize("options", [{"leak": 1.0, "step": 1.5}, {"leak": 3.0, "step": 0.5}])
@@ -135,7 +157,9 @@ def test_a_leaky_step_that_overshoots_is_not_proved(options, getkey):
     assert certificate.descends_in_flow
     assert not certificate.descends_in_steps
     assert certificate.step_bound == 1 / options["leak"]
-    assert {a.statement for a in certificate.step if a.verdict == "unknown"} == {"the step is within its bound"}
+    assert {a.statement for a in certificate.step if a.verdict == "unknown"} == {
+        "the step is within its bound"
+    }
     assert failures(certificate.step) == set()
 
 
@@ -162,14 +186,18 @@ def test_overshooting_and_concavity_share_one_bound(getkey):
     """The larger of min(2/(K l + leak), 1/leak) and (1 + mu/l)/(K l + leak)."""
     up = normal(getkey(), (6, 5))
     concavity = 0.12890418 * np.linalg.norm(up, 2) ** 2
-    linear, steep = Quadratic(), Tanh(4.0)
+    linear = Quadratic()
+    steep = Tanh(4.0)
     for leak in (1e-3, 1.0, 1e3):
-        bounds = [certify(one_hidden_layer(units, GELU(), up, leak=leak)).step_bound for units in (linear, steep)]
+        bounds = [
+            certify(one_hidden_layer(units, GELU(), up, leak=leak)).step_bound
+            for units in (linear, steep)
+        ]
         assert bounds[0] == pytest.approx(2 / (concavity + leak), rel=1e-6)
         assert bounds[1] == pytest.approx(min(2 / (4 * concavity + leak), 1 / leak), rel=1e-6)
 
 
-# ---- What is refused --------------------------------------------------------------------------------------------
+# ---- What is refused -----------------------------------------------------------------------------
 
 
 def negative_scale(block: Block) -> Block:
@@ -177,7 +205,9 @@ def negative_scale(block: Block) -> Block:
 
 
 def uneven_scale(block: Block, key) -> Block:
-    return eqx.tree_at(lambda b: b.potential.neurons.affine.scale, block, 2 * normal(key, VISIBLE_SHAPE))
+    return eqx.tree_at(
+        lambda b: b.potential.neurons.affine.scale, block, 2 * normal(key, VISIBLE_SHAPE)
+    )
 
 
 def breakings(block: Block) -> list[jax.Array]:
@@ -244,17 +274,25 @@ def test_weights_tied_up_to_rounding_are_tied(getkey):
     ups = [coupling_of(block.potential.memory, name).up for name in ("token", "channel")]
     for size, tied in ((0.0, True), (1e-17, True), (1e-15, True), (1e-12, False)):
         # Entries with signs in turn: one factor for all would be a gain.
-        small = eqx.tree_at(breakings, block, [size * up.T * signs_in_turn(up.T.shape) for up in ups])
+        small = eqx.tree_at(
+            breakings, block, [size * up.T * signs_in_turn(up.T.shape) for up in ups]
+        )
         assert certify(small).descends_in_flow is tied
 
 
 def test_a_check_tells_rounding_from_asymmetry(getkey):
-    """At large states softmax units hardly answer: what is left of H J is rounding, and no sign of anything."""
+    """At large states softmax units hardly answer: what is left of H J is rounding, and no sign of
+    anything.
+    """
     neurons = {"v": Neurons(Softmax(), (5,)), "h": Neurons(Tanh(), (6,))}
     synapses = {"s": Dense(Coupling(normal(getkey(), (6, 5))))}
     memory = cast(AssociativeMemory(neurons, synapses, {"s": ("v", "h")}), jnp.float32)
     assert certify(memory).descends_in_flow
-    assert certify(derive_block(memory, ["h"], leak=1.0)).check(getkey(), examples=32, scale=100.0).passed
+    assert (
+        certify(derive_block(memory, ["h"], leak=1.0))
+        .check(getkey(), examples=32, scale=100.0)
+        .passed
+    )
 
 
 class Swirl(AbstractSynapse):
@@ -279,7 +317,9 @@ def test_a_synapse_whose_current_is_no_gradient_is_found_out(getkey):
 
 
 def test_a_serial_block_is_refused_and_found_out(fixedkey):
-    config = MixerConfig(image=(4, 4, 1), patch=2, dim=4, depth=1, classes=2, block="serial", coupling="symmetric")
+    config = MixerConfig(
+        image=(4, 4, 1), patch=2, dim=4, depth=1, classes=2, block="serial", coupling="symmetric"
+    )
     (block,) = Mixer(config, key=fixedkey()).blocks
     certificate = certify(block)
     assert certificate.claim is None
@@ -297,8 +337,12 @@ def test_a_serial_block_is_refused_and_found_out(fixedkey):
 
 @pytest.mark.quick
 def test_other_things_are_no_systems():
-    with pytest.raises(TypeError, match=r"No theorem covers a Linear: certify a Block or .*assert_energy_descends"):
-        inspect.unwrap(certify)(eqx.nn.Linear(2, 2, key=jax.random.key(0)))  # below the type checks of the tests
+    with pytest.raises(
+        TypeError, match=r"No theorem covers a Linear: certify a Block or .*assert_energy_descends"
+    ):
+        inspect.unwrap(certify)(
+            eqx.nn.Linear(2, 2, key=jax.random.key(0))
+        )  # below the type checks of the tests
 
 
 class TanhGELU(AbstractLagrangian):
@@ -346,7 +390,9 @@ class Bowl(Concave):
 )
 def test_lagrangians_of_users_are_tried(lagrangian, fails, unknown, getkey):
     neurons = {"v": Neurons(lagrangian, (5,)), "h": Neurons(ReLU(), (3,))}
-    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.symmetric(5, 3, key=getkey()))}, {"s": ("v", "h")})
+    memory = AssociativeMemory(
+        neurons, {"s": Dense(Coupling.symmetric(5, 3, key=getkey()))}, {"s": ("v", "h")}
+    )
     certificate = certify(derive_block(memory, ["h"]))
     assert certificate.claim is None
     assert fails <= failures(certificate.flow)
@@ -383,7 +429,9 @@ def test_of_an_energy_transformer_the_flow_and_small_steps_are_proved(getkey):
     assert careful.step_claim == "C13"
     assert isinstance(careful.system, Block)
     potential = careful.system.potential
-    x = LayerNorm((-1,)).activation(normal(getkey(), potential.neurons.shape))  # each token of spread 1, not 0
+    x = LayerNorm((-1,)).activation(
+        normal(getkey(), potential.neurons.shape)
+    )  # each token of spread 1, not 0
     assert careful.step_bound_at(x) > 10 * careful.step_bound
     (attention,) = (s for s in potential.memory.synapses.values() if isinstance(s, Attention))
     assert_close(careful.concavity, float(attention.concavity(len(x))))
@@ -393,7 +441,9 @@ def test_stored_patterns_with_convex_separation_descend_in_steps(getkey):
     """The modern Hopfield network: leak 1, step 1 is its update, and it descends."""
     memory = HopfieldMemory(normal(getkey(), (9, 5)), Softmax(2.0))
     block = derive_block(
-        AssociativeMemory({"v": Neurons(Quadratic(), (5,))}, {"m": memory}, {"m": ("v",)}), [], leak=1.0
+        AssociativeMemory({"v": Neurons(Quadratic(), (5,))}, {"m": memory}, {"m": ("v",)}),
+        [],
+        leak=1.0,
     )
     certificate = certify(block)
     assert certificate.claim == "C05"
@@ -403,8 +453,15 @@ def test_stored_patterns_with_convex_separation_descend_in_steps(getkey):
 
 @pytest.mark.parametrize("size, verdict", [(0.1, "holds"), (3.0, "unknown")])
 def test_joined_hidden_layers_need_one_rest(size, verdict, getkey):
-    neurons = {"v": Neurons(Tanh(), (4,)), "m": Neurons(Tanh(), (5,)), "l": Neurons(Sigmoid(), (3,))}
-    synapses = {"vm": Dense(Coupling(normal(getkey(), (5, 4)))), "ml": Dense(Coupling(size * normal(getkey(), (3, 5))))}
+    neurons = {
+        "v": Neurons(Tanh(), (4,)),
+        "m": Neurons(Tanh(), (5,)),
+        "l": Neurons(Sigmoid(), (3,)),
+    }
+    synapses = {
+        "vm": Dense(Coupling(normal(getkey(), (5, 4)))),
+        "ml": Dense(Coupling(size * normal(getkey(), (3, 5)))),
+    }
     memory = AssociativeMemory(neurons, synapses, {"vm": ("v", "m"), "ml": ("m", "l")})
     certificate = certify(derive_block(memory, ["m", "l"], step=0.1))
     assert certificate.flow[0].statement == "the joined hidden layers have one state of rest"
@@ -413,7 +470,7 @@ def test_joined_hidden_layers_need_one_rest(size, verdict, getkey):
     assert verdict == "unknown" or certificate.check(getkey(), examples=8).passed
 
 
-# ---- The negative test of the theory: GELU hidden units with a time constant of their own ------------------------
+# ---- The negative test of the theory: GELU hidden units with a time constant of their own --------
 
 
 def finite_time_memory(hidden) -> AssociativeMemory:
@@ -424,7 +481,9 @@ def finite_time_memory(hidden) -> AssociativeMemory:
 
 @pytest.mark.parametrize("hidden, falls", [(GELU(), False), (ReLU(), True)])
 def test_hidden_convexity_matters_once_hidden_units_take_time(hidden, falls, fixedkey):
-    """Hidden states near -3 sit where GELU falls: the energy rises on their way to rest. ReLU units are safe."""
+    """Hidden states near -3 sit where GELU falls: the energy rises on their way to rest. ReLU units
+    are safe.
+    """
     memory = finite_time_memory(hidden)
     certificate = certify(memory)
     assert certificate.descends_in_flow is falls
@@ -433,13 +492,16 @@ def test_hidden_convexity_matters_once_hidden_units_take_time(hidden, falls, fix
     def rate(state):
         return jax.jvp(memory.energy, (state,), (memory.force(state),))[1]
 
-    rates = [rate({"v": 0.1 * normal(fixedkey(), (2,)), "h": -3 + 0.1 * normal(fixedkey(), (4,))}) for _ in range(8)]
+    rates = [
+        rate({"v": 0.1 * normal(fixedkey(), (2,)), "h": -3 + 0.1 * normal(fixedkey(), (4,))})
+        for _ in range(8)
+    ]
     assert bool(max(rates) <= 0) is falls
     assert certificate.check(fixedkey(), examples=64, steps=128, scale=3.0).passed is falls
     assert certify(derive_block(memory, ["h"], leak=1.0)).descends_in_flow
 
 
-# ---- The rest ---------------------------------------------------------------------------------------------------
+# ---- The rest ------------------------------------------------------------------------------------
 
 
 def test_a_certificate_reads_as_text(getkey):
@@ -447,19 +509,27 @@ def test_a_certificate_reads_as_text(getkey):
     assert "energy descent along the flow: not proved" in text
     assert "energy descent in every step: not proved" in text
     assert "[holds] synapse 'token' is symmetric, V = W^T: entries differ by 0 at most" in text
-    assert "[fails] the scale of layer 'visible' keeps the field conservative: elementwise on the way in only" in text
+    assert (
+        "[fails] the scale of layer 'visible' keeps the field conservative: elementwise on the "
+        "way in only" in text
+    )
     assert "[unknown] explicit steps follow the flow: it needs all of the above" in text
     assert "convex: K" not in text
     assert "in every step" not in str(certify(dense_pair(getkey())))
     of_gelu = str(certify(make_block(getkey())))
     assert "energy descent in every step: not proved (steps up to 0.0" in of_gelu
     assert "[holds] U + K/2 |g|^2 is convex: K = " in of_gelu
-    assert "[unknown] the step is within its bound: 1, and descent from every state is proved for steps up" in of_gelu
+    assert (
+        "[unknown] the step is within its bound: 1, and descent from every state is proved for "
+        "steps up" in of_gelu
+    )
     of_relu = str(certify(relu_block(getkey())))
     assert "energy descent in every step: proved (C05), for steps of any size" in of_relu
 
 
-@pytest.mark.parametrize("coupling, options", [("free", {}), ("symmetric", {"scale": "elementwise"})])
+@pytest.mark.parametrize(
+    "coupling, options", [("free", {}), ("symmetric", {"scale": "elementwise"})]
+)
 def test_nothing_is_said_of_the_potential_of_what_is_refused(coupling, options, fixedkey):
     """For free weights U is the pseudo-energy, and far from convex though the units are."""
     block = relu_block(fixedkey(), coupling, **options)
@@ -471,23 +541,34 @@ def test_nothing_is_said_of_the_potential_of_what_is_refused(coupling, options, 
     assert "any size" not in str(certificate)
     if coupling == "free":
         g = normal(fixedkey(), VISIBLE_SHAPE)
-        assert np.linalg.eigvalsh(jax.hessian(block.potential)(g).reshape(g.size, g.size)).min() < -0.1
+        assert (
+            np.linalg.eigvalsh(jax.hessian(block.potential)(g).reshape(g.size, g.size)).min() < -0.1
+        )
 
 
 def test_log_sum_relu_jumps_and_is_not_certified(getkey):
-    """As the separation of stored patterns, and as a hidden layer; the energy does rise where a unit joins."""
+    """As the separation of stored patterns, and as a hidden layer; the energy does rise where a
+    unit joins.
+    """
     patterns = normal(getkey(), (6, 4))
     stored = AssociativeMemory(
-        {"v": Neurons(Quadratic(), (4,))}, {"m": HopfieldMemory(patterns, LogSumReLU(1.0), "distance")}, {"m": ("v",)}
+        {"v": Neurons(Quadratic(), (4,))},
+        {"m": HopfieldMemory(patterns, LogSumReLU(1.0), "distance")},
+        {"m": ("v",)},
     )
     neurons = {"v": Neurons(Quadratic(), (4,)), "h": Neurons(LogSumReLU(1.0), (6,))}
     hidden = AssociativeMemory(neurons, {"s": Dense(Coupling(patterns))}, {"s": ("v", "h")})
-    for system, name in ((stored, "current of synapse 'm'"), (derive_block(hidden, ["h"]), "activation of layer 'h'")):
+    for system, name in (
+        (stored, "current of synapse 'm'"),
+        (derive_block(hidden, ["h"]), "activation of layer 'h'"),
+    ):
         certificate = certify(system)
         assert not certificate.descends_in_flow
         assert f"the {name} is continuous" in failures(certificate.flow)
     smooth = AssociativeMemory(
-        {"v": Neurons(Quadratic(), (4,))}, {"m": HopfieldMemory(patterns, Softmax(1.0), "distance")}, {"m": ("v",)}
+        {"v": Neurons(Quadratic(), (4,))},
+        {"m": HopfieldMemory(patterns, Softmax(1.0), "distance")},
+        {"m": ("v",)},
     )
     assert certify(smooth).descends_in_flow
 
@@ -507,7 +588,8 @@ class Turned(AssociativeMemory):
 
 
 def test_what_overrides_methods_is_not_certified(getkey):
-    block, memory = relu_block(getkey()), dense_pair(getkey())
+    block = relu_block(getkey())
+    memory = dense_pair(getkey())
     doubled = Doubled(block.potential)
     turned = Turned(memory.neurons, memory.synapses, dict(memory.connections))  # pyright: ignore
     for system in (doubled, turned):
@@ -521,18 +603,29 @@ def test_what_overrides_methods_is_not_certified(getkey):
 def test_a_small_rise_is_not_hidden_by_a_large_energy(getkey):
     """Rises are relative to the energies along their own trajectory."""
     block = make_block(getkey(), norm="token", scale="none", eps=1e-2, options={"step": 50.0})
-    certificate, key = certify(block), getkey()
+    certificate = certify(block)
+    key = getkey()
     states = [size * normal(key, (1, *VISIBLE_SHAPE)) for size in (1e-2, 1e6)]
     alone = certificate.check_from(states[0], steps=1).worst_rise
     together = certificate.check_from(jnp.concatenate(states), steps=1).worst_rise
-    # A rise is a share of an energy: its rounding is that of numbers near 1, however small it is itself.
+    # A rise is a share of an energy: its rounding is that of numbers near 1, however small it is
+    # itself.
     assert abs(together - max(alone, certificate.check_from(states[1], steps=1).worst_rise)) < 1e-14
 
 
 @pytest.mark.parametrize("size, claim", [(0.05, "C05"), (3.0, None)])
-def test_convex_hidden_layers_that_are_joined_descend_in_steps_where_they_have_one_rest(size, claim, getkey):
-    neurons = {"v": Neurons(Tanh(), (4,)), "m": Neurons(Tanh(), (5,)), "l": Neurons(Sigmoid(), (3,))}
-    synapses = {"vm": Dense(Coupling(normal(getkey(), (5, 4)))), "ml": Dense(Coupling(size * normal(getkey(), (3, 5))))}
+def test_convex_hidden_layers_that_are_joined_descend_in_steps_where_they_have_one_rest(
+    size, claim, getkey
+):
+    neurons = {
+        "v": Neurons(Tanh(), (4,)),
+        "m": Neurons(Tanh(), (5,)),
+        "l": Neurons(Sigmoid(), (3,)),
+    }
+    synapses = {
+        "vm": Dense(Coupling(normal(getkey(), (5, 4)))),
+        "ml": Dense(Coupling(size * normal(getkey(), (3, 5)))),
+    }
     memory = AssociativeMemory(neurons, synapses, {"vm": ("v", "m"), "ml": ("m", "l")})
     certificate = certify(derive_block(memory, ["m", "l"], step=20.0))
     assert certificate.claim == claim
@@ -582,7 +675,9 @@ def test_a_subclass_with_other_currents_is_not_certified(getkey):
 
 
 def test_a_breaking_that_bfloat16_can_hold_is_seen(getkey):
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Coupling.broken(6, 12, key=getkey()))
+    half = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16), Coupling.broken(6, 12, key=getkey())
+    )
     broken = eqx.tree_at(lambda c: c.breaking, half, 0.04 * half.up.T)
     neurons = {"v": Neurons(Quadratic(), (6,)), "h": Neurons(ReLU(), (12,))}
     memory = AssociativeMemory(neurons, {"s": Dense(broken)}, {"s": ("v", "h")})

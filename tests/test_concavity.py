@@ -1,4 +1,6 @@
-"""Concavity: U + K/2 |g|^2 is convex, with the least K where that is known; joined layers pull each other."""
+"""Concavity: U + K/2 |g|^2 is convex, with the least K where that is known; joined layers pull each
+other.
+"""
 
 import math
 
@@ -39,7 +41,9 @@ from hopmix._concavity import mutual_pull, spectral_norm
 
 def stored(patterns, separation, affine=None) -> AssociativeMemory:
     neurons = {"v": Neurons(Quadratic(), patterns.shape[1:], affine=affine)}
-    return AssociativeMemory(neurons, {"m": HopfieldMemory(patterns, separation, "distance")}, {"m": ("v",)})
+    return AssociativeMemory(
+        neurons, {"m": HopfieldMemory(patterns, separation, "distance")}, {"m": ("v",)}
+    )
 
 
 def lowest_curvature(potential, points) -> float:
@@ -96,14 +100,18 @@ def test_scales_count_with_their_square(getkey):
     affine = Affine(jnp.asarray([0.5, -3.0, 1.0, 2.0]), jnp.zeros(4))
     assert concavity_bound(eliminate(stored(normal(getkey(), (6, 4)), Softmax(), affine), [])) == 9
     silent = Affine(jnp.zeros(4), jnp.ones(4))
-    assert concavity_bound(eliminate(stored(normal(getkey(), (6, 4)), LogSumReLU(), silent), [])) == 0
+    assert (
+        concavity_bound(eliminate(stored(normal(getkey(), (6, 4)), LogSumReLU(), silent), [])) == 0
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
 def test_spectral_norms_at_every_scale(scale, getkey):
     for shape in ((3, 7), (7, 3)):
         up = scale * normal(getkey(), shape)
-        assert spectral_norm(Dense(Coupling(up))) == pytest.approx(np.linalg.norm(np.asarray(up) / scale, 2) * scale)
+        assert spectral_norm(Dense(Coupling(up))) == pytest.approx(
+            np.linalg.norm(np.asarray(up) / scale, 2) * scale
+        )
     assert spectral_norm(Dense(Coupling(jnp.zeros((3, 4))))) == 0
 
 
@@ -116,20 +124,28 @@ def test_the_norm_of_a_convolution_bounds_its_map(getkey):
     assert largest <= spectral_norm(convolution) < 6 * largest
 
 
-# ---- Joined hidden layers ---------------------------------------------------------------------------------------
+# ---- Joined hidden layers ------------------------------------------------------------------------
 
 
 def chain(strengths, lagrangians) -> AssociativeMemory:
     """A visible unit, and a chain of hidden ones that pull each other by given weights."""
-    neurons = {"v": Neurons(Tanh(), (1,))} | {f"h{i}": Neurons(units, (1,)) for i, units in enumerate(lagrangians)}
+    neurons = {"v": Neurons(Tanh(), (1,))} | {
+        f"h{i}": Neurons(units, (1,)) for i, units in enumerate(lagrangians)
+    }
     names = list(neurons)
-    synapses = {f"s{i}": Dense(Coupling(jnp.full((1, 1), w))) for i, w in enumerate((1.0, *strengths))}
-    return AssociativeMemory(neurons, synapses, {f"s{i}": (names[i], names[i + 1]) for i in range(len(synapses))})
+    synapses = {
+        f"s{i}": Dense(Coupling(jnp.full((1, 1), w))) for i, w in enumerate((1.0, *strengths))
+    }
+    return AssociativeMemory(
+        neurons, synapses, {f"s{i}": (names[i], names[i + 1]) for i in range(len(synapses))}
+    )
 
 
 @pytest.mark.quick
 def test_the_pull_is_a_perron_root():
-    """Of two layers the geometric mean of how they pull each other: one may pull hard if the other hardly does."""
+    """Of two layers the geometric mean of how they pull each other: one may pull hard if the other
+    hardly does.
+    """
     potential = eliminate(chain([0.9], [Tanh(4.0), Tanh(0.25)]), ["h0", "h1"])
     assert mutual_pull(potential) == pytest.approx(0.9)
     assert certify(derive_block(potential.memory, ["h0", "h1"], step=5.0)).descends_in_steps
@@ -146,7 +162,9 @@ def test_the_pull_in_a_chain_of_three():
 
 @pytest.mark.parametrize("pull, rests", [(0.95, 1), (1.05, 2)])
 def test_beyond_the_root_there_are_two_rests(pull, rests):
-    """Two tanh units that pull each other by w: from both sides they come to rest at 0, or apart."""
+    """Two tanh units that pull each other by w: from both sides they come to rest at 0, or
+    apart.
+    """
     ends = np.asarray([1.0, -1.0])
     for _ in range(2000):
         ends = np.tanh(pull * ends)
@@ -159,4 +177,6 @@ def pair(pull: float):
 
 def test_a_steep_unit_among_them_has_no_bound():
     assert mutual_pull(eliminate(chain([0.1], [Exponential(), Tanh()]), ["h0", "h1"])) == math.inf
-    assert concavity_bound(eliminate(chain([0.1], [Exponential(), ReLU()]), ["h0", "h1"])) == math.inf
+    assert (
+        concavity_bound(eliminate(chain([0.1], [Exponential(), ReLU()]), ["h0", "h1"])) == math.inf
+    )

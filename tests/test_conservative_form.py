@@ -1,4 +1,6 @@
-"""Conservative form: which untied weights have an energy, that the form has their forces, and what has none."""
+"""Conservative form: which untied weights have an energy, that the form has their forces, and what
+has none.
+"""
 
 import dataclasses
 
@@ -41,14 +43,18 @@ from hopmix._gained import Gained
 GAINS = jnp.asarray([0.5, 2.0, 3.0])
 
 
-def memory_of(*couplings: Coupling, visible: AbstractLagrangian | None = None, hidden=None, **layer):
+def memory_of(
+    *couplings: Coupling, visible: AbstractLagrangian | None = None, hidden=None, **layer
+):
     """A vector layer and a hidden one, joined by these couplings."""
     units, size = couplings[0].up.shape
     neurons = {
         "v": Neurons(Tanh() if visible is None else visible, (size,)),
         "h": Neurons(ReLU() if hidden is None else hidden, (units,), **layer),
     }
-    synapses: dict[str, AbstractSynapse] = {f"s{i}": Dense(coupling) for i, coupling in enumerate(couplings)}
+    synapses: dict[str, AbstractSynapse] = {
+        f"s{i}": Dense(coupling) for i, coupling in enumerate(couplings)
+    }
     return AssociativeMemory(neurons, synapses, {name: ("v", "h") for name in synapses})
 
 
@@ -61,14 +67,17 @@ def gradient(block: Block, energy, x):
     return -jax.grad(energy)(x) / (1 - jnp.tanh(x) ** 2)
 
 
-# ---- Gains ------------------------------------------------------------------------------------------------------
+# ---- Gains ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [ReLU(), Sigmoid(2.0), GELU(), Tanh() + 0.5 * Quadratic()])
 def test_weights_with_gains_are_certified_with_their_own_energy(hidden, getkey):
-    memory = memory_of(gained(normal(getkey(), (3, 5))), hidden=hidden, input=normal(getkey(), (3,)))
+    memory = memory_of(
+        gained(normal(getkey(), (3, 5))), hidden=hidden, input=normal(getkey(), (3,))
+    )
     block = derive_block(memory, ["h"], leak=0.7, step=0.01)
-    certificate, x = certify(block), normal(getkey(), (5,))
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     assert certificate.descends_in_flow
     assert certificate.flow_claim == "C10"
     assert certificate.check(getkey(), examples=32).passed
@@ -76,8 +85,12 @@ def test_weights_with_gains_are_certified_with_their_own_energy(hidden, getkey):
 
 
 def test_the_energy_of_the_block_itself_is_not_the_one_that_falls():
-    """One unit w = 1, D = 2: the symmetrised energy has the slope phi + (D - 1)(phi + phi' g)/2, not D phi."""
-    block = derive_block(memory_of(gained(jnp.ones((1, 1)), jnp.asarray([2.0])), hidden=Sigmoid()), ["h"], leak=0.5)
+    """One unit w = 1, D = 2: the symmetrised energy has the slope phi + (D - 1)(phi + phi' g)/2,
+    not D phi.
+    """
+    block = derive_block(
+        memory_of(gained(jnp.ones((1, 1)), jnp.asarray([2.0])), hidden=Sigmoid()), ["h"], leak=0.5
+    )
     x = jnp.asarray([0.7])
     g = jnp.tanh(x)
     phi = jax.nn.sigmoid(g)
@@ -88,8 +101,12 @@ def test_the_energy_of_the_block_itself_is_not_the_one_that_falls():
 
 
 def test_the_own_energy_of_gains_is_the_radial_one(getkey):
-    """C10.2: the radial energy is that of every conservative block, up to a constant and its quadrature."""
-    block = derive_block(memory_of(gained(normal(getkey(), (3, 5))), hidden=Sigmoid()), ["h"], leak=0.3)
+    """C10.2: the radial energy is that of every conservative block, up to a constant and its
+    quadrature.
+    """
+    block = derive_block(
+        memory_of(gained(normal(getkey(), (3, 5))), hidden=Sigmoid()), ["h"], leak=0.3
+    )
     own = certify(block).energy
     a, b = normal(getkey(), (2, 5))
     assert_close(own(a) - own(b), radial_energy(block, a) - radial_energy(block, b), 1e-9)
@@ -122,23 +139,32 @@ def test_a_negative_gain_needs_the_hidden_units_to_follow_at_once(getkey):
 @pytest.mark.parametrize("tie", [0.5, 3.0])
 def test_a_share_of_tied_weights_is_a_gain_for_all(tie, getkey):
     """Units that compete too: V = c W^T is conservative with c Phi."""
-    block = derive_block(memory_of(Coupling(normal(getkey(), (3, 5)), tie=tie), hidden=Softmax(2.0)), ["h"], leak=1.0)
-    certificate, x = certify(block), normal(getkey(), (5,))
+    block = derive_block(
+        memory_of(Coupling(normal(getkey(), (3, 5)), tie=tie), hidden=Softmax(2.0)), ["h"], leak=1.0
+    )
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     assert certificate.descends_in_flow
     assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
 
 
 def test_mixings_and_convolutions_have_gains_of_their_units(getkey):
-    shape, grid = (6, 4), (2, 3)
+    shape = (6, 4)
+    grid = (2, 3)
     rows = {
         "t": (TokenMixing(gained(normal(getkey(), (3, 6)))), (3, 4)),
         "c": (ChannelMixing(gained(normal(getkey(), (3, 4)))), (6, 3)),
         "f": (Convolution(gained(normal(getkey(), (3, 36))), grid), (6, 3)),
     }
-    neurons = {"x": Neurons(Tanh(), shape)} | {name: Neurons(Sigmoid(), s) for name, (_, s) in rows.items()}
-    memory = AssociativeMemory(neurons, {n: s for n, (s, _) in rows.items()}, {n: ("x", n) for n in rows})
+    neurons = {"x": Neurons(Tanh(), shape)} | {
+        name: Neurons(Sigmoid(), s) for name, (_, s) in rows.items()
+    }
+    memory = AssociativeMemory(
+        neurons, {n: s for n, (s, _) in rows.items()}, {n: ("x", n) for n in rows}
+    )
     block = derive_block(memory, list(rows), leak=1.0)
-    certificate, x = certify(block), normal(getkey(), shape)
+    certificate = certify(block)
+    x = normal(getkey(), shape)
     assert certificate.descends_in_flow
     assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
     batch = normal(getkey(), (6, 3, 4))
@@ -167,7 +193,13 @@ def refused_gains(getkey) -> dict[str, AssociativeMemory]:
 
 
 @pytest.mark.parametrize(
-    "name", ["units that compete", "stored patterns that read it", "another reader that is tied", "not quite"]
+    "name",
+    [
+        "units that compete",
+        "stored patterns that read it",
+        "another reader that is tied",
+        "not quite",
+    ],
 )
 @pytest.mark.quick
 def test_gains_that_have_no_energy_are_refused(name, getkey):
@@ -176,9 +208,9 @@ def test_gains_that_have_no_energy_are_refused(name, getkey):
     assert not certificate.descends_in_flow
     assert {a.verdict for a in certificate.flow} >= {"fails"}
     assert conservative_form(memory, ties_of(memory)) is memory
-    assert ("is conservative for elementwise units that nothing else reads (C07)" in str(certificate)) is (
-        name != "not quite"
-    )
+    assert (
+        "is conservative for elementwise units that nothing else reads (C07)" in str(certificate)
+    ) is (name != "not quite")
 
 
 @pytest.mark.parametrize("conservative", [True, False])
@@ -186,8 +218,11 @@ def test_gains_that_have_no_energy_are_refused(name, getkey):
 def test_scales_and_shifts_behind_gained_units_are_part_of_the_form(gains, conservative, getkey):
     """On both ways they stay what they are, on the way out alone a scale is a gain too."""
     affine = Affine(jnp.asarray([0.5, 2.0, -1.0]), normal(getkey(), (3,)), conservative)
-    block = derive_block(memory_of(gained(normal(getkey(), (3, 5)), gains), hidden=Sigmoid(), affine=affine), ["h"])
-    certificate, x = certify(block), normal(getkey(), (5,))
+    block = derive_block(
+        memory_of(gained(normal(getkey(), (3, 5)), gains), hidden=Sigmoid(), affine=affine), ["h"]
+    )
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     assert certificate.descends_in_flow
     assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
     assert certificate.check(getkey(), examples=16).passed
@@ -203,12 +238,16 @@ def two_mixings(token: Coupling, channel: Coupling) -> Block:
 
 
 def test_gains_of_tokens_and_of_channels_are_not_the_same(getkey):
-    """The same three numbers stand at rows here and at columns there; a number for all stands everywhere."""
+    """The same three numbers stand at rows here and at columns there; a number for all stands
+    everywhere.
+    """
     square = normal(getkey(), (2, 3, 3))
     uneven = jnp.asarray([0.01, 1.0, 10.0])
     refused = certify(two_mixings(gained(square[0], uneven), gained(square[1], uneven)))
     assert not refused.descends_in_flow
-    twice = two_mixings(Coupling(normal(getkey(), (3, 3)), tie=2.0), Coupling(normal(getkey(), (4, 4)), tie=2.0))
+    twice = two_mixings(
+        Coupling(normal(getkey(), (3, 3)), tie=2.0), Coupling(normal(getkey(), (4, 4)), tie=2.0)
+    )
     certificate = certify(twice)
     assert certificate.descends_in_flow
     assert certificate.check(getkey(), examples=16).passed
@@ -216,10 +255,13 @@ def test_gains_of_tokens_and_of_channels_are_not_the_same(getkey):
 
 def test_a_descent_records_the_energy_of_the_form(getkey):
     block = derive_block(
-        memory_of(gained(normal(getkey(), (3, 5))), visible=Quadratic(), hidden=Tanh()), ["h"], leak=1.0
+        memory_of(gained(normal(getkey(), (3, 5))), visible=Quadratic(), hidden=Tanh()),
+        ["h"],
+        leak=1.0,
     )
     block = dataclasses.replace(block, step=0.2)
-    certificate, x = certify(block), 3 * normal(getkey(), (5,))
+    certificate = certify(block)
+    x = 3 * normal(getkey(), (5,))
     assert certificate.descends_in_steps
     for backtrack in (False, True):
         descent = descend(block, x, 20, form=certificate.form, backtrack=backtrack)
@@ -229,14 +271,15 @@ def test_a_descent_records_the_energy_of_the_form(getkey):
 
 @pytest.mark.quick
 def test_gained_units_are_a_lagrangian(getkey):
-    units, x = Gained(GELU(), jnp.asarray([[0.5], [-2.0], [3.0]])), normal(getkey(), (3, 4))
+    units = Gained(GELU(), jnp.asarray([[0.5], [-2.0], [3.0]]))
+    x = normal(getkey(), (3, 4))
     assert_close(jax.grad(units)(x), units.activation(x))
     low, high = units.curvature
     assert low == pytest.approx(min(3 * GELU().curvature[0], -2 * GELU().curvature[1]))
     assert high == pytest.approx(3 * GELU().curvature[1])
 
 
-# ---- Couplings that act together --------------------------------------------------------------------------------
+# ---- Couplings that act together -----------------------------------------------------------------
 
 
 def split(w, v, mask) -> tuple[Coupling, Coupling]:
@@ -246,10 +289,12 @@ def split(w, v, mask) -> tuple[Coupling, Coupling]:
 
 
 def test_couplings_that_are_tied_together_are_certified(getkey):
-    up, mask = normal(getkey(), (3, 5)), normal(getkey(), (3, 5)) > 0
+    up = normal(getkey(), (3, 5))
+    mask = normal(getkey(), (3, 5)) > 0
     memory = memory_of(*split(up, up.T, mask))
     block = derive_block(memory, ["h"], leak=1.0, step=1.0)
-    certificate, x = certify(block), normal(getkey(), (5,))
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     assert certificate.descends_in_steps
     assert "synapses 's0' and 's1' together are symmetric, V = W^T" in str(certificate)
     assert_close(certificate.energy(x), block.energy(x))
@@ -283,7 +328,9 @@ def test_a_layer_joined_with_itself_needs_the_sum_of_both_ways(getkey):
         (half + antisymmetric, half.T - antisymmetric, True),
         (half, half, False),
     ):
-        memory = AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(w, v))}, {"s": ("v", "v")})
+        memory = AssociativeMemory(
+            neurons, {"s": Dense(Coupling.from_weights(w, v))}, {"s": ("v", "v")}
+        )
         certificate = certify(derive_block(memory, [], leak=1.0, step=0.01))
         assert certificate.descends_in_flow is expected
         assert certificate.check(getkey(), examples=16).passed is expected
@@ -293,7 +340,9 @@ def test_a_layer_joined_with_itself_needs_the_sum_of_both_ways(getkey):
 
 
 def test_a_loop_counts_by_the_sum_of_both_ways(getkey):
-    """A hidden layer that pulls itself by V = -3 or +3, W = 0: the pull is 3, and 0.5 with V = 0.5."""
+    """A hidden layer that pulls itself by V = -3 or +3, W = 0: the pull is 3, and 0.5 with V =
+    0.5.
+    """
     neurons = {"v": Neurons(Quadratic(), (2,)), "h": Neurons(Tanh(), (2,))}
     for pull, expected in ((-3.0, False), (3.0, False), (0.5, True), (-0.5, True)):
         loop = Dense(Coupling.from_weights(jnp.zeros((2, 2)), pull * jnp.eye(2)))
@@ -311,7 +360,9 @@ def convolved_loop(up, down, window) -> Block:
 
 
 def test_a_convolution_of_a_layer_with_itself(getkey):
-    """Windows of one token are matrices: W + V = -9; of larger ones only V = W^T is known to be symmetric."""
+    """Windows of one token are matrices: W + V = -9; of larger ones only V = W^T is known to be
+    symmetric.
+    """
     one = certify(convolved_loop(jnp.zeros((3, 3)), -9 * jnp.eye(3), (1, 1)))
     assert one.concavity == pytest.approx(9)
     assert one.descends_in_steps
@@ -324,7 +375,7 @@ def test_a_convolution_of_a_layer_with_itself(getkey):
     assert {a.verdict for a in free.flow} == {"holds", "unknown"}
 
 
-# ---- Scales -----------------------------------------------------------------------------------------------------
+# ---- Scales --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -349,12 +400,19 @@ def test_a_large_row_does_not_hide_a_free_one(small, getkey):
 
 @pytest.mark.parametrize("hide", ["scale", "clamp"])
 def test_a_large_column_does_not_hide_free_ones(hide, getkey):
-    """What a large entry rounds off is all that counts behind a small scale, or where that entry is held."""
-    up, down = jnp.asarray([[1e8, 1.0, -1.0]]), jnp.asarray([[1e8], [-1.0], [2.0]])
+    """What a large entry rounds off is all that counts behind a small scale, or where that entry is
+    held.
+    """
+    up = jnp.asarray([[1e8, 1.0, -1.0]])
+    down = jnp.asarray([[1e8], [-1.0], [2.0]])
     neurons = {"v": Neurons(Quadratic(), (3,)), "h": Neurons(ReLU(), (1,))}
     if hide == "scale":
-        neurons["v"] = Neurons(Quadratic(), (3,), affine=Affine(jnp.asarray([1e-8, 1.0, 1.0]), jnp.zeros(3)))
-    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.from_weights(up, down))}, {"s": ("v", "h")})
+        neurons["v"] = Neurons(
+            Quadratic(), (3,), affine=Affine(jnp.asarray([1e-8, 1.0, 1.0]), jnp.zeros(3))
+        )
+    memory = AssociativeMemory(
+        neurons, {"s": Dense(Coupling.from_weights(up, down))}, {"s": ("v", "h")}
+    )
     if hide == "clamp":
         memory = memory.clamp({"v": jnp.asarray([True, False, False])})
     assert not certify(derive_block(memory, ["h"], leak=1.0, step=0.5)).descends_in_flow
@@ -364,7 +422,9 @@ def test_units_without_weights_are_tied(getkey):
     up = normal(getkey(), (3, 5)).at[1].set(0)
     assert certify(memory_of(Coupling.from_weights(up, up.T))).descends_in_flow
     assert certify(memory_of(gained(up))).descends_in_flow
-    assert not certify(memory_of(Coupling.from_weights(up, up.T.at[0, 1].set(1e-9)))).descends_in_flow
+    assert not certify(
+        memory_of(Coupling.from_weights(up, up.T.at[0, 1].set(1e-9)))
+    ).descends_in_flow
 
 
 def test_biases_stay_and_do_not_hinder(getkey):
@@ -372,7 +432,8 @@ def test_biases_stay_and_do_not_hinder(getkey):
     synapses = {**memory.synapses, "b": Bias(normal(getkey(), (3,)))}
     biased = AssociativeMemory(memory.neurons, synapses, {"s0": ("v", "h"), "b": ("h",)})
     block = derive_block(biased, ["h"], leak=1.0)
-    certificate, x = certify(block), normal(getkey(), (5,))
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     assert certificate.descends_in_flow
     assert_close(gradient(block, certificate.energy, x), block.force(x), 1e-9)
 

@@ -11,7 +11,8 @@ from helpers import COUPLINGS, MEMORIES, assert_close, normal
 
 from hopmix import Coupling, Dense, couplings, measure_asymmetry, trainable
 
-VISIBLE, HIDDEN = 5, 3
+VISIBLE = 5
+HIDDEN = 3
 kinds = pytest.mark.parametrize("kind", COUPLINGS)
 
 
@@ -20,13 +21,18 @@ def make(kind: str, key: jax.Array, visible: int = VISIBLE, hidden: int = HIDDEN
 
 
 def names_of_true(spec) -> set[str]:
-    return {jax.tree_util.keystr(path).lstrip(".") for path, leaf in jax.tree_util.tree_leaves_with_path(spec) if leaf}
+    return {
+        jax.tree_util.keystr(path).lstrip(".")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(spec)
+        if leaf
+    }
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.3, 1.0, -1.0])
 @pytest.mark.quick
 def test_the_down_weights_follow_the_dial(tie, getkey):
-    up, breaking = normal(getkey(), (HIDDEN, VISIBLE)), normal(getkey(), (VISIBLE, HIDDEN))
+    up = normal(getkey(), (HIDDEN, VISIBLE))
+    breaking = normal(getkey(), (VISIBLE, HIDDEN))
     assert_close(Coupling(up, breaking=breaking, tie=tie).down, tie * up.T + breaking)
     assert_close(Coupling(up, tie=tie).down, tie * up.T)
 
@@ -34,7 +40,9 @@ def test_the_down_weights_follow_the_dial(tie, getkey):
 @pytest.mark.quick
 def test_what_each_kind_is(getkey):
     key = getkey()
-    symmetric, broken, free = (make(kind, key) for kind in ("symmetric", "broken", "free"))
+    symmetric = make("symmetric", key)
+    broken = make("broken", key)
+    free = make("free", key)
     assert jnp.array_equal(symmetric.down, symmetric.up.T)
     assert (symmetric.breaking, symmetric.tie) == (None, 1)
     assert broken.breaking is not None
@@ -73,7 +81,8 @@ def test_a_breaking_starts_at_zero_unless_asked_otherwise(getkey):
 
 
 @pytest.mark.parametrize(
-    "kind, expected", [("symmetric", {"up"}), ("broken", {"up", "breaking"}), ("free", {"up", "breaking"})]
+    "kind, expected",
+    [("symmetric", {"up"}), ("broken", {"up", "breaking"}), ("free", {"up", "breaking"})],
 )
 @pytest.mark.quick
 def test_which_leaves_train_follows_from_the_kind(kind, expected, getkey):
@@ -97,7 +106,8 @@ def test_trainable_marks_floats_and_nothing_else(getkey):
 
 @kinds
 def test_the_tie_has_no_gradient(kind, getkey):
-    coupling, weights = make(kind, getkey()), normal(getkey(), (VISIBLE, HIDDEN))
+    coupling = make(kind, getkey())
+    weights = normal(getkey(), (VISIBLE, HIDDEN))
     gradient = jax.grad(lambda c: jnp.sum(weights * c.down) + c.squared_breaking)(coupling)
     assert gradient.tie == 0
     assert_close(gradient.up, coupling.tie * weights.T)
@@ -107,7 +117,9 @@ def test_the_tie_has_no_gradient(kind, getkey):
 
 def test_one_key_gives_one_up_matrix_in_every_kind(getkey):
     key = getkey()
-    ups = [make(kind, key).up for kind in COUPLINGS] + [Coupling.broken(VISIBLE, HIDDEN, key=key).up]
+    ups = [make(kind, key).up for kind in COUPLINGS] + [
+        Coupling.broken(VISIBLE, HIDDEN, key=key).up
+    ]
     assert all(jnp.array_equal(up, ups[0]) for up in ups)
     assert not jnp.array_equal(make("free", getkey()).up, ups[0])
 
@@ -115,7 +127,8 @@ def test_one_key_gives_one_up_matrix_in_every_kind(getkey):
 @kinds
 def test_a_wide_layer_extends_a_narrow_one_of_the_same_key(kind, getkey):
     key = getkey()
-    narrow, wide = make(kind, key), make(kind, key, hidden=2 * HIDDEN)
+    narrow = make(kind, key)
+    wide = make(kind, key, hidden=2 * HIDDEN)
     ratio = math.sqrt((VISIBLE + 2 * HIDDEN) / (VISIBLE + HIDDEN))  # of the bounds of the two draws
     assert_close(ratio * wide.up[:HIDDEN], narrow.up)
 
@@ -126,7 +139,9 @@ def test_xavier_has_its_bound_and_its_variance(visible, hidden, getkey):
     bound = math.sqrt(6 / (visible + hidden))
     for matrix in (coupling.up, coupling.down):
         assert 0.99 * bound < jnp.max(jnp.abs(matrix)) <= bound
-        np.testing.assert_allclose(jnp.var(matrix), bound**2 / 3, rtol=0.08)  # seven standard errors
+        np.testing.assert_allclose(
+            jnp.var(matrix), bound**2 / 3, rtol=0.08
+        )  # seven standard errors
         assert abs(jnp.mean(matrix)) < 7 * bound / math.sqrt(3 * matrix.size)
 
 
@@ -134,7 +149,9 @@ def test_the_reference_start_of_a_broken_coupling_is_at_45_degrees(getkey):
     key = getkey()
     large = {kind: make(kind, key, 96, 128) for kind in COUPLINGS}
     bound = 7 / math.sqrt(96 * 128)  # seven standard errors
-    np.testing.assert_allclose(measure_asymmetry(large["broken"]).cosine, math.sqrt(0.5), atol=bound)
+    np.testing.assert_allclose(
+        measure_asymmetry(large["broken"]).cosine, math.sqrt(0.5), atol=bound
+    )
     np.testing.assert_allclose(measure_asymmetry(large["free"]).cosine, 0, atol=bound)
     np.testing.assert_allclose(measure_asymmetry(large["symmetric"]).cosine, 1, atol=1e-12)
 
@@ -149,8 +166,13 @@ def test_the_squared_breaking_is_the_squared_norm_of_the_breaking(getkey):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_coupling_has_one_dtype(dtype, getkey):
-    up, breaking = normal(getkey(), (3, 5), dtype), normal(getkey(), (5, 3), dtype)
-    for coupling in (Coupling(up), Coupling(up, breaking=breaking), Coupling.from_weights(up, breaking)):
+    up = normal(getkey(), (3, 5), dtype)
+    breaking = normal(getkey(), (5, 3), dtype)
+    for coupling in (
+        Coupling(up),
+        Coupling(up, breaking=breaking),
+        Coupling.from_weights(up, breaking),
+    ):
         assert coupling.tie.dtype == coupling.down.dtype == coupling.squared_breaking.dtype == dtype
 
 
@@ -159,20 +181,27 @@ def test_a_breaking_of_another_shape_is_named(getkey):
     up = normal(getkey(), (HIDDEN, VISIBLE))
     message = r"`breaking` must have the transposed shape of `up`, \(5, 3\), got \(3, 5\)"
     with pytest.raises(ValueError, match=message):
-        Coupling.__check_init__(eqx.tree_at(lambda c: c.breaking, Coupling(up), up, is_leaf=lambda leaf: leaf is None))
+        Coupling.__check_init__(
+            eqx.tree_at(lambda c: c.breaking, Coupling(up), up, is_leaf=lambda leaf: leaf is None)
+        )
 
 
 @pytest.mark.quick
 def test_couplings_are_found_in_the_order_of_fields(getkey):
-    first, second = make("free", getkey()), make("symmetric", getkey())
+    first = make("free", getkey())
+    second = make("symmetric", getkey())
     tree = (Dense(first), {"a": 1.0, "b": [Dense(second)]}, jnp.ones(3))
-    assert [found is made for found, made in zip(couplings(tree), (first, second), strict=True)] == [True, True]
+    assert [
+        found is made for found, made in zip(couplings(tree), (first, second), strict=True)
+    ] == [True, True]
     assert couplings(jnp.ones(3)) == []
     assert len(couplings(MEMORIES["three layers"](getkey()))) == 2
 
 
 @kinds
 def test_kinds_that_differ_in_numbers_share_a_structure(kind, getkey):
-    """Broken and free are one pytree structure, so that arms of both train in one vmapped population."""
+    """Broken and free are one pytree structure, so that arms of both train in one vmapped
+    population.
+    """
     structure = jax.tree.structure(make(kind, getkey()))
     assert (structure == jax.tree.structure(make("free", getkey()))) is (kind != "symmetric")

@@ -1,4 +1,5 @@
-"""Random compositions of everything: what is certified is true in plain NumPy, and what is true is certified.
+"""Random compositions of everything: what is certified is true in plain NumPy, and what is true is
+certified.
 
 `HOPMIX_FUZZ=5000` tries as many blocks; the suite tries 300.
 """
@@ -43,7 +44,9 @@ class Case:
 
     @property
     def all_layers_descend(self) -> bool:
-        """Whether the memory of the block, in which hidden layers take their time, has what C01 needs."""
+        """Whether the memory of the block, in which hidden layers take their time, has what C01
+        needs.
+        """
         branches = [part for part in self.twin.parts if isinstance(part, reference.Branch)]
         hidden = all(type(b.units) is not hm.GELU and np.all(b.gains > 0) for b in branches)
         return self.conservative and self.convex and self.whole and self.smooth and hidden
@@ -75,7 +78,7 @@ class Draw:
         return self.array(beta) if self.yes() else beta
 
 
-# ---- Parts ------------------------------------------------------------------------------------------------------
+# ---- Parts ---------------------------------------------------------------------------------------
 
 
 def simple(d: Draw, rank: int, *, bounded: bool) -> hm.AbstractLagrangian:
@@ -112,7 +115,13 @@ def visible_units(d: Draw, rank: int) -> tuple[hm.AbstractLagrangian, bool, bool
         return composed(d, rank, bounded=True), True, True
     if d.yes(0.5):
         return d.one(hm.LayerNorm(None, eps=0.0), hm.SphericalNorm(None, eps=1e-320)), True, False
-    concave = (hm.GELU(), -1.0 * hm.Quadratic(), hm.Tanh(-1.0), hm.LayerNorm(None, -1.0), hm.Softmax(-2.0))
+    concave = (
+        hm.GELU(),
+        -1.0 * hm.Quadratic(),
+        hm.Tanh(-1.0),
+        hm.LayerNorm(None, -1.0),
+        hm.Softmax(-2.0),
+    )
     return d.one(*concave), False, True
 
 
@@ -128,7 +137,9 @@ def elementwise(units: hm.AbstractLagrangian) -> bool:
 
 
 def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
-    """Couplings that act together, the matrices up and down of all of them, and the gains of the hidden units."""
+    """Couplings that act together, the matrices up and down of all of them, and the gains of the
+    hidden units.
+    """
     hidden, visible = shape
     up = d.normal(hidden, visible, size=d.size / math.sqrt(visible))
     gains = np.ones(hidden)
@@ -138,11 +149,21 @@ def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
         signs = d.rng.choice([-1.0, 1.0], hidden) if kind == "turned" else 1.0
         gains = signs * d.rng.choice(GAINS, hidden)
         gains = np.full(hidden, abs(gains[0])) if alike else gains
-        return [hm.Coupling.from_weights(d.array(up), d.array(up.T * gains))], up, up.T * gains, gains
+        return (
+            [hm.Coupling.from_weights(d.array(up), d.array(up.T * gains))],
+            up,
+            up.T * gains,
+            gains,
+        )
     if kind == "pair":
         mask, other = d.rng.random((2, hidden, visible)) < 0.5
         halves = [(up * mask, up.T * other.T), (up * ~mask, up.T * ~other.T)]
-        return [hm.Coupling.from_weights(d.array(w), d.array(v)) for w, v in halves], up, up.T, gains
+        return (
+            [hm.Coupling.from_weights(d.array(w), d.array(v)) for w, v in halves],
+            up,
+            up.T,
+            gains,
+        )
     if kind == "one row":
         d.rng.shuffle(gains)
         small = d.one(1.0, 1e-3, 1e-9)
@@ -166,7 +187,9 @@ def weights(d: Draw, shape: tuple[int, int], kind: str, *, alike: bool):
 
 
 def branch(d: Draw, shape: tuple[int, ...], tied: bool):
-    """A hidden layer: its neurons, its synapses, the same in NumPy, and whether its activation is continuous."""
+    """A hidden layer: its neurons, its synapses, the same in NumPy, and whether its activation is
+    continuous.
+    """
     make, size, hidden_shape, units_last = mixing(d, shape)
     units, smooth = hidden_units(d, len(shape))
     kind = d.one(*TIED) if tied else d.one(*UNTIED)
@@ -175,7 +198,9 @@ def branch(d: Draw, shape: tuple[int, ...], tied: bool):
     whole_up, whole_down = reference.matrices(synapses[0], up, down, shape)
     count = math.prod(hidden_shape)
     outer = (1, -1) if units_last else (-1, 1)
-    spread_gains = np.broadcast_to(gains.reshape(outer) if len(shape) > 1 else gains, hidden_shape).ravel()
+    spread_gains = np.broadcast_to(
+        gains.reshape(outer) if len(shape) > 1 else gains, hidden_shape
+    ).ravel()
     zeros = np.zeros(count)
     extra = {"bias": zeros, "input": zeros, "scale": np.ones(count), "shift": zeros}
     neurons = hm.Neurons(units, hidden_shape, tau=d.one(0.5, 1.0, 3.0))
@@ -187,14 +212,17 @@ def branch(d: Draw, shape: tuple[int, ...], tied: bool):
         synapses.append(hm.Bias(d.array(extra["bias"].reshape(hidden_shape))))
     if d.yes(0.2) and kind in ("tied", "zero breaking", "pair"):
         extra |= {"scale": d.normal(count), "shift": d.normal(count)}
-        scale, shift = (d.array(extra[name].reshape(hidden_shape)) for name in ("scale", "shift"))
+        scale = d.array(extra["scale"].reshape(hidden_shape))
+        shift = d.array(extra["shift"].reshape(hidden_shape))
         neurons = dataclasses.replace(neurons, affine=hm.Affine(scale, shift))
     twin = reference.Branch(units, hidden_shape, whole_up, whole_down, spread_gains, **extra)
     return neurons, synapses, twin, smooth
 
 
 def mixing(d: Draw, shape: tuple[int, ...]):
-    """How to make a bilinear synapse of a visible layer, the shape of its weights, and that of the hidden layer."""
+    """How to make a bilinear synapse of a visible layer, the shape of its weights, and that of the
+    hidden layer.
+    """
     hidden = int(d.rng.integers(1, 5))
     if len(shape) == 1:
         return hm.Dense, (hidden, shape[0]), (hidden,), False
@@ -226,8 +254,10 @@ def loop(d: Draw, shape: tuple[int, ...]) -> hm.AbstractSynapse:
     if len(shape) == 1 and d.yes(0.3):
         half = d.rng.integers(-8, 9, (shape[0], shape[0])) * d.size
         turn = d.one(0, 1) * d.rng.integers(-8, 9, half.shape) * d.size
-        # Only the sum of both ways counts: integers times one number, so that the precision holds it.
-        up, down = half + turn - turn.T, half.T - turn + turn.T
+        # Only the sum of both ways counts: integers times one number, so that the precision holds
+        # it.
+        up = half + turn - turn.T
+        down = half.T - turn + turn.T
         return hm.Dense(hm.Coupling.from_weights(d.array(up / d.size), d.array(down / d.size)))
     if len(shape) == 1 and d.yes(0.2):
         return hm.HyperSynapse(Bent(d.array(d.normal(shape[0], shape[0], size=min(d.size, 10.0)))))
@@ -272,7 +302,13 @@ def draw(seed: int) -> Case:
         ends["pool"] = ("x", "p")
         matrix = reference.pooling(synapses["pool"], shape[1])
         ones = np.ones(math.prod(shape))
-        plain = {"gains": ones, "bias": 0 * ones, "input": 0 * ones, "scale": ones, "shift": 0 * ones}
+        plain = {
+            "gains": ones,
+            "bias": 0 * ones,
+            "input": 0 * ones,
+            "scale": ones,
+            "shift": 0 * ones,
+        }
         parts.append(reference.Branch(units_of_pool, shape, matrix, matrix.T, **plain))
     neurons["x"], outer, clean = visible(d, units, shape)
     memory = hm.AssociativeMemory(neurons, synapses, ends)
@@ -283,10 +319,16 @@ def draw(seed: int) -> Case:
 
 
 def visible(d: Draw, units: hm.AbstractLagrangian, shape: tuple[int, ...]):
-    """The visible neurons with an affine, an input and clamps or without, and the same flat for NumPy."""
+    """The visible neurons with an affine, an input and clamps or without, and the same flat for
+    NumPy.
+    """
     count = math.prod(shape)
     neurons = hm.Neurons(units, shape)
-    outer: dict[str, Any] = {"scale": np.ones(count), "shift": np.zeros(count), "scale_back": np.ones(count)}
+    outer: dict[str, Any] = {
+        "scale": np.ones(count),
+        "shift": np.zeros(count),
+        "scale_back": np.ones(count),
+    }
     outer |= {"current": np.zeros(count), "free": np.ones(count)}
     clean = {"scale": True, "groups": True}
     if d.yes(0.3):
@@ -295,7 +337,8 @@ def visible(d: Draw, units: hm.AbstractLagrangian, shape: tuple[int, ...]):
         outer["shift"] = d.normal(count)
         outer["scale_back"] = outer["scale"] if conservative else np.ones(count)
         clean["scale"] = conservative
-        scale, shift = (d.array(outer[name].reshape(shape)) for name in ("scale", "shift"))
+        scale = d.array(outer["scale"].reshape(shape))
+        shift = d.array(outer["shift"].reshape(shape))
         neurons = dataclasses.replace(neurons, affine=hm.Affine(scale, shift, conservative))
     if d.yes(0.3):
         outer["current"] = d.normal(count)
@@ -316,7 +359,7 @@ def _whole(part: Any, mask: np.ndarray) -> bool:
     return bool(np.all(mask.any(part.axes) == mask.all(part.axes)))
 
 
-# ---- What is checked --------------------------------------------------------------------------------------------
+# ---- What is checked -----------------------------------------------------------------------------
 
 
 def states(d: Draw, count: int, shape: tuple[int, ...]) -> reference.Array:
@@ -332,10 +375,14 @@ def nudges(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def rises(twin: reference.Block, x: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """By how much energies rise beyond what rounding explains; 0 where numbers are too large to tell."""
+    """By how much energies rise beyond what rounding explains; 0 where numbers are too large to
+    tell.
+    """
     old, old_size = twin.energy(x)
     new, new_size = twin.energy(after)
-    rounding = 8 * EPS * np.maximum(np.abs(x), np.abs(after))  # a step may nearly take back its state
+    rounding = (
+        8 * EPS * np.maximum(np.abs(x), np.abs(after))
+    )  # a step may nearly take back its state
     nudged = [np.abs(twin.energy(after + rounding * sign)[0] - new) for sign in nudges(after.shape)]
     allowed = 64 * EPS * (old_size + new_size) + 4 * np.max(nudged, 0)
     excess = (new - old - allowed) / (old_size + new_size + 1e-300)
@@ -371,10 +418,14 @@ def assert_bounds_at_states(case: Case, certificate: hm.Certificate, d: Draw) ->
         x = np.asarray(jnp.asarray(x, d.dtype), float)[None]
         twin = dataclasses.replace(case.twin, step=min(bound, 1e3))
         worst = rises(twin, x, twin.advance(x))
-        assert np.max(worst) <= 0, f"rises by {np.max(worst):.3g} at its own bound {bound:.3g}\n{certificate}"
+        assert np.max(worst) <= 0, (
+            f"rises by {np.max(worst):.3g} at its own bound {bound:.3g}\n{certificate}"
+        )
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy tells of overflow, which is told apart here
+@pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # NumPy tells of overflow, which is told apart here
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_what_is_certified_is_true(chunk, getkey):
     first = int(jax.random.randint(getkey(), (), 0, 2**30))

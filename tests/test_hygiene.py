@@ -17,8 +17,12 @@ REGISTRY = re.compile(
     rb"(?i)https?://[^\s\"'<>]+/"
     rb"(simple/[\w.-]*|packages/[0-9a-f]{2}/[0-9a-f]{2}/|-/[\w.-]+\.tgz|[^\s\"'<>]+\.whl|[^\s\"'<>]+\.tar\.gz)"
 )
-"""How registries address an index, or the files of a Python or a JavaScript package: by form, whatever the host."""
-INDEX = re.compile(rb"(?im)^\s*(-i|--(extra-)?index-url|--find-links|registry|index-url)\b[ \t=:]*https?://")
+"""How registries address an index, or the files of a Python or a JavaScript package: by form,
+whatever the host.
+"""
+INDEX = re.compile(
+    rb"(?im)^\s*(-i|--(extra-)?index-url|--find-links|registry|index-url)\b[ \t=:]*https?://"
+)
 """How the files and commands of installers name an index."""
 LOCKS = re.compile(
     r"(uv|poetry|pdm|Pipfile|yarn|pixi)\.lock|pylock.*\.toml|package-lock\.json|pnpm-lock\.yaml|conda-lock\.yml"
@@ -29,14 +33,20 @@ PICTURE = re.compile(r"data:[\w/+.-]+;base64,")
 
 
 def pins() -> dict[str, str]:
-    matches = [PIN.fullmatch(line) for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()]
+    matches = [
+        PIN.fullmatch(line) for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    ]
     return {match["name"]: match["version"] for match in matches if match}
 
 
 def requirements() -> list[Requirement]:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     project = config["project"]
-    groups = [config["build-system"]["requires"], project["dependencies"], *project["optional-dependencies"].values()]
+    groups = [
+        config["build-system"]["requires"],
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+    ]
     return [Requirement(line) for group in groups for line in group]
 
 
@@ -45,7 +55,11 @@ def required_by(requirement: Requirement) -> list[Requirement]:
     lines = distribution(requirement.name).requires or []
     extras = ["", *requirement.extras]
     needed = [Requirement(line) for line in lines]
-    return [r for r in needed if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in extras)]
+    return [
+        r
+        for r in needed
+        if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in extras)
+    ]
 
 
 def test_constraints_are_names_and_versions_and_nothing_else():
@@ -57,7 +71,14 @@ def test_constraints_are_names_and_versions_and_nothing_else():
 
 @pytest.mark.parametrize(
     "line",
-    ["numpy", "numpy>=2", "Numpy==2.0", "numpy @ https://example.org/numpy.whl", "-i https://example.org", "# why"],
+    [
+        "numpy",
+        "numpy>=2",
+        "Numpy==2.0",
+        "numpy @ https://example.org/numpy.whl",
+        "-i https://example.org",
+        "# why",
+    ],
 )
 def test_a_bad_pin_is_caught(line: str):
     assert PIN.fullmatch(line) is None
@@ -69,7 +90,8 @@ def test_each_dependency_is_pinned_within_its_bounds(requirement: Requirement):
 
 
 def test_everything_that_dependencies_pull_in_is_pinned():
-    waiting, seen = requirements(), set()
+    waiting = requirements()
+    seen = set()
     while waiting:
         requirement = waiting.pop()
         if str(requirement) not in seen:
@@ -84,11 +106,17 @@ def files_in_git() -> list[Path]:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if run.returncode:
         pytest.skip("needs a git checkout")
-    return [path for path in (ROOT / name for name in run.stdout.split("\0") if name) if path.is_file()]
+    return [
+        path for path in (ROOT / name for name in run.stdout.split("\0") if name) if path.is_file()
+    ]
 
 
 def test_no_file_holds_the_address_of_a_registry():
-    found = {path: form.search(path.read_bytes()) for path in files_in_git() for form in (REGISTRY, INDEX)}
+    found = {
+        path: form.search(path.read_bytes())
+        for path in files_in_git()
+        for form in (REGISTRY, INDEX)
+    }
     assert [path for path, match in found.items() if match] == []
 
 
@@ -97,14 +125,22 @@ HOST = "https:" + "//example.org/"
 
 @pytest.mark.parametrize(
     "path",
-    ["simple/numpy/", "packages/0a/1b/2c/numpy-2.tar", "d3/-/d3-7.0.tgz", "a/numpy-2.whl", "files/numpy-2.tar.gz"],
+    [
+        "simple/numpy/",
+        "packages/0a/1b/2c/numpy-2.tar",
+        "d3/-/d3-7.0.tgz",
+        "a/numpy-2.whl",
+        "files/numpy-2.tar.gz",
+    ],
 )
 def test_the_address_of_a_registry_is_caught(path: str):
     assert REGISTRY.search((HOST + path).encode())
     assert not REGISTRY.search((HOST + "packages/numpy").encode())
 
 
-@pytest.mark.parametrize("option", ["-i ", "--index-url=", "  --extra-index-url ", "registry = ", "index-url: "])
+@pytest.mark.parametrize(
+    "option", ["-i ", "--index-url=", "  --extra-index-url ", "registry = ", "index-url: "]
+)
 def test_the_name_of_an_index_is_caught(option: str):
     assert INDEX.search((option + HOST).encode())
     assert not INDEX.search((option + "x").encode())
@@ -116,7 +152,11 @@ def test_no_lock_file_is_in_git():
 
 
 def notebooks() -> list[Path]:
-    return [path for path in files_in_git() if path.parent == ROOT / "notebooks" and path.suffix == ".py"]
+    return [
+        path
+        for path in files_in_git()
+        if path.parent == ROOT / "notebooks" and path.suffix == ".py"
+    ]
 
 
 def test_notebooks_are_kept_as_scripts_which_have_no_outputs():

@@ -1,4 +1,6 @@
-"""Implicit functions: roots with derivatives, linear maps of trees, and NaN in the place of errors."""
+"""Implicit functions: roots with derivatives, linear maps of trees, and NaN in the place of
+errors.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,8 @@ def test_a_root_has_the_derivatives_of_the_implicit_function():
 
 
 def test_linear_maps_of_trees_are_inverted(getkey):
-    matrix, right = normal(getkey(), (5, 5)), normal(getkey(), (5,))
+    matrix = normal(getkey(), (5, 5))
+    right = normal(getkey(), (5,))
     split = lambda v: {"a": v[:2], "b": v[2:].reshape(3, 1)}
     join = lambda tree: jnp.concatenate([tree["a"], tree["b"].ravel()])
     found = solve_linear(lambda tree: split(matrix @ join(tree)), split(right))
@@ -66,7 +69,9 @@ def test_a_start_at_rest_stays():
 
 @pytest.mark.parametrize("factor", [2.0, 2.0**69, -3.0])
 def test_a_map_that_runs_away_has_no_fixed_point(factor):
-    """Though x = 1 + a x has a solution; with 2^69 the 16th sweep, the last of a window, overflows."""
+    """Though x = 1 + a x has a solution; with 2^69 the 16th sweep, the last of a window,
+    overflows.
+    """
     solve = lambda a: fixed_point(lambda x: 1 + a * x, jnp.zeros(1))
     rest, at_rest = solve(jnp.asarray(factor))
     assert not bool(at_rest)

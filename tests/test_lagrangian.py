@@ -54,7 +54,9 @@ def make(name: str, shape: tuple[int, ...] = SHAPE, dtype=jnp.float64) -> Abstra
 
 @functools.cache
 def program(name: str, dtype):
-    """Everything about stacks of states of all shapes, in one program: compiling is most of the time."""
+    """Everything about stacks of states of all shapes, in one program: compiling is most of the
+    time.
+    """
     weights = np.random.default_rng(0).normal(size=SHAPE).astype(dtype)
 
     def everything(shape, x):
@@ -85,7 +87,8 @@ def test_the_activation_is_the_gradient_of_the_value(name, dtype, getkey):
 
 
 def extreme_states(shape: tuple[int, ...], signs: np.ndarray, dtype) -> jax.Array:
-    one, spike = np.ones(shape), np.zeros(shape)
+    one = np.ones(shape)
+    spike = np.zeros(shape)
     spike.flat[1] = 1e3
     states = [1e3 * one, -1e3 * one, 1e3 * signs, spike + signs, spike - 1e3, 0 * one, 1e-3 * signs]
     return jnp.asarray(np.stack(states), dtype)
@@ -105,13 +108,19 @@ def test_extreme_states_give_numbers(name, dtype, getkey):
 def test_a_norm_of_equal_numbers_is_zero_in_single_precision(number):
     """Their mean is off by an ulp, which eps would blow up to a fifth of the scale."""
     for axes, shape in ((None, (24,)), ((-1,), (3, 24)), ((0, -1), (7, 24))):
-        assert np.all(np.abs(LayerNorm(axes).activation(jnp.full(shape, number, jnp.float32))) < 1e-6)
+        assert np.all(
+            np.abs(LayerNorm(axes).activation(jnp.full(shape, number, jnp.float32))) < 1e-6
+        )
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__
+)
 @pytest.mark.parametrize("axes", [None, (-1,), (0, -1)])
 def test_a_layer_norm_does_not_see_the_unit_of_its_state(axes, dtype, getkey):
-    """Of groups whose squares leave the range of the dtype too, next to a group whose squares do not."""
+    """Of groups whose squares leave the range of the dtype too, next to a group whose squares do
+    not.
+    """
     x = normal(getkey(), (3, 5, 8)).astype(dtype)
     wide_range = float(jnp.finfo(dtype).maxexp)
     exact = LayerNorm(axes, eps=0.0).activation(x.astype(jnp.float64))
@@ -126,7 +135,9 @@ def test_a_layer_norm_does_not_see_the_unit_of_its_state(axes, dtype, getkey):
         for norm in (LayerNorm(axes, eps=0.0), LayerNorm(axes, eps=1e-30 if share >= 0 else 0.0)):
             found = norm.activation(scaled)
             assert found.dtype == dtype
-            np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance
+            )
 
 
 @pytest.mark.parametrize("exponent", [-70, 0, 70, 110])
@@ -142,12 +153,18 @@ def test_a_layer_norm_in_another_unit_has_the_same_derivatives(exponent, getkey)
     def second(x, v):
         return jax.jvp(first, (x,), (v,))[1]
 
-    for f in (first, jax.jit(first), jax.vmap(lambda x: jax.grad(lambda x: jnp.sum(norm.activation(x) ** 3))(x))):
+    for f in (
+        first,
+        jax.jit(first),
+        jax.vmap(lambda x: jax.grad(lambda x: jnp.sum(norm.activation(x) ** 3))(x)),
+    ):
         np.testing.assert_allclose(f(unit * x) * jnp.float32(unit), f(x), rtol=1e-4, atol=1e-5)
     # Twice the unit is divided out: once by the direction, and once after.
     found = jax.jit(second)(unit * x, unit * v) * jnp.float32(unit)
     np.testing.assert_allclose(found, second(x, v), rtol=1e-4, atol=1e-4)
-    exact = jax.grad(lambda x: jnp.vdot(w.astype(jnp.float64), _plain_norm(x)))(x.astype(jnp.float64))
+    exact = jax.grad(lambda x: jnp.vdot(w.astype(jnp.float64), _plain_norm(x)))(
+        x.astype(jnp.float64)
+    )
     np.testing.assert_allclose(first(x), exact, rtol=1e-4, atol=1e-5)
 
 
@@ -158,7 +175,13 @@ def _plain_norm(x):
 
 def test_conjugates_of_what_a_sign_made_concave_are_infinite():
     g = jnp.asarray([0.5])
-    for lagrangian in (-1.0 * Quadratic(), Tanh(-1.0), Softmax(-1.0), Entmax(beta=-1.0), LayerNorm(scale=-1.0)):
+    for lagrangian in (
+        -1.0 * Quadratic(),
+        Tanh(-1.0),
+        Softmax(-1.0),
+        Entmax(beta=-1.0),
+        LayerNorm(scale=-1.0),
+    ):
         assert not lagrangian.is_convex
         assert lagrangian.conjugate(g) == jnp.inf
     nothing = 0.0 * Quadratic()
@@ -174,8 +197,11 @@ def test_the_exponential_overflows_and_says_so():
 @rows
 @pytest.mark.quick
 def test_the_hessian_is_positive_semidefinite_exactly_where_convex(name, getkey):
-    lagrangian, shape = make(name), (2, 3)
-    states = [scale * normal(getkey(), shape) for scale in (0.1, 1.0, 5.0)] + [jnp.full(shape, -math.sqrt(2))]
+    lagrangian = make(name)
+    shape = (2, 3)
+    states = [scale * normal(getkey(), shape) for scale in (0.1, 1.0, 5.0)] + [
+        jnp.full(shape, -math.sqrt(2))
+    ]
     hessians = jax.jit(jax.vmap(jax.hessian(lagrangian)))(jnp.stack(states))
     eigenvalues = np.linalg.eigvalsh(hessians.reshape(-1, 6, 6))
     lowest = np.min(eigenvalues) / np.max(np.abs(eigenvalues))
@@ -220,13 +246,15 @@ def test_the_tanh_form_of_gelu_is_another_function():
     assert distance(jax.nn.gelu(x, approximate=True), GELU().activation(x)) > 1e-4
 
 
-# ---- Curvature, Hessian-vector products, conjugates ---------------------------------------------------------------
+# ---- Curvature, Hessian-vector products, conjugates ----------------------------------------------
 
 
 @rows
 @pytest.mark.quick
 def test_the_hessian_vector_product_is_that_of_the_hessian(name, getkey):
-    lagrangian, x, v = make(name), normal(getkey(), SHAPE), normal(getkey(), SHAPE)
+    lagrangian = make(name)
+    x = normal(getkey(), SHAPE)
+    v = normal(getkey(), SHAPE)
     hessian = jax.jit(jax.hessian(lagrangian))(x)
     assert_close(lagrangian.hessian_vector_product(x, v), jnp.tensordot(hessian, v, 2), 1e-11)
 
@@ -234,18 +262,24 @@ def test_the_hessian_vector_product_is_that_of_the_hessian(name, getkey):
 @rows
 @pytest.mark.quick
 def test_the_curvature_bounds_the_hessian(name, getkey):
-    lagrangian, shape = make(name), (2, 3)
-    states = jnp.concatenate([scale * normal(getkey(), (16, *shape)) for scale in (0.003, 0.3, 3.0)])
-    eigenvalues = np.linalg.eigvalsh(jax.jit(jax.vmap(jax.hessian(lagrangian)))(states).reshape(-1, 6, 6))
+    lagrangian = make(name)
+    shape = (2, 3)
+    states = jnp.concatenate(
+        [scale * normal(getkey(), (16, *shape)) for scale in (0.003, 0.3, 3.0)]
+    )
+    eigenvalues = np.linalg.eigvalsh(
+        jax.jit(jax.vmap(jax.hessian(lagrangian)))(states).reshape(-1, 6, 6)
+    )
     lowest, highest = lagrangian.curvature
     assert lowest - 1e-9 <= eigenvalues.min()
     assert eigenvalues.max() <= highest + 1e-9
 
 
-# For each end of the curvature, the lowest and the highest, a state at which the Hessian has an eigenvalue there: by
-# symmetry (a constant adds nothing to what competes or is normalised), at the steepest point, or so near a limit of
-# silent or saturated units that rounding hides the rest. Where the end is infinite, the eigenvalue is above 1000 in
-# size. `None`: in a kink, which has no Hessian.
+# For each end of the curvature, the lowest and the highest, a state at which the Hessian has an
+# eigenvalue there: by symmetry (a constant adds nothing to what competes or is normalised), at the
+# steepest point, or so near a limit of silent or saturated units that rounding hides the rest.
+# Where the end is infinite, the eigenvalue is above 1000 in size. `None`: in a kink, which has no
+# Hessian.
 EXTREMES: dict[str, tuple[AbstractLagrangian, list | None, list | None]] = {
     "quadratic": (Quadratic(), [0.3], [0.3]),
     "relu": (ReLU(), [-1.0], [1.0]),
@@ -268,8 +302,16 @@ EXTREMES: dict[str, tuple[AbstractLagrangian, list | None, list | None]] = {
     "entmax, negative": (Entmax(2.0, -3.0), [0.1, 0.1], [0.1, 0.1]),
     "log-sum-relu, hardly active": (LogSumReLU(1.0, eps=1e-2), [1e-6 - 1], None),
     "layer norm, constant": (LayerNorm(scale=2.0, eps=0.25), [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
-    "layer norm, nearly constant": (LayerNorm(), [5.0, 5 + 1e-8, 5 - 1e-8], [5.0, 5 + 1e-8, 5 - 1e-8]),
-    "layer norm, one constant group": (LayerNorm((-1,)), [[3.0, 3.0], [1.0, 9.0]], [[3.0, 3.0], [1.0, 9.0]]),
+    "layer norm, nearly constant": (
+        LayerNorm(),
+        [5.0, 5 + 1e-8, 5 - 1e-8],
+        [5.0, 5 + 1e-8, 5 - 1e-8],
+    ),
+    "layer norm, one constant group": (
+        LayerNorm((-1,)),
+        [[3.0, 3.0], [1.0, 9.0]],
+        [[3.0, 3.0], [1.0, 9.0]],
+    ),
     "layer norm, negative": (LayerNorm(scale=-2.0, eps=0.25), [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
     "spherical norm": (SphericalNorm(eps=0.25), [1e4, 0.0], [0.0, 0.0]),
     "sum": (ReLU() + 0.25 * Quadratic(), [-1.0], [1.0]),
@@ -281,16 +323,28 @@ EXTREMES: dict[str, tuple[AbstractLagrangian, list | None, list | None]] = {
 @functools.cache
 def spectra() -> dict[str, list[np.ndarray | None]]:
     """The eigenvalues of the Hessian at both states of each row."""
-    ends = {name: (row[0], [None if x is None else jnp.asarray(x) for x in row[1:]]) for name, row in EXTREMES.items()}
+    ends = {
+        name: (row[0], [None if x is None else jnp.asarray(x) for x in row[1:]])
+        for name, row in EXTREMES.items()
+    }
     hessian = lambda lagrangian, x: jax.jacfwd(lagrangian.activation)(x).reshape(x.size, x.size)
-    run = jax.jit(lambda: {name: [x if x is None else hessian(of, x) for x in at] for name, (of, at) in ends.items()})
-    return {name: [h if h is None else np.linalg.eigvalsh(h) for h in both] for name, both in run().items()}
+    run = jax.jit(
+        lambda: {
+            name: [x if x is None else hessian(of, x) for x in at]
+            for name, (of, at) in ends.items()
+        }
+    )
+    return {
+        name: [h if h is None else np.linalg.eigvalsh(h) for h in both]
+        for name, both in run().items()
+    }
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["lowest", "highest"])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_the_ends_of_the_curvature_are_reached(name, end):
-    bound, eigenvalues = EXTREMES[name][0].curvature[end], spectra()[name][end]
+    bound = EXTREMES[name][0].curvature[end]
+    eigenvalues = spectra()[name][end]
     if eigenvalues is None:
         assert math.isinf(bound)
         return
@@ -303,7 +357,9 @@ def test_the_ends_of_the_curvature_are_reached(name, end):
 
 def test_the_table_of_extremes_has_every_lagrangian():
     parts = {type(part) for name in LAGRANGIANS for part in make(name).parts}
-    assert {type(part) for lagrangian, *_ in EXTREMES.values() for part in lagrangian.parts} == parts
+    assert {
+        type(part) for lagrangian, *_ in EXTREMES.values() for part in lagrangian.parts
+    } == parts
 
 
 def conjugates() -> list[str]:
@@ -314,7 +370,8 @@ def conjugates() -> list[str]:
 @pytest.mark.quick
 def test_the_conjugate_at_an_activation_is_the_layer_energy(name, getkey):
     """Fenchel-Young holds with equality at g = L'(x)."""
-    lagrangian, x = make(name), normal(getkey(), SHAPE)
+    lagrangian = make(name)
+    x = normal(getkey(), SHAPE)
     g = lagrangian.activation(x)
     # Of norms it is the root of 1 - |g|^2, about 1e-6 here, which rounding leaves nine digits of.
     tolerance, size = (1e-8, 0.0) if "norm" in name else (1e-11, jnp.sum(jnp.abs(x * g)))
@@ -324,9 +381,12 @@ def test_the_conjugate_at_an_activation_is_the_layer_energy(name, getkey):
 @pytest.mark.parametrize("name", conjugates())
 def test_the_conjugate_lies_above_every_other_line(name, getkey):
     """L*(g) >= y.g - L(y) for all y, and nearly with equality for y near x: it is the supremum."""
-    lagrangian, x = make(name), normal(getkey(), SHAPE)
+    lagrangian = make(name)
+    x = normal(getkey(), SHAPE)
     g = lagrangian.activation(x)
-    y = jnp.concatenate([x[None] + scale * normal(getkey(), (64, *SHAPE)) for scale in (0.01, 1.0, 10.0)])
+    y = jnp.concatenate(
+        [x[None] + scale * normal(getkey(), (64, *SHAPE)) for scale in (0.01, 1.0, 10.0)]
+    )
     lines = jax.vmap(lambda y: jnp.sum(y * g) - lagrangian(y))(y)
     value = lagrangian.conjugate(g)
     assert jnp.max(lines) <= value + 1e-9
@@ -358,13 +418,15 @@ def test_a_conjugate_that_is_not_known_is_refused(name):
         make(name).conjugate(jnp.zeros(SHAPE))
 
 
-# ---- Sums and multiples -------------------------------------------------------------------------------------------
+# ---- Sums and multiples --------------------------------------------------------------------------
 
 
 @pytest.mark.quick
 def test_lagrangians_add_and_scale(getkey):
-    x, c = normal(getkey(), SHAPE), jnp.asarray(0.7)
-    a, b = Tanh(2.0), LayerNorm((-1,))
+    x = normal(getkey(), SHAPE)
+    c = jnp.asarray(0.7)
+    a = Tanh(2.0)
+    b = LayerNorm((-1,))
     total = a + c * b
     assert_close(total(x), a(x) + c * b(x))
     assert_close(total.activation(x), a.activation(x) + c * b.activation(x))
@@ -381,7 +443,8 @@ def test_lagrangians_add_and_scale(getkey):
 
 
 def test_a_factor_learns(getkey):
-    x, factor = normal(getkey(), SHAPE), jnp.asarray(0.7)
+    x = normal(getkey(), SHAPE)
+    factor = jnp.asarray(0.7)
     energy = lambda factor: Neurons(Tanh() + factor * Softmax(), SHAPE).energy(x)
     assert_close(jax.grad(energy)(factor), differences(energy, factor), 1e-7)
 
@@ -392,18 +455,23 @@ def test_only_lagrangians_add_and_only_numbers_scale(operation):
         operation(ReLU())
 
 
-# ---- Competition --------------------------------------------------------------------------------------------------
+# ---- Competition ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [Softmax, GhostMax, Entmax, partial(Entmax, 1.5)])
 def test_competition_sees_only_differences_however_large_the_states(make, getkey):
-    """Multiples of 1/64 plus 1024 are exact in float32, so that nothing but the function itself can lose digits."""
+    """Multiples of 1/64 plus 1024 are exact in float32, so that nothing but the function itself can
+    lose digits.
+    """
     x = jnp.asarray(np.round(64 * np.asarray(normal(getkey(), (5, 8)))) / 64, jnp.float32)
     competition = make(axes=(-1,))
     near, far = x + 64, x + 1088  # the silent unit of ghost-max is out of the race at both
     assert_close(competition.activation(far), competition.activation(near))
     assert_close(jax.grad(competition)(far), jax.grad(competition)(near))
-    assert abs(competition(far) - 5 * 1024 - competition(near)) <= 2 * jnp.finfo(jnp.float32).eps * 5 * 1088
+    assert (
+        abs(competition(far) - 5 * 1024 - competition(near))
+        <= 2 * jnp.finfo(jnp.float32).eps * 5 * 1088
+    )
 
 
 def test_sparsemax_is_the_projection_on_the_simplex(getkey):
@@ -418,8 +486,11 @@ def test_sparsemax_is_the_projection_on_the_simplex(getkey):
 
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 1.75, 2.0])
 def test_entmax_maximises_its_objective(alpha, getkey):
-    """No point of the simplex does better than the activation, which is sparse where alpha is large."""
-    x, rivals = 3 * normal(getkey(), (6,)), np.random.default_rng(0).dirichlet(np.ones(6), 500)
+    """No point of the simplex does better than the activation, which is sparse where alpha is
+    large.
+    """
+    x = 3 * normal(getkey(), (6,))
+    rivals = np.random.default_rng(0).dirichlet(np.ones(6), 500)
     objective = lambda p: p @ np.asarray(x) - np.sum(p**alpha - p, axis=-1) / (alpha * (alpha - 1))
     g = np.asarray(Entmax(alpha).activation(x))
     np.testing.assert_allclose(g.sum(), 1, rtol=1e-12)
@@ -431,14 +502,19 @@ def test_entmax_maximises_its_objective(alpha, getkey):
 
 def test_entmax_tends_to_softmax(fixedkey):
     x = normal(fixedkey(), (6,))
-    errors = [distance(Entmax(1 + h).activation(x), Softmax().activation(x)) for h in (0.004, 0.002)]
+    errors = [
+        distance(Entmax(1 + h).activation(x), Softmax().activation(x)) for h in (0.004, 0.002)
+    ]
     assert errors[1] < 0.01
     assert 1.8 < errors[0] / errors[1] < 2.2
 
 
 def test_entmax_differentiates_twice(getkey):
-    """Far from the kinks: four units are in the race, and one is out of it, wherever they are drawn."""
-    x, v = jnp.append(0.2 * jnp.tanh(normal(getkey(), (4,))), -5.0), normal(getkey(), (5,))
+    """Far from the kinks: four units are in the race, and one is out of it, wherever they are
+    drawn.
+    """
+    x = jnp.append(0.2 * jnp.tanh(normal(getkey(), (4,))), -5.0)
+    v = normal(getkey(), (5,))
     curve = lambda x: jnp.sum(v * Entmax(1.5).hessian_vector_product(x, v))
     assert_close(jax.grad(curve)(x), differences(curve, x), 1e-6)
 
@@ -483,11 +559,16 @@ def test_repu_of_degree_two_is_relu(getkey):
 @pytest.mark.parametrize("axes", [None, (-1,), (0,), (0, -1)])
 def test_the_energy_of_a_layer_norm_is_known(axes, getkey):
     """x.g - L = -N eps gamma / sqrt(var + eps), summed over groups; the shift drops out."""
-    x, shift, eps, scale = normal(getkey(), SHAPE), normal(getkey(), SHAPE), 0.01, 1.7
+    x = normal(getkey(), SHAPE)
+    shift = normal(getkey(), SHAPE)
+    eps = 0.01
+    scale = 1.7
     variance = jnp.var(x, axis=axes)
     expected = -jnp.sum((x.size // variance.size) * eps * scale / jnp.sqrt(variance + eps))
     neurons = Neurons(LayerNorm(axes, scale, shift, eps), SHAPE)
-    assert_close(neurons.energy(x), expected, 1e-10)  # the difference of two numbers a hundred times larger
+    assert_close(
+        neurons.energy(x), expected, 1e-10
+    )  # the difference of two numbers a hundred times larger
     assert -x.size * math.sqrt(eps) * scale <= neurons.energy(x) <= 0
 
 
@@ -523,8 +604,10 @@ def test_beta_learns_through_the_energy(kind, getkey):
 
 
 def test_scale_and_shift_learn_through_the_lagrangian_and_the_energy(getkey):
-    x, weights = normal(getkey(), SHAPE), normal(getkey(), SHAPE)
-    scale, shift = jnp.asarray(1.3), normal(getkey(), (1, 3))
+    x = normal(getkey(), SHAPE)
+    weights = normal(getkey(), SHAPE)
+    scale = jnp.asarray(1.3)
+    shift = normal(getkey(), (1, 3))
 
     def norm(scale, shift):
         return LayerNorm((-1,), scale, shift, eps=0.1)
@@ -544,13 +627,16 @@ def test_scale_and_shift_learn_through_the_lagrangian_and_the_energy(getkey):
 
 @rows
 def test_a_lagrangian_is_a_pytree(name, getkey):
-    lagrangian, states = make(name), normal(getkey(), (2, *SHAPE))
+    lagrangian = make(name)
+    states = normal(getkey(), (2, *SHAPE))
     leaves, structure = jax.tree.flatten(lagrangian)
     assert eqx.tree_equal(jax.tree.unflatten(structure, leaves), lagrangian)
 
     @jax.jit  # the Lagrangian goes in and comes out as an argument, its numbers traced
     def through(lagrangian, states):
-        return lagrangian, jax.vmap(lambda o, x: (o(x), o.activation(x)), in_axes=(None, 0))(lagrangian, states)
+        return lagrangian, jax.vmap(lambda o, x: (o(x), o.activation(x)), in_axes=(None, 0))(
+            lagrangian, states
+        )
 
     returned, results = through(lagrangian, states)
     assert returned.is_convex is lagrangian.is_convex
@@ -562,11 +648,20 @@ def test_a_lagrangian_is_a_pytree(name, getkey):
     "build, message",
     [
         (lambda: RePU(1), r"RePU needs power >= 2 .* got 1; use ReLU\(\)"),
-        (lambda: LayerNorm(eps=-1e-6), r"LayerNorm needs eps >= 0, got -1e-06; the usual value is 1e-6"),
+        (
+            lambda: LayerNorm(eps=-1e-6),
+            r"LayerNorm needs eps >= 0, got -1e-06; the usual value is 1e-6",
+        ),
         (lambda: Entmax(1.0), r"Entmax needs 1 < alpha <= 2, got 1.0; alpha -> 1 is Softmax"),
         (lambda: Entmax(3.0), r"Entmax needs 1 < alpha <= 2, got 3.0"),
-        (lambda: LogSumReLU(eps=0.0), r"LogSumReLU needs eps > 0, got 0.0; the usual value is 1e-6"),
-        (lambda: SphericalNorm(eps=-1.0), r"SphericalNorm needs eps >= 0, got -1.0; the usual value is 1e-6"),
+        (
+            lambda: LogSumReLU(eps=0.0),
+            r"LogSumReLU needs eps > 0, got 0.0; the usual value is 1e-6",
+        ),
+        (
+            lambda: SphericalNorm(eps=-1.0),
+            r"SphericalNorm needs eps >= 0, got -1.0; the usual value is 1e-6",
+        ),
     ],
 )
 @pytest.mark.quick
@@ -575,7 +670,7 @@ def test_bad_parameters_are_named(build, message):
         build()
 
 
-# ---- Properties of any state ------------------------------------------------------------------------------------
+# ---- Properties of any state ---------------------------------------------------------------------
 
 states = arrays(np.float64, SHAPE, elements=st.floats(-50, 50, width=32))
 
@@ -592,7 +687,8 @@ COMPILED = {name: _compile(name) for name in LAGRANGIANS}
 @given(x=states, y=states)
 def test_a_convex_lagrangian_lies_above_its_tangents(name, x, y):
     """L(y) >= L(x) + g(x).(y - x): the inequality behind every descent theorem of the house."""
-    (at_x, g), (at_y, _) = COMPILED[name](x), COMPILED[name](y)
+    (at_x, g) = COMPILED[name](x)
+    (at_y, _) = COMPILED[name](y)
     size = abs(at_x) + abs(at_y) + jnp.sum(jnp.abs(g * (y - x)))
     assert at_y - at_x - jnp.sum(g * (y - x)) >= -TOLERANCE["float64"] * (size + 1)
 
@@ -604,7 +700,9 @@ def test_norms_forget_what_they_should(x, c, a):
     g = COMPILED["layer norm, last axis"](x)[1]
     np.testing.assert_allclose(jnp.mean(g, axis=-1), 0, atol=1e-7)
     assert jnp.all(jnp.mean(g**2, axis=-1) <= 1 + 1e-12)
-    scaled = LayerNorm((-1,), eps=a**2 * 1e-6)  # with eps scaled along, the scale of the state drops out exactly
+    scaled = LayerNorm(
+        (-1,), eps=a**2 * 1e-6
+    )  # with eps scaled along, the scale of the state drops out exactly
     np.testing.assert_allclose(scaled.activation(a * jnp.asarray(x)), g, atol=1e-6)
     assert jnp.sum(COMPILED["spherical norm"](x)[1] ** 2) <= 1 + 1e-12
 

@@ -1,4 +1,6 @@
-"""Layer energies and values in closed form: right to the last digits at every scale, against mpmath."""
+"""Layer energies and values in closed form: right to the last digits at every scale, against
+mpmath.
+"""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 
@@ -33,10 +35,12 @@ from hopmix import (
 UNITS = 6
 SCALES = (1e-30, 1e-12, 1e-4, 1e-2, 0.3, 1.0, 3.0, 10.0, 60.0, 1e4, 1e30)
 NEARBY = mp.mpf(10) ** -40
-dtypes = pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=lambda dtype: dtype.__name__)
+dtypes = pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.float64], ids=lambda dtype: dtype.__name__
+)
 
 
-# ---- References: a value and an energy of exact numbers -----------------------------------------------------------
+# ---- References: a value and an energy of exact numbers ------------------------------------------
 
 
 def of_units(value, activation):
@@ -45,7 +49,9 @@ def of_units(value, activation):
     def reference(lagrangian, x):
         beta = mp.mpf(float(getattr(lagrangian, "beta", 1)))
         total = mp.fsum(value(lagrangian, beta * a) for a in x)
-        return total / beta, mp.fsum(beta * a * activation(lagrangian, beta * a) for a in x) / beta - total / beta
+        return total / beta, mp.fsum(
+            beta * a * activation(lagrangian, beta * a) for a in x
+        ) / beta - total / beta
 
     return reference
 
@@ -55,18 +61,24 @@ def compete(lagrangian, x):
     scores = [beta * a for a in x] + ([mp.mpf(0)] if isinstance(lagrangian, GhostMax) else [])
     top = max(scores)
     log_partition = top + mp.log(mp.fsum(mp.exp(a - top) for a in scores))
-    return log_partition / beta, mp.fsum(mp.exp(a - log_partition) * (a - log_partition) for a in scores) / beta
+    return log_partition / beta, mp.fsum(
+        mp.exp(a - log_partition) * (a - log_partition) for a in scores
+    ) / beta
 
 
 def entmax(lagrangian, x):
-    alpha, beta = mp.mpf(lagrangian.alpha), mp.mpf(float(lagrangian.beta))
+    alpha = mp.mpf(lagrangian.alpha)
+    beta = mp.mpf(float(lagrangian.beta))
     top = beta * max(x)
     below = [(alpha - 1) * (beta * a - top) for a in x]
     share = lambda a, theta: max(a - theta, mp.mpf(0)) ** (1 / (alpha - 1))
-    low, high = mp.mpf(-1), mp.mpf(0)
+    low = mp.mpf(-1)
+    high = mp.mpf(0)
     for _ in range(300):
         middle = (low + high) / 2
-        low, high = (middle, high) if mp.fsum(share(a, middle) for a in below) > 1 else (low, middle)
+        low, high = (
+            (middle, high) if mp.fsum(share(a, middle) for a in below) > 1 else (low, middle)
+        )
     g = [share(a, low) for a in below]
     entropy = mp.fsum(p**alpha - p for p in g) / (alpha * (alpha - 1))
     gain = mp.fsum(p * a / (alpha - 1) for p, a in zip(g, below, strict=True))
@@ -74,14 +86,16 @@ def entmax(lagrangian, x):
 
 
 def log_sum_relu(lagrangian, x):
-    beta, eps = mp.mpf(float(lagrangian.beta)), mp.mpf(lagrangian.eps)
+    beta = mp.mpf(float(lagrangian.beta))
+    eps = mp.mpf(lagrangian.eps)
     active = [beta * a for a in x if 1 + beta * a > 0]
     mass = eps + mp.fsum(1 + a for a in active)
     return mp.log(mass) / beta, (mp.fsum(active) / mass - mp.log(mass)) / beta
 
 
 def layer_norm(lagrangian, x):
-    mean, factor = mp.fsum(x) / len(x), mp.mpf(float(lagrangian.scale)) * len(x)
+    mean = mp.fsum(x) / len(x)
+    factor = mp.mpf(float(lagrangian.scale)) * len(x)
     spread = mp.sqrt(mp.fsum((a - mean) ** 2 for a in x) / len(x) + mp.mpf(lagrangian.eps))
     return factor * spread, -factor * mp.mpf(lagrangian.eps) / spread
 
@@ -106,7 +120,10 @@ def positive(a):
 REFERENCES = {
     Quadratic: of_units(lambda _, a: a**2 / 2, lambda _, a: a),
     ReLU: of_units(lambda _, a: positive(a) ** 2 / 2, lambda _, a: positive(a)),
-    RePU: of_units(lambda of, a: positive(a) ** of.power / of.power, lambda of, a: positive(a) ** (of.power - 1)),
+    RePU: of_units(
+        lambda of, a: positive(a) ** of.power / of.power,
+        lambda of, a: positive(a) ** (of.power - 1),
+    ),
     GELU: of_units(gelu_value, lambda _, a: a * normal_cdf(a)),
     Exponential: of_units(lambda _, a: mp.exp(a), lambda _, a: mp.exp(a)),
     Tanh: of_units(lambda _, a: mp.log(mp.cosh(a)), lambda _, a: mp.tanh(a)),
@@ -145,19 +162,27 @@ ROWS = {
 
 
 def assert_digits(found, exact, condition, dtype):
-    """The value is right up to a few units in its last place, and in those of the state, as far as these matter."""
+    """The value is right up to a few units in its last place, and in those of the state, as far as
+    these matter.
+    """
     info = jnp.finfo(dtype)
     if abs(exact) > mp.mpf(float(info.max)):
         assert math.isinf(found)
         return
-    allowed = 8 * float(info.eps) * (abs(exact) + mp.mpf(condition)) + 256 * mp.mpf(float(info.tiny))
+    allowed = 8 * float(info.eps) * (abs(exact) + mp.mpf(condition)) + 256 * mp.mpf(
+        float(info.tiny)
+    )
     assert abs(mp.mpf(float(found)) - exact) <= allowed, f"{found}, exactly {mp.nstr(exact, 12)}"
 
 
 def states(key, dtype) -> list[np.ndarray]:
-    """Random states at all scales, with one unit alone ahead, equal units, and units that hardly compete."""
+    """Random states at all scales, with one unit alone ahead, equal units, and units that hardly
+    compete.
+    """
     noise = [np.asarray(scale * normal(key, (UNITS,)), dtype) for scale in SCALES]
-    ahead = [np.asarray([0.0] + [-gap] * (UNITS - 1), dtype) for gap in (1e-3, 0.5, 8.0, 20.0, 60.0)]
+    ahead = [
+        np.asarray([0.0] + [-gap] * (UNITS - 1), dtype) for gap in (1e-3, 0.5, 8.0, 20.0, 60.0)
+    ]
     alone = [np.asarray([a] + [-1e3] * (UNITS - 1), dtype) for a in (-1e-3, 1e-6, 0.2, 0.3)]
     level = [np.full(UNITS, a, dtype) for a in (1e8 / 3, 1000.1, 1.0, -4.0)]
     return noise + ahead + alone + level
@@ -167,16 +192,26 @@ def states(key, dtype) -> list[np.ndarray]:
 @dtypes
 def test_values_and_energies_have_all_their_digits(name, dtype, getkey):
     lagrangian = ROWS[name]
-    run = jax.jit(jax.vmap(lambda x: (lagrangian(x), lagrangian.energy(x), x * lagrangian.activation(x))))
+    run = jax.jit(
+        jax.vmap(lambda x: (lagrangian(x), lagrangian.energy(x), x * lagrangian.activation(x)))
+    )
     slope = jax.jit(jax.vmap(lambda x: x * lagrangian.hessian_vector_product(x, x)))
     stack = jnp.asarray(np.stack(states(getkey(), dtype)))
-    (values, energies, products), curved = run(stack), slope(stack)
+    (values, energies, products) = run(stack)
+    curved = slope(stack)
     with mp.workdps(200):
-        for x, value, energy, product, curve in zip(stack, values, energies, products, curved, strict=True):
-            numbers, reference = [mp.mpf(float(a)) for a in x], REFERENCES[type(lagrangian)]
-            exact, nearby = (reference(lagrangian, [stretch * a for a in numbers]) for stretch in (1, 1 + NEARBY))
-            # What rounding of each state by itself, and of all of them together, makes of value and energy.
-            for found, at_x, stretched, own in zip((value, energy), exact, nearby, (product, curve), strict=True):
+        for x, value, energy, product, curve in zip(
+            stack, values, energies, products, curved, strict=True
+        ):
+            numbers = [mp.mpf(float(a)) for a in x]
+            reference = REFERENCES[type(lagrangian)]
+            exact = reference(lagrangian, [1 * a for a in numbers])
+            nearby = reference(lagrangian, [(1 + NEARBY) * a for a in numbers])
+            # What rounding of each state by itself, and of all of them together, makes of value and
+            # energy.
+            for found, at_x, stretched, own in zip(
+                (value, energy), exact, nearby, (product, curve), strict=True
+            ):
                 condition = mp.mpf(float(np.nan_to_num(np.sum(np.abs(own)), nan=0.0, posinf=0.0)))
                 assert_digits(found, at_x, condition + abs(stretched - at_x) / NEARBY, dtype)
     assert values.dtype == energies.dtype == dtype
@@ -187,8 +222,10 @@ def test_values_and_energies_have_all_their_digits(name, dtype, getkey):
 def test_the_energy_is_the_legendre_transform(name, getkey):
     """x.g - L(x), of every Lagrangian, with parameters that are arrays, and summed over groups."""
     for shape in SHAPES:
-        lagrangian, x = LAGRANGIANS[name](shape, jnp.float64), 2 * normal(getkey(), shape)
-        products, value = x * lagrangian.activation(x), lagrangian(x)
+        lagrangian = LAGRANGIANS[name](shape, jnp.float64)
+        x = 2 * normal(getkey(), shape)
+        products = x * lagrangian.activation(x)
+        value = lagrangian(x)
         size = jnp.sum(jnp.abs(products)) + jnp.abs(value)
         assert abs(lagrangian.energy(x) - (jnp.sum(products) - value)) <= 1e-13 * size
         assert_close(Neurons(lagrangian, shape).energy(x), lagrangian.energy(x), 0)
@@ -198,10 +235,13 @@ def test_the_energy_is_the_legendre_transform(name, getkey):
 @pytest.mark.parametrize("name", LAGRANGIANS)
 @pytest.mark.quick
 def test_the_slope_of_the_energy_is_the_hessian_times_the_state(name, getkey):
-    lagrangian, shape = LAGRANGIANS[name]((4, 3), jnp.float64), (4, 3)
+    lagrangian = LAGRANGIANS[name]((4, 3), jnp.float64)
+    shape = (4, 3)
     for x in (normal(getkey(), shape), 1e-4 * normal(getkey(), shape), 5 * normal(getkey(), shape)):
-        slope, expected = jax.jit(jax.grad(lagrangian.energy))(x), lagrangian.hessian_vector_product(x, x)
-        # Of norms H x is what a projection leaves of x, and known to the rounding of the activation.
+        slope = jax.jit(jax.grad(lagrangian.energy))(x)
+        expected = lagrangian.hessian_vector_product(x, x)
+        # Of norms H x is what a projection leaves of x, and known to the rounding of the
+        # activation.
         rounding = 1e-14 * jnp.max(jnp.abs(lagrangian.activation(x)))
         assert jnp.max(jnp.abs(slope - expected)) <= 1e-11 * jnp.max(jnp.abs(expected)) + rounding
 
@@ -226,7 +266,9 @@ def test_second_derivatives_are_right_where_branches_meet(name, x):
     expected = curvature(x), curvature(x) + x[0] * slope
     for f, value in zip((lagrangian, lagrangian.energy), expected, strict=True):
         backwards = jax.jit(jax.hessian(f))(x)[0, 0]
-        forwards = jax.jit(lambda x, f=f: jax.jvp(lambda x: jax.jvp(f, (x,), (unit,))[1], (x,), (unit,))[1])(x)
+        forwards = jax.jit(
+            lambda x, f=f: jax.jvp(lambda x: jax.jvp(f, (x,), (unit,))[1], (x,), (unit,))[1]
+        )(x)
         for found in (backwards, forwards):
             np.testing.assert_allclose(found, value, rtol=1e-11, atol=1e-12)
     if x[0] == 0:
@@ -236,28 +278,42 @@ def test_second_derivatives_are_right_where_branches_meet(name, x):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("name", [name for name in LAGRANGIANS if name not in OVERFLOWING])
 def test_half_precision_adds_up_in_single(name, dtype, getkey):
-    """One float dtype in, the same out, with an error of its rounding alone, also where squares overflow."""
+    """One float dtype in, the same out, with an error of its rounding alone, also where squares
+    overflow.
+    """
     shape = (8, 50)
     lagrangian = LAGRANGIANS[name](shape, dtype)
     exact = cast(lagrangian, jnp.float64)
     for scale in (1e-2, 1.0, 100.0):
         x = (scale * normal(getkey(), shape)).astype(dtype)
         for f, g in ((lagrangian, exact), (lagrangian.energy, exact.energy)):
-            found, expected = f(x), g(x.astype(jnp.float64))
+            found = f(x)
+            expected = g(x.astype(jnp.float64))
             assert found.dtype == dtype
             if abs(expected) < float(jnp.finfo(dtype).max):
-                np.testing.assert_allclose(float(found), expected, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6)
+                np.testing.assert_allclose(
+                    float(found), expected, rtol=2 * float(jnp.finfo(dtype).eps), atol=1e-6
+                )
 
 
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "tanh, cold", "sigmoid, cold", "softmax", "ghost-max"])
+@pytest.mark.parametrize(
+    "name", ["tanh", "sigmoid", "tanh, cold", "sigmoid, cold", "softmax", "ghost-max"]
+)
 @pytest.mark.parametrize("size", [1e4, 1e37, 3e38])
 def test_saturated_units_have_the_energy_of_their_limit(name, size):
     """At the largest finite numbers too: a number, with slopes that are 0, not 0 times infinity."""
-    limits = {"tanh": math.log(2), "sigmoid": 0.0, "tanh, cold": math.log(2) / 10, "sigmoid, cold": 0.0}
+    limits = {
+        "tanh": math.log(2),
+        "sigmoid": 0.0,
+        "tanh, cold": math.log(2) / 10,
+        "sigmoid, cold": 0.0,
+    }
     cold = {"tanh, cold": Tanh(10.0), "sigmoid, cold": Sigmoid(10.0)}
     lagrangian = cold[name] if name in cold else ROWS[name]
     x = jnp.asarray([size, -size], jnp.float32)
-    np.testing.assert_allclose(lagrangian.energy(x), 2 * limits.get(name, 0.0), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        lagrangian.energy(x), 2 * limits.get(name, 0.0), rtol=1e-6, atol=1e-12
+    )
     assert np.all(jax.grad(lagrangian.energy)(x) == 0)
     assert np.all(jax.jvp(jax.grad(lagrangian.energy), (x,), (jnp.ones_like(x),))[1] == 0)
 
@@ -265,7 +321,8 @@ def test_saturated_units_have_the_energy_of_their_limit(name, size):
 def test_a_layer_norm_of_large_numbers_has_the_energy_of_its_spread():
     """Sums are centred: the mean of 1e8/3 is off by an ulp of it, which is much more than eps."""
     norm = LayerNorm()
-    level, steps = jnp.full((300,), 1e8 / 3, jnp.float32), np.arange(16).repeat(16)
+    level = jnp.full((300,), 1e8 / 3, jnp.float32)
+    steps = np.arange(16).repeat(16)
     assert_close(norm(level), 0.3, 1e-6)
     assert_close(norm.energy(level), -0.3, 1e-6)
     staircase = jnp.asarray(1e6 + 0.25 * steps, jnp.float32)
@@ -275,7 +332,9 @@ def test_a_layer_norm_of_large_numbers_has_the_energy_of_its_spread():
 @pytest.mark.parametrize("make", [Softmax, GhostMax, Entmax, partial(Entmax, 1.5)])
 @pytest.mark.parametrize("beta", [1e38, -1e38])
 def test_competition_of_any_temperature_gives_numbers(make, beta):
-    """At a huge beta the winner takes all: the value is the largest state, the smallest for a negative beta."""
+    """At a huge beta the winner takes all: the value is the largest state, the smallest for a
+    negative beta.
+    """
     x = jnp.asarray([-50.0, 700.0, 3e5], jnp.float32)
     competition = make(beta=beta)
     winner = 2 if beta > 0 else 0
@@ -285,8 +344,16 @@ def test_competition_of_any_temperature_gives_numbers(make, beta):
 
 
 CONJUGATES = {
-    "tanh": (Tanh(), lambda g: ((1 + g) * mp.log1p(g) + (1 - g) * mp.log1p(-g)) / 2, (-0.75, -1e-4, 1e-12, 0.3, 0.6)),
-    "sigmoid": (Sigmoid(), lambda g: g * mp.log(g) + (1 - g) * mp.log1p(-g), (1e-20, 1e-9, 0.3, 0.75)),
+    "tanh": (
+        Tanh(),
+        lambda g: ((1 + g) * mp.log1p(g) + (1 - g) * mp.log1p(-g)) / 2,
+        (-0.75, -1e-4, 1e-12, 0.3, 0.6),
+    ),
+    "sigmoid": (
+        Sigmoid(),
+        lambda g: g * mp.log(g) + (1 - g) * mp.log1p(-g),
+        (1e-20, 1e-9, 0.3, 0.75),
+    ),
 }
 
 
@@ -314,7 +381,7 @@ def test_conjugates_of_shares_know_the_largest_by_the_others(dtype):
         assert_digits(GhostMax().conjugate(g[1:]), expected, 0, dtype)
 
 
-# ---- Lagrangians of others ----------------------------------------------------------------------------------------
+# ---- Lagrangians of others -----------------------------------------------------------------------
 
 
 class Louder(Tanh):
@@ -352,10 +419,13 @@ class Shifted(AbstractLagrangian):
         return 0.0, math.inf
 
 
-@pytest.mark.parametrize("lagrangian", [Louder(), Hushed(), Shifted(), 2.0 * Louder() + Hushed()], ids=str)
+@pytest.mark.parametrize(
+    "lagrangian", [Louder(), Hushed(), Shifted(), 2.0 * Louder() + Hushed()], ids=str
+)
 def test_a_closed_form_belongs_to_its_own_value_and_activation(lagrangian, getkey):
     x = normal(getkey(), (5,))
-    products, value = x * lagrangian.activation(x), lagrangian(x)
+    products = x * lagrangian.activation(x)
+    value = lagrangian(x)
     assert_close(lagrangian.energy(x), jnp.sum(products) - value)
     assert lagrangian.energy_magnitude(x) >= 0.5 * (jnp.sum(jnp.abs(products)))
 

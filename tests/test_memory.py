@@ -70,7 +70,12 @@ def analyse(memory: AssociativeMemory, state) -> Analysis:
     rate = jax.jvp(memory.energy, (state,), (velocity,))[1]
     curved = pushed(memory, state, velocity)
     parts = [layer.tau * jnp.sum(velocity[n] * curved[n]) for n, layer in memory.neurons.items()]
-    return Analysis(jax.grad(memory.energy)(state), pushed(memory, state, force), rate, -jnp.sum(jnp.stack(parts)))
+    return Analysis(
+        jax.grad(memory.energy)(state),
+        pushed(memory, state, force),
+        rate,
+        -jnp.sum(jnp.stack(parts)),
+    )
 
 
 def negative(tree):
@@ -96,10 +101,14 @@ INVERSES = {
 @pytest.mark.parametrize("kind", INVERSES)
 @pytest.mark.quick
 def test_the_force_is_minus_the_gradient_of_the_energy_written_in_activations(kind, getkey):
-    """Where x = x(g) has a closed form, E is a function of g that autodiff can differentiate directly."""
+    """Where x = x(g) has a closed form, E is a function of g that autodiff can differentiate
+    directly.
+    """
     lagrangian, inverse = INVERSES[kind]
     neurons = {"v": Neurons(lagrangian, (4,)), "h": Neurons(Tanh(), (3,))}
-    memory = AssociativeMemory(neurons, {"s": Dense(Coupling.symmetric(4, 3, key=getkey()))}, {"s": ("v", "h")})
+    memory = AssociativeMemory(
+        neurons, {"s": Dense(Coupling.symmetric(4, 3, key=getkey()))}, {"s": ("v", "h")}
+    )
     state = random_state(memory, getkey())
 
     @jax.jit
@@ -116,11 +125,14 @@ def test_the_force_is_minus_the_gradient_of_the_energy_written_in_activations(ki
 def test_energy_terms_are_those_of_the_parts(getkey):
     memory = three_layers(getkey(), "free")
     state = random_state(memory, getkey())
-    g, terms = memory.activations(state), memory.energy_terms(state)
+    g = memory.activations(state)
+    terms = memory.energy_terms(state)
     for layer, neurons in memory.neurons.items():
         assert_close(g[layer], neurons.lagrangian.activation(state[layer]))
         legendre = jnp.sum(state[layer] * g[layer]) - neurons.lagrangian(state[layer])
-        assert_close(terms["neurons"][layer], legendre, scale=jnp.sum(jnp.abs(state[layer] * g[layer])))
+        assert_close(
+            terms["neurons"][layer], legendre, scale=jnp.sum(jnp.abs(state[layer] * g[layer]))
+        )
     assert_close(terms["synapses"]["ab"], memory.synapses["ab"].energy(g["a"], g["b"]))
     assert_close(terms["synapses"]["bias"], memory.synapses["bias"].energy(g["b"]))
 
@@ -130,7 +142,8 @@ def test_the_rate_holds_for_all_time_constants(seed, getkey):
     taus = np.random.default_rng(seed).uniform(0.05, 20, 3)
     memory = three_layers(getkey())
     slow = {
-        n: Neurons(layer.lagrangian, layer.shape, tau=float(t)) for t, (n, layer) in zip(taus, memory.neurons.items())
+        n: Neurons(layer.lagrangian, layer.shape, tau=float(t))
+        for t, (n, layer) in zip(taus, memory.neurons.items())
     }
     memory = AssociativeMemory(slow, memory.synapses, dict(memory.connections))
     found = analyse(memory, random_state(memory, getkey()))
@@ -156,7 +169,8 @@ def test_a_layer_without_synapses_decays(getkey):
 def test_a_layer_coupled_to_itself_feels_both_ends(getkey):
     memory = hopfield(getkey(), "free")
     state = random_state(memory, getkey())
-    coupling, g = coupling_of(memory, "s"), jnp.tanh(state["v"])
+    coupling = coupling_of(memory, "s")
+    g = jnp.tanh(state["v"])
     assert_close(memory.force(state)["v"], coupling.up @ g + coupling.down @ g - state["v"])
 
 
@@ -170,10 +184,12 @@ def test_other_precisions_compute_the_same(dtype, getkey):
     energy, force = evaluate(*cast((memory, state), dtype))
     assert {energy.dtype, *(f.dtype for f in force.values())} == {jnp.dtype(dtype)}
     size = sum(jnp.sum(jnp.abs(state[name] * g)) for name, g in memory.activations(state).items())
-    assert_close((energy, force), evaluate(memory, state), None if dtype == jnp.float32 else 0.1, size)
+    assert_close(
+        (energy, force), evaluate(memory, state), None if dtype == jnp.float32 else 0.1, size
+    )
 
 
-# ---- Inputs and clamps --------------------------------------------------------------------------------------------
+# ---- Inputs and clamps ---------------------------------------------------------------------------
 
 
 def test_a_driven_memory_keeps_the_rate_of_the_theorem(getkey):
@@ -199,7 +215,8 @@ def test_clamped_entries_feel_no_force(getkey):
     state = random_state(memory, getkey())
     mask = jnp.asarray([True, False, False, True, False, False])
     clamped = memory.clamp({"b": mask, "c": jnp.asarray([True])})
-    force, free = clamped.force(state), memory.force(state)
+    force = clamped.force(state)
+    free = memory.force(state)
     assert_close(force["a"], free["a"])
     assert_close(force["b"], jnp.where(mask, 0, free["b"]))
     assert not jnp.any(force["c"])
@@ -212,8 +229,14 @@ def test_clamped_entries_feel_no_force(getkey):
     [
         (lambda m: m.drive({"x": jnp.ones(5)}), r"The layers are \['h', 'v'\], got \['x'\]"),
         (lambda m: m.clamp({"x": jnp.ones(5, bool)}), r"The layers are \['h', 'v'\], got \['x'\]"),
-        (lambda m: m.drive({"v": jnp.ones(4)}), r"The input must have the rank of the layer and broadcast to \(5,\)"),
-        (lambda m: m.clamp({"v": jnp.ones((), bool)}), r"The mask of clamped entries must have the rank of the layer"),
+        (
+            lambda m: m.drive({"v": jnp.ones(4)}),
+            r"The input must have the rank of the layer and broadcast to \(5,\)",
+        ),
+        (
+            lambda m: m.clamp({"v": jnp.ones((), bool)}),
+            r"The mask of clamped entries must have the rank of the layer",
+        ),
     ],
 )
 def test_inputs_and_masks_that_do_not_fit_are_refused(change, message, getkey):
@@ -221,13 +244,14 @@ def test_inputs_and_masks_that_do_not_fit_are_refused(change, message, getkey):
         change(dense_pair(getkey()))
 
 
-# ---- Scale and shift between a layer and its synapses ----------------------------------------------------------
+# ---- Scale and shift between a layer and its synapses --------------------------------------------
 
 
 @pytest.mark.parametrize("conservative", [True, False])
 def test_an_affine_scales_on_the_way_in_and_if_conservative_out(conservative, getkey):
     affine = Affine(normal(getkey(), VISIBLE_SHAPE), normal(getkey(), VISIBLE_SHAPE), conservative)
-    g, current = normal(getkey(), VISIBLE_SHAPE), normal(getkey(), VISIBLE_SHAPE)
+    g = normal(getkey(), VISIBLE_SHAPE)
+    current = normal(getkey(), VISIBLE_SHAPE)
     neurons = Neurons(LayerNorm(), VISIBLE_SHAPE, affine=affine)
     assert_close(neurons.output(g), affine.scale * g + affine.shift)
     chain_rule = jax.vjp(neurons.output, g)[1](current)[0]
@@ -242,7 +266,9 @@ def test_an_elementwise_scale_breaks_the_rate(norm, fixedkey):
 
 
 def test_a_constant_elementwise_scale_is_harmless_up_to_its_size(getkey):
-    """Scale 1 everywhere: the reference's norm is conservative at initialisation, whatever the shift."""
+    """Scale 1 everywhere: the reference's norm is conservative at initialisation, whatever the
+    shift.
+    """
     memory = mixing(getkey(), scale="elementwise")
     scale = lambda m: m.neurons["visible"].affine.scale
     memory = eqx.tree_at(scale, memory, jnp.ones(VISIBLE_SHAPE))
@@ -262,7 +288,7 @@ def test_a_token_major_batch_of_currents_equals_vmap(getkey):
         assert_close(current(g), jax.jit(jax.vmap(current, in_axes=1, out_axes=1))(g))
 
 
-# ---- Errors -----------------------------------------------------------------------------------------------------
+# ---- Errors --------------------------------------------------------------------------------------
 
 
 def pair(connections, synapses=("s",)):
@@ -273,15 +299,25 @@ def pair(connections, synapses=("s",)):
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: pair({}), r"Each synapse needs one connection: synapses \['s'\], connections \[\]"),
+        (
+            lambda: pair({}),
+            r"Each synapse needs one connection: synapses \['s'\], connections \[\]",
+        ),
         (lambda: pair({"s": ("v",), "t": ("h",)}), r"synapses \['s'\], connections \['s', 't'\]"),
         (lambda: pair({"s": ("w",)}), r"Synapse 's' joins 'w', but the layers are \['h', 'v'\]"),
-        (lambda: Neurons(Quadratic(), (3, 0)), r"Neurons need sizes of at least 1, got shape \(3, 0\)"),
-        (lambda: Neurons(Quadratic(), (3,), tau=0.0), r"Neurons need a number tau > 0, got 0.0; eliminate the layer"),
+        (
+            lambda: Neurons(Quadratic(), (3, 0)),
+            r"Neurons need sizes of at least 1, got shape \(3, 0\)",
+        ),
+        (
+            lambda: Neurons(Quadratic(), (3,), tau=0.0),
+            r"Neurons need a number tau > 0, got 0.0; eliminate the layer",
+        ),
         (lambda: Neurons(Quadratic(), (3,), tau=-1.0), r"Neurons need a number tau > 0, got -1.0"),
         (
             lambda: Neurons(LayerNorm((0, -1)), (4,)),
-            r"The axes \(0, -1\) of LayerNorm are not 2 different axes of a layer of shape \(4,\); write \(-1,\)",
+            r"The axes \(0, -1\) of LayerNorm are not 2 different axes of a layer of shape "
+            r"\(4,\); write \(-1,\)",
         ),
         (
             lambda: AssociativeMemory(
@@ -289,7 +325,8 @@ def pair(connections, synapses=("s",)):
                 {"s": TokenMixing(Coupling(jnp.ones((4, 2))))},
                 {"s": ("a", "b")},
             ),
-            r"The energy of synapse 's' .* must be one number, got shape \(5,\); mixings and grids join layers",
+            r"The energy of synapse 's' .* must be one number, got shape \(5,\); mixings and "
+            r"grids join layers",
         ),
     ],
 )

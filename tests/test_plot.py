@@ -1,4 +1,5 @@
-"""The public figures by looking: against pictures in `lab/baseline`, for what fits and what overlaps, and for colours.
+"""The public figures by looking: against pictures in `lab/baseline`, for what fits and what
+overlaps, and for colours.
 
 After a change that is meant to be seen, look at the new pictures and renew those on file with
 
@@ -24,7 +25,14 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from hopmix import plot
-from hopmix.lab.report.data import Run, accuracy_by_seed, coupling_sizes, last_measured, read_run, weight_pairs
+from hopmix.lab.report.data import (
+    Run,
+    accuracy_by_seed,
+    coupling_sizes,
+    last_measured,
+    read_run,
+    weight_pairs,
+)
 from hopmix.plot import symmetry as symmetry_figures
 from hopmix.plot import training as figures
 from hopmix.plot.panels import COLUMN, SMALLEST, WIDTH
@@ -32,7 +40,9 @@ from hopmix.plot.style import BRANCHES, arm_styles
 
 BASELINE = Path(__file__).parent / "lab" / "report" / "symmetry" / "baseline"
 TOLERANCE = 4.0
-"""Root mean square of the differences of all pixels, of 255. Another arm's curve in a small panel is about 8."""
+"""Root mean square of the differences of all pixels, of 255. Another arm's curve in a small panel
+is about 8.
+"""
 
 Draw = Callable[[Run, float], Figure]
 
@@ -50,18 +60,24 @@ def unrelated(run: Run, key: str) -> xr.Dataset:
 
 
 def broken_arms(run: Run) -> xr.Dataset:
-    return run.metrics.isel(arm=[i for i, kind in enumerate(run.metrics.kind.values) if kind.startswith("broken")])
+    return run.metrics.isel(
+        arm=[i for i, kind in enumerate(run.metrics.kind.values) if kind.startswith("broken")]
+    )
 
 
 FIGURES: dict[str, Draw] = {
-    "accuracy_against_strength": lambda run, width: plot.accuracy_against_strength(accuracy_by_seed(run), width=width),
+    "accuracy_against_strength": lambda run, width: plot.accuracy_against_strength(
+        accuracy_by_seed(run), width=width
+    ),
     "learning_curves": lambda run, width: plot.learning_curves(run.metrics, width=width),
     "asymmetry_curves": lambda run, width: plot.asymmetry_curves(
         run.metrics.median_unit_cosine, null=unrelated(run, "median_unit_cosine"), width=width
     ),
     "asymmetry_map": lambda run, width: plot.asymmetry_map(run.metrics.symmetry_score, width=width),
     "energy_descent": lambda run, width: plot.energy_descent(run.metrics, width=width),
-    "weight_pictures": lambda run, width: plot.weight_pictures(ends(run), dict.fromkeys(ends(run), 0.3), width=width),
+    "weight_pictures": lambda run, width: plot.weight_pictures(
+        ends(run), dict.fromkeys(ends(run), 0.3), width=width
+    ),
     "alignment": lambda run, width: plot.alignment(ends(run), 0.3, width=width),
     "spectra": lambda run, width: plot.spectra(run.metrics.isel(block=-1, branch=0), width=width),
     "accuracy_against_symmetry": lambda run, width: plot.accuracy_against_symmetry(
@@ -86,14 +102,22 @@ def large(tmp_path_factory) -> Run:
     """Many arms with long names, 24 blocks, and steps of six digits."""
     arms = (*DEFAULT, broken(1.25e-4, "broken-xavier"))
     run = read_run(small_run(tmp_path_factory.mktemp("runs"), *arms, steps=6, blocks=24))
-    return Run(run.path, run.study, run.metrics.assign_coords(step=1500 * run.metrics.step), run.results, run.weights)
+    return Run(
+        run.path,
+        run.study,
+        run.metrics.assign_coords(step=1500 * run.metrics.step),
+        run.results,
+        run.weights,
+    )
 
 
 # --- the names
 
 
 def test_every_figure_is_public_and_drawn_here():
-    public = {name for name, value in vars(plot).items() if inspect.isfunction(value) and name[0] != "_"}
+    public = {
+        name for name, value in vars(plot).items() if inspect.isfunction(value) and name[0] != "_"
+    }
     of_figures = {
         name
         for module in (figures, symmetry_figures)
@@ -110,17 +134,24 @@ def test_every_figure_is_public_and_drawn_here():
 
 
 def test_the_module_is_names_and_nothing_else():
-    _, _, block = ast.parse(Path(plot.__file__).read_bytes()).body  # the docstring, and what names the extra
+    _, _, block = ast.parse(
+        Path(plot.__file__).read_bytes()
+    ).body  # the docstring, and what names the extra
     assert isinstance(block, ast.With)
     assert all(isinstance(node, ast.ImportFrom) for node in block.body)
-    pairs = [(alias.name, alias.asname) for node in block.body for alias in getattr(node, "names", [])]
+    pairs = [
+        (alias.name, alias.asname) for node in block.body for alias in getattr(node, "names", [])
+    ]
     assert all(name == alias for name, alias in pairs)
 
 
 # --- against the pictures on file
 
 
-COMPARED = sorted(set(FIGURES) - {"accuracy_against_strength", "learning_curves", "energy_descent", "weight_pictures"})
+COMPARED = sorted(
+    set(FIGURES)
+    - {"accuracy_against_strength", "learning_curves", "energy_descent", "weight_pictures"}
+)
 
 
 def painted(figure: Figure, path: Path) -> str:
@@ -146,10 +177,15 @@ def test_figures_look_as_on_file(name, small, tmp_path):
 def test_another_picture_is_told_apart(name, small, tmp_path):
     """That of the same run with the arms in another order: nothing moves but the data."""
     metrics = small.metrics
-    swapped = metrics.isel(arm=[1, 0, 2]).assign_coords(arm=metrics.arm, kind=metrics.kind, strength=metrics.strength)
+    swapped = metrics.isel(arm=[1, 0, 2]).assign_coords(
+        arm=metrics.arm, kind=metrics.kind, strength=metrics.strength
+    )
     names = small.arms
     renamed = {names[0]: names[1], names[1]: names[0], names[2]: names[2]}
-    weights = {f"{renamed[key.split('|')[0]]}|{key.split('|', 1)[1]}": w for key, w in (small.weights or {}).items()}
+    weights = {
+        f"{renamed[key.split('|')[0]]}|{key.split('|', 1)[1]}": w
+        for key, w in (small.weights or {}).items()
+    }
     other = Run(small.path, small.study, swapped, small.results, weights)
     (tmp_path / "expected.png").write_bytes((BASELINE / f"{name}.png").read_bytes())
     made = painted(FIGURES[name](other, COLUMN), tmp_path / f"{name}.png")
@@ -164,7 +200,10 @@ def drawn_texts(figure: Figure) -> list[Text]:
     found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
     found += [text for name in ("_supxlabel", "_supylabel") if (text := getattr(figure, name))]
     for axes in figure.axes:
-        found += [*axes.texts, *(getattr(axes, name) for name in ("title", "_left_title", "_right_title"))]
+        found += [
+            *axes.texts,
+            *(getattr(axes, name) for name in ("title", "_left_title", "_right_title")),
+        ]
         if axes.axison:
             for axis in (axes.xaxis, axes.yaxis):
                 found += [axis.label, *tick_labels(axis)]
@@ -180,14 +219,20 @@ def tick_labels(axis: Axis) -> Iterator[Text]:
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
-    boxes = [(text.get_text(), text.get_window_extent().padded(-0.6)) for text in drawn_texts(figure)]
-    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    boxes = [
+        (text.get_text(), text.get_window_extent().padded(-0.6)) for text in drawn_texts(figure)
+    ]
+    return [
+        (a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)
+    ]
 
 
 def outside(figure: Figure) -> list[str]:
     page = Bbox.from_bounds(0, 0, *(figure.get_size_inches() * figure.dpi)).padded(1.0)
     boxes = [(text.get_text(), text.get_window_extent()) for text in drawn_texts(figure)]
-    return [text for text, box in boxes if not (page.contains(*box.min) and page.contains(*box.max))]
+    return [
+        text for text, box in boxes if not (page.contains(*box.min) and page.contains(*box.max))
+    ]
 
 
 @pytest.mark.parametrize("width", [COLUMN, WIDTH])
@@ -223,16 +268,27 @@ def test_one_arm_and_one_seed_can_be_drawn(name, tmp_path):
 
 # --- colours
 
-# Machado, Oliveira & Fernandes 2009 (doi 10.1109/TVCG.2009.113): how linear RGB looks without green or red cones.
+# Machado, Oliveira & Fernandes 2009 (doi 10.1109/TVCG.2009.113): how linear RGB looks without green
+# or red cones.
 BLIND = {
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
 }
 TO_XYZ = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
 
 
 def seen(colour: str, by: str) -> np.ndarray:
-    """A colour in the space of CIE L*a*b*, in which a distance of 2.3 is just noticeable, as others see it."""
+    """A colour in the space of CIE L*a*b*, in which a distance of 2.3 is just noticeable, as others
+    see it.
+    """
     values = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     ratios = TO_XYZ @ np.clip(np.array(BLIND[by]) @ linear, 0, 1) / (TO_XYZ @ np.ones(3))
@@ -258,7 +314,10 @@ def test_arms_stay_apart_for_colour_blind_readers(by):
     for one, other in itertools.combinations(styles, 2):
         apart = distance(one.colour, other.colour, by)
         assert apart > 12, (one.name, other.name)
-        assert apart > 23 or (one.dash, one.marker) != (other.dash, other.marker), (one.name, other.name)
+        assert apart > 23 or (one.dash, one.marker) != (other.dash, other.marker), (
+            one.name,
+            other.name,
+        )
     (first, *_), (second, *_) = BRANCHES
     assert distance(first, second, by) > 40
 

@@ -1,4 +1,6 @@
-"""The public surface: exactly these names, each with a docstring, and the contract of `design.md`."""
+"""The public surface: exactly these names, each with a docstring, and the contract of
+`design.md`.
+"""
 
 import importlib.metadata
 import importlib.resources
@@ -21,12 +23,34 @@ NAMES = LAGRANGIANS | {
     *("Block", "derive_block", "eliminate", "gradient_force", "Potential", "SerialBlock"),
     *("descend", "Descent", "flow", "settle", "Settled", "Status", "velocity"),
     *("flip_costs", "Recall", "recall", "update_all"),
-    *("bit_error", "capacity", "pattern_separation", "retrieval_bound", "retrieval_failure", "retrieve"),
-    *("descent_margin", "energy_budget", "Power", "power", "radial_energy", "radial_potential", "residual_force"),
+    *(
+        "bit_error",
+        "capacity",
+        "pattern_separation",
+        "retrieval_bound",
+        "retrieval_failure",
+        "retrieve",
+    ),
+    *(
+        "descent_margin",
+        "energy_budget",
+        "Power",
+        "power",
+        "radial_energy",
+        "radial_potential",
+        "residual_force",
+    ),
     *("with_tied_weights", "breaking_bound", "BreakingBound", "breaking_size"),
     *("Assumption", "Certificate", "certify", "Check", "concavity_bound", "contraction_rate"),
     *("Asymmetry", "measure_asymmetry", "nearest_conservative", "symmetry_score", "unit_cosines"),
-    *("eigenvalues", "measure_spectrum", "null_departure", "Spectrum", "Significance", "significance"),
+    *(
+        "eigenvalues",
+        "measure_spectrum",
+        "null_departure",
+        "Spectrum",
+        "Significance",
+        "significance",
+    ),
     *("Estimate", "estimate_field_asymmetry", "field_asymmetry", "helmholtz_split", "Split"),
     *("Loop", "loop_integral", "work_along"),
     *("breaking_rate", "breaking_velocity", "product_gradient", "unit_balance"),
@@ -40,12 +64,18 @@ CONTRACT = {
     "Block": "__call__ energy force",
     "Certificate": "check",
     "Mixer": "__call__ batch",
-    **dict.fromkeys(LAGRANGIANS, "__call__ activation is_convex curvature conjugate hessian_vector_product"),
+    **dict.fromkeys(
+        LAGRANGIANS, "__call__ activation is_convex curvature conjugate hessian_vector_product"
+    ),
 }
 
 
 def public_names() -> set[str]:
-    found = {name for name, value in vars(hopmix).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    found = {
+        name
+        for name, value in vars(hopmix).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
     return found - {"annotations"}
 
 
@@ -63,8 +93,16 @@ def test_each_public_name_is_documented(name):
     if dataclass_like := inspect.isclass(thing):
         assert not doc.startswith(f"{name}("), f"{name} has only a generated docstring"
     methods = vars(thing).items() if dataclass_like else ()
-    public = [(n, m) for n, m in methods if not n.startswith("_") and (inspect.isroutine(m) or isinstance(m, property))]
-    inherits = issubclass(thing, hopmix.AbstractLagrangian | hopmix.AbstractSynapse) if dataclass_like else False
+    public = [
+        (n, m)
+        for n, m in methods
+        if not n.startswith("_") and (inspect.isroutine(m) or isinstance(m, property))
+    ]
+    inherits = (
+        issubclass(thing, hopmix.AbstractLagrangian | hopmix.AbstractSynapse)
+        if dataclass_like
+        else False
+    )
     missing = [n for n, m in public if not (inspect.getdoc(getattr(thing, n)) or inspect.getdoc(m))]
     assert inherits or missing == []
 
@@ -74,7 +112,11 @@ def test_each_public_name_is_documented(name):
 def test_the_contract_holds(name):
     cls = getattr(hopmix, name)
     fields = set(getattr(cls, "__dataclass_fields__", ()))
-    assert [member for member in CONTRACT[name].split() if not hasattr(cls, member) and member not in fields] == []
+    assert [
+        member
+        for member in CONTRACT[name].split()
+        if not hasattr(cls, member) and member not in fields
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +132,9 @@ def test_the_contract_holds(name):
     ],
 )
 def test_functions_take_these_arguments(function, parameters):
-    assert list(inspect.signature(inspect.unwrap(getattr(hopmix, function))).parameters) == parameters
+    assert (
+        list(inspect.signature(inspect.unwrap(getattr(hopmix, function))).parameters) == parameters
+    )
 
 
 def test_the_version_is_that_of_the_distribution():

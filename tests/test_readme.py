@@ -40,7 +40,9 @@ def test_a_whole_model_as_described(getkey):
     from hopmix import Mixer, MixerConfig
 
     config = MixerConfig.named("S/16", coupling="broken", classes=10)
-    logits = jax.eval_shape(lambda key: Mixer(config, key=key)(jax.numpy.zeros((224, 224, 3))), getkey())
+    logits = jax.eval_shape(
+        lambda key: Mixer(config, key=key)(jax.numpy.zeros((224, 224, 3))), getkey()
+    )
     assert logits.shape == (10,)
 
 
@@ -54,10 +56,15 @@ def test_commands_of_the_readme_exist(capsys):
 
 
 FOLDERS = ("docs", "experiments", "notebooks", "theory")
-PAGES = [*README.parent.glob("*.md"), *(page for folder in FOLDERS for page in README.parent.glob(f"{folder}/**/*.md"))]
+PAGES = [
+    *README.parent.glob("*.md"),
+    *(page for folder in FOLDERS for page in README.parent.glob(f"{folder}/**/*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+    assert [
+        target for target in targets if "://" not in target and not (page.parent / target).exists()
+    ] == []

@@ -1,4 +1,6 @@
-"""Rounding: what a comparison of two energies allows follows from their terms, on both sides and at every scale."""
+"""Rounding: what a comparison of two energies allows follows from their terms, on both sides and at
+every scale.
+"""
 
 import math
 
@@ -37,20 +39,25 @@ dtypes = pytest.mark.parametrize(
 
 def pair(up, visible=None, hidden=None) -> AssociativeMemory:
     """One coupling between two layers, of linear and of rectified units if nothing else is said."""
-    visible, hidden = visible or Quadratic(), hidden or ReLU()
+    visible = visible or Quadratic()
+    hidden = hidden or ReLU()
     neurons = {"v": Neurons(visible, (up.shape[1],)), "h": Neurons(hidden, (up.shape[0],))}
     return AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("v", "h")})
 
 
-# ---- The magnitude --------------------------------------------------------------------------------------------------
+# ---- The magnitude -------------------------------------------------------------------------------
 
 
 @pytest.mark.quick
 def test_the_magnitude_counts_single_products(getkey):
-    """Of a pair of quadratic layers, by NumPy: layers, |h| |W| |v|, the input, and the state times the slope."""
-    up, drive = np.asarray(normal(getkey(), (3, 4))), np.asarray(normal(getkey(), (4,)))
+    """Of a pair of quadratic layers, by NumPy: layers, |h| |W| |v|, the input, and the state times
+    the slope.
+    """
+    up = np.asarray(normal(getkey(), (3, 4)))
+    drive = np.asarray(normal(getkey(), (4,)))
     memory = pair(jnp.asarray(up), hidden=Quadratic()).drive({"v": jnp.asarray(drive)})
-    v, h = (np.asarray(normal(getkey(), (n,))) for n in (4, 3))
+    v = np.asarray(normal(getkey(), (4,)))
+    h = np.asarray(normal(getkey(), (3,)))
     layers = 0.5 * v @ v + 0.5 * h @ h
     terms = np.abs(h) @ np.abs(up) @ np.abs(v) + np.abs(drive) @ np.abs(v)
     slopes = np.abs(v * (v - drive - up.T @ h)).sum() + np.abs(h * (h - up @ v)).sum()
@@ -75,8 +82,11 @@ def test_of_a_batch_each_example_has_its_magnitude(getkey):
 
 
 def test_stored_patterns_count_the_products_of_their_similarities(getkey):
-    """By default |E| and what relative errors of activations and parameters change: |xi s'(xi.g) g| twice."""
-    patterns, g = np.asarray(normal(getkey(), (5, 4))), np.asarray(normal(getkey(), (4,)))
+    """By default |E| and what relative errors of activations and parameters change: |xi s'(xi.g) g|
+    twice.
+    """
+    patterns = np.asarray(normal(getkey(), (5, 4)))
+    g = np.asarray(normal(getkey(), (4,)))
     memory = HopfieldMemory(jnp.asarray(patterns), Exponential(0.5))
     shares = np.exp(0.5 * patterns @ g)
     by_patterns = np.sum(np.abs(shares[:, None] * patterns * g[None]))
@@ -93,22 +103,28 @@ def test_magnitudes_of_half_precision_do_not_overflow():
     assert_close(found, 1.5 * 4096 * 3600)
 
 
-# ---- Both sides of what is allowed ----------------------------------------------------------------------------------
+# ---- Both sides of what is allowed ---------------------------------------------------------------
 
 
 @dtypes
 def test_the_allowance_is_in_units_of_the_terms(dtype):
-    eps, single = float(jnp.finfo(dtype).eps), float(jnp.finfo(jnp.float32).eps)
+    eps = float(jnp.finfo(dtype).eps)
+    single = float(jnp.finfo(jnp.float32).eps)
     assert rounding_unit(dtype) == 8 * eps + 24 * min(eps, single)
     assert allowed_rise(jnp.asarray(3.0), jnp.asarray(5.0), dtype) == 8 * rounding_unit(dtype)
     wide = jnp.float32 if eps > single else dtype
     nothing = jnp.zeros((), dtype)
     for scale in (1e-2, 1.0, 1e2):
-        before, after = ({"m": jnp.asarray(scale * m, wide)} for m in (3.0, 5.0))
+        before = {"m": jnp.asarray(scale * 3.0, wide)}
+        after = {"m": jnp.asarray(scale * 5.0, wide)}
         for factor, expected in ((0.5, True), (2.0, False)):
             rise = jnp.asarray(factor * 8 * scale * rounding_unit(dtype), dtype)
-            assert bool(is_rounding(StandIn(), rise, (before, nothing), (after, nothing))) is expected
-    assert not is_rounding(StandIn(), jnp.asarray(jnp.nan, dtype), (before, nothing), (after, nothing))
+            assert (
+                bool(is_rounding(StandIn(), rise, (before, nothing), (after, nothing))) is expected
+            )
+    assert not is_rounding(
+        StandIn(), jnp.asarray(jnp.nan, dtype), (before, nothing), (after, nothing)
+    )
 
 
 class StandIn:
@@ -122,7 +138,9 @@ class StandIn:
 
 
 def overshooting(excess: float, dtype) -> Block:
-    """A block of nothing but decay, x -> -(1 + excess) x, whose energy x^2/2 grows by (1 + excess)^2."""
+    """A block of nothing but decay, x -> -(1 + excess) x, whose energy x^2/2 grows by (1 +
+    excess)^2.
+    """
     memory = pair(jnp.zeros((3, 5), dtype))
     return derive_block(memory, ["h"], leak=1.0, step=2 + excess)
 
@@ -130,7 +148,9 @@ def overshooting(excess: float, dtype) -> Block:
 @dtypes
 @pytest.mark.parametrize("excess, rises", [(0.3, False), (12.0, True)])
 def test_a_rise_beyond_rounding_is_seen_and_one_within_is_not(excess, rises, dtype, getkey):
-    """The magnitude of x^2/2 is 3/2 x^2, and 5/2 after a step: allowed are 4 units of x^2, an excess of 4 units."""
+    """The magnitude of x^2/2 is 3/2 x^2, and 5/2 after a step: allowed are 4 units of x^2, an
+    excess of 4 units.
+    """
     block = overshooting(excess * rounding_unit(dtype), dtype)
     for scale in (1e-2, 1.0, 30.0):
         x = jnp.asarray(scale * (1 + jnp.abs(normal(getkey(), (5,)))), dtype)
@@ -148,7 +168,9 @@ def test_a_rise_beyond_rounding_is_seen_and_one_within_is_not(excess, rises, dty
 
 @dtypes
 def test_what_a_step_leaves_of_a_state_is_rounded_as_the_state_was(dtype):
-    """A step of almost exactly 1/leak leaves rounding of x alone, x' = 0 up to eps x, and an energy above 0."""
+    """A step of almost exactly 1/leak leaves rounding of x alone, x' = 0 up to eps x, and an energy
+    above 0.
+    """
     leak = 46.39570432087708
     up = -jnp.ones((3, 5), dtype)
     neurons = {"v": Neurons(ReLU(), (5,)), "h": Neurons(ReLU(), (3,))}
@@ -168,11 +190,15 @@ def test_a_rise_is_compared_with_the_energies_at_hand():
     values = jnp.asarray([1e12, 1e3, 1.0, 1e-3, 1.5e-3], jnp.float32)
     energy = lambda x: jnp.interp(x["k"], jnp.arange(5, dtype=jnp.float32), values)
     with pytest.raises(AssertionError, match="rises in step 4"):
-        assert_energy_descends(lambda x: {"k": x["k"] + 1}, energy, {"k": jnp.zeros(1, jnp.float32)}, steps=4)
+        assert_energy_descends(
+            lambda x: {"k": x["k"] + 1}, energy, {"k": jnp.zeros(1, jnp.float32)}, steps=4
+        )
 
 
 def test_the_magnitude_may_be_given():
-    """An energy whose terms cancel inside rises by their rounding; who knows the terms can say so."""
+    """An energy whose terms cancel inside rises by their rounding; who knows the terms can say
+    so.
+    """
     energy = lambda x: jax.lax.stop_gradient((1e8 + x["k"] ** 2) - 1e8) + 0 * x["k"]
     states = {"k": jnp.asarray([0.9], jnp.float32)}
     step = lambda x: {"k": x["k"] + 2.3}
@@ -182,9 +208,13 @@ def test_the_magnitude_may_be_given():
 
 
 @dtypes
-@pytest.mark.parametrize("visible", [Quadratic(), Tanh(), LayerNorm()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "visible", [Quadratic(), Tanh(), LayerNorm()], ids=lambda a: type(a).__name__
+)
 def test_a_proved_descent_is_never_said_to_rise(visible, dtype, getkey):
-    """Leaky steps of convex units, until long after they have come to rest, with and without halving."""
+    """Leaky steps of convex units, until long after they have come to rest, with and without
+    halving.
+    """
     memory = cast(pair(0.3 * normal(getkey(), (6, 5)), visible, Tanh()), dtype)
     block = derive_block(memory, ["h"], leak=1.0, step=0.5)
     assert certify(block).descends_in_steps

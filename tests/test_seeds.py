@@ -1,4 +1,6 @@
-"""What the numbers of a test depend on: the seed and its name, in one run for many seeds as in a single one."""
+"""What the numbers of a test depend on: the seed and its name, in one run for many seeds as in a
+single one.
+"""
 
 import json
 import os
@@ -43,8 +45,20 @@ def run(folder: Path, seeds: str | None) -> list[dict]:
     (folder / "test_probe.py").write_text(PROBE)
     said = folder / "said.json"
     kept = {name: value for name, value in os.environ.items() if name != "HOPMIX_TEST_SEED"}
-    environment = kept | {"PROBE": str(said)} | ({} if seeds is None else {"HOPMIX_TEST_SEED": seeds})
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
+    environment = (
+        kept | {"PROBE": str(said)} | ({} if seeds is None else {"HOPMIX_TEST_SEED": seeds})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(folder),
+        str(folder),
+    ]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert f"Numbers drawn with HOPMIX_TEST_SEED={seeds or 0}" in done.stdout
@@ -77,6 +91,8 @@ def test_fixed_examples_run_once_and_are_the_same_for_every_seed(runs):
 
 
 def test_hypothesis_draws_from_the_seed_and_more_than_by_default(runs):
-    few, one, both = (values(runs[seeds], "given") for seeds in (None, "7", "7,8"))
+    few = values(runs[None], "given")
+    one = values(runs["7"], "given")
+    both = values(runs["7,8"], "given")
     assert (len(few), len(one), len(both)) == (25, 100, 200)
     assert both[:100] == one != both[100:]

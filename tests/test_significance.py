@@ -1,4 +1,6 @@
-"""Significance: p is exact for any number of draws, z and p are invariant where their index is, and values known."""
+"""Significance: p is exact for any number of draws, z and p are invariant where their index is, and
+values known.
+"""
 
 import math
 
@@ -16,7 +18,8 @@ from hopmix import Coupling, measure_asymmetry, measure_spectrum, significance
 from hopmix._significance import compare_rotations, pair, pair_directions, rotations
 
 CHANCE = 1e-10
-"""That an assertion about shares fails although it holds; each test makes fewer than ten of them."""
+"""That an assertion about shares fails although it holds; each test makes fewer than ten of them.
+"""
 
 GAUGE_FREE = (
     *("unit_cosine", "symmetry_score", "directionality", "mean_unit_cosine"),
@@ -31,7 +34,9 @@ def couple(v, w, dtype=None) -> Coupling:
 def indices(coupling: Coupling):
     """One that a gauge changes and two that it keeps, of few operations."""
     m = coupling.down @ coupling.up
-    gap = jnp.sum((coupling.down - coupling.up.T) ** 2) / jnp.sum(coupling.down**2 + coupling.up.T**2)
+    gap = jnp.sum((coupling.down - coupling.up.T) ** 2) / jnp.sum(
+        coupling.down**2 + coupling.up.T**2
+    )
     return gap, jnp.sum(coupling.down * coupling.up.T), jnp.sum(m * m.T) / jnp.sum(m**2)
 
 
@@ -39,14 +44,15 @@ gap = lambda coupling: indices(coupling)[0]
 score = lambda coupling: indices(coupling)[2]
 
 
-# ---- Closed forms -----------------------------------------------------------------------------------------------
+# ---- Closed forms --------------------------------------------------------------------------------
 
 
 @pytest.mark.quick
 def test_the_value_counts_as_one_more_draw():
     """Mean, spread, z and p are those of all N + 1 numbers, by NumPy."""
     random = np.random.default_rng(0)
-    w, v = random.normal(size=(6, 4)), random.normal(size=(4, 6))
+    w = random.normal(size=(6, 4))
+    v = random.normal(size=(4, 6))
     found = significance(couple(v, w), gap, key=jr.key(3), pairings=7)
     keys = jr.split(jr.split(jr.key(3))[0], 7)
     value = float(gap(couple(v, w)))
@@ -66,17 +72,21 @@ def test_z_is_largest_where_only_the_value_differs():
 
 
 def test_ties_count_against_the_weights():
-    """Of two hidden units each draw swaps them or does not: p counts all that are equal to the weights."""
-    w, v = np.eye(2), np.asarray([[1.0, 0.2], [0.3, 1.0]])
+    """Of two hidden units each draw swaps them or does not: p counts all that are equal to the
+    weights.
+    """
+    w = np.eye(2)
+    v = np.asarray([[1.0, 0.2], [0.3, 1.0]])
     found = significance(couple(v, w), gap, key=jr.key(1), pairings=99)
-    plain, swapped = (float(gap(couple(one, w))) for one in (v, v[:, ::-1]))
+    plain = float(gap(couple(v, w)))
+    swapped = float(gap(couple(v[:, ::-1], w)))
     share = (float(found.mean) - swapped) / (plain - swapped)
     assert_close(100 * share, round(100 * share), 1e-9)
     # The rarer of the two is further from the mean.
     assert_close(found.p, 1.0 if share >= 0.5 else share, 1e-9)
 
 
-# ---- Exactness --------------------------------------------------------------------------------------------------
+# ---- Exactness -----------------------------------------------------------------------------------
 
 
 def p_values(pairings: int, hidden: int, visible: int, count: int) -> np.ndarray:
@@ -85,15 +95,20 @@ def p_values(pairings: int, hidden: int, visible: int, count: int) -> np.ndarray
     def one(key):
         first, second, third, last = jr.split(key, 4)
         sizes = jnp.exp(jr.normal(last, (hidden,)))
-        w, v = jr.normal(first, (hidden, visible)), jr.normal(second, (visible, hidden))
-        return jnp.stack(significance(couple(v, w * sizes[:, None]), indices, key=third, pairings=pairings).p)
+        w = jr.normal(first, (hidden, visible))
+        v = jr.normal(second, (visible, hidden))
+        return jnp.stack(
+            significance(couple(v, w * sizes[:, None]), indices, key=third, pairings=pairings).p
+        )
 
     return np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(100 * pairings + hidden), count)))
 
 
 @pytest.mark.parametrize("pairings, hidden, visible", [(2, 8, 5), (4, 8, 5), (9, 5, 8), (19, 2, 5)])
 def test_p_is_exact_for_any_number_of_pairings(pairings, hidden, visible):
-    """P(p <= a) <= a for every a: the count is below the quantile of a binomial law, but for a chance of 1e-10 each."""
+    """P(p <= a) <= a for every a: the count is below the quantile of a binomial law, but for a
+    chance of 1e-10 each.
+    """
     count = 3000
     p = p_values(pairings, hidden, visible, count)
     assert np.all(np.isfinite(p))
@@ -124,14 +139,20 @@ def test_p_of_queries_and_keys_is_exact(visible, hidden):
     p = np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(7), count)))
     for level in (0.2, 0.4):
         below = np.sum(p <= level + 1e-9)
-        assert stats.binom.isf(1 - CHANCE, count, level) <= below <= stats.binom.isf(CHANCE, count, level)
+        assert (
+            stats.binom.isf(1 - CHANCE, count, level)
+            <= below
+            <= stats.binom.isf(CHANCE, count, level)
+        )
 
 
-# ---- Gauge ------------------------------------------------------------------------------------------------------
+# ---- Gauge ---------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**31 - 1)
 ALL = jax.jit(lambda v, w: significance(couple(v, w), key=jr.key(1), pairings=19))
-SPECTRUM = jax.jit(lambda v, w: significance(couple(v, w), measure_spectrum, key=jr.key(1), pairings=9))
+SPECTRUM = jax.jit(
+    lambda v, w: significance(couple(v, w), measure_spectrum, key=jr.key(1), pairings=9)
+)
 
 
 def draw(seed: int, hidden: int = 9, visible: int = 5):
@@ -144,18 +165,23 @@ def test_z_and_p_are_invariant_where_the_index_is(seed, signs):
     """w_a -> c_a w_a, v_a -> v_a / c_a, also with signs."""
     random, v, w = draw(seed)
     gauge = np.exp(2 * random.normal(size=9)) * (random.choice([-1, 1], 9) if signs else 1)
-    before, after = ALL(v, w), ALL(v / gauge, w * gauge[:, None])
+    before = ALL(v, w)
+    after = ALL(v / gauge, w * gauge[:, None])
     for part in ("value", "mean", "std", "z", "p"):
         for name in GAUGE_FREE:
-            one, other = (float(getattr(getattr(found, part), name)) for found in (before, after))
-            np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9, err_msg=f"{part} of {name}")
+            one = float(getattr(getattr(before, part), name))
+            other = float(getattr(getattr(after, part), name))
+            np.testing.assert_allclose(
+                other, one, rtol=1e-7, atol=1e-9, err_msg=f"{part} of {name}"
+            )
 
 
 @given(seeds)
 def test_z_and_p_of_the_spectrum_are_invariant(seed):
     random, v, w = draw(seed, 5, 7)
     gauge = np.exp(2 * random.normal(size=5)) * random.choice([-1, 1], 5)
-    before, after = SPECTRUM(v, w), SPECTRUM(v / gauge, w * gauge[:, None])
+    before = SPECTRUM(v, w)
+    after = SPECTRUM(v / gauge, w * gauge[:, None])
     np.testing.assert_allclose(np.asarray(after[1:]), np.asarray(before[1:]), rtol=1e-5, atol=1e-6)
 
 
@@ -164,21 +190,29 @@ SINGLE = jax.jit(lambda v, w: significance(couple(v, w, jnp.float32), key=jr.key
 
 @pytest.mark.parametrize("spread", [3.0, 25.0])
 def test_the_gauge_of_single_precision(spread):
-    """A layer with a small relation, and its units at sizes that differ by up to fifty orders of magnitude."""
+    """A layer with a small relation, and its units at sizes that differ by up to fifty orders of
+    magnitude.
+    """
     random, v, w = draw(0, 64, 32)
     v = 0.08 * w.T + v
     gauge = 10.0 ** random.uniform(-spread, spread, 64)
-    before, after = SINGLE(v, w), SINGLE(v / gauge, w * gauge[:, None])
+    before = SINGLE(v, w)
+    after = SINGLE(v / gauge, w * gauge[:, None])
     for name in GAUGE_FREE:
         assert getattr(after.z, name).dtype == jnp.float32
-        np.testing.assert_allclose(getattr(after.z, name), getattr(before.z, name), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            getattr(after.z, name), getattr(before.z, name), rtol=1e-3, atol=1e-3
+        )
         np.testing.assert_allclose(getattr(after.p, name), getattr(before.p, name), atol=1e-6)
 
 
 def test_other_indices_keep_plain_pairings():
-    """The mean of what a gauge changes is that of all pairs of weights; of what it keeps, either sign is as likely."""
+    """The mean of what a gauge changes is that of all pairs of weights; of what it keeps, either
+    sign is as likely.
+    """
     _, v, w = draw(2, 30, 6)
-    v, w = 1 + v, 1 + w
+    v = 1 + v
+    w = 1 + w
     found = significance(couple(v, w), indices, key=jr.key(1), pairings=400)
     squares = np.sum(v**2) + np.sum(w**2)
     overlaps = v.T @ w.T
@@ -195,7 +229,9 @@ def test_other_indices_keep_plain_pairings():
 def test_a_custom_index_gets_the_null_of_its_kind():
     """Whether a gauge keeps it is found by trying: the z of a lambda is that of the named index."""
     _, v, w = draw(5)
-    own = jax.jit(lambda v, w: significance(couple(v, w), indices, key=jr.key(1), pairings=19))(v, w)
+    own = jax.jit(lambda v, w: significance(couple(v, w), indices, key=jr.key(1), pairings=19))(
+        v, w
+    )
     named = ALL(v, w)
     assert_close((own.z[0], own.z[2]), (named.z.relative_breaking, named.z.symmetry_score), 1e-9)
 
@@ -203,12 +239,15 @@ def test_a_custom_index_gets_the_null_of_its_kind():
 def test_a_null_keeps_what_it_says():
     """The lengths of both weights of each unit, W, and units that have one of them only."""
     _, v, w = draw(3)
-    v[:, 2], w[4] = 0, 0
+    v[:, 2] = 0
+    w[4] = 0
     found = pair_directions(couple(v, w), jr.key(0))
     assert np.all(np.asarray(found.up) == w)
     assert_close(jnp.linalg.norm(found.down, axis=0), np.linalg.norm(v, axis=0))
     assert_close(jnp.abs(found.down[:, [2, 4]]), np.abs(v[:, [2, 4]]))
-    directions = lambda v: np.asarray(v / np.where(np.linalg.norm(v, axis=0) > 0, np.linalg.norm(v, axis=0), 1))
+    directions = lambda v: np.asarray(
+        v / np.where(np.linalg.norm(v, axis=0) > 0, np.linalg.norm(v, axis=0), 1)
+    )
     overlaps = np.abs(directions(v).T @ directions(np.asarray(found.down)))
     live = [0, 1, 3, 5, 6, 7, 8]
     ones = np.isclose(overlaps[np.ix_(live, live)], 1)
@@ -220,7 +259,8 @@ def test_tied_and_opposite_weights_are_as_symmetric():
     """V = W^T and V = -W^T: cosines of 1 and -1, the same score, and the same p."""
     w = np.random.default_rng(4).normal(size=(16, 12))
     both = lambda c: (indices(c)[1] / jnp.sum(c.up**2), score(c))
-    tied, opposite = (significance(couple(sign * w.T, w), both, key=jr.key(0), pairings=99) for sign in (1, -1))
+    tied = significance(couple(1 * w.T, w), both, key=jr.key(0), pairings=99)
+    opposite = significance(couple((-1) * w.T, w), both, key=jr.key(0), pairings=99)
     assert_close((tied.value, opposite.value), ((1.0, 1.0), (-1.0, 1.0)))
     assert_close((tied.p, opposite.p), ((0.01, 0.01), (0.01, 0.01)))
     assert tied.z[0] > 5
@@ -228,9 +268,11 @@ def test_tied_and_opposite_weights_are_as_symmetric():
     assert tied.z[1] > 2
 
 
-# ---- Queries and keys -------------------------------------------------------------------------------------------
+# ---- Queries and keys ----------------------------------------------------------------------------
 
-HEAD = jax.jit(lambda v, w: significance(couple(v, w), product, key=jr.key(1), pairings=19, hidden="basis"))
+HEAD = jax.jit(
+    lambda v, w: significance(couple(v, w), product, key=jr.key(1), pairings=19, hidden="basis")
+)
 
 
 def product(coupling: Coupling):
@@ -245,7 +287,8 @@ def test_the_basis_of_a_head_changes_neither_z_nor_p(seed, sizes):
     hidden = sizes[0]
     frames = [np.linalg.qr(random.normal(size=(hidden, hidden)))[0] for _ in range(2)]
     change = frames[0] @ np.diag(np.exp(random.uniform(-2, 2, hidden))) @ frames[1]
-    before, after = HEAD(v, w), HEAD(v @ change, np.linalg.solve(change, w))
+    before = HEAD(v, w)
+    after = HEAD(v @ change, np.linalg.solve(change, w))
     np.testing.assert_allclose(np.asarray(after), np.asarray(before), rtol=1e-6, atol=1e-7)
 
 
@@ -262,12 +305,16 @@ def test_a_rotation_keeps_singular_values_and_spans():
 
 
 def _unit(v, w) -> float:
-    """The largest product of the largest entries of one hidden unit, in which singular values are counted."""
+    """The largest product of the largest entries of one hidden unit, in which singular values are
+    counted.
+    """
     return float(np.max(np.max(np.abs(v), axis=0) * np.max(np.abs(w), axis=1)))
 
 
 def test_rotations_have_the_mean_of_all_of_them():
-    """E <M, M^T> over Haar frames is |S|^2 |Z^T U|^2 / k^2 for M = U S Z^T of rank k: within 8 standard errors."""
+    """E <M, M^T> over Haar frames is |S|^2 |Z^T U|^2 / k^2 for M = U S Z^T of rank k: within 8
+    standard errors.
+    """
     _, v, w = draw(8, 3, 5)
     left, _, right = np.linalg.svd(v @ w)
     mean = np.sum((right[:3] @ left[:, :3]) ** 2) / 9
@@ -283,31 +330,41 @@ def test_rotations_have_the_mean_of_all_of_them():
 def test_tied_queries_and_keys_stand_out():
     w = np.random.default_rng(9).normal(size=(6, 12))
     for sign in (1, -1):
-        found = significance(couple(sign * w.T, w), score, key=jr.key(0), pairings=99, hidden="basis")
+        found = significance(
+            couple(sign * w.T, w), score, key=jr.key(0), pairings=99, hidden="basis"
+        )
         assert_close((found.value, found.p), (1.0, 0.01))
 
 
-# ---- Dtypes and refusals ----------------------------------------------------------------------------------------
+# ---- Dtypes and refusals -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
 @pytest.mark.parametrize("hidden", ["units", "basis"])
 def test_one_dtype_in_the_same_out(dtype, hidden, getkey):
-    coupling = Coupling.from_weights(normal(getkey(), (4, 6), dtype), normal(getkey(), (6, 4), dtype))
+    coupling = Coupling.from_weights(
+        normal(getkey(), (4, 6), dtype), normal(getkey(), (6, 4), dtype)
+    )
     found = significance(coupling, score, key=jr.key(0), pairings=9, hidden=hidden)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
-    assert_close(10 * found.p.astype(jnp.float64), round(10 * float(found.p)), 1e-2)  # tenths, also in bfloat16
+    assert_close(
+        10 * found.p.astype(jnp.float64), round(10 * float(found.p)), 1e-2
+    )  # tenths, also in bfloat16
 
 
 def test_what_cannot_be_compared_is_refused():
     eye = couple(jnp.eye(3), jnp.eye(3))
-    with pytest.raises((ValueError, TypeError), match="heads"):  # by the checker of annotations in tests
+    with pytest.raises(
+        (ValueError, TypeError), match="heads"
+    ):  # by the checker of annotations in tests
         significance(eye, key=jr.key(0), hidden="heads")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"needs 2 pairings and 2 hidden units, got 5 and 1"):
         compare_rotations(couple(jnp.ones((3, 1)), jnp.ones((1, 3))), score, key=jr.key(0), draws=5)
 
 
 def test_an_index_that_is_no_number_has_no_p():
-    found = significance(couple(jnp.eye(3), jnp.eye(3)), lambda c: jnp.nan * c.up[0, 0], key=jr.key(0), pairings=5)
+    found = significance(
+        couple(jnp.eye(3), jnp.eye(3)), lambda c: jnp.nan * c.up[0, 0], key=jr.key(0), pairings=5
+    )
     assert np.isnan(found.z)
     assert np.isnan(found.p)

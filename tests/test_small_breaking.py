@@ -1,4 +1,6 @@
-"""The bound on the breaking: its constants by other means, its symmetries, precision, and what is not covered."""
+"""The bound on the breaking: its constants by other means, its symmetries, precision, and what is
+not covered.
+"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
@@ -44,7 +46,9 @@ from hopmix import (
 from hopmix import _small_breaking as small
 from hopmix.claims.c16_small_breaking import break_by, draw, find_rest
 
-TOKENS, CHANNELS, HIDDEN = 3, 4, 5
+TOKENS = 3
+CHANNELS = 4
+HIDDEN = 5
 
 
 def resting(
@@ -55,7 +59,8 @@ def resting(
     size: float = 0.3,
     tau: float = 0.7,
 ) -> tuple[Block, jax.Array]:
-    """A parallel mixer with leak 1, a small breaking, and a current for which the tied flow rests at a state.
+    """A parallel mixer with leak 1, a small breaking, and a current for which the tied flow rests
+    at a state.
 
     The entries of each token have variance 1, so that no norm is steep.
     """
@@ -63,7 +68,9 @@ def resting(
     hidden = Tanh() if hidden is None else hidden
     up, across, down, back, x = (
         np.asarray(normal(jax.random.fold_in(key, i), shape))
-        for i, shape in enumerate([(HIDDEN, TOKENS), (HIDDEN, CHANNELS), (TOKENS, HIDDEN), (CHANNELS, HIDDEN), (3, 4)])
+        for i, shape in enumerate(
+            [(HIDDEN, TOKENS), (HIDDEN, CHANNELS), (TOKENS, HIDDEN), (CHANNELS, HIDDEN), (3, 4)]
+        )
     )
     scaled = lambda a, by: jnp.asarray(by * a / np.linalg.norm(a, 2))
     token = Coupling(scaled(up, size), breaking=scaled(down, 1e-3))
@@ -81,7 +88,9 @@ def resting(
             "bias": Bias(jnp.linspace(-0.5, 0.5, HIDDEN)[None]),
         }
         ends = {"token": ("x", "token"), "channel": ("x", "channel"), "bias": ("channel",)}
-        return derive_block(AssociativeMemory(neurons, synapses, ends), ["token", "channel"], leak=1.0)
+        return derive_block(
+            AssociativeMemory(neurons, synapses, ends), ["token", "channel"], leak=1.0
+        )
 
     x = jnp.asarray(0.3 + x / np.std(x, axis=1, keepdims=True))
     block = make(jnp.zeros_like(x))
@@ -94,16 +103,26 @@ VISIBLE = {
     "sigmoid": Sigmoid(1.5),
     "softmax": Softmax(1.2, (-1,)),
     "layer norm, joint": LayerNorm((0, -1), eps=1e-3),
-    "layer norm, tokens, scale and shift": LayerNorm((-1,), 0.8, jnp.linspace(-1, 1, CHANNELS)[None], 1e-3),
+    "layer norm, tokens, scale and shift": LayerNorm(
+        (-1,), 0.8, jnp.linspace(-1, 1, CHANNELS)[None], 1e-3
+    ),
     "spherical norm": SphericalNorm((-1,), 1e-3),
 }
-UNITS = {"linear": Quadratic(), "gelu": GELU(), "tanh": Tanh(1.3), "softmax": Softmax(1.4), "ghost": GhostMax(0.9)}
+UNITS = {
+    "linear": Quadratic(),
+    "gelu": GELU(),
+    "tanh": Tanh(1.3),
+    "softmax": Softmax(1.4),
+    "ghost": GhostMax(0.9),
+}
 
 
-# ---- The bound --------------------------------------------------------------------------------------------------
+# ---- The bound -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("visible, hidden", [*((v, "gelu") for v in VISIBLE), *(("linear", h) for h in UNITS)])
+@pytest.mark.parametrize(
+    "visible, hidden", [*((v, "gelu") for v in VISIBLE), *(("linear", h) for h in UNITS)]
+)
 def test_the_rest_stays_where_it_is_promised(visible, hidden, getkey):
     block, x = resting(getkey(), VISIBLE[visible], UNITS[hidden], size=0.1)
     found = breaking_bound(block, x)
@@ -118,7 +137,11 @@ def test_the_rest_stays_where_it_is_promised(visible, hidden, getkey):
 def test_a_block_tolerates_at_least_what_all_breakings_of_its_size_may(getkey):
     block, x = resting(getkey(), LayerNorm((0, -1), eps=1e-3), GELU(), size=0.1)
     found = breaking_bound(block, x)
-    assert found.breaking == pytest.approx(math.hypot(1e-3, 2e-3)) == pytest.approx(breaking_size(block))
+    assert (
+        found.breaking
+        == pytest.approx(math.hypot(1e-3, 2e-3))
+        == pytest.approx(breaking_size(block))
+    )
     assert found.times >= found.bound / found.breaking
     tied = breaking_bound(with_tied_weights(block), x)
     assert tied.bound == pytest.approx(found.bound)
@@ -138,21 +161,27 @@ def test_a_mixing_of_one_channel_is_dense(getkey):
     dense, x, direction = draw(getkey(), 0)
     dense = break_by(dense, 0.01 * direction)
     memory = dense.potential.memory
-    column = lambda n: dataclasses.replace(n, shape=(*n.shape, 1), input=None if n.input is None else n.input[:, None])
+    column = lambda n: dataclasses.replace(
+        n, shape=(*n.shape, 1), input=None if n.input is None else n.input[:, None]
+    )
     mixing = AssociativeMemory(
         {name: column(n) for name, n in memory.neurons.items()},
         {"s": TokenMixing(memory.synapses["s"].coupling)},
         {"s": ("x", "h")},
     )
     block = derive_block(mixing, ["h"], leak=dense.leak)
-    found, expected = breaking_bound(block, x[:, None]), breaking_bound(dense, x)
+    found = breaking_bound(block, x[:, None])
+    expected = breaking_bound(dense, x)
     for name in ("bound", "breaking", "times", "distance"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-9)
 
 
 def test_a_constant_scale_stretches_weights_and_breaking_alike(getkey):
-    """With s = c g on both ways, W and B are c times as large as they are written: the bound is c times as small."""
-    key, c = getkey(), 1.7
+    """With s = c g on both ways, W and B are c times as large as they are written: the bound is c
+    times as small.
+    """
+    key = getkey()
+    c = 1.7
     one = jnp.ones((1, 1))
     scaled, x = resting(key, affine=Affine(c * one, 0 * one), size=0.3)
     plain, _ = resting(key, size=0.3 * c)
@@ -183,7 +212,15 @@ def test_half_precision_takes_its_rounding_off_the_margin(dtype, getkey):
 
 def test_a_mixer_with_a_leak_is_covered(getkey):
     config = MixerConfig(
-        image=(4, 4, 1), patch=2, dim=6, depth=1, classes=2, coupling="broken", leak=1.0, step=0.5, bias=True
+        image=(4, 4, 1),
+        patch=2,
+        dim=6,
+        depth=1,
+        classes=2,
+        coupling="broken",
+        leak=1.0,
+        step=0.5,
+        bias=True,
     )
     (block,) = Mixer(config, key=getkey()).blocks
     x = normal(getkey(), (4, 6))
@@ -192,7 +229,7 @@ def test_a_mixer_with_a_leak_is_covered(getkey):
     assert found.breaking == 0
 
 
-# ---- Third derivatives ------------------------------------------------------------------------------------------
+# ---- Third derivatives ---------------------------------------------------------------------------
 
 
 def third(lagrangian: AbstractLagrangian, x, u) -> jax.Array:
@@ -213,24 +250,36 @@ def test_the_largest_third_derivative_of_a_unit(lagrangian):
 def test_the_largest_third_derivative_of_competing_units(lagrangian, getkey):
     """Two units with shares 1/2 +- 1/sqrt 12 attain it, moving apart."""
     bound = lagrangian.third_derivative
-    beta, odds = float(lagrangian.beta), 0.5 + 1 / math.sqrt(12)
-    x = jnp.asarray([math.log(odds / (1 - odds)) / beta, 0.0, -1e4]) + (1e3 if isinstance(lagrangian, GhostMax) else 0)
+    beta = float(lagrangian.beta)
+    odds = 0.5 + 1 / math.sqrt(12)
+    x = jnp.asarray([math.log(odds / (1 - odds)) / beta, 0.0, -1e4]) + (
+        1e3 if isinstance(lagrangian, GhostMax) else 0
+    )
     apart = jnp.asarray([1.0, -1.0, 0.0]) / math.sqrt(2)
     assert_close(jnp.abs(third(lagrangian, x, apart)), jnp.asarray(bound), 1e-9)
-    x, u = 2 * normal(getkey(), (500, 4)), normal(getkey(), (500, 4))
+    x = 2 * normal(getkey(), (500, 4))
+    u = normal(getkey(), (500, 4))
     u = u / jnp.linalg.norm(u, axis=1, keepdims=True)
     assert jnp.max(jnp.abs(jax.jit(jax.vmap(lambda x, u: third(lagrangian, x, u)))(x, u))) <= bound
 
 
 @pytest.mark.parametrize(
-    "lagrangian", [LayerNorm(None, 1.4, None, 0.2), LayerNorm((-1,), eps=0.0), SphericalNorm(eps=0.3)], ids=str
+    "lagrangian",
+    [LayerNorm(None, 1.4, None, 0.2), LayerNorm((-1,), eps=0.0), SphericalNorm(eps=0.3)],
+    ids=str,
 )
 def test_the_largest_third_derivative_of_a_norm(lagrangian, getkey):
-    """At states within a distance of another one, in random directions; attained at a = 1/sqrt 3 without an eps."""
-    start, rays, u = normal(getkey(), (2, 4)), normal(getkey(), (400, 2, 4)), normal(getkey(), (400, 2, 4))
+    """At states within a distance of another one, in random directions; attained at a = 1/sqrt 3
+    without an eps.
+    """
+    start = normal(getkey(), (2, 4))
+    rays = normal(getkey(), (400, 2, 4))
+    u = normal(getkey(), (400, 2, 4))
     unit = lambda v: v / jnp.sqrt(jnp.sum(v**2, axis=(1, 2), keepdims=True))
     reach = 0.3
-    found = jax.jit(jax.vmap(lambda x, u: third(lagrangian, x, u)))(start[None] + reach * unit(rays), unit(u))
+    found = jax.jit(jax.vmap(lambda x, u: third(lagrangian, x, u)))(
+        start[None] + reach * unit(rays), unit(u)
+    )
     bound = lagrangian.third_derivative_near(np.asarray(start), np.asarray([reach]))
     assert jnp.max(jnp.abs(found)) <= bound[0]
 
@@ -244,24 +293,34 @@ def test_the_third_derivative_of_an_exact_norm_is_attained():
     assert np.all(beyond == np.inf)
 
 
-# ---- What is not covered ----------------------------------------------------------------------------------------
+# ---- What is not covered -------------------------------------------------------------------------
 
 
 def pair(visible: Neurons, hidden: Neurons, leak: float = 1.0, ends=("x", "h"), **more) -> Block:
-    rows, columns = (hidden.shape[0], visible.shape[-1]) if ends == ("x", "h") else (visible.shape[-1], hidden.shape[0])
+    rows, columns = (
+        (hidden.shape[0], visible.shape[-1])
+        if ends == ("x", "h")
+        else (visible.shape[-1], hidden.shape[0])
+    )
     synapses = {"s": Dense(Coupling(0.1 * jnp.ones((rows, columns)))), **more}
     connections = {"s": ends} | {name: ("x",) for name in more}
-    return derive_block(AssociativeMemory({"x": visible, "h": hidden}, synapses, connections), ["h"], leak=leak)
+    return derive_block(
+        AssociativeMemory({"x": visible, "h": hidden}, synapses, connections), ["h"], leak=leak
+    )
 
 
-LINEAR, UNIT = Neurons(Quadratic(), (4,)), Neurons(Tanh(), (3,))
+LINEAR = Neurons(Quadratic(), (4,))
+UNIT = Neurons(Tanh(), (3,))
 SCALE = jnp.linspace(0.5, 1.5, 4)
 NOT_COVERED = {
     "no leak": (lambda: pair(LINEAR, UNIT, leak=0.0), "without a leak"),
     "kinks": (lambda: pair(LINEAR, Neurons(ReLU(), (3,))), "'h', a ReLU"),
     "composed": (lambda: pair(LINEAR, Neurons(0.5 * Tanh(), (3,))), "'h', a Scaled"),
     "visible GELU": (lambda: pair(Neurons(GELU(), (4,)), UNIT), "GELU as a visible layer"),
-    "negative scale": (lambda: pair(Neurons(LayerNorm(scale=-1.0), (4,)), UNIT), "LayerNorm as a visible layer"),
+    "negative scale": (
+        lambda: pair(Neurons(LayerNorm(scale=-1.0), (4,)), UNIT),
+        "LayerNorm as a visible layer",
+    ),
     "clamped": (lambda: pair(Neurons(Quadratic(), (4,), clamped=SCALE > 1), UNIT), "clamped"),
     "scale on the way in": (
         lambda: pair(Neurons(Quadratic(), (4,), affine=Affine(SCALE, 0 * SCALE, False)), UNIT),
@@ -272,7 +331,10 @@ NOT_COVERED = {
         "'h' has a scale",
     ),
     "other direction": (lambda: pair(LINEAR, UNIT, ends=("h", "x")), "from layer 'h'"),
-    "patterns": (lambda: pair(LINEAR, UNIT, p=HopfieldMemory(jnp.eye(4), Softmax())), "a HopfieldMemory"),
+    "patterns": (
+        lambda: pair(LINEAR, UNIT, p=HopfieldMemory(jnp.eye(4), Softmax())),
+        "a HopfieldMemory",
+    ),
 }
 
 
@@ -297,7 +359,9 @@ def test_a_layer_joined_with_itself_is_not_covered():
 def test_attention_and_subclasses_are_not_covered(getkey):
     attention = Attention.random(4, 1, 2, key=getkey())
     memory = AssociativeMemory({"x": Neurons(Quadratic(), (3, 4))}, {"s": attention}, {"s": ("x",)})
-    assert "Attention" in breaking_bound(derive_block(memory, [], leak=1.0), jnp.ones((3, 4))).reason
+    assert (
+        "Attention" in breaking_bound(derive_block(memory, [], leak=1.0), jnp.ones((3, 4))).reason
+    )
 
     class Odd(Tanh):
         pass

@@ -1,4 +1,6 @@
-"""Softness: the bound on a step at a state, with leak, for both norms, over all steps of a repeated block."""
+"""Softness: the bound on a step at a state, with leak, for both norms, over all steps of a repeated
+block.
+"""
 
 import dataclasses
 import math
@@ -35,7 +37,9 @@ def block_of(visible, hidden, up, *, leak=0.0, n_iter=1, step=1e-3, bias=None, *
     ends = {"s": ("v", "h")}
     if bias is not None:
         synapses["b"], ends["b"] = Bias(bias), ("h",)  # pyright: ignore
-    return derive_block(AssociativeMemory(neurons, synapses, ends), ["h"], leak=leak, step=step, n_iter=n_iter)
+    return derive_block(
+        AssociativeMemory(neurons, synapses, ends), ["h"], leak=leak, step=step, n_iter=n_iter
+    )
 
 
 def rise(block: Block, x) -> float:
@@ -68,7 +72,8 @@ def test_a_large_mean_does_not_blur_the_softness():
 @pytest.mark.parametrize("norm", [LayerNorm(), SphericalNorm(), LayerNorm(scale=1.7)])
 def test_the_bound_at_a_state_descends_from_there(norm, leak, getkey):
     r"""$\eta \le r/(K + \text{leak}\,r)$; a bias keeps the factor of two away."""
-    up, bias = 2 * normal(getkey(), (6, 5)), normal(getkey(), (6,))
+    up = 2 * normal(getkey(), (6, 5))
+    bias = normal(getkey(), (6,))
     block = block_of(norm, GELU(), up, leak=leak, bias=bias)
     certificate = certify(block)
     for size in (1e-2, 1.0, 1e2):
@@ -85,22 +90,26 @@ def test_nothing_is_known_at_a_state_of_other_lagrangians(getkey):
     assert certificate.step_bound_at(normal(getkey(), (5,))) == certificate.step_bound
 
 
-# ---- The factor of two (C06.5) ----------------------------------------------------------------------------------
+# ---- The factor of two (C06.5) -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [GELU(), GELU() + 0.0 * ReLU()], ids=["alone", "in a sum"])
 @pytest.mark.parametrize("norm", [LayerNorm(), LayerNorm((0,)), SphericalNorm()])
 def test_one_norm_without_shifts_and_biases_has_twice_the_step(norm, hidden, getkey):
-    up, x = 2 * normal(getkey(), (6, 5)), normal(getkey(), (5,))
+    up = 2 * normal(getkey(), (6, 5))
+    x = normal(getkey(), (5,))
     block = block_of(norm, hidden, up)
     certificate = certify(block)
     expected = 2 if type(hidden) is GELU else 1  # of sums nothing is known
-    assert certificate.step_bound_at(x) == pytest.approx(expected * softness(norm, x) / certificate.concavity)
+    assert certificate.step_bound_at(x) == pytest.approx(
+        expected * softness(norm, x) / certificate.concavity
+    )
     assert rise(dataclasses.replace(block, step=certificate.step_bound_at(x)), x) <= 1e-12
 
 
 def shifted_blocks(getkey) -> dict[str, Block]:
-    up, ones = normal(getkey(), (6, 5)), jnp.ones(5)
+    up = normal(getkey(), (6, 5))
+    ones = jnp.ones(5)
     return {
         "a shift of the norm": block_of(LayerNorm(shift=ones), GELU(), up),
         "a shift behind it": block_of(LayerNorm(), GELU(), up, affine=Affine(ones, ones)),
@@ -112,25 +121,41 @@ def shifted_blocks(getkey) -> dict[str, Block]:
     }
 
 
-@pytest.mark.parametrize("name", ["a shift of the norm", "a shift behind it", "an input", "a bias", "a leak",
-                                  "units that push when they are pulled", "units that turn round"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a shift of the norm",
+        "a shift behind it",
+        "an input",
+        "a bias",
+        "a leak",
+        "units that push when they are pulled",
+        "units that turn round",
+    ],
+)
 def test_what_can_shrink_a_norm_has_no_factor_of_two(name, getkey):
     block = shifted_blocks(getkey)[name]
-    certificate, x = certify(block), normal(getkey(), (5,))
+    certificate = certify(block)
+    x = normal(getkey(), (5,))
     once = softness(LayerNorm(), x)
     assert certificate.step_bound_at(x) == pytest.approx(once / certificate.concavity, rel=1e-3)
 
 
 def test_a_norm_of_each_token_has_none_either(getkey):
     block = make_block(getkey(), norm="token", scale="none", bias=False)
-    certificate, x = certify(block), normal(getkey(), VISIBLE_SHAPE)
-    assert certificate.step_bound_at(x) == pytest.approx(softness(LayerNorm((-1,)), x) / certificate.concavity)
+    certificate = certify(block)
+    x = normal(getkey(), VISIBLE_SHAPE)
+    assert certificate.step_bound_at(x) == pytest.approx(
+        softness(LayerNorm((-1,)), x) / certificate.concavity
+    )
     joint = make_block(getkey(), norm="joint", scale="none", bias=False)
     certificate = certify(joint)
-    assert certificate.step_bound_at(x) == pytest.approx(2 * softness(LayerNorm(), x) / certificate.concavity)
+    assert certificate.step_bound_at(x) == pytest.approx(
+        2 * softness(LayerNorm(), x) / certificate.concavity
+    )
 
 
-# ---- Repeated blocks --------------------------------------------------------------------------------------------
+# ---- Repeated blocks -----------------------------------------------------------------------------
 
 
 def test_of_a_repeated_block_all_steps_count(getkey):

@@ -15,7 +15,9 @@ from hopmix._system import AbstractSystem
 
 
 def serial(key: jax.Array) -> SerialBlock:
-    return SerialBlock(make_block(key, branches=("token",)), make_block(key, branches=("channel",)), 2)
+    return SerialBlock(
+        make_block(key, branches=("token",)), make_block(key, branches=("channel",)), 2
+    )
 
 
 SYSTEMS: dict[str, Callable[[jax.Array], Any]] = {
@@ -40,7 +42,8 @@ def test_drawn_states_have_the_form_of_forces_and_the_scale_that_is_asked_for(na
 @systems
 def test_the_metric_is_the_derivative_of_the_activation(name, getkey):
     system = SYSTEMS[name](getkey())
-    state, vector = system.draw(getkey(), 1.0), system.draw(getkey(), 1.0)
+    state = system.draw(getkey(), 1.0)
+    vector = system.draw(getkey(), 1.0)
     activation = lambda x: system.map_layers(lambda layer, x: layer.lagrangian.activation(x), x)
     assert_close(system.metric(state, vector), jax.jvp(activation, (state,), (vector,))[1])
 
@@ -48,7 +51,8 @@ def test_the_metric_is_the_derivative_of_the_activation(name, getkey):
 @systems
 def test_what_is_released_and_what_is_held_make_up_the_whole(name, getkey):
     system = SYSTEMS[name](getkey())
-    free, held = system.draw(getkey(), 1.0), system.draw(getkey(), 1.0)
+    free = system.draw(getkey(), 1.0)
+    held = system.draw(getkey(), 1.0)
     nothing = jax.tree.map(jnp.zeros_like, free)
     parts = jax.tree.map(jnp.add, system.release(free), system.hold(nothing, held))
     assert_close(parts, system.hold(free, held))
@@ -77,7 +81,7 @@ def test_no_system_is_made_of_nothing():
         AbstractSystem()  # pyright: ignore[reportAbstractUsage]
 
 
-# ---- A system of a user -----------------------------------------------------------------------------------------
+# ---- A system of a user --------------------------------------------------------------------------
 
 
 class Spring(AbstractSystem):
@@ -103,7 +107,8 @@ class Spring(AbstractSystem):
         return self.advance(state, 0.01)
 
 
-TAU, STIFFNESS = 0.7, 1.5
+TAU = 0.7
+STIFFNESS = 1.5
 
 
 def spring() -> Spring:
@@ -133,7 +138,9 @@ def test_of_an_own_system_nothing_is_proved_and_descent_is_tried(getkey):
 
 def test_an_own_system_that_climbs_is_found_out(getkey):
     climbing = Spring(Neurons(Quadratic(), (3,), tau=TAU), -STIFFNESS)
-    wrong = type("Wrong", (Spring,), {"energy": lambda self, x: -Spring.energy(self, x)})(climbing.layer, -STIFFNESS)
+    wrong = type("Wrong", (Spring,), {"energy": lambda self, x: -Spring.energy(self, x)})(
+        climbing.layer, -STIFFNESS
+    )
     assert not certify(wrong).check(getkey(), examples=4).passed
     assert descend(wrong, normal(getkey(), (3,)), 3, step=0.1).status == Status.rose
 

@@ -40,7 +40,9 @@ class Own(eqx.Module):
 def test_couplings_of_a_mixer_by_name(getkey):
     model = Mixer(MixerConfig((8, 8, 1), 4, 8, 2, 3), key=getkey())
     named = named_couplings(model)
-    assert set(named) == {f"blocks.{i}.{branch}" for i in range(2) for branch in ("token", "channel")}
+    assert set(named) == {
+        f"blocks.{i}.{branch}" for i in range(2) for branch in ("token", "channel")
+    }
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         for branch in ("token", "channel"):
@@ -48,8 +50,11 @@ def test_couplings_of_a_mixer_by_name(getkey):
 
 
 def test_serial_and_parallel_mixers_name_their_couplings_alike(getkey):
-    serial, parallel = (MixerConfig((8, 8, 1), 4, 8, 2, 3, block=block) for block in ("serial", "parallel"))
-    assert set(named_couplings(Mixer(serial, key=getkey()))) == set(named_couplings(Mixer(parallel, key=getkey())))
+    serial = MixerConfig((8, 8, 1), 4, 8, 2, 3, block="serial")
+    parallel = MixerConfig((8, 8, 1), 4, 8, 2, 3, block="parallel")
+    assert set(named_couplings(Mixer(serial, key=getkey()))) == set(
+        named_couplings(Mixer(parallel, key=getkey()))
+    )
 
 
 def test_couplings_of_another_model_by_name(getkey):
@@ -80,7 +85,9 @@ def test_a_model_without_couplings_names_none(getkey):
 
 def test_a_map_changes_couplings_and_nothing_else(getkey):
     model = Own(getkey())
-    doubled = map_couplings(lambda c, d: Coupling(c.up + d.up, breaking=c.breaking, tie=c.tie), model, model)
+    doubled = map_couplings(
+        lambda c, d: Coupling(c.up + d.up, breaking=c.breaking, tie=c.tie), model, model
+    )
     for before, after in zip(couplings(model), couplings(doubled), strict=True):
         assert jnp.array_equal(after.up, 2 * before.up)
     assert doubled.mixing.array is model.mixing.array

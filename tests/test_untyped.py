@@ -1,4 +1,6 @@
-"""Mistakes that shape annotations catch in the tests, as users meet them: without the annotations being checked."""
+"""Mistakes that shape annotations catch in the tests, as users meet them: without the annotations
+being checked.
+"""
 
 import json
 import re
@@ -42,7 +44,16 @@ print(json.dumps(told))
 """
 
 LAGRANGIANS = (
-    *("Quadratic()", "ReLU()", "RePU(3)", "GELU()", "Exponential(0.01)", "Tanh()", "Sigmoid()", "Softmax()"),
+    *(
+        "Quadratic()",
+        "ReLU()",
+        "RePU(3)",
+        "GELU()",
+        "Exponential(0.01)",
+        "Tanh()",
+        "Sigmoid()",
+        "Softmax()",
+    ),
     *("GhostMax()", "Entmax()", "LogSumReLU()", "LayerNorm()", "SphericalNorm()", "Cubic()"),
     *("(2.0 * Tanh())", "(Tanh() + Quadratic())"),
 )
@@ -66,19 +77,47 @@ SYNAPSES = {
     "HyperSynapse(lambda g: jnp.sum(g**2))": "few",
 }
 OF_A_STATE = (
-    *("leaky({})", "leaky.activation({})", "leaky.force({})", "leaky.energy({})", "leaky.potential({})"),
-    *("leaky.potential.force({})", "leaky.potential.neurons.energy({})", "gradient_force(leaky, {})"),
+    *(
+        "leaky({})",
+        "leaky.activation({})",
+        "leaky.force({})",
+        "leaky.energy({})",
+        "leaky.potential({})",
+    ),
+    *(
+        "leaky.potential.force({})",
+        "leaky.potential.neurons.energy({})",
+        "gradient_force(leaky, {})",
+    ),
     *("residual_force(leaky, {})", "power(leaky, {})", "radial_potential(leaky.potential, {})"),
-    *("radial_energy(leaky, {})", "descent_margin(leaky, {})", "breaking_bound(leaky, {})", "velocity(leaky, {})"),
+    *(
+        "radial_energy(leaky, {})",
+        "descent_margin(leaky, {})",
+        "breaking_bound(leaky, {})",
+        "velocity(leaky, {})",
+    ),
     *("flow(leaky, {}, 1.0)", "descend(leaky, {}, 2)", "settle(leaky, {})"),
 )
 INTEGERS = [
-    *[call.format(name) for name in LAGRANGIANS for method, call in METHODS.items() if method != "conjugate"],
-    *[f"{name}.conjugate(few)" for name in LAGRANGIANS if name in ("Quadratic()", "RePU(3)", "Softmax()", "Tanh()")],
+    *[
+        call.format(name)
+        for name in LAGRANGIANS
+        for method, call in METHODS.items()
+        if method != "conjugate"
+    ],
+    *[
+        f"{name}.conjugate(few)"
+        for name in LAGRANGIANS
+        if name in ("Quadratic()", "RePU(3)", "Softmax()", "Tanh()")
+    ],
     *[f"{synapse}.energy({given})" for synapse, given in SYNAPSES.items()],
     *[f"{synapse}.current(0, ({given},))" for synapse, given in SYNAPSES.items()],
     *[call.format(x) for call in OF_A_STATE for x in ("jnp.ones(5, int)", "jnp.ones(5, bool)")],
-    *("jax.jit(Quadratic())(few)", "jax.jit(lambda x: dense.energy(x, x))(few)", "Bias(jnp.ones(3)).energy(few)"),
+    *(
+        "jax.jit(Quadratic())(few)",
+        "jax.jit(lambda x: dense.energy(x, x))(few)",
+        "Bias(jnp.ones(3)).energy(few)",
+    ),
 ]
 LISTS = [call.format(x) for call in OF_A_STATE for x in ("[1.0] * 5", "{'v': 1.0}")]
 LISTS += ["Tanh().activation([1.0, 2.0])"]
@@ -86,36 +125,55 @@ LISTS += ["Tanh().activation([1.0, 2.0])"]
 CASES = {
     "Quadratic().conjugate(few.astype(float))": "returned Array(15000., dtype=float32)",
     **{
-        call: "ValueError: The state of a memory is one array for each of its layers ['h', 'v'], by name, got a"
+        call: "ValueError: The state of a memory is one array for each of its layers ['h', 'v'], "
+        "by name, got a"
         for call in ("settle(pair, [1.0, 2.0], step=0.1)", "pair.energy(jnp.ones(5))")
     },
     "SphericalNorm().activation(few)": (
-        "ValueError: What `SphericalNorm.activation` takes must hold floating-point numbers, got int8; use x.astype("
+        "ValueError: What `SphericalNorm.activation` takes must hold floating-point numbers, got "
+        "int8; use x.astype("
     ),
     "jax.vmap(Cubic().activation)(jnp.asarray([-2.0]))": "returned Array([-4.], dtype=float32)",
     **{
-        run: "ValueError: The state of layer 'v' must be one array, got a list; use jnp.asarray(x, float)."
+        run: "ValueError: The state of layer 'v' must be one array, got a list; use "
+        "jnp.asarray(x, float)."
         for run in (
             "settle(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, step=0.1)",
             "descend(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, 2, step=0.1)",
             "flow(pair, {'v': [1.0] * 5, 'h': jnp.ones(3)}, 1.0)",
         )
     },
-    "LayerNorm((0, -1), scale=six)": "ValueError: The scale of LayerNorm must be one number, got shape (6,)",
-    "LayerNorm(scale=jnp.ones(1))": "ValueError: The scale of LayerNorm must be one number, got shape (1,)",
+    "LayerNorm((0, -1), scale=six)": "ValueError: The scale of LayerNorm must be one number, got "
+    "shape (6,)",
+    "LayerNorm(scale=jnp.ones(1))": "ValueError: The scale of LayerNorm must be one number, got "
+    "shape (1,)",
     "six * ReLU()": "ValueError: The factor of a Lagrangian must be one number, got shape (6,)",
     **{
         f"{kind}(beta=six)": f"ValueError: The beta of {kind} must be one number, got shape (6,)"
-        for kind in ("Exponential", "Tanh", "Sigmoid", "Softmax", "GhostMax", "Entmax", "LogSumReLU")
+        for kind in (
+            "Exponential",
+            "Tanh",
+            "Sigmoid",
+            "Softmax",
+            "GhostMax",
+            "Entmax",
+            "LogSumReLU",
+        )
     },
-    "Neurons(ReLU(), (3,), tau=np.ones(3))": "ValueError: Neurons need a number tau > 0, got [1. 1. 1.]; eliminate",
-    'AssociativeMemory({"a": Neurons(ReLU(), (3,))}, {"s": HyperSynapse(lambda g: g**2)}, {"s": ("a",)})': (
-        "ValueError: The energy of synapse 's' at layers ('a',) of shapes [(3,)] must be one number, got shape (3,)"
+    "Neurons(ReLU(), (3,), tau=np.ones(3))": "ValueError: Neurons need a number tau > 0, got [1. "
+    "1. 1.]; eliminate",
+    'AssociativeMemory({"a": Neurons(ReLU(), (3,))}, '
+    '{"s": HyperSynapse(lambda g: g**2)}, {"s": ("a",)})': (
+        "ValueError: The energy of synapse 's' at layers ('a',) of shapes [(3,)] must be one "
+        "number, got shape (3,)"
     ),
-    "block(jnp.ones(5, int))": "ValueError: The state must hold floating-point numbers, got int32; use x.astype(",
-    "block.energy(jnp.ones(4))": "ValueError: The block takes states of shape (5,), or a token-major batch with the",
+    "block(jnp.ones(5, int))": "ValueError: The state must hold floating-point numbers, got "
+    "int32; use x.astype(",
+    "block.energy(jnp.ones(4))": "ValueError: The block takes states of shape (5,), or a "
+    "token-major batch with the",
     **{
-        call: "TypeError: Dynamics are those of a Block or an AssociativeMemory, got a SerialBlock; the two `parts`"
+        call: "TypeError: Dynamics are those of a Block or an AssociativeMemory, got a "
+        "SerialBlock; the two `parts`"
         for call in (
             "flow(serial, jnp.ones(5), 1.0)",
             "descend(serial, jnp.ones(5), 3)",
@@ -124,10 +182,12 @@ CASES = {
         )
     },
     'pair.energy({"v": jnp.ones(5, int), "h": jnp.ones(3)})': (
-        "ValueError: The state of layer 'v' must hold floating-point numbers, got int32; use x.astype(float)."
+        "ValueError: The state of layer 'v' must hold floating-point numbers, got int32; use "
+        "x.astype(float)."
     ),
     **{
-        call: f"ValueError: {what} must hold floating-point numbers, got int32; use x.astype(float)."
+        call: f"ValueError: {what} must hold floating-point numbers, got int32; use "
+        f"x.astype(float)."
         for call, what in {
             "Coupling(ints, tie=0.5)": "`up`",
             "Coupling.from_weights(ints, jnp.ones((2, 2)))": "`up`",
@@ -136,7 +196,9 @@ CASES = {
             "Coupling(jnp.ones((2, 2)), breaking=ints)": "`breaking`",
             "Bias(ints)": "`bias`",
             "HopfieldMemory(ints, Quadratic())": "`patterns`",
-            "HopfieldMemory(jnp.ones((2, 2)), Quadratic()).energy(ints[0])": "What `HopfieldMemory.energy` takes",
+            "HopfieldMemory(jnp.ones((2, 2)), Quadratic()).energy(ints[0])": "What "
+            "`HopfieldMemory.energy` "
+            "takes",
             "Attention(ints[None], jnp.ones((1, 2, 2)), 1.0)": "`queries`",
             "Attention(jnp.ones((1, 2, 2)), ints[None], 1.0)": "`keys`",
             "Attention(jnp.ones((1, 2, 2)), jnp.ones((1, 2, 2)), ints[0, 0])": "`beta`",
@@ -162,14 +224,18 @@ CASES = {
             "jax.jit(Bias)(ints)": "`bias`",
         }.items()
     },
-    "Coupling(np.ones((2, 2), np.uint8))": "ValueError: `up` must hold floating-point numbers, got uint8; use x.ast",
-    "Coupling(np.ones((2, 2), bool))": "ValueError: `up` must hold floating-point numbers, got bool; use x.astype(fl",
+    "Coupling(np.ones((2, 2), np.uint8))": "ValueError: `up` must hold floating-point numbers, "
+    "got uint8; use x.ast",
+    "Coupling(np.ones((2, 2), bool))": "ValueError: `up` must hold floating-point numbers, got "
+    "bool; use x.astype(fl",
     "Coupling(jnp.ones((2, 2)), breaking=jnp.ones((2, 2), jnp.float16))": (
-        "ValueError: `breaking` must have the dtype of `up`, float32, got float16; use breaking.astype(up.dtype)."
+        "ValueError: `breaking` must have the dtype of `up`, float32, got float16; use "
+        "breaking.astype(up.dtype)."
     ),
     "Coupling(jnp.ones((2, 2)), breaking=np.ones((2, 2))).tie": "returned Array(1., dtype=float32)",
     "Coupling.from_weights(jnp.ones((3, 5)), jnp.ones((3, 5)))": (
-        "ValueError: `down` must have the transposed shape of `up`, (5, 3), got (3, 5); give V, not its transpose."
+        "ValueError: `down` must have the transposed shape of `up`, (5, 3), got (3, 5); give V, "
+        "not its transpose."
     ),
     "measure_asymmetry(jnp.ones((3, 5)), jnp.ones((5, 1)))": (
         "ValueError: `down` must have the transposed shape of `up`, (5, 3), got (5, 1)"
@@ -199,7 +265,10 @@ def test_the_mistake_is_named(call, told):
 
 @pytest.mark.parametrize("call", INTEGERS)
 def test_integers_are_refused_with_the_cure(call, told):
-    rule = r"ValueError: [^;]+ must hold floating-point numbers, got (int|bool)\d*; use x.astype\(float\)\."
+    rule = (
+        r"ValueError: [^;]+ must hold floating-point numbers, got (int|bool)\d*; use "
+        r"x.astype\(float\)\."
+    )
     assert re.fullmatch(rule, told[call]), told[call]
 
 

@@ -1,4 +1,6 @@
-"""The workflows cannot run here: they are well-formed, name what exists, may do little, and test what is claimed."""
+"""The workflows cannot run here: they are well-formed, name what exists, may do little, and test
+what is claimed.
+"""
 
 import re
 import tomllib
@@ -8,7 +10,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / ".github/workflows").glob("*.yml")}
+WORKFLOWS = {
+    path.name: yaml.safe_load(path.read_text("utf-8"))
+    for path in (ROOT / ".github/workflows").glob("*.yml")
+}
 JOBS = [
     pytest.param(job, id=f"{name}-{key}")
     for name, workflow in WORKFLOWS.items()
@@ -34,7 +39,8 @@ def test_a_job_ends_and_its_commands_exist(job):
     assert job["timeout-minutes"] <= 120
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     commands = "\n".join(step["run"] for step in job["steps"] if "run" in step)
-    scripts, made = re.findall(r"\.ci/\w+", commands), re.findall(r"\bmake ([a-z-]+)", commands)
+    scripts = re.findall(r"\.ci/\w+", commands)
+    made = re.findall(r"\bmake ([a-z-]+)", commands)
     assert scripts + made != []
     assert [script for script in scripts if not (ROOT / script).stat().st_mode & 0o100] == []
     assert set(made) <= set(targets)

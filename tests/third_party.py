@@ -7,13 +7,17 @@ import jax.random as jr
 
 
 class EnergyMixer(eqx.Module):
-    """Mixes tokens and channels side by side, with one norm and each matrix used twice: up, and transposed down."""
+    """Mixes tokens and channels side by side, with one norm and each matrix used twice: up, and
+    transposed down.
+    """
 
     norm: eqx.nn.LayerNorm
     token: jax.Array
     channel: jax.Array
 
-    def __init__(self, tokens: int, channels: int, hidden: int, *, learn_scale: bool = False, key: jax.Array):
+    def __init__(
+        self, tokens: int, channels: int, hidden: int, *, learn_scale: bool = False, key: jax.Array
+    ):
         token_key, channel_key = jr.split(key)
         self.norm = eqx.nn.LayerNorm(channels, use_weight=learn_scale, use_bias=False)
         self.token = jr.normal(token_key, (hidden, tokens)) / tokens**0.5
@@ -24,15 +28,23 @@ class EnergyMixer(eqx.Module):
 
     def energy(self, x):
         g = self.normalise(x)
-        return -0.5 * (jnp.sum(jax.nn.relu(self.token @ g) ** 2) + jnp.sum(jax.nn.relu(g @ self.channel) ** 2))
+        return -0.5 * (
+            jnp.sum(jax.nn.relu(self.token @ g) ** 2) + jnp.sum(jax.nn.relu(g @ self.channel) ** 2)
+        )
 
     def __call__(self, x):
         g = self.normalise(x)
-        return x + self.token.T @ jax.nn.relu(self.token @ g) + jax.nn.relu(g @ self.channel) @ self.channel.T
+        return (
+            x
+            + self.token.T @ jax.nn.relu(self.token @ g)
+            + jax.nn.relu(g @ self.channel) @ self.channel.T
+        )
 
 
 class SerialMixer(eqx.Module):
-    """The same two mixings, but one after the other, each with a norm in front: it has no energy."""
+    """The same two mixings, but one after the other, each with a norm in front: it has no
+    energy.
+    """
 
     mixer: EnergyMixer
 
@@ -40,13 +52,16 @@ class SerialMixer(eqx.Module):
         return self.mixer.normalise(x)
 
     def __call__(self, x):
-        token, channel = self.mixer.token, self.mixer.channel
+        token = self.mixer.token
+        channel = self.mixer.channel
         x = x + token.T @ jax.nn.relu(token @ self.normalise(x))
         return x + jax.nn.relu(self.normalise(x) @ channel) @ channel.T
 
 
 def trained(mixer: EnergyMixer, key: jax.Array) -> EnergyMixer:
-    """With the scale of the norm, if it has one, where training may leave it: no longer 1 everywhere."""
+    """With the scale of the norm, if it has one, where training may leave it: no longer 1
+    everywhere.
+    """
     weight = mixer.norm.weight
     if weight is None:
         return mixer

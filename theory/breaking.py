@@ -1,4 +1,5 @@
-r"""Symbolic checks of claim C11 (theory/C11-breaking.md): the velocity of $V - W^\top$, and the solvable problem.
+r"""Symbolic checks of claim C11 (theory/C11-breaking.md): the velocity of $V - W^\top$, and the
+solvable problem.
 
 Run `python theory/breaking.py`; an identity that fails raises. The test of C11 runs it.
 """
@@ -22,7 +23,9 @@ def check(name: str, difference: sp.Expr | sp.Matrix) -> None:
 
 
 def linear_velocity() -> None:
-    """d(V - W^T)/dt in terms of G, at any point and at a tied one, for a loss of second degree in M = VW."""
+    """d(V - W^T)/dt in terms of G, at any point and at a tied one, for a loss of second degree in M
+    = VW.
+    """
     v, w, target, metric = matrix("v"), matrix("w"), matrix("t"), matrix("c")
     error = v * w - target
     loss = (error * metric * metric.T * error.T).trace() / 2
@@ -43,9 +46,14 @@ def balance() -> None:
 
 
 def solvable() -> None:
-    """Products of rotations: dM/dt = -2 |M| (M - T), and the time it takes to go a share of the way."""
+    """Products of rotations: dM/dt = -2 |M| (M - T), and the time it takes to go a share of the
+    way.
+    """
     r, theta, x, y = sp.symbols("r theta x y", real=True)
-    v, w = r * sp.exp(sp.I * theta), r  # |v| = |w| is conserved; a common phase rotates hidden space
+    v, w = (
+        r * sp.exp(sp.I * theta),
+        r,
+    )  # |v| = |w| is conserved; a common phase rotates hidden space
     target, product = x + sp.I * y, v * w
     rate = -(product - target) * sp.conjugate(w) * w - v * sp.conjugate(v) * (product - target)
     check("product", rate + 2 * r**2 * (product - target))

@@ -1,9 +1,10 @@
-"""Which variants of a mixer's block are conservative: the raw index |J - J^T|/(2|J|) beside that of H J.
+"""Which variants of a mixer's block are conservative: the raw index |J - J^T|/(2|J|) beside that of
+H J.
 
 .venv/bin/python theory/conservative_fields.py
 
-Prints the table of theory/C07-conservative.md: medians over 200 random blocks of 3 tokens and 4 channels with GELU
-units, Gaussian weights and states, float64. Fifteen seconds.
+Prints the table of theory/C07-conservative.md: medians over 200 random blocks of 3 tokens and 4
+channels with GELU units, Gaussian weights and states, float64. Fifteen seconds.
 """
 
 import jax
@@ -28,28 +29,40 @@ CONSERVATIVE = (
 def draw(key: jax.Array) -> tuple[dict[str, Block], jax.Array]:
     """Blocks of one set of weights, and a state."""
     weights, (x, noise, shift) = draw_weights(key, 3)
-    tied = lambda visible: small_mixer(weights, lambda up, noise: Coupling(up), visible=Neurons(*visible))
+    tied = lambda visible: small_mixer(
+        weights, lambda up, noise: Coupling(up), visible=Neurons(*visible)
+    )
     scale = 1 + 0.5 * jnp.tanh(noise)
     blocks = {
         "tied": tied((JOINT, SHAPE)),
         "V = W^T D, D of either sign": small_mixer(weights, gained),
-        "scalar scale and shift in the norm": tied((LayerNorm(None, jnp.asarray(1.7), shift), SHAPE)),
+        "scalar scale and shift in the norm": tied(
+            (LayerNorm(None, jnp.asarray(1.7), shift), SHAPE)
+        ),
         "elementwise scale on the way in and out": tied((JOINT, SHAPE, 1.0, Affine(scale, shift))),
         "norm of each token": tied((TOKEN, SHAPE)),
         "free": small_mixer(weights, free),
-        "elementwise scale on the way in only": tied((JOINT, SHAPE, 1.0, Affine(scale, shift, False))),
+        "elementwise scale on the way in only": tied(
+            (JOINT, SHAPE, 1.0, Affine(scale, shift, False))
+        ),
     }
     return blocks, x
 
 
 def indices(blocks: dict[str, Block], x: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The raw index and that of H J, of each variant."""
-    fields = {name: (block.force, block.potential.neurons.lagrangian) for name, block in blocks.items()}
+    fields = {
+        name: (block.force, block.potential.neurons.lagrangian) for name, block in blocks.items()
+    }
     serial = serial_block(blocks["tied"].potential.memory)
     fields["tied, token and then channel mixing"] = (lambda x: serial(x) - x), JOINT
-    fields["norm of each token, measured with the joint H"] = blocks["norm of each token"].force, JOINT
+    fields["norm of each token, measured with the joint H"] = (
+        blocks["norm of each token"].force,
+        JOINT,
+    )
     return {
-        name: (field_asymmetry(f, x), field_asymmetry(f, x, lagrangian)) for name, (f, lagrangian) in fields.items()
+        name: (field_asymmetry(f, x), field_asymmetry(f, x, lagrangian))
+        for name, (f, lagrangian) in fields.items()
     }
 
 

@@ -1,9 +1,11 @@
-"""How much breaking the tied energy tolerates where V is independent of W: the margins t* of random small mixers.
+"""How much breaking the tied energy tolerates where V is independent of W: the margins t* of random
+small mixers.
 
 .venv/bin/python theory/descent_margins.py
 
-Prints the table of theory/C10-pseudo-energy.md: 20,000 residual blocks of 3 tokens, 4 channels and 5 hidden units for
-each mixing, GELU, a joint norm; weights, biases and states are standard normal. Ten seconds.
+Prints the table of theory/C10-pseudo-energy.md: 20,000 residual blocks of 3 tokens, 4 channels and
+5 hidden units for each mixing, GELU, a joint norm; weights, biases and states are standard normal.
+Ten seconds.
 """
 
 import math
@@ -14,7 +16,14 @@ import jax.random as jr
 import numpy as np
 
 from hopmix import descent_margin
-from hopmix.claims._small_mixer import Couple, Weights, draw_weights, free, map_examples, small_mixer
+from hopmix.claims._small_mixer import (
+    Couple,
+    Weights,
+    draw_weights,
+    free,
+    map_examples,
+    small_mixer,
+)
 
 SETTINGS = {"none": False, "into token units and visible units": True}
 """Which biases the blocks have, by what the table calls them."""
@@ -28,7 +37,9 @@ def margin(example: tuple[Weights, jax.Array], bias: bool, couple: Couple = free
 
 def measure(key: jax.Array, examples: int, bias: bool) -> np.ndarray:
     """The margins of random blocks, infinite ones included."""
-    return np.asarray(map_examples(lambda key: draw_weights(key, 1), partial(margin, bias=bias), key, examples))
+    return np.asarray(
+        map_examples(lambda key: draw_weights(key, 1), partial(margin, bias=bias), key, examples)
+    )
 
 
 def standard_error(share: float, examples: int) -> float:
@@ -43,7 +54,9 @@ def main(examples: int = 20_000):
         share = float(np.mean(margins < 1))
         low, middle, high = np.quantile(margins, [0.25, 0.5, 0.75], method="inverted_cdf")
         error = 100 * standard_error(share, examples)
-        print(f"| {name} | {100 * share:.1f} ± {error:.1f} % | {low:.2f}, {middle:.2f}, {high:.2f} |")
+        print(
+            f"| {name} | {100 * share:.1f} ± {error:.1f} % | {low:.2f}, {middle:.2f}, {high:.2f} |"
+        )
 
 
 if __name__ == "__main__":

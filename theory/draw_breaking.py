@@ -1,7 +1,9 @@
-"""Draws theory/figures/breaking.svg: gradient descent as the tracker sees it, on the exactly solvable problem of C11.
+"""Draws theory/figures/breaking.svg: gradient descent as the tracker sees it, on the exactly
+solvable problem of C11.
 
-Command: `python theory/draw_breaking.py` (needs `hopmix[lab]`); a few seconds on two CPU cores. Result: the points lie
-on the lines; with a target of phase 39, 114 and -69 degrees the cosine ends at 0.78, -0.41 and 0.35.
+Command: `python theory/draw_breaking.py` (needs `hopmix[lab]`); a few seconds on two CPU cores.
+Result: the points lie on the lines; with a target of phase 39, 114 and -69 degrees the cosine ends
+at 0.78, -0.41 and 0.35.
 """
 
 from pathlib import Path
@@ -18,7 +20,11 @@ from hopmix import Coupling, measure_asymmetry
 from hopmix.claims.c11_breaking import solvable_product, solvable_time
 
 STEP, STEPS, START = 0.005, 500, 0.3
-TARGETS = {"#0072b2": 1.5 + 1.2j, "#d55e00": -0.4 + 0.9j, "#009e73": 0.3 - 0.8j}  # colours of Okabe and Ito
+TARGETS = {
+    "#0072b2": 1.5 + 1.2j,
+    "#d55e00": -0.4 + 0.9j,
+    "#009e73": 0.3 - 0.8j,
+}  # colours of Okabe and Ito
 
 
 def descend(target: complex):
@@ -46,7 +52,13 @@ def main() -> None:
             (axes[0], np.cos(phase), found.cosine),
             (axes[1], np.abs(2 * np.sin(phase / 2)), found.breaking_ratio),
         ):
-            axis.plot(times, exact, color=colour, linewidth=1.2, label=f"$T = {target.real:g} {target.imag:+g}\\,i$")
+            axis.plot(
+                times,
+                exact,
+                color=colour,
+                linewidth=1.2,
+                label=f"$T = {target.real:g} {target.imag:+g}\\,i$",
+            )
             axis.plot(STEP * np.arange(STEPS)[seen], tracked[seen], "o", color=colour, markersize=3)
     axes[0].set(xlabel="time of the flow", ylabel=r"cosine of $V$ and $W^\top$", xlim=(-0.05, 2.5))
     axes[1].set(xlabel="time of the flow", ylabel=r"$|V - W^\top|/|W|$")

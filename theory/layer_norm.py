@@ -2,9 +2,9 @@
 
 .venv/bin/python theory/layer_norm.py
 
-Groups of three and four entries with symbolic states, scale, shift and eps. Prints what it derives; raises
-AssertionError where a statement of theory/C01-descent.md, C04-gauge.md or C08-scale.md about the norm fails. Five
-seconds.
+Groups of three and four entries with symbolic states, scale, shift and eps. Prints what it derives;
+raises AssertionError where a statement of theory/C01-descent.md, C04-gauge.md or C08-scale.md about
+the norm fails. Five seconds.
 """
 
 import sympy as sp
@@ -46,7 +46,9 @@ def check_gradient_and_hessian(norm: Norm):
 
 
 def check_eigenvectors(norm: Norm):
-    """H has the eigenvalue 0 on constants, gamma eps/s^3 on u, and gamma/s on what is orthogonal to both (N = 3)."""
+    """H has the eigenvalue 0 on constants, gamma eps/s^3 on u, and gamma/s on what is orthogonal to
+    both (N = 3).
+    """
     assert zero(norm.hessian * norm.ones)
     assert zero(norm.hessian * norm.u - gamma * eps / norm.s**3 * norm.u)
     orthogonal = norm.ones.cross(norm.u)
@@ -59,7 +61,9 @@ def check_energy(norm: Norm):
 
 
 def check_scaling(norm: Norm):
-    """g(a x; eps) = g(x; eps/a^2): the gauge of theory/C04-gauge.md, and scale invariance for eps = 0."""
+    """g(a x; eps) = g(x; eps/a^2): the gauge of theory/C04-gauge.md, and scale invariance for eps =
+    0.
+    """
     scaled = norm.activation().subs({entry: a * entry for entry in norm.x}, simultaneous=True)
     assert zero(scaled - norm.activation().subs(eps, eps / a**2))
     exact = norm.activation().subs(eps, 0)
@@ -69,7 +73,9 @@ def check_scaling(norm: Norm):
 
 
 def check_vector_scale(norm: Norm):
-    """diag(c) LN has the curl (c_i - c_j) H_ij, with H_ij = -(gamma/(N s)) (1 + u_i u_j/s^2): no vector c has an L."""
+    """diag(c) LN has the curl (c_i - c_j) H_ij, with H_ij = -(gamma/(N s)) (1 + u_i u_j/s^2): no
+    vector c has an L.
+    """
     c = sp.Matrix(sp.symbols(f"c1:{norm.size + 1}", real=True))
     jacobian = (sp.diag(*c) * norm.activation()).jacobian(norm.x)
     for i in range(norm.size):
@@ -99,7 +105,10 @@ def main():
     check_eigenvectors(Norm(3))
     check_vector_scale(Norm(3))
     check_one_root_per_group()
-    print("L = gamma N s + delta.x, s = sqrt(var + eps):  g = gamma u/s + delta,  H = (gamma/s) [P - u u^T/(N s^2)]")
+    print(
+        "L = gamma N s + delta.x, s = sqrt(var + eps):  g = gamma u/s + delta,  H = (gamma/s) [P "
+        "- u u^T/(N s^2)]"
+    )
     print("eigenvalues of H: 0 (constants), gamma eps/s^3 (along u), gamma/s (orthogonal to both)")
     print("layer energy x.g - L = -gamma N eps/s;  g(a x; eps) = g(x; eps/a^2)")
     print("a vector of scales has the curl (c_i - c_j) H_ij and no Lagrangian")

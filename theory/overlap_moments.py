@@ -1,8 +1,10 @@
-r"""How noisy the other patterns are at one bit of a stored pattern: exact moments, and the double factorial in them.
+r"""How noisy the other patterns are at one bit of a stored pattern: exact moments, and the double
+factorial in them.
 
-With $m$ a sum of $D$ fair signs and $c = F(m + 1) - F(m - 1)$, $F(z) = z^n$, the mean square is a polynomial in $D$
-with the leading term $4 n^2 (2n - 3)!!\, D^{n-1}$. Its ratio to the squared signal $S = F(D + 1) - F(D - 1)$ is what
-the capacities of `theory/C12-retrieval.md` rest on. Run it to see them; it fails if one is wrong.
+With $m$ a sum of $D$ fair signs and $c = F(m + 1) - F(m - 1)$, $F(z) = z^n$, the mean square is a
+polynomial in $D$ with the leading term $4 n^2 (2n - 3)!!\, D^{n-1}$. Its ratio to the squared
+signal $S = F(D + 1) - F(D - 1)$ is what the capacities of `theory/C12-retrieval.md` rest on. Run it
+to see them; it fails if one is wrong.
 """
 
 import sympy as sp
@@ -11,7 +13,9 @@ D, t, m = sp.symbols("D t m", positive=True)
 
 
 def moment(order: int) -> sp.Expr:
-    r"""$\langle m^{k} \rangle$ of a sum of $D$ fair signs, from its generating function $(\cosh t)^D$."""
+    r"""$\langle m^{k} \rangle$ of a sum of $D$ fair signs, from its generating function $(\cosh
+    t)^D$.
+    """
     return sp.expand(sp.diff(sp.cosh(t) ** D, t, order).subs(t, 0))
 
 
@@ -34,7 +38,9 @@ def main() -> None:
         ratio = sp.limit(signal(power) ** 2 / exact / D ** (power - 1), D, sp.oo)
         assert ratio == sp.Rational(1, sp.factorial2(2 * power - 3)), power
         print(f"n = {power}: <c^2> = {sp.factor(exact)},  S^2/<c^2> -> D^{power - 1} * {ratio}")
-    assert mean_square(2) == 16 * D  # a sum of 4 D signs times 4: the noise of the classical memory is binomial
+    assert (
+        mean_square(2) == 16 * D
+    )  # a sum of 4 D signs times 4: the noise of the classical memory is binomial
 
 
 if __name__ == "__main__":

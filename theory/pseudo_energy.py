@@ -1,9 +1,10 @@
-"""The sign of the pseudo-energy's correction, its residual force, and the radial potential, by computer algebra.
+"""The sign of the pseudo-energy's correction, its residual force, and the radial potential, by
+computer algebra.
 
 .venv/bin/python theory/pseudo_energy.py
 
-Two visible and two hidden units, g and h = W g, with V = W^T + B. Prints what it derives; raises AssertionError where
-a statement of theory/C10-pseudo-energy.md fails. Five seconds.
+Two visible and two hidden units, g and h = W g, with V = W^T + B. Prints what it derives; raises
+AssertionError where a statement of theory/C10-pseudo-energy.md fails. Five seconds.
 """
 
 import sympy as sp
@@ -23,7 +24,9 @@ def equal(a: sp.Matrix, b: sp.Matrix) -> bool:
 
 
 def sign_of_the_correction() -> sp.Expr:
-    """The number s for which -|h|^2/2 + s g.B h has minus the symmetric part of V W g as its gradient: linear units."""
+    """The number s for which -|h|^2/2 + s g.B h has minus the symmetric part of V W g as its
+    gradient: linear units.
+    """
     s, m = sp.Symbol("s"), V * W
     mismatch = -gradient(-h.dot(h) / 2 + s * g.dot(B * h)) - (m + m.T) / 2 * g
     coefficients = [c for entry in mismatch for c in sp.Poly(entry, *g, *W, *B).coeffs()]
@@ -32,14 +35,18 @@ def sign_of_the_correction() -> sp.Expr:
 
 
 def energy_after_elimination(value, slope) -> sp.Expr:
-    """Hidden layer and symmetrised interaction at the place h = W g where the hidden force vanishes."""
+    """Hidden layer and symmetrised interaction at the place h = W g where the hidden force
+    vanishes.
+    """
     phi = h.applyfunc(slope)
     interaction = -(phi.dot(W * g) + g.dot(V * phi)) / 2
     return h.dot(phi) - sum(value(entry) for entry in h) + interaction
 
 
 def check_the_elimination():
-    """It leaves -sum Phi(h) - g.B phi(h)/2, and the residual (B phi - W^T diag(phi') B^T g)/2, for any Phi."""
+    """It leaves -sum Phi(h) - g.B phi(h)/2, and the residual (B phi - W^T diag(phi') B^T g)/2, for
+    any Phi.
+    """
     value = sp.Function("Phi")
     slope, curvature = (lambda z: sp.diff(value(z), z)), (lambda z: sp.diff(value(z), z, 2))
     z = sp.Symbol("z")
@@ -53,18 +60,24 @@ def check_the_elimination():
 
 
 def check_the_radial_potential(degree: int):
-    """For Phi = z^n/n: int_0^1 g.F(t g) dt = sum Phi(h) + g.B [Phi(h)/h], whose residual is orthogonal to g."""
+    """For Phi = z^n/n: int_0^1 g.F(t g) dt = sum Phi(h) + g.B [Phi(h)/h], whose residual is
+    orthogonal to g.
+    """
     t = sp.Symbol("t", positive=True)
     force = V * h.applyfunc(lambda z: z ** (degree - 1))
     along = sp.expand(g.dot(force.subs({entry: t * entry for entry in g}, simultaneous=True)))
     radial = sp.integrate(along, (t, 0, 1))
-    closed = sum(z**degree for z in h) / degree + g.dot(B * h.applyfunc(lambda z: z ** (degree - 1) / degree))
+    closed = sum(z**degree for z in h) / degree + g.dot(
+        B * h.applyfunc(lambda z: z ** (degree - 1) / degree)
+    )
     assert sp.expand(radial - closed) == 0
     assert sp.expand(g.dot(force - gradient(radial))) == 0
 
 
 def check_conservative_weights(degree: int):
-    """For V = W^T D the radial potential gives the whole force, and the symmetrised one only for D = 1 or degree 2."""
+    """For V = W^T D the radial potential gives the whole force, and the symmetrised one only for D
+    = 1 or degree 2.
+    """
     gains = sp.diag(*sp.symbols("d1 d2", real=True))
     phi = h.applyfunc(lambda z: z ** (degree - 1))
     force, breaking = W.T * gains * phi, W.T * (gains - sp.eye(2))
@@ -80,8 +93,13 @@ def main():
     for degree in (2, 3, 4):
         check_the_radial_potential(degree)
         check_conservative_weights(degree)
-    print(f"E = -sum Phi(h) + s g.B phi(h) has the symmetric part of V W as its force for s = {sign}")
-    print("the residual of that energy is (B phi(h) - W^T diag(phi'(h)) B^T g)/2; it is antisymmetric for linear units")
+    print(
+        f"E = -sum Phi(h) + s g.B phi(h) has the symmetric part of V W as its force for s = {sign}"
+    )
+    print(
+        "the residual of that energy is (B phi(h) - W^T diag(phi'(h)) B^T g)/2; it is "
+        "antisymmetric for linear units"
+    )
     print("the radial potential is sum Phi(h) + g.B [Phi(h)/h]; its residual is orthogonal to g")
 
 

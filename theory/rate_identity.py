@@ -2,9 +2,9 @@
 
 .venv/bin/python theory/rate_identity.py
 
-One layer of two units with any Lagrangian L(x1, x2) and any interaction S(g1, g2) of its activations; then a second
-layer of one unit. Prints what it derives; raises AssertionError where a statement of theory/C01-descent.md fails. Five
-seconds.
+One layer of two units with any Lagrangian L(x1, x2) and any interaction S(g1, g2) of its
+activations; then a second layer of one unit. Prints what it derives; raises AssertionError where a
+statement of theory/C01-descent.md fails. Five seconds.
 """
 
 import sympy as sp
@@ -45,18 +45,25 @@ def check_one_layer():
 
 
 def check_two_layers():
-    """A second layer with a Lagrangian and a time constant of its own adds its own term, and nothing else."""
+    """A second layer with a Lagrangian and a time constant of its own adds its own term, and
+    nothing else.
+    """
     M = sp.Function("M")
     h, curvature = sp.diff(M(y), y), sp.diff(M(y), y, 2)
     value, partials = interaction([*g, h])
     energy = x.dot(g) - L(*x) + y * h - M(y) + value
     velocity, velocity_y = -(x + sp.Matrix(partials[:2])) / tau, -(y + partials[2]) / tau_y
-    rate = sp.Matrix([sp.diff(energy, unit) for unit in x]).dot(velocity) + sp.diff(energy, y) * velocity_y
+    rate = (
+        sp.Matrix([sp.diff(energy, unit) for unit in x]).dot(velocity)
+        + sp.diff(energy, y) * velocity_y
+    )
     assert vanishes(rate + tau * velocity.dot(H * velocity) + tau_y * curvature * velocity_y**2)
 
 
 def check_clamping():
-    """Holding x2 adds -f2 H21 x1' to the rate, with f2 the force that is not followed; nothing where H is diagonal."""
+    """Holding x2 adds -f2 H21 x1' to the rate, with f2 the force that is not followed; nothing
+    where H is diagonal.
+    """
     value, partials = interaction(list(g))
     force = -(x + sp.Matrix(partials))
     velocity = sp.Matrix([force[0] / tau, 0])
@@ -91,8 +98,15 @@ def main():
     check_two_layers()
     check_clamping()
     rates = counter_examples()
-    assert rates == {"layer norm": sp.sqrt(6) / 12, "softmax": sp.Rational(1, 4), "spherical norm": sp.sqrt(2) / 4}
-    print("dE/dt = -tau x'.H x' for one layer of any L and any interaction, and one such term for each further layer")
+    assert rates == {
+        "layer norm": sp.sqrt(6) / 12,
+        "softmax": sp.Rational(1, 4),
+        "spherical norm": sp.sqrt(2) / 4,
+    }
+    print(
+        "dE/dt = -tau x'.H x' for one layer of any L and any interaction, and one such term for "
+        "each further layer"
+    )
     print("holding x2 adds -f2 H21 x1': the energy may rise where H is not diagonal")
     for name, rate in rates.items():
         print(f"  {name}: dE/dt = {rate} with one entry free")

@@ -2,8 +2,9 @@
 
 .venv/bin/python theory/step_balance.py
 
-Two visible units with free values of all functions at two states, then a layer norm of any size. Prints what it
-derives; raises AssertionError where a statement of theory/C05-steps.md or theory/C06-gelu.md fails. Two seconds.
+Two visible units with free values of all functions at two states, then a layer norm of any size.
+Prints what it derives; raises AssertionError where a statement of theory/C05-steps.md or
+theory/C06-gelu.md fails. Two seconds.
 """
 
 import sympy as sp
@@ -19,7 +20,9 @@ def vanishes(expression: sp.Basic) -> bool:
     return sp.simplify(sp.expand(expression)) == 0
 
 
-def energy(state: sp.Matrix, activation: sp.Matrix, lagrangian: sp.Expr, potential: sp.Expr) -> sp.Expr:
+def energy(
+    state: sp.Matrix, activation: sp.Matrix, lagrangian: sp.Expr, potential: sp.Expr
+) -> sp.Expr:
     return leak * (state.dot(activation) - lagrangian) - potential
 
 
@@ -36,7 +39,9 @@ def check_the_balance():
 
 
 def check_the_split():
-    """The step sets the gradients of the two convex halves of the energy equal: (1/eta) y = F + (1/eta - leak) x."""
+    """The step sets the gradients of the two convex halves of the energy equal: (1/eta) y = F +
+    (1/eta - leak) x.
+    """
     assert all(vanishes(entry) for entry in y / eta - FORCE - (1 / eta - leak) * x)
     conjugate = lambda state, activation, lagrangian: state.dot(activation) - lagrangian
     dual = conjugate(x, g, L_x) - conjugate(y, h, L_y) - y.dot(g - h)
@@ -44,11 +49,15 @@ def check_the_split():
 
 
 def check_the_norm():
-    """D_L(x', x) = s'/(2 gamma) [|g' - g|^2 + gamma^2 N eps (1/s - 1/s')^2], by |g|^2 = gamma^2 N (1 - eps/s^2)."""
+    """D_L(x', x) = s'/(2 gamma) [|g' - g|^2 + gamma^2 N eps (1/s - 1/s')^2], by |g|^2 = gamma^2 N
+    (1 - eps/s^2).
+    """
     gamma, size, eps, s, t, product = sp.symbols("gamma N epsilon s t p", positive=True)
     square = lambda root: gamma**2 * size * (1 - eps / root**2)
     chord = square(s) + square(t) - 2 * product + gamma**2 * size * eps * (1 / s - 1 / t) ** 2
-    inner = (t * product - s * square(s)) / gamma  # g.(c' - c) with the centred states c = s g/gamma
+    inner = (
+        t * product - s * square(s)
+    ) / gamma  # g.(c' - c) with the centred states c = s g/gamma
     assert vanishes(gamma * size * (t - s) - inner - t * chord / (2 * gamma))
     heights = square(s) + (gamma * sp.sqrt(size * eps) / s) ** 2
     assert vanishes(heights - gamma**2 * size)

@@ -1,11 +1,12 @@
-"""Energies along the flow of tied and broken mixers: the demonstration of arXiv 2406.12220, section 6.
+"""Energies along the flow of tied and broken mixers: arXiv 2406.12220, section 6.
 
-.venv/bin/python experiments/dynamics/demonstration.py [--out experiments/dynamics] [--networks 30] [--states 10]
+.venv/bin/python experiments/dynamics/demonstration.py [--out FOLDER] [--networks 30] [--states 10]
 
-Follows random networks with the weight radii and initial states of the authors' notebook, and writes `energies.png`,
-`upward.png`, `landscape.png` and `results.json`. It shows that the energy of tied weights never rises once the visible
-Lagrangian fits the norm, that broken weights raise every pseudo-energy, and by how much for each of them: without
-correction, with +1/2 as in the notebook, with -1/2, and radial. Float64; see README.md for the time it takes.
+Follows random networks with the weight radii and initial states of the authors' notebook, and
+writes `energies.png`, `upward.png`, `landscape.png` and `results.json`. It shows that the energy of
+tied weights never rises once the visible Lagrangian fits the norm, that broken weights raise every
+pseudo-energy, and by how much for each of them: without correction, with +1/2 as in the notebook,
+with -1/2, and radial. Float64; see README.md for the time it takes.
 """
 
 import dataclasses
@@ -56,7 +57,9 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A mixer: tokens, channels, the two hidden widths, the epsilon of its norm, and the Frobenius norms of W."""
+    """A mixer: tokens, channels, the two hidden widths, the epsilon of its norm, and the Frobenius
+    norms of W.
+    """
 
     tokens: int
     channels: int
@@ -65,15 +68,16 @@ class Size:
     radii: tuple[float, float]
 
 
-# The notebook's sizes. With the exact norm two entries have only the activations (1, -1) and (-1, 1), so that all
-# movement of the small case happens between them: a soft norm shows it.
+# The notebook's sizes. With the exact norm two entries have only the activations (1, -1) and (-1,
+# 1), so that all movement of the small case happens between them: a soft norm shows it.
 FAINT = Size(2, 1, (3, 2), 0.1, (0.2, 0.5))
 SMALL = Size(2, 1, (3, 2), 0.1, (1.0, 2.5))
 LARGE = Size(4, 8, (20, 160), 1e-5, (1.0, 2.5))
 DISC = Size(3, 1, (6, 4), 0.3, (3.0, 1.0))
 DURATION = 10.0
 
-# Seed of the network and size of the breaking in units of W, picked out of sixty for what they show.
+# Seed of the network and size of the breaking in units of W, picked out of sixty for what they
+# show.
 LANDSCAPES = {
     "tied weights": (35, 0.0),
     "broken: two attractors": (35, 2.0),
@@ -82,7 +86,7 @@ LANDSCAPES = {
 PLANE = np.linalg.svd(np.ones((1, 3)))[2][1:]
 
 
-# ---- Networks and their trajectories --------------------------------------------------------------------------------
+# ---- Networks and their trajectories -------------------------------------------------------------
 
 
 def sphere(random: np.random.Generator, shape: tuple[int, int], radius: float) -> jax.Array:
@@ -92,21 +96,35 @@ def sphere(random: np.random.Generator, shape: tuple[int, int], radius: float) -
 
 
 def mixer(
-    size: Size, random: np.random.Generator, radii: tuple[float, float] = (0.0, 0.0), gains: float = 0.0
+    size: Size,
+    random: np.random.Generator,
+    radii: tuple[float, float] = (0.0, 0.0),
+    gains: float = 0.0,
 ) -> hopmix.Block:
-    """A leaky mixer with W of the size's radii and the breaking V - W^T random of other radii, or W^T D of `gains`."""
+    """A leaky mixer with W of the size's radii and the breaking V - W^T random of other radii, or
+    W^T D of `gains`.
+    """
     couplings = []
-    for visible, hidden, radius, breaking in zip((size.tokens, size.channels), size.hidden, size.radii, radii):
+    for visible, hidden, radius, breaking in zip(
+        (size.tokens, size.channels), size.hidden, size.radii, radii
+    ):
         up = sphere(random, (hidden, visible), radius)
         noise = sphere(random, (visible, hidden), breaking)
-        couplings.append(hopmix.Coupling(up, breaking=noise + gains * up.T * random.normal(size=(1, hidden))))
+        couplings.append(
+            hopmix.Coupling(up, breaking=noise + gains * up.T * random.normal(size=(1, hidden)))
+        )
     neurons = {
         "visible": hopmix.Neurons(hopmix.LayerNorm(eps=size.eps), (size.tokens, size.channels)),
         "token": hopmix.Neurons(hopmix.GELU(), (size.hidden[0], size.channels)),
         "channel": hopmix.Neurons(hopmix.GELU(), (size.tokens, size.hidden[1])),
     }
-    synapses = {"token": hopmix.TokenMixing(couplings[0]), "channel": hopmix.ChannelMixing(couplings[1])}
-    memory = hopmix.AssociativeMemory(neurons, synapses, {name: ("visible", name) for name in synapses})
+    synapses = {
+        "token": hopmix.TokenMixing(couplings[0]),
+        "channel": hopmix.ChannelMixing(couplings[1]),
+    }
+    memory = hopmix.AssociativeMemory(
+        neurons, synapses, {name: ("visible", name) for name in synapses}
+    )
     return hopmix.derive_block(memory, ["token", "channel"], leak=1.0)
 
 
@@ -115,10 +133,15 @@ def initial_states(size: Size, random: np.random.Generator, number: int) -> jax.
 
 
 def energies(block: hopmix.Block, x: jax.Array) -> dict[str, jax.Array]:
-    """The four energies of a state, and those of the notebook, whose Lagrangian |x - mean| does not fit its norm."""
-    none, minus = hopmix.with_tied_weights(block).energy(x), block.energy(x)
+    """The four energies of a state, and those of the notebook, whose Lagrangian |x - mean| does not
+    fit its norm.
+    """
+    none = hopmix.with_tied_weights(block).energy(x)
+    minus = block.energy(x)
     plus = 2 * none - minus
-    spread = jnp.sqrt(jnp.sum((x - jnp.mean(x)) ** 2) + x.size * block.potential.neurons.lagrangian.eps)
+    spread = jnp.sqrt(
+        jnp.sum((x - jnp.mean(x)) ** 2) + x.size * block.potential.neurons.lagrangian.eps
+    )
     excess = (math.sqrt(x.size) - 1) * spread
     radial = hopmix.radial_energy(block, x, nodes=16)
     return {"none": none, "plus": plus, "minus": minus, "radial": radial, "notebook": plus + excess}
@@ -126,7 +149,9 @@ def energies(block: hopmix.Block, x: jax.Array) -> dict[str, jax.Array]:
 
 @eqx.filter_jit
 def follow(block: hopmix.Block, states: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Activations and energies of trajectories, shape (times, states, ...); not finite where the integration failed."""
+    """Activations and energies of trajectories, shape (times, states, ...); not finite where the
+    integration failed.
+    """
     saveat = diffrax.SaveAt(ts=times())
     solve = lambda x: hopmix.flow(block, x, DURATION, saveat=saveat, rtol=1e-9, atol=1e-11).ys
     path = jnp.moveaxis(jax.vmap(solve)(states), 1, 0)
@@ -151,7 +176,7 @@ def largest_rise(energy: jax.Array) -> float:
     return float(np.max(energy - np.minimum.accumulate(energy)) / np.ptp(energy))
 
 
-# ---- What is measured -----------------------------------------------------------------------------------------------
+# ---- What is measured ----------------------------------------------------------------------------
 
 
 def cases(config: Config) -> dict[str, tuple[jax.Array, dict[str, jax.Array]]]:
@@ -176,8 +201,12 @@ KINDS: dict[str, dict] = {
 
 
 def statistics(config: Config) -> dict[str, dict[str, list[float]]]:
-    """The upward share of each energy in each of many random networks, for each kind of breaking."""
-    shares: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in NAMES} for kind in KINDS}
+    """The upward share of each energy in each of many random networks, for each kind of
+    breaking.
+    """
+    shares: dict[str, dict[str, list[float]]] = {
+        kind: {name: [] for name in NAMES} for kind in KINDS
+    }
     for i, (kind, breaking) in enumerate(KINDS.items()):
         scale = breaking.get("radii", 0.0)
         for network in range(config.networks):
@@ -191,7 +220,9 @@ def statistics(config: Config) -> dict[str, dict[str, list[float]]]:
 
 
 def ends(activations: jax.Array) -> dict[str, float]:
-    """How many different activations trajectories end at, and how far any of them still moved in the last unit."""
+    """How many different activations trajectories end at, and how far any of them still moved in
+    the last unit.
+    """
     lately = np.asarray(activations)[np.asarray(times()) >= DURATION - 1]
     last = lately[-1].reshape(lately.shape[1], -1)
     return {
@@ -209,7 +240,7 @@ def summary(values: list[float]) -> dict[str, float]:
     }
 
 
-# ---- Figures --------------------------------------------------------------------------------------------------------
+# ---- Figures -------------------------------------------------------------------------------------
 
 
 def draw_path(ax: plt.Axes, x: np.ndarray, y: np.ndarray, energy: np.ndarray, falling: str):
@@ -252,8 +283,22 @@ def upward_figure(shares: dict, path: Path):
         for j, name in enumerate(NAMES):
             values = np.maximum(shares[kind][name], floor)
             x = i + 0.2 * (j - 1.5)
-            ax.plot(x + np.linspace(-0.06, 0.06, len(values)), values, "o", ms=2, alpha=0.4, color=COLOURS[name], mew=0)
-            ax.plot([x - 0.08, x + 0.08], [np.mean(values)] * 2, color=COLOURS[name], lw=2.5, label=NAMES[name])
+            ax.plot(
+                x + np.linspace(-0.06, 0.06, len(values)),
+                values,
+                "o",
+                ms=2,
+                alpha=0.4,
+                color=COLOURS[name],
+                mew=0,
+            )
+            ax.plot(
+                [x - 0.08, x + 0.08],
+                [np.mean(values)] * 2,
+                color=COLOURS[name],
+                lw=2.5,
+                label=NAMES[name],
+            )
     ax.set_yscale("log")
     ax.set_ylim(floor / 2, 1.5)
     ax.set_yticks([floor, 1e-6, 1e-4, 1e-2, 1], ["0", "$10^{-6}$", "$10^{-4}$", "$10^{-2}$", "1"])
@@ -261,7 +306,13 @@ def upward_figure(shares: dict, path: Path):
     ax.set_xlabel(r"breaking: $|V - W^\top| / |W|$ of random matrices, or $V = W^\top(1 + D)$")
     ax.set_ylabel("upward share of movement")
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles[: len(NAMES)], labels[: len(NAMES)], loc="outside upper center", ncols=4, frameon=False)
+    fig.legend(
+        handles[: len(NAMES)],
+        labels[: len(NAMES)],
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+    )
     save(fig, path)
 
 
@@ -272,15 +323,20 @@ def landscape_figure(config: Config, path: Path) -> dict[str, dict]:
     for ax, (title, (seed, factor)) in zip(axes, LANDSCAPES.items()):
         random = np.random.default_rng([0, seed])
         block = mixer(DISC, random, (factor * DISC.radii[0], factor * DISC.radii[1]))
-        activations, found = follow(block, 2.4 * (initial_states(DISC, random, config.states) - 0.5))
+        activations, found = follow(
+            block, 2.4 * (initial_states(DISC, random, config.states) - 0.5)
+        )
         field = draw_landscape(ax, block)
-        paths, energy = np.asarray(activations)[..., 0] @ PLANE.T, np.asarray(found["minus"])
+        paths = np.asarray(activations)[..., 0] @ PLANE.T
+        energy = np.asarray(found["minus"])
         for k in range(config.states):
             draw_path(ax, *paths[:, k].T, energy[:, k], FALLING)
             ax.plot(*paths[0, k], "o", ms=3, mfc="white", mec="black", mew=0.7, zorder=3)
             ax.plot(*paths[-1, k], "s", ms=4, color="black", zorder=3)
         ax.set_title(title, fontsize=8)
-        fig.colorbar(field, ax=ax, location="bottom", shrink=0.9, label="energy", ticks=MaxNLocator(4))
+        fig.colorbar(
+            field, ax=ax, location="bottom", shrink=0.9, label="energy", ticks=MaxNLocator(4)
+        )
         seen[title] = {name: largest_rise(found[name]) for name in NAMES} | ends(activations)
     axes[0].set_ylabel("activation, second coordinate")
     axes[1].set_xlabel("activation, first coordinate")
@@ -296,7 +352,9 @@ def draw_landscape(ax: plt.Axes, block: hopmix.Block):
     energy = jax.jit(jax.vmap(jax.vmap(block.energy)))(jnp.asarray(states)[..., None])
     energy = np.asarray(energy)
     # Nothing darker than mid grey, so that curves stay legible.
-    field = ax.contourf(a, b, energy, 16, cmap="Greys_r", vmin=np.min(energy) - 0.6 * np.ptp(energy))
+    field = ax.contourf(
+        a, b, energy, 16, cmap="Greys_r", vmin=np.min(energy) - 0.6 * np.ptp(energy)
+    )
     disc = plt.Circle((0, 0), math.sqrt(3), transform=ax.transData, fill=False, lw=0.8)
     field.set_clip_path(ax.add_patch(disc))
     ax.set(aspect="equal", xlim=(-1.8, 1.8), ylim=(-1.8, 1.8))
@@ -310,7 +368,7 @@ def save(fig: plt.Figure, path: Path):
         image.quantize(255).save(path, optimize=True)
 
 
-# ---- All of it ------------------------------------------------------------------------------------------------------
+# ---- All of it -----------------------------------------------------------------------------------
 
 
 def run(config: Config) -> dict:
@@ -325,14 +383,19 @@ def run(config: Config) -> dict:
         upward_figure(shares, config.out / "upward.png")
     results = {
         "config": {"networks": config.networks, "states": config.states, "seed": config.seed},
-        "versions": {name: importlib.metadata.version(name) for name in ("hopmix", "jax", "diffrax")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("hopmix", "jax", "diffrax")
+        },
         "largest_rise": {
             case: {name: largest_rise(energy) for name, energy in energies.items()}
             for case, (_, energies) in found.items()
         },
         "ends": {case: ends(activations) for case, (activations, _) in found.items()},
         "landscape": seen,
-        "upward": {kind: {name: summary(values) for name, values in row.items()} for kind, row in shares.items()},
+        "upward": {
+            kind: {name: summary(values) for name, values in row.items()}
+            for kind, row in shares.items()
+        },
         "seconds": time.perf_counter() - begin,
     }
     (config.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")

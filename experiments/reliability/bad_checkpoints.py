@@ -1,4 +1,6 @@
-"""Checkpoints that are none, and descriptions of studies that were edited: each is told in one line."""
+"""Checkpoints that are none, and descriptions of studies that were edited: each is told in one
+line.
+"""
 
 import dataclasses
 import json
@@ -36,7 +38,7 @@ def cases(folder: Path) -> Iterator[tuple[str, list[str]]]:
 Maker = Callable[[Path], list[str]]
 
 
-# ---- Files of weights -------------------------------------------------------------------------------------------
+# ---- Files of weights ----------------------------------------------------------------------------
 
 
 def _measured(name: str, content: bytes, *options: str) -> Maker:
@@ -65,13 +67,19 @@ def _files() -> Iterator[tuple[str, Maker]]:
     for ending in ("pt", "eqx"):
         yield f"safetensors named .{ending}", _measured(f"a.{ending}", WHOLE)
     yield "the head of a file of Equinox", _measured("a.eqx", b'{"image": [8, 8, 1], "dim": 8}\n')
-    yield "a mixer that cannot be", _measured("a.eqx", b'{"image": [8, 8, 1], "dim": -8, "depth": "many"}\n')
+    yield (
+        "a mixer that cannot be",
+        _measured("a.eqx", b'{"image": [8, 8, 1], "dim": -8, "depth": "many"}\n'),
+    )
     yield "the head of an array", _measured("a.eqx", b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4'")
     yield "an array of 2^60 numbers", _measured("a.eqx", _head_of_array("(1152921504606846976,)"))
 
 
 def _head_of_array(shape: str) -> bytes:
-    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    head = (
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117)
+        + b"\n"
+    )
     return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
 
 
@@ -119,15 +127,26 @@ def _patterns() -> Iterator[tuple[str, str]]:
     yield "a bracket", "mlp.[fc1.weight:mlp.fc2.weight"
 
 
-# ---- Folders and other places -------------------------------------------------------------------------------------
+# ---- Folders and other places --------------------------------------------------------------------
 
 
 def _folders() -> Iterator[tuple[str, Maker]]:
     for command in ("measure", "verify", "report", "resume"):
         for name, make in _places():
-            yield f"{command} {name}", lambda place, command=command, make=make: [command, str(make(place))]
-    for name, index in (("no JSON", "{"), ("no map", '{"weight_map": 3}'), ("a list", "[]"), ("missing files", None)):
-        yield f"an index with {name}", _index(index or json.dumps({"weight_map": {"a": "b.safetensors"}}))
+            yield (
+                f"{command} {name}",
+                lambda place, command=command, make=make: [command, str(make(place))],
+            )
+    for name, index in (
+        ("no JSON", "{"),
+        ("no map", '{"weight_map": 3}'),
+        ("a list", "[]"),
+        ("missing files", None),
+    ):
+        yield (
+            f"an index with {name}",
+            _index(index or json.dumps({"weight_map": {"a": "b.safetensors"}})),
+        )
     outside = json.dumps({"weight_map": {"a": "../../../../etc/hostname"}})
     yield "an index that leads out of its folder", _index(outside)
 
@@ -150,8 +169,14 @@ def _places() -> Iterator[tuple[str, Callable[[Path], Path]]]:
     yield "a pipe", lambda place: _pipe(place / "pipe")
     yield "a name of 300 letters", lambda place: place / ("a" * 300)
     yield "a name with a line break", lambda place: place / "a\nb"
-    yield "a run without its description", lambda place: _written(place / "run" / "results.json", "{}").parent
-    yield "a folder as description", lambda place: _written(place / "study.json" / "a", "{}").parents[1]
+    yield (
+        "a run without its description",
+        lambda place: _written(place / "run" / "results.json", "{}").parent,
+    )
+    yield (
+        "a folder as description",
+        lambda place: _written(place / "study.json" / "a", "{}").parents[1],
+    )
 
 
 def _written(path: Path, text: str) -> Path:
@@ -170,15 +195,25 @@ def _pipe(path: Path) -> Path:
     return path
 
 
-# ---- Descriptions of studies --------------------------------------------------------------------------------------
+# ---- Descriptions of studies ---------------------------------------------------------------------
 
 VALUES = ("many", -1, None, [], {"a": 1}, 1e999, True, 10**30)
-"""What is put in the place of each field; where it is right, what is missing is told: there is no checkpoint."""
+"""What is put in the place of each field; where it is right, what is missing is told: there is no
+checkpoint.
+"""
 
 DESCRIBED: dict[str, Any] = {
     "config": StudyConfig(arms=("free",), seeds=1, dim=8, depth=1).to_json(),
-    "arms": [{"name": "free", "title": "ParaMixer", "kind": "free", "strength": None, "parameters": 1042}],
-    "data": {"name": "digits", "image": [8, 8, 1], "classes": 10, "train": 1293, "digest": "0" * 12},
+    "arms": [
+        {"name": "free", "title": "ParaMixer", "kind": "free", "strength": None, "parameters": 1042}
+    ],
+    "data": {
+        "name": "digits",
+        "image": [8, 8, 1],
+        "classes": 10,
+        "train": 1293,
+        "digest": "0" * 12,
+    },
     "steps_total": 42,
 }
 """As the first versions of hopmix wrote it, without digests."""
@@ -192,8 +227,22 @@ def _descriptions() -> Iterator[tuple[str, Maker]]:
             yield f"a study whose {field.name} is {value!r:.20}", _study(json.dumps(edited))
     for name in ("config", "arms", "data", "steps_total"):
         for value in VALUES:
-            yield f"a study whose {name} is {value!r:.20}", _study(json.dumps(DESCRIBED | {name: value}))
-    for text in ("", "{", "null", "[]", "3", '"text"', "{}", "NaN", "[" * 100_000, '{"config": {}, "config": 3}'):
+            yield (
+                f"a study whose {name} is {value!r:.20}",
+                _study(json.dumps(DESCRIBED | {name: value})),
+            )
+    for text in (
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        '"text"',
+        "{}",
+        "NaN",
+        "[" * 100_000,
+        '{"config": {}, "config": 3}',
+    ):
         yield f"a study described by {text[:30]!r}", _study(text)
 
 

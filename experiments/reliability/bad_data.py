@@ -1,6 +1,7 @@
 """Bad and odd data sets: each is refused in one line with exit code 2, or loaded.
 
-Run it alone, `python experiments/reliability/bad_data.py`, to try all of them in one process, without compiling.
+Run it alone, `python experiments/reliability/bad_data.py`, to try all of them in one process,
+without compiling.
 """
 
 import contextlib
@@ -22,11 +23,14 @@ Maker = Callable[[Path], list[str]]
 SMALL = "--arms free --seeds 1 --dim 4 --depth 1 --epochs 1 --measurements 1 --batch 2".split()  # noqa: SIM905
 
 MAKERS: dict[str, Maker] = {**FOLDERS, **LEFTOVERS, **TABLES, **FILES}
-"""What makes each case in an empty folder and returns the options that name it, by "refused: ..." or "loaded: ..."."""
+"""What makes each case in an empty folder and returns the options that name it, by "refused: ..."
+or "loaded: ...".
+"""
 
 
 def cases(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The name of each case, which says what is right, "refused: ..." or "loaded: ...", and the arguments of `hopmix`.
+    """The name of each case, which says what is right, "refused: ..." or "loaded: ...", and the
+    arguments of `hopmix`.
 
     **Arguments:**
 
@@ -48,7 +52,11 @@ def fault(name: str, code: int, out: str, err: str) -> str | None:
     lines = err.strip().splitlines()
     if code != 2:
         return f"exit code {code}, not refused"
-    return None if len(lines) == 1 and lines[0].startswith("hopmix: ") else f"{len(lines)} lines: {err.strip()}"
+    return (
+        None
+        if len(lines) == 1 and lines[0].startswith("hopmix: ")
+        else f"{len(lines)} lines: {err.strip()}"
+    )
 
 
 def main() -> int:
@@ -63,21 +71,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         for name, arguments in cases(Path(folder)):
-            out, err = io.StringIO(), io.StringIO()
+            out = io.StringIO()
+            err = io.StringIO()
             begin = time.perf_counter()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
                     code = cli.run(arguments)
                 except BaseException as error:
-                    code, name = -1, f"{name} raised {error!r}"
+                    code = -1
+                    name = f"{name} raised {error!r}"
             told = fault(name, code, out.getvalue(), err.getvalue())
             tried += 1
             wrong += told is not None
             seconds = time.perf_counter() - begin
             slow = f" after {seconds:.1f} s" if seconds > 2 else ""
-            print(f"{'WRONG' if told else 'right'}  {name}{slow}" + (f": {told}" if told else ""), flush=True)
+            print(
+                f"{'WRONG' if told else 'right'}  {name}{slow}" + (f": {told}" if told else ""),
+                flush=True,
+            )
             if "-v" in sys.argv:
-                print("   ", err.getvalue().strip() or "\n    ".join(out.getvalue().splitlines()[:6]))
+                print(
+                    "   ", err.getvalue().strip() or "\n    ".join(out.getvalue().splitlines()[:6])
+                )
     print(f"{tried - wrong} of {tried} cases end as they should")
     return int(wrong > 0)
 

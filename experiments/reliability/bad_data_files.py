@@ -29,7 +29,7 @@ def bytes_of(*shape: int, seed: int = 0) -> np.ndarray:
 GREY = bytes_of(24, 8, 8)
 FRACTIONS = GREY / 255
 
-# ---- Arrays -----------------------------------------------------------------------------------------------------
+# ---- Arrays --------------------------------------------------------------------------------------
 
 FILES["loaded: images and labels"] = lambda place: alone(place, GREY)
 FILES["loaded: x_train and the others"] = lambda place: arrays(
@@ -50,11 +50,15 @@ FILES["loaded: colours last"] = lambda place: alone(place, bytes_of(24, 8, 8, 3)
 FILES["loaded: transparency"] = lambda place: alone(place, bytes_of(24, 8, 8, 4))
 FILES["loaded: fractions"] = lambda place: alone(place, FRACTIONS.astype(np.float32))
 FILES["loaded: fractions of 64 bits"] = lambda place: alone(place, FRACTIONS)
-FILES["loaded: floating-point numbers in 0..255"] = lambda place: alone(place, GREY.astype(np.float32))
+FILES["loaded: floating-point numbers in 0..255"] = lambda place: alone(
+    place, GREY.astype(np.float32)
+)
 FILES["loaded: whole numbers of 64 bits"] = lambda place: alone(place, GREY.astype(np.int64))
 FILES["loaded: true and false"] = lambda place: alone(place, GREY > 127)
 FILES["loaded: text as labels"] = lambda place: alone(place, GREY, np.where(LABELS, "cat", "dog"))
-FILES["loaded: bytes as labels"] = lambda place: alone(place, GREY, np.where(LABELS, b"cat", b"dog"))
+FILES["loaded: bytes as labels"] = lambda place: alone(
+    place, GREY, np.where(LABELS, b"cat", b"dog")
+)
 FILES["loaded: arrays and --resize 4"] = lambda place: alone(place, GREY, LABELS, "--resize", "4")
 FILES["loaded: big-endian labels"] = lambda place: alone(place, GREY, LABELS.astype(">i4"))
 
@@ -92,11 +96,15 @@ for told, labels in {
     "called nan": np.array(["cat", "nan", "dog"] * 8),
     "beyond 64 bits": np.array([0, 2**64 - 1] * 12, np.uint64),
 }.items():
-    FILES[f"refused: labels of arrays that are {told}"] = lambda place, labels=labels: alone(place, GREY, labels)
+    FILES[f"refused: labels of arrays that are {told}"] = lambda place, labels=labels: alone(
+        place, GREY, labels
+    )
 
 FILES["refused: arrays of other names"] = lambda place: arrays(place, a=GREY, b=LABELS)
 FILES["refused: no arrays"] = lambda place: arrays(place)
-FILES["refused: test arrays without training arrays"] = lambda place: arrays(place, x_test=GREY, y_test=LABELS)
+FILES["refused: test arrays without training arrays"] = lambda place: arrays(
+    place, x_test=GREY, y_test=LABELS
+)
 FILES["refused: a test array of another size"] = lambda place: arrays(
     place, x_train=GREY, y_train=LABELS, x_test=bytes_of(24, 6, 6), y_test=LABELS
 )
@@ -109,9 +117,13 @@ FILES["refused: a test array with an unknown label"] = lambda place: arrays(
 FILES["refused: a test array of fractions beside bytes"] = lambda place: arrays(
     place, x_train=GREY, y_train=LABELS, x_test=FRACTIONS, y_test=LABELS
 )
-FILES["loaded: fractions that rounding took beyond 1"] = lambda place: alone(place, FRACTIONS * (1 + 1e-6))
+FILES["loaded: fractions that rounding took beyond 1"] = lambda place: alone(
+    place, FRACTIONS * (1 + 1e-6)
+)
 FILES["loaded: labels of arrays that are -1"] = lambda place: alone(place, GREY, LABELS - 1)
-FILES["refused: columns of arrays"] = lambda place: alone(place, GREY, LABELS, "--label-column", "labels")
+FILES["refused: columns of arrays"] = lambda place: alone(
+    place, GREY, LABELS, "--label-column", "labels"
+)
 
 
 @case("refused: one array under the name of several", FILES)
@@ -152,52 +164,80 @@ def _(place):
     return data(place / "a.npy")
 
 
-# ---- Paths ------------------------------------------------------------------------------------------------------
+# ---- Paths ---------------------------------------------------------------------------------------
 
 
-def listed(place: Path, header: str, row: str, *more: str, name: str = "a.csv", encoding: str = "utf-8") -> list[str]:
-    """A CSV file; `row` gets the path {path}, the number {row} and the class {kind} of each of 24 pictures."""
+def listed(
+    place: Path, header: str, row: str, *more: str, name: str = "a.csv", encoding: str = "utf-8"
+) -> list[str]:
+    """A CSV file; `row` gets the path {path}, the number {row} and the class {kind} of each of 24
+    pictures.
+    """
     lines = [header]
     for number in range(24):
         path = f"pictures/{number}.png"
         picture(place / path, number)
         split = "test" if number % 4 < 2 else "train"
-        lines.append(row.format(path=path, row=number, kind="dög" if number % 2 else "cat", split=split))
+        lines.append(
+            row.format(path=path, row=number, kind="dög" if number % 2 else "cat", split=split)
+        )
     (place / name).write_text("\n".join(lines) + "\n", encoding=encoding)
     return data(place / name, *more)
 
 
 FILES["loaded: a list of paths"] = lambda place: listed(place, "path,label", "{path},{kind}")
 FILES["loaded: a list with semicolons"] = lambda place: listed(place, "path;label", "{path};{kind}")
-FILES["loaded: a list with tabs"] = lambda place: listed(place, "path\tlabel", "{path}\t{kind}", name="a.tsv")
+FILES["loaded: a list with tabs"] = lambda place: listed(
+    place, "path\tlabel", "{path}\t{kind}", name="a.tsv"
+)
 FILES["loaded: a list with a byte order mark"] = lambda place: listed(
     place, "label,path", "{kind},{path}", encoding="utf-8-sig"
 )
-FILES["loaded: a list with quotes"] = lambda place: listed(place, "path,label", '"{path}","a, {kind}"')
-FILES["loaded: a list with splits"] = lambda place: listed(place, "path,label,split", "{path},{kind},{split}")
-FILES["loaded: a list with folds called split"] = lambda place: listed(place, "path,label,split", "{path},{kind},{row}")
-FILES["loaded: a list with more columns"] = lambda place: listed(place, "id,path,label", "{row},{path},{kind}")
+FILES["loaded: a list with quotes"] = lambda place: listed(
+    place, "path,label", '"{path}","a, {kind}"'
+)
+FILES["loaded: a list with splits"] = lambda place: listed(
+    place, "path,label,split", "{path},{kind},{split}"
+)
+FILES["loaded: a list with folds called split"] = lambda place: listed(
+    place, "path,label,split", "{path},{kind},{row}"
+)
+FILES["loaded: a list with more columns"] = lambda place: listed(
+    place, "id,path,label", "{row},{path},{kind}"
+)
 FILES["loaded: a list with --label-column"] = lambda place: listed(
     place, "id,path,kind", "{row},{path},{kind}", "--label-column", "kind"
 )
 FILES["loaded: a list with blanks after commas"] = lambda place: listed(
     place, "path, label, Split", "{path}, {kind}, {split}"
 )
-FILES["loaded: a list with splits called set"] = lambda place: listed(place, "path,label,set", "{path},{kind},{split}")
+FILES["loaded: a list with splits called set"] = lambda place: listed(
+    place, "path,label,set", "{path},{kind},{split}"
+)
 FILES["refused: a list with repeated columns"] = lambda place: listed(
     place, "path,label,label", "{path},{kind},{split}"
 )
-FILES["refused: a list with labels called nan"] = lambda place: listed(place, "path,label", "{path},NaN")
-FILES["refused: a list without a clear label"] = lambda place: listed(place, "id,path,kind", "{row},{path},{kind}")
+FILES["refused: a list with labels called nan"] = lambda place: listed(
+    place, "path,label", "{path},NaN"
+)
+FILES["refused: a list without a clear label"] = lambda place: listed(
+    place, "id,path,kind", "{row},{path},{kind}"
+)
 FILES["refused: a list of paths alone"] = lambda place: listed(place, "path", "{path}")
 FILES["refused: a list with two columns of paths"] = lambda place: listed(
     place, "path,mask,label", "{path},{path},{kind}"
 )
-FILES["refused: a list of missing files"] = lambda place: listed(place, "path,label", "no-{path},{kind}")
-FILES["refused: a list without a header"] = lambda place: listed(place, "pictures/0.png,cat", "{path},{kind}")
+FILES["refused: a list of missing files"] = lambda place: listed(
+    place, "path,label", "no-{path},{kind}"
+)
+FILES["refused: a list without a header"] = lambda place: listed(
+    place, "pictures/0.png,cat", "{path},{kind}"
+)
 FILES["refused: a list with a blank label"] = lambda place: listed(place, "path,label", "{path}, ")
 FILES["refused: a list with ragged rows"] = lambda place: listed(place, "path,label", "{path}")
-FILES["refused: a list with too long rows"] = lambda place: listed(place, "path,label", "{path},{kind},3")
+FILES["refused: a list with too long rows"] = lambda place: listed(
+    place, "path,label", "{path},{kind},3"
+)
 FILES["refused: a list that is not UTF-8"] = lambda place: listed(
     place, "path,label", "{path},{kind}", encoding="latin-1"
 )
@@ -227,9 +267,19 @@ for told, content in {
     FILES[f"refused: a list of {told}"] = _content
 
 
-# ---- Names and options ------------------------------------------------------------------------------------------
+# ---- Names and options ---------------------------------------------------------------------------
 
-for name in ("", " ", "digist", "Digits", "no/such/folder", "~nobody-of-this-name/x", "x" * 5000, "hub:", "hub:a b"):
+for name in (
+    "",
+    " ",
+    "digist",
+    "Digits",
+    "no/such/folder",
+    "~nobody-of-this-name/x",
+    "x" * 5000,
+    "hub:",
+    "hub:a b",
+):
     FILES[f"refused: data called {name[:20]!r}"] = lambda place, name=name: ["--data", name]
 
 FILES["refused: a picture"] = lambda place: data(pets(place) / "cat" / "000.png")
@@ -258,8 +308,15 @@ def _(place):
 
 
 for share in ("0", "-0.1", "0.9", "nan"):
-    FILES[f"refused: --validation {share}"] = lambda place, share=share: data(pets(place), "--validation", share)
+    FILES[f"refused: --validation {share}"] = lambda place, share=share: data(
+        pets(place), "--validation", share
+    )
 FILES["refused: a batch larger than the data"] = lambda place: data(pets(place), "--batch", "1000")
-FILES["refused: digits with a column"] = lambda place: ["--data", "digits", "--image-column", "image"]
+FILES["refused: digits with a column"] = lambda place: [
+    "--data",
+    "digits",
+    "--image-column",
+    "image",
+]
 FILES["loaded: digits"] = lambda place: ["--data", "digits"]
 FILES["loaded: digits and --resize 12"] = lambda place: ["--data", "digits", "--resize", "12"]

@@ -35,7 +35,9 @@ def picture(path: Path, seed: int, shape: tuple[int, ...] = (8, 8), mode: str | 
     (image.convert(mode) if mode else image).save(path)
 
 
-def classes(root: Path, *names: str, count: int = 12, shape: tuple[int, ...] = (8, 8), seed: int = 0) -> Path:
+def classes(
+    root: Path, *names: str, count: int = 12, shape: tuple[int, ...] = (8, 8), seed: int = 0
+) -> Path:
     """A folder of pictures for each name, all different."""
     for number, name in enumerate(names):
         for row in range(count):
@@ -51,7 +53,7 @@ def data(path: Path, *more: str) -> list[str]:
     return ["--data", str(path), *more]
 
 
-# ---- Names ------------------------------------------------------------------------------------------------------
+# ---- Names ---------------------------------------------------------------------------------------
 
 for words, told in {
     ("car", "plane", "train"): "a class called train",
@@ -80,16 +82,27 @@ def _in_splits(place: Path, words: tuple[str, ...]) -> list[str]:
     return data(place / "pets")
 
 
-for words in (("train", "test"), ("TRAIN", "Test"), ("training", "valid", "testing"), ("train", "dev", "eval")):
-    FOLDERS[f"loaded: splits called {', '.join(words)}"] = lambda place, words=words: _in_splits(place, words)
+for words in (
+    ("train", "test"),
+    ("TRAIN", "Test"),
+    ("training", "valid", "testing"),
+    ("train", "dev", "eval"),
+):
+    FOLDERS[f"loaded: splits called {', '.join(words)}"] = lambda place, words=words: _in_splits(
+        place, words
+    )
 
 for words in (("test", "val"), ("train", "val", "dev"), ("test", "testing")):
-    FOLDERS[f"refused: splits called {', '.join(words)}"] = lambda place, words=words: _in_splits(place, words)
+    FOLDERS[f"refused: splits called {', '.join(words)}"] = lambda place, words=words: _in_splits(
+        place, words
+    )
 
 
 @case("loaded: file names with words of splits")
 def _(place):
-    for number, name in enumerate(("train", "test_3", "photo of a dev", "validation-1", "x", "y", "z", "eval")):
+    for number, name in enumerate(
+        ("train", "test_3", "photo of a dev", "validation-1", "x", "y", "z", "eval")
+    ):
         for kind in ("cat", "dog"):
             picture(place / "pets" / kind / f"{name}.png", number + 100 * (kind == "cat"))
     return data(place / "pets")
@@ -112,7 +125,7 @@ def _(place):
     return data(classes(place / "two\nlines", "cat", "dog"))
 
 
-# ---- Layout -----------------------------------------------------------------------------------------------------
+# ---- Layout --------------------------------------------------------------------------------------
 
 
 @case("refused: an empty folder")
@@ -183,8 +196,16 @@ def _(place):
 @case("loaded: folders in class folders")
 def _(place):
     for number in range(3):
-        classes(place / "pets" / "cat" / f"day {number}", "indoor", "train", seed=10 * number, count=2)
-        classes(place / "pets" / "dog" / f"day {number}", "test", "outdoor", seed=500 + 10 * number, count=2)
+        classes(
+            place / "pets" / "cat" / f"day {number}", "indoor", "train", seed=10 * number, count=2
+        )
+        classes(
+            place / "pets" / "dog" / f"day {number}",
+            "test",
+            "outdoor",
+            seed=500 + 10 * number,
+            count=2,
+        )
     return data(place / "pets")
 
 
@@ -259,7 +280,7 @@ def _(place):
     return data(pets(place), "--image-column", "image")
 
 
-# ---- Equal images -----------------------------------------------------------------------------------------------
+# ---- Equal images --------------------------------------------------------------------------------
 
 
 @case("refused: test and training are the same images")
@@ -290,22 +311,32 @@ def _(place):
     return data(place / "pets")
 
 
-# ---- Sizes ------------------------------------------------------------------------------------------------------
+# ---- Sizes ---------------------------------------------------------------------------------------
 
 for size in ((1, 1), (2, 2), (1, 2), (7, 7), (13, 11)):
-    FOLDERS[f"refused: images of {size[0]} x {size[1]}"] = lambda place, size=size: data(pets(place, shape=size))
-FOLDERS["loaded: images of 7 x 7 and --patch 7"] = lambda place: data(pets(place, shape=(7, 7)), "--patch", "7")
-FOLDERS["loaded: images of 2 x 2 and --patch 1"] = lambda place: data(pets(place, shape=(2, 2)), "--patch", "1")
+    FOLDERS[f"refused: images of {size[0]} x {size[1]}"] = lambda place, size=size: data(
+        pets(place, shape=size)
+    )
+FOLDERS["loaded: images of 7 x 7 and --patch 7"] = lambda place: data(
+    pets(place, shape=(7, 7)), "--patch", "7"
+)
+FOLDERS["loaded: images of 2 x 2 and --patch 1"] = lambda place: data(
+    pets(place, shape=(2, 2)), "--patch", "1"
+)
 FOLDERS["loaded: images of 7 x 11 and --patch 7 1"] = lambda place: data(
     pets(place, shape=(7, 11)), "--patch", "7", "1"
 )
-FOLDERS["loaded: images of 1 x 1 and --patch 1"] = lambda place: data(pets(place, shape=(1, 1)), "--patch", "1")
+FOLDERS["loaded: images of 1 x 1 and --patch 1"] = lambda place: data(
+    pets(place, shape=(1, 1)), "--patch", "1"
+)
 FOLDERS["loaded: images of 64 x 4"] = lambda place: data(pets(place, shape=(64, 4)))
 FOLDERS["refused: --patch 3 of 8 x 8"] = lambda place: data(pets(place), "--patch", "3")
 FOLDERS["refused: --patch 2 0"] = lambda place: data(pets(place), "--patch", "2", "0")
 FOLDERS["refused: --resize 0"] = lambda place: data(pets(place), "--resize", "0")
 FOLDERS["refused: --resize 8 -8"] = lambda place: data(pets(place), "--resize", "8", "-8")
-FOLDERS["refused: --resize of 301 digits"] = lambda place: data(pets(place), "--resize", "1" + 300 * "0")
+FOLDERS["refused: --resize of 301 digits"] = lambda place: data(
+    pets(place), "--resize", "1" + 300 * "0"
+)
 FOLDERS["refused: --resize 60000"] = lambda place: data(pets(place), "--resize", "60000")
 FOLDERS["loaded: --resize 4 6"] = lambda place: data(pets(place), "--resize", "4", "6")
 
@@ -325,7 +356,7 @@ def _(place):
     return data(classes(place / "pets" / "test", "cat", "dog", seed=500, shape=(9, 7)).parent)
 
 
-# ---- Files ------------------------------------------------------------------------------------------------------
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 def _with(place: Path, content: bytes, name: str = "x.png") -> list[str]:
@@ -341,11 +372,17 @@ def png_header(width: int, height: int, depth: int = 8, colour: int = 0) -> byte
 FOLDERS["refused: text called .png"] = lambda place: _with(place, b"no image")
 FOLDERS["refused: an empty .png"] = lambda place: _with(place, b"")
 FOLDERS["refused: an empty .jpg"] = lambda place: _with(place, b"", "x.jpg")
-FOLDERS["refused: a .gif of random bytes"] = lambda place: _with(place, b"GIF89a" + pixels(0, (99,)).tobytes(), "x.gif")
-FOLDERS["refused: a header of 100,000 x 100,000"] = lambda place: _with(place, png_header(100_000, 100_000))
+FOLDERS["refused: a .gif of random bytes"] = lambda place: _with(
+    place, b"GIF89a" + pixels(0, (99,)).tobytes(), "x.gif"
+)
+FOLDERS["refused: a header of 100,000 x 100,000"] = lambda place: _with(
+    place, png_header(100_000, 100_000)
+)
 FOLDERS["refused: a header of 8 x 8 and no more"] = lambda place: _with(place, png_header(8, 8))
 FOLDERS["refused: a header of 0 x 0"] = lambda place: _with(place, png_header(0, 0))
-FOLDERS["loaded: PostScript beside images"] = lambda place: _with(place, b"%!PS-Adobe-3.0 EPSF-3.0\n", "x.eps")
+FOLDERS["loaded: PostScript beside images"] = lambda place: _with(
+    place, b"%!PS-Adobe-3.0 EPSF-3.0\n", "x.eps"
+)
 
 
 @case("refused: a truncated .png")
@@ -387,7 +424,9 @@ def _(place):
         kind = "tiff" if mode in ("CMYK", "YCbCr") else "png"
         path = root / "cat" / f"{mode}.{kind}"
         picture(path, 700 + number, (8, 8, 3), mode)
-    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(root / "cat" / "deep.png")
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(
+        root / "cat" / "deep.png"
+    )
     return data(root)
 
 

@@ -1,4 +1,6 @@
-"""Folders of which something is not read: refused where a split is lost, and otherwise loaded with a note."""
+"""Folders of which something is not read: refused where a split is lost, and otherwise loaded with
+a note.
+"""
 
 from pathlib import Path
 
@@ -25,19 +27,29 @@ def _link(root: Path, name: str, target: str) -> list[str]:
     return data(root)
 
 
-LEFTOVERS["loaded: a class of files that are no images"] = lambda place: _put(pets(place), "bird/0.heic", "bird/1.heic")
-LEFTOVERS["loaded: a class of files without suffix"] = lambda place: _put(pets(place), "bird/0", "bird/1")
+LEFTOVERS["loaded: a class of files that are no images"] = lambda place: _put(
+    pets(place), "bird/0.heic", "bird/1.heic"
+)
+LEFTOVERS["loaded: a class of files without suffix"] = lambda place: _put(
+    pets(place), "bird/0", "bird/1"
+)
 LEFTOVERS["loaded: a link to a class"] = lambda place: _link(pets(place), "bird", "cat")
 LEFTOVERS["loaded: a link to a class before it"] = lambda place: _link(pets(place), "ape", "cat")
-LEFTOVERS["refused: a test split of other files"] = lambda place: _put(_splits(place, "train"), "test/cat/0.heic")
-LEFTOVERS["refused: a training split of other files"] = lambda place: _put(_splits(place, "test"), "train/cat/0.heic")
+LEFTOVERS["refused: a test split of other files"] = lambda place: _put(
+    _splits(place, "train"), "test/cat/0.heic"
+)
+LEFTOVERS["refused: a training split of other files"] = lambda place: _put(
+    _splits(place, "test"), "train/cat/0.heic"
+)
 LEFTOVERS["refused: a validation split that is the test"] = lambda place: _link(
     _splits(place, "train", "test"), "val", "test"
 )
 LEFTOVERS["refused: a test split that is the training split"] = lambda place: _link(
     _splits(place, "train"), "test", "train"
 )
-LEFTOVERS["refused: a test split that leads nowhere"] = lambda place: _link(_splits(place, "train"), "test", "nowhere")
+LEFTOVERS["refused: a test split that leads nowhere"] = lambda place: _link(
+    _splits(place, "train"), "test", "nowhere"
+)
 
 
 def _with_a_study(place: Path) -> list[str]:

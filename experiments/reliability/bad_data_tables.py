@@ -26,15 +26,21 @@ def cells(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def table(labels: list[Any], kind: Any = None, seed: int = 0) -> datasets.Dataset:
     """A table with declared images."""
-    features = datasets.Features({"image": datasets.Image(), "label": kind or datasets.Value("int64")})
-    return datasets.Dataset.from_dict({"image": cells(len(labels), seed), "label": labels}, features=features)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": kind or datasets.Value("int64")}
+    )
+    return datasets.Dataset.from_dict(
+        {"image": cells(len(labels), seed), "label": labels}, features=features
+    )
 
 
 def named(names: list[str], labels: list[int], seed: int = 0) -> datasets.Dataset:
     rows = table(labels, seed=seed)
     kind = datasets.ClassLabel(names=names)
     features = datasets.Features({"image": datasets.Image(), "label": kind})
-    return datasets.Dataset(rows.data.cast(features.arrow_schema), info=datasets.DatasetInfo(features=features))
+    return datasets.Dataset(
+        rows.data.cast(features.arrow_schema), info=datasets.DatasetInfo(features=features)
+    )
 
 
 def parquet(place: Path, *more: str, **files: datasets.Dataset) -> list[str]:
@@ -55,7 +61,7 @@ def plain(count: int = 24) -> list[bytes]:
 
 HALF = [0, 1] * 12
 
-# ---- Parquet: files ---------------------------------------------------------------------------------------------
+# ---- Parquet: files ------------------------------------------------------------------------------
 
 
 @case("refused: a damaged parquet file", TABLES)
@@ -109,18 +115,26 @@ TABLES["loaded: parts of splits"] = lambda place: parquet(
 TABLES["refused: parquet files called test and val"] = lambda place: parquet(
     place, test=table(HALF), val=table(HALF, seed=100)
 )
-TABLES["refused: a test table without rows"] = lambda place: parquet(place, train=table(HALF), test=table([]))
-TABLES["refused: a training table without rows"] = lambda place: parquet(place, train=table([]), test=table(HALF))
+TABLES["refused: a test table without rows"] = lambda place: parquet(
+    place, train=table(HALF), test=table([])
+)
+TABLES["refused: a training table without rows"] = lambda place: parquet(
+    place, train=table([]), test=table(HALF)
+)
 TABLES["refused: a table without rows"] = lambda place: parquet(place, a=table([]))
 TABLES["refused: a table of one row"] = lambda place: parquet(place, a=table([0]))
 TABLES["refused: test and training tables are the same"] = lambda place: parquet(
     place, train=table(HALF), test=table(HALF)
 )
 
-# ---- Parquet: columns -------------------------------------------------------------------------------------------
+# ---- Parquet: columns ----------------------------------------------------------------------------
 
-TABLES["loaded: bytes, as pandas writes them"] = lambda place: frame(place, {"picture": plain(), "label": HALF})
-TABLES["loaded: cells, as pandas writes them"] = lambda place: frame(place, {"picture": cells(24), "label": HALF})
+TABLES["loaded: bytes, as pandas writes them"] = lambda place: frame(
+    place, {"picture": plain(), "label": HALF}
+)
+TABLES["loaded: cells, as pandas writes them"] = lambda place: frame(
+    place, {"picture": cells(24), "label": HALF}
+)
 TABLES["loaded: labels of pandas' categories"] = lambda place: frame(
     place, {"picture": plain(), "label": pd.Categorical(["cat", "dog"] * 12)}
 )
@@ -133,7 +147,10 @@ TABLES["loaded: fields that are named"] = lambda place: frame(
     *("--image-column", "pair.png", "--label-column", "pair.kind"),
 )
 TABLES["refused: a field that is not there"] = lambda place: frame(
-    place, {"pair": [{"png": cell, "cls": row % 2} for row, cell in enumerate(plain())]}, "--image-column", "pair.jpg"
+    place,
+    {"pair": [{"png": cell, "cls": row % 2} for row, cell in enumerate(plain())]},
+    "--image-column",
+    "pair.jpg",
 )
 TABLES["refused: two columns of images"] = lambda place: frame(
     place, {"picture": plain(), "mask": plain(), "label": HALF}
@@ -141,7 +158,9 @@ TABLES["refused: two columns of images"] = lambda place: frame(
 TABLES["loaded: two columns of images and --image-column"] = lambda place: frame(
     place, {"picture": plain(), "mask": plain(), "label": HALF}, "--image-column", "picture"
 )
-TABLES["refused: bytes that are no images"] = lambda place: frame(place, {"picture": [b"no"] * 24, "label": HALF})
+TABLES["refused: bytes that are no images"] = lambda place: frame(
+    place, {"picture": [b"no"] * 24, "label": HALF}
+)
 TABLES["refused: no column of images"] = lambda place: frame(place, {"x": HALF, "label": HALF})
 TABLES["refused: numbers as --image-column"] = lambda place: frame(
     place, {"x": HALF, "label": HALF}, "--image-column", "x"
@@ -156,10 +175,14 @@ TABLES["refused: images as labels"] = lambda place: frame(
 TABLES["refused: paths of images that are not there"] = lambda place: frame(
     place, {"path": ["nowhere.png"] * 24, "label": HALF}, "--image-column", "path"
 )
-TABLES["refused: a missing image"] = lambda place: frame(place, {"picture": [*plain(23), None], "label": HALF})
-TABLES["refused: a damaged image"] = lambda place: frame(place, {"picture": [*plain(23), b"no"], "label": HALF})
+TABLES["refused: a missing image"] = lambda place: frame(
+    place, {"picture": [*plain(23), None], "label": HALF}
+)
+TABLES["refused: a damaged image"] = lambda place: frame(
+    place, {"picture": [*plain(23), b"no"], "label": HALF}
+)
 
-# ---- Parquet: labels --------------------------------------------------------------------------------------------
+# ---- Parquet: labels -----------------------------------------------------------------------------
 
 for told, labels in {
     "missing": [0, None] * 12,
@@ -178,13 +201,19 @@ for told, labels in {
 TABLES["loaded: negative labels without names"] = lambda place: frame(
     place, {"picture": plain(), "label": [-1, 1] * 12}
 )
-TABLES["refused: -1 for a class with a name"] = lambda place: parquet(place, a=named(["cat", "dog"], [0, 1, -1] * 8))
-TABLES["refused: labels beyond their names"] = lambda place: parquet(place, a=named(["cat", "dog"], [0, 1, 7] * 8))
+TABLES["refused: -1 for a class with a name"] = lambda place: parquet(
+    place, a=named(["cat", "dog"], [0, 1, -1] * 8)
+)
+TABLES["refused: labels beyond their names"] = lambda place: parquet(
+    place, a=named(["cat", "dog"], [0, 1, 7] * 8)
+)
 TABLES["loaded: names of classes in another order"] = lambda place: parquet(
     place, train=named(["cat", "dog"], HALF), test=named(["dog", "cat"], HALF, seed=100)
 )
 TABLES["loaded: parts whose names are in another order"] = lambda place: parquet(
-    place, train_0=named(["cat", "dog"], HALF), train_1=named(["dog", "cat", "bird"], HALF, seed=100)
+    place,
+    train_0=named(["cat", "dog"], HALF),
+    train_1=named(["dog", "cat", "bird"], HALF, seed=100),
 )
 TABLES["refused: names in one split and numbers in another"] = lambda place: parquet(
     place, train=named(["cat", "dog"], HALF), test=table(HALF, seed=100)
@@ -202,7 +231,9 @@ TABLES["refused: labels that are blank in part"] = lambda place: frame(
 TABLES["refused: labels that are called nan"] = lambda place: frame(
     place, {"picture": plain(), "label": ["cat", "NaN", "dog"] * 8}
 )
-TABLES["loaded: labels in a column called Class"] = lambda place: frame(place, {"picture": plain(), "Class": HALF})
+TABLES["loaded: labels in a column called Class"] = lambda place: frame(
+    place, {"picture": plain(), "Class": HALF}
+)
 TABLES["loaded: a column of splits"] = lambda place: frame(
     place, {"picture": plain(), "label": HALF, "Split": ["train", "train", "test", "test"] * 6}
 )
@@ -213,7 +244,7 @@ TABLES["loaded: files that name splits in part"] = lambda place: parquet(
     place, train_a=table(HALF), train_b=table(HALF, seed=100), test=table(HALF, seed=200)
 )
 
-# ---- save_to_disk -----------------------------------------------------------------------------------------------
+# ---- save_to_disk --------------------------------------------------------------------------------
 
 
 def saved(place: Path, **splits: datasets.Dataset) -> list[str]:
@@ -232,7 +263,9 @@ def _(place):
 TABLES["loaded: saved splits"] = lambda place: saved(
     place, train=table(HALF), test=table(HALF, seed=100), extra=table(HALF, seed=200)
 )
-TABLES["refused: saved splits without train"] = lambda place: saved(place, a=table(HALF), b=table(HALF, seed=100))
+TABLES["refused: saved splits without train"] = lambda place: saved(
+    place, a=table(HALF), b=table(HALF, seed=100)
+)
 
 
 @case("refused: a saved table with a damaged state", TABLES)
@@ -258,10 +291,12 @@ def _(place):
     return data(place / "saved")
 
 
-# ---- WebDataset -------------------------------------------------------------------------------------------------
+# ---- WebDataset ----------------------------------------------------------------------------------
 
 
-def archive(place: Path, members: dict[str, bytes], name: str = "a.tar", mode: str = "w") -> list[str]:
+def archive(
+    place: Path, members: dict[str, bytes], name: str = "a.tar", mode: str = "w"
+) -> list[str]:
     with tarfile.open(place / name, mode) as file:  # pyright: ignore[reportCallIssue, reportArgumentType]
         for member, content in members.items():
             entry = tarfile.TarInfo(member)
@@ -273,7 +308,9 @@ def archive(place: Path, members: dict[str, bytes], name: str = "a.tar", mode: s
 def samples(label: str = "cls", seed: int = 0, **more: bytes) -> dict[str, bytes]:
     members: dict[str, bytes] = {}
     for row in range(24):
-        told = {"cls": str(row % 2), "json": json.dumps({"label": row % 2, "id": row}), "": ""}[label]
+        told = {"cls": str(row % 2), "json": json.dumps({"label": row % 2, "id": row}), "": ""}[
+            label
+        ]
         members[f"{row:03}.png"] = png(seed + row)
         if label:
             members[f"{row:03}.{label}"] = told.encode()
@@ -285,20 +322,34 @@ TABLES["loaded: an archive with cls"] = lambda place: archive(place, samples())
 TABLES["loaded: an archive with json"] = lambda place: archive(place, samples("json"))
 TABLES["loaded: an archive called [x]"] = lambda place: archive(place, samples(), "[x].tar")
 TABLES["refused: an archive without labels"] = lambda place: archive(place, samples(""))
-TABLES["refused: an archive with pickles"] = lambda place: archive(place, samples(pth=b"no pickle, but who knows"))
-TABLES["refused: an archive with packed pickles"] = lambda place: archive(place, {"0.pth.gz": b"", **samples()})
-TABLES["refused: an archive with broken labels"] = lambda place: archive(place, samples() | {"005.cls": b"two"})
-TABLES["refused: an archive with broken json"] = lambda place: archive(place, samples("json") | {"001.json": b"{"})
+TABLES["refused: an archive with pickles"] = lambda place: archive(
+    place, samples(pth=b"no pickle, but who knows")
+)
+TABLES["refused: an archive with packed pickles"] = lambda place: archive(
+    place, {"0.pth.gz": b"", **samples()}
+)
+TABLES["refused: an archive with broken labels"] = lambda place: archive(
+    place, samples() | {"005.cls": b"two"}
+)
+TABLES["refused: an archive with broken json"] = lambda place: archive(
+    place, samples("json") | {"001.json": b"{"}
+)
 TABLES["refused: an empty archive"] = lambda place: archive(place, {})
 TABLES["refused: a packed archive"] = lambda place: archive(place, samples(), "a.tar.gz", "w:gz")
-TABLES["refused: a packed archive under a wrong name"] = lambda place: archive(place, samples(), "a.tar", "w:gz")
+TABLES["refused: a packed archive under a wrong name"] = lambda place: archive(
+    place, samples(), "a.tar", "w:gz"
+)
 TABLES["refused: an archive of class folders"] = lambda place: archive(
     place, {f"{'cat' if row % 2 else 'dog'}/{row}.png": png(row) for row in range(24)}
 )
 
 
 TABLES["loaded: folders of splits in an archive"] = lambda place: archive(
-    place, {f"{('train', 'test')[int(name[2]) % 2]}/{name}": content for name, content in samples().items()}
+    place,
+    {
+        f"{('train', 'test')[int(name[2]) % 2]}/{name}": content
+        for name, content in samples().items()
+    },
 )
 
 

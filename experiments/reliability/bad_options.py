@@ -1,4 +1,6 @@
-"""Options that no study can have: each must end in one line with its field, its value and the cure, before any work."""
+"""Options that no study can have: each must end in one line with its field, its value and the cure,
+before any work.
+"""
 
 import json
 import os
@@ -49,7 +51,12 @@ def _numbers() -> Iterator[Case]:
         yield f"{name} 1", _ablate(f"--{name}", 1)
     for value in (-1, "nan", "inf", BEYOND_FLOAT32, 1e-60, "x", ""):
         yield f"lambdas {value}", _ablate("--lambdas", value)
-    for size in (("--dim", 10**6), ("--depth", 10**6), ("--seeds", 10**8), ("--dim", 10**5, "--depth", 500)):
+    for size in (
+        ("--dim", 10**6),
+        ("--depth", 10**6),
+        ("--seeds", 10**8),
+        ("--dim", 10**5, "--depth", 500),
+    ):
         yield f"more than memory: {size}", _ablate(*size)
     yield "steps beyond int32", _ablate("--epochs", BEYOND_INT32 - 1)
 
@@ -109,7 +116,10 @@ def _targets(folder: Path) -> Iterator[Case]:
     for name, path in bad.items():
         yield f"ablate --out {name}", ["ablate", "--out", str(path)]
         if name != "a folder with other files":
-            yield f"measure --out {name}", ["measure", str(folder / "none.safetensors"), "--out", str(path)]
+            yield (
+                f"measure --out {name}",
+                ["measure", str(folder / "none.safetensors"), "--out", str(path)],
+            )
         for command in ("resume", "report", "measure", "verify"):
             yield f"{command} {name}", [command, str(path)]
     for name in (
@@ -121,8 +131,14 @@ def _targets(folder: Path) -> Iterator[Case]:
     ):
         yield f"verify --json {name}", ["verify", "--claim", "C05", "--json", str(bad[name])]
         yield f"verify --write {name}", ["verify", "--write", str(bad[name])]
-        yield f"bench --json {name}", ["bench", "--quick", "--only", "data", "--json", str(bad[name])]
-        yield f"measure --json {name}", ["measure", str(folder / "none.safetensors"), "--json", str(bad[name])]
+        yield (
+            f"bench --json {name}",
+            ["bench", "--quick", "--only", "data", "--json", str(bad[name])],
+        )
+        yield (
+            f"measure --json {name}",
+            ["measure", str(folder / "none.safetensors"), "--json", str(bad[name])],
+        )
 
 
 def _commands(folder: Path) -> Iterator[Case]:
@@ -140,7 +156,10 @@ def _commands(folder: Path) -> Iterator[Case]:
             yield f"verify --{name} {value}", ["verify", "--claim", "C05", f"--{name}", str(value)]
     yield "verify --examples 0", ["verify", "--claim", "C05", "--examples", "0"]
     yield "verify a run and a claim", ["verify", nothing, "--claim", "C05"]
-    yield "verify a claim and a page", ["verify", "--claim", "C05", "--write", str(folder / "page.md")]
+    yield (
+        "verify a claim and a page",
+        ["verify", "--claim", "C05", "--write", str(folder / "page.md")],
+    )
     yield "verify --write a page that is not there", ["verify", "--write", str(folder / "page.md")]
     for name in ("heads", "pairings"):
         for value in (-1, BEYOND_INT32, "x"):
@@ -173,7 +192,10 @@ def _records(folder: Path) -> Iterator[Case]:
             record = whole | {"config": whole["config"] | {field: wrong}}
             yield f"study.json with {field} = {wrong!r}", ["resume", str(_run(folder, record))]
     for wrong in (None, "x", 1, [], {}):
-        yield f"study.json with config {wrong!r}", ["resume", str(_run(folder, whole | {"config": wrong}))]
+        yield (
+            f"study.json with config {wrong!r}",
+            ["resume", str(_run(folder, whole | {"config": wrong}))],
+        )
         yield f"study.json that is {wrong!r}", ["resume", str(_run(folder, wrong))]
     yield (
         "study.json with a field of the future",

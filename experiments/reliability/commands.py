@@ -1,4 +1,6 @@
-"""Commands of `hopmix` as a drill gives them: inside this process, or in a process of their own that can be killed."""
+"""Commands of `hopmix` as a drill gives them: inside this process, or in a process of their own
+that can be killed.
+"""
 
 import contextlib
 import multiprocessing
@@ -19,7 +21,9 @@ PROCESSES.set_forkserver_preload(
     ["hopmix.lab.cli", "hopmix.lab.study.study", "hopmix.lab.report.page", "zarr", "PIL.Image"]
 )
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
 LONGEST = 900
 """Seconds after which a command hangs, on a machine that others use too."""
 
@@ -41,7 +45,9 @@ class Answer(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it did what it was asked for, complained of nothing, and was plain: this is no terminal."""
+        """Whether it did what it was asked for, complained of nothing, and was plain: this is no
+        terminal.
+        """
         return self.code == DONE and not self.err.strip() and "\x1b" not in self.out
 
     def __str__(self) -> str:
@@ -50,7 +56,9 @@ class Answer(NamedTuple):
 
 
 def prepare_process():
-    """Bound the memory of this process, and let it keep every program that it compiles for the next one."""
+    """Bound the memory of this process, and let it keep every program that it compiles for the next
+    one.
+    """
     import jax
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
@@ -109,7 +117,9 @@ class Command:
         self._err = self._out.with_suffix(".err")
         self._err.touch()
         words = [str(word) for word in arguments]
-        self.process = PROCESSES.Process(target=_main, args=(words, self._out, self._err, cwd), daemon=True)
+        self.process = PROCESSES.Process(
+            target=_main, args=(words, self._out, self._err, cwd), daemon=True
+        )
         self.process.start()
 
     @property
@@ -146,7 +156,9 @@ class Command:
             return Answer(None, "", f"it had not ended after {LONGEST} s")
         code = self.process.exitcode
         answers = (DONE, FAILED, BAD_INPUT)
-        return Answer(code if code in answers else None, self._out.read_text(), self._err.read_text())
+        return Answer(
+            code if code in answers else None, self._out.read_text(), self._err.read_text()
+        )
 
 
 def _main(words: Sequence[str], out: Path, err: Path, cwd: Path | None):

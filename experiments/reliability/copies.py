@@ -1,4 +1,6 @@
-"""A run copied as people copy folders: it is resumed to the same end, or one line says which file is missing."""
+"""A run copied as people copy folders: it is resumed to the same end, or one line says which file
+is missing.
+"""
 
 import os
 import shutil
@@ -44,7 +46,7 @@ def _says_what_is_missing(answer: Answer) -> bool:
     return answer.told and any(name in answer.err for name in FILES)
 
 
-# ---- Ways to copy ------------------------------------------------------------------------------------------------
+# ---- Ways to copy --------------------------------------------------------------------------------
 
 
 def _with_links(source: Path, place: Path) -> Path:
@@ -56,7 +58,9 @@ def _links_followed(source: Path, place: Path) -> Path:
 
 
 def _without_dot_files(source: Path, place: Path) -> Path:
-    return shutil.copytree(source, place / "run", symlinks=True, ignore=lambda folder, names: _hidden(names))
+    return shutil.copytree(
+        source, place / "run", symlinks=True, ignore=lambda folder, names: _hidden(names)
+    )
 
 
 def _without_dot_folders(source: Path, place: Path) -> Path:
@@ -110,7 +114,9 @@ def _links_as_text(source: Path, place: Path) -> Path:
 
 
 def _without_what_is_empty(source: Path, place: Path) -> Path:
-    """As version control does: neither empty files nor folders, every file with the mode and time of now."""
+    """As version control does: neither empty files nor folders, every file with the mode and time
+    of now.
+    """
     run = shutil.copytree(source, place / "run", symlinks=True, copy_function=shutil.copyfile)
     for path in sorted(run.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):

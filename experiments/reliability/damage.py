@@ -1,4 +1,6 @@
-"""Each file of a run damaged in five ways: what reads it afterwards tells in one line, or gives the true numbers."""
+"""Each file of a run damaged in five ways: what reads it afterwards tells in one line, or gives the
+true numbers.
+"""
 
 import json
 import random
@@ -15,14 +17,16 @@ from hopmix.lab import store
 from hopmix.lab.report.seal import NAME as SEAL
 
 WAYS = ("flip", "cut", "lose", "swap", "foreign")
-"""One bit turned, the end missing, the file missing, another file of its kind in its place, that of another study."""
+"""One bit turned, the end missing, the file missing, another file of its kind in its place, that of
+another study.
+"""
 
 STOPPED = 8
 """One case in so many is of a study that was stopped."""
 
 RESUMED = 8
-"""One case in so many is resumed as well as read: that trains where measurements or checkpoints were lost, which takes
-longer than all the rest."""
+"""One case in so many is resumed as well as read: that trains where measurements or checkpoints
+were lost, which takes longer than all the rest."""
 
 
 class Damage(NamedTuple):
@@ -36,15 +40,22 @@ class Damage(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What is lost with the file: its checkpoint, its version of the metrics, or the file alone."""
+        """What is lost with the file: its checkpoint, its version of the metrics, or the file
+        alone.
+        """
         return "/".join(self.file.split("/")[:2])
 
     def __str__(self) -> str:
-        return f"{self.number}: {self.way} {self.file} of a study that {'was stopped' if self.stopped else 'has ended'}"
+        return (
+            f"{self.number}: {self.way} {self.file} of a study that "
+            f"{'was stopped' if self.stopped else 'has ended'}"
+        )
 
 
 class Truth(NamedTuple):
-    """What the commands give of runs that are whole: numbers by step, and pages and figures of both runs."""
+    """What the commands give of runs that are whole: numbers by step, and pages and figures of both
+    runs.
+    """
 
     runs: Runs
     measured: dict[int, Any]
@@ -57,7 +68,10 @@ def cases(count: int, seed: int, runs: Runs) -> list[Damage]:
     rng = random.Random(seed)
     files = {False: _in_turn(_files(runs.ended), rng), True: _in_turn(_files(runs.stopped), rng)}
     stopped = [i % STOPPED == STOPPED - 1 for i in range(count)]
-    return [Damage(i, *next(files[stopped[i]]), stopped[i], rng.randrange(RESUMED) == 0) for i in range(count)]
+    return [
+        Damage(i, *next(files[stopped[i]]), stopped[i], rng.randrange(RESUMED) == 0)
+        for i in range(count)
+    ]
 
 
 def _in_turn(files: list[str], rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -71,11 +85,15 @@ def _in_turn(files: list[str], rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def _files(run: Path) -> list[str]:
     # The lock is empty and says nothing.
-    paths = (path for path in run.rglob("*") if path.is_file() and not path.is_symlink() and path.name != ".lock")
+    paths = (
+        path
+        for path in run.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.name != ".lock"
+    )
     return sorted(str(path.relative_to(run)) for path in paths)
 
 
-# ---- Damage ------------------------------------------------------------------------------------------------------
+# ---- Damage --------------------------------------------------------------------------------------
 
 
 def do_damage(damage: Damage, run: Path, foreign: Path):
@@ -84,7 +102,9 @@ def do_damage(damage: Damage, run: Path, foreign: Path):
     path = run / damage.file
     content = path.read_bytes()
     others = _of_its_kind(run, damage.file, content, exactly=False) if damage.way == "swap" else []
-    strangers = _of_its_kind(foreign, damage.file, content, exactly=True) if damage.way == "foreign" else []
+    strangers = (
+        _of_its_kind(foreign, damage.file, content, exactly=True) if damage.way == "foreign" else []
+    )
     if damage.way == "lose":
         path.unlink()
     elif others:
@@ -103,8 +123,8 @@ def do_damage(damage: Damage, run: Path, foreign: Path):
 
 
 def _of_its_kind(run: Path, file: str, content: bytes, *, exactly: bool) -> list[Path]:
-    """Files of a run with other contents that stand where another one does, but for what is counted or drawn at random;
-    not `exactly` so, also those of other arrays."""
+    """Files of a run with other contents that stand where another one does, but for what is counted
+    or drawn at random; not `exactly` so, also those of other arrays."""
     kind = _kind(file, exactly)
     found = [run / name for name in _files(run) if _kind(name, exactly) == kind]
     return [path for path in found if path.read_bytes() != content]
@@ -118,15 +138,18 @@ def _kind(file: str, exactly: bool) -> str:
     return f"{folders[:1]} {len(folders)} {re.sub('^[a-z_]+(?=[.])', '*', last)}"
 
 
-# ---- Judgement ---------------------------------------------------------------------------------------------------
+# ---- Judgement -----------------------------------------------------------------------------------
 
 
 def truth(runs: Runs, place: Path) -> Truth:
     """What the commands give of the two runs before anything is damaged."""
     measured = {}
     verified = {}
-    # Also those that only one of two runs keeps: where the newer ones are damaged, an older one is read.
-    paths = {int(path.name): path for run in (runs.stopped, runs.ended) for path in _checkpoints(run)}
+    # Also those that only one of two runs keeps: where the newer ones are damaged, an older one is
+    # read.
+    paths = {
+        int(path.name): path for run in (runs.stopped, runs.ended) for path in _checkpoints(run)
+    }
     for step, path in paths.items():
         measured[step] = _measured(place, _need(ask(*_measure(path, place))))[1]
         verified[step] = _verified(place, _need(ask(*_verify(path, place))))[1]
@@ -149,11 +172,17 @@ def _need(answer: Answer) -> Answer:
 
 
 def judge(damage: Damage, truth: Truth, place: Path) -> Outcome:
-    """Damage a copy of a run; then measure it, verify it, report on it, and resume it where the case says so."""
+    """Damage a copy of a run; then measure it, verify it, report on it, and resume it where the
+    case says so.
+    """
     run = copy_run(truth.runs.stopped if damage.stopped else truth.runs.ended, place)
     do_damage(damage, run, truth.runs.foreign)
     told = []
-    for command, ask_and_check in (("measure", _check_numbers), ("verify", _check_numbers), ("report", _check_report)):
+    for command, ask_and_check in (
+        ("measure", _check_numbers),
+        ("verify", _check_numbers),
+        ("report", _check_report),
+    ):
         answer, fault = ask_and_check(command, damage, truth, run)
         if fault:
             return Outcome(str(damage), False, f"{command}: {fault[0]}", fault[1])
@@ -167,7 +196,9 @@ def judge(damage: Damage, truth: Truth, place: Path) -> Outcome:
 
 
 Fault = tuple[str, str] | None
-"""In a word what is wrong, and what was seen; nothing where a command told, or did as if there were no damage."""
+"""In a word what is wrong, and what was seen; nothing where a command told, or did as if there were
+no damage.
+"""
 
 
 def _check_numbers(command: str, damage: Damage, truth: Truth, run: Path) -> tuple[Answer, Fault]:
@@ -223,9 +254,16 @@ def _check_resume(damage: Damage, truth: Truth, run: Path) -> tuple[Answer, Faul
     before = contents(run)
     answer = ask("resume", run)
     if not answer.done:
-        lost = [name for name in _lost(before, run) if not _is_drawn(name) and not name.startswith(damage.unit)]
+        lost = [
+            name
+            for name in _lost(before, run)
+            if not _is_drawn(name) and not name.startswith(damage.unit)
+        ]
         if answer.told:
-            return answer, ("told, but lost what was whole", ", ".join(lost)[:300]) if lost else None
+            return answer, (
+                "told, but lost what was whole",
+                ", ".join(lost)[:300],
+            ) if lost else None
         return answer, ("neither told nor done", str(answer))
     # A damaged checkpoint that is not needed stays as it is.
     beside = f"{damage.unit}/" if damage.file.startswith("checkpoints/") else "/"
@@ -243,8 +281,8 @@ def _is_drawn(name: str) -> bool:
 
 
 def _drawn(run: Path) -> dict[str, str]:
-    """A digest of each page and figure of a run; their seal also holds the bytes of what they were drawn from, which
-    damage may change without changing a number."""
+    """A digest of each page and figure of a run; their seal also holds the bytes of what they were
+    drawn from, which damage may change without changing a number."""
     paths = (path for path in run.rglob("*") if path.is_file() and path.name != SEAL)
     names = ((str(path.relative_to(run)), path) for path in paths)
     return {name: digest(path.read_bytes()) for name, path in names if _is_drawn(name)}

@@ -1,11 +1,12 @@
-"""The drills: studies killed, damaged, written by two, copied; hostile and bad files. Every case has to pass.
+"""The drills: studies killed, damaged, written by two, copied; hostile and bad files. Every case
+has to pass.
 
-.venv/bin/python -m experiments.reliability.drill [--only kills damage ...] [--quick] [--jobs 2]     (or: make drills)
+.venv/bin/python -m experiments.reliability.drill [--only kills damage ...] [--quick]   (or: make drills)
 
-Trains small studies into a temporary folder, and writes how each drill goes into `results.json`, case by case: what
-ends a drill loses none of it. A drill that is left out keeps its last figures there. The exit code is 0 where every
-case passed, and 1 otherwise.
-"""
+Trains small studies into a temporary folder, and writes how each drill goes into `results.json`,
+case by case: what ends a drill loses none of it. A drill that is left out keeps its last figures
+there. The exit code is 0 where every case passed, and 1 otherwise.
+"""  # noqa: E501
 
 import collections
 import dataclasses
@@ -22,7 +23,17 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from experiments.reliability import commands, copies, damage, hostile, inputs, kills, small_study, workers, writers
+from experiments.reliability import (
+    commands,
+    copies,
+    damage,
+    hostile,
+    inputs,
+    kills,
+    small_study,
+    workers,
+    writers,
+)
 from experiments.reliability.small_study import Runs
 from experiments.reliability.workers import Judge, Outcome
 from hopmix.lab import store
@@ -44,7 +55,9 @@ class Options:
     quick: bool = False
     """A few cases of each, and no figures written: to see that the drills themselves work."""
     numbers: tuple[int, ...] = ()
-    """Only these cases, as they are counted from 0; no figures are written: to try again what did not pass."""
+    """Only these cases, as they are counted from 0; no figures are written: to try again what did
+    not pass.
+    """
     jobs: int = 2
     """How many cases run side by side."""
     seed: int = 0
@@ -55,7 +68,9 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Drill:
-    """What is done `full` times, or `quick` times; `cases` makes so many of a seed and the runs of the small study."""
+    """What is done `full` times, or `quick` times; `cases` makes so many of a seed and the runs of
+    the small study.
+    """
 
     judge: Judge
     full: int
@@ -69,7 +84,9 @@ DRILLS: dict[Name, Drill] = {
     "writers": Drill(writers.judge, 20, 1, lambda count, seed, runs: writers.cases(count, seed)),
     "copies": Drill(copies.judge, 20, 1, lambda count, seed, runs: copies.cases(count, seed)),
     "hostile": Drill(hostile.judge, 1000, 2, lambda count, seed, runs: hostile.cases(count, seed)),
-    "inputs": Drill(inputs.judge, 2000, 5, lambda count, seed, runs: inputs.cases(runs.ended.parents[1])[:count]),
+    "inputs": Drill(
+        inputs.judge, 2000, 5, lambda count, seed, runs: inputs.cases(runs.ended.parents[1])[:count]
+    ),
 }
 
 
@@ -87,7 +104,11 @@ def run(name: Name, options: Options, runs: Runs, work: Path) -> Iterator[dict[s
     for outcome in track(judged, f"{name:8}", len(cases), console=Console(stderr=True)):
         found.append(outcome)
         if not outcome.passed:
-            print(f"{name}: {outcome.name}: {outcome.how}: {outcome.seen}", file=sys.stderr, flush=True)
+            print(
+                f"{name}: {outcome.name}: {outcome.how}: {outcome.seen}",
+                file=sys.stderr,
+                flush=True,
+            )
         yield record(found, len(cases), time.perf_counter() - begin) | {"commit": commit}
 
 

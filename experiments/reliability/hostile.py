@@ -1,4 +1,5 @@
-"""Files that would run code if hopmix unpickled them or ran scripts: none does, and each is told or read as data.
+"""Files that would run code if hopmix unpickled them or ran scripts: none does, and each is told or
+read as data.
 
 What they would do is harmless: make an empty folder, whose absence shows that nothing was run.
 """
@@ -55,7 +56,9 @@ def judge(hostile: Hostile, runs: Runs, place: Path) -> Outcome:
             return Outcome(hostile.kind, False, "executed", " ".join(map(str, words)))
     wrong = [str(answer) for answer in answers if not (answer.told or answer.done)]
     how = "told" if any(answer.told for answer in answers) else "read as data"
-    return Outcome(hostile.kind, not wrong, "neither told nor done" if wrong else how, "; ".join(wrong)[:500])
+    return Outcome(
+        hostile.kind, not wrong, "neither told nor done" if wrong else how, "; ".join(wrong)[:500]
+    )
 
 
 Words = tuple[object, ...]
@@ -71,7 +74,7 @@ def script(mark: Path) -> str:
     return f"import os\n\nos.mkdir({str(mark)!r})\n"
 
 
-# ---- Weights of other people ------------------------------------------------------------------------------------
+# ---- Weights of other people ---------------------------------------------------------------------
 
 
 def _bare_pickle(name: str) -> Callable[[Path, Path, Runs], Iterator[Words]]:
@@ -90,8 +93,13 @@ def _archive_of_torch(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
 
 
 def _old_file_of_torch(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
-    header = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    (place / "model.pth").write_bytes(b"".join(header) + payload(mark) + pickle.dumps([], protocol=2))
+    header = [
+        pickle.dumps(part, protocol=2)
+        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    ]
+    (place / "model.pth").write_bytes(
+        b"".join(header) + payload(mark) + pickle.dumps([], protocol=2)
+    )
     yield "measure", place / "model.pth", "--pairings", "0"
 
 
@@ -110,7 +118,7 @@ def _objects(mark: Path) -> bytes:
     return buffer.getvalue()
 
 
-# ---- Data ---------------------------------------------------------------------------------------------------------
+# ---- Data ----------------------------------------------------------------------------------------
 
 
 def _dry_run(path: Path) -> Words:
@@ -150,7 +158,12 @@ def _folder_of_images(place: Path) -> Path:
 
 def _script_of_a_data_set(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
     folder = _folder_of_images(place)
-    for path in (folder / "images.py", folder / "a" / "a.py", folder / "dataset.py", folder / "__init__.py"):
+    for path in (
+        folder / "images.py",
+        folder / "a" / "a.py",
+        folder / "dataset.py",
+        folder / "__init__.py",
+    ):
         path.write_text(script(mark))
     yield _dry_run(folder)
     yield _dry_run(folder / "images.py")
@@ -189,7 +202,12 @@ def _tar_with_pickles(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
     folder.mkdir()
     with tarfile.open(folder / "train-000.tar", "w") as archive:
         for i in range(40):
-            members = {"png": _picture(i), "cls": str(i % 2).encode(), "pyd": payload(mark), "pkl": payload(mark)}
+            members = {
+                "png": _picture(i),
+                "cls": str(i % 2).encode(),
+                "pyd": payload(mark),
+                "pkl": payload(mark),
+            }
             members |= {"pickle": payload(mark), "npy": _objects(mark)}
             for suffix, content in members.items():
                 member = tarfile.TarInfo(f"{i:04d}.{suffix}")
@@ -202,15 +220,26 @@ def _tar_with_pickles(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
 def _saved_with_a_pickle(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
     folder = place / "saved"
     folder.mkdir()
-    call = {"_type": "Value", "dtype": "string", "py/reduce": [{"py/function": "os.mkdir"}, {"py/tuple": [str(mark)]}]}
-    state = {"_data_files": [{"filename": "data.arrow"}], "_fingerprint": "0", "_format_type": None, "_split": "train"}
+    call = {
+        "_type": "Value",
+        "dtype": "string",
+        "py/reduce": [{"py/function": "os.mkdir"}, {"py/tuple": [str(mark)]}],
+    }
+    state = {
+        "_data_files": [{"filename": "data.arrow"}],
+        "_fingerprint": "0",
+        "_format_type": None,
+        "_split": "train",
+    }
     (folder / "state.json").write_text(json.dumps(state))
-    (folder / "dataset_info.json").write_text(json.dumps({"features": {"image": call, "label": call}}))
+    (folder / "dataset_info.json").write_text(
+        json.dumps({"features": {"image": call, "label": call}})
+    )
     (folder / "data.arrow").write_bytes(payload(mark))
     yield _dry_run(folder)
 
 
-# ---- Runs -----------------------------------------------------------------------------------------------------------
+# ---- Runs ----------------------------------------------------------------------------------------
 
 
 def _read(run: Path) -> Iterator[Words]:
@@ -238,7 +267,9 @@ def _results_of_a_run(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
 
 
 def _codec(changes: dict[str, object]) -> Callable[[Path, Path, Runs], Iterator[Words]]:
-    """Metrics whose first numbers are a pickle, and whose description names the codec that reads it."""
+    """Metrics whose first numbers are a pickle, and whose description names the codec that reads
+    it.
+    """
 
     def write(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
         run = copy_run(runs.ended, place)
@@ -254,12 +285,16 @@ def _codec(changes: dict[str, object]) -> Callable[[Path, Path, Runs], Iterator[
 
 
 def _modules_of_a_checkpoint(place: Path, mark: Path, runs: Runs) -> Iterator[Words]:
-    """The metadata of a checkpoint name the classes that read it: here a module that makes a folder when imported."""
+    """The metadata of a checkpoint name the classes that read it: here a module that makes a folder
+    when imported.
+    """
     run = copy_run(runs.ended, place)
     (run / "evil_handler.py").write_text(script(mark))
     for path in run.glob("checkpoints/*/_CHECKPOINT_METADATA"):
         described = json.loads(path.read_text())
-        described["item_handlers"] = dict.fromkeys(described["item_handlers"], "evil_handler.Handler")
+        described["item_handlers"] = dict.fromkeys(
+            described["item_handlers"], "evil_handler.Handler"
+        )
         path.write_text(json.dumps(described))
     here = Path.cwd()
     os.chdir(run)
@@ -296,11 +331,19 @@ def _modules_beside_a_run(place: Path, mark: Path, runs: Runs) -> Iterator[Words
 
 
 KINDS: dict[str, Callable[[Path, Path, Runs], Iterator[Words]]] = {
-    **{f"a pickle named {name}": _bare_pickle(name) for name in ("a.pt", "a.pth", "a.bin", "a.ckpt", "a.eqx")},
-    **{f"a pickle named {name}": _bare_pickle(name) for name in ("a.safetensors", "a.npy", "a.pkl")},
+    **{
+        f"a pickle named {name}": _bare_pickle(name)
+        for name in ("a.pt", "a.pth", "a.bin", "a.ckpt", "a.eqx")
+    },
+    **{
+        f"a pickle named {name}": _bare_pickle(name) for name in ("a.safetensors", "a.npy", "a.pkl")
+    },
     "an archive of PyTorch": _archive_of_torch,
     "an old file of PyTorch": _old_file_of_torch,
-    **{f"an array of objects named {name}": _array_of_objects(name) for name in ("a.eqx", "a.npy", "a.pt")},
+    **{
+        f"an array of objects named {name}": _array_of_objects(name)
+        for name in ("a.eqx", "a.npy", "a.pt")
+    },
     "scripts beside images": _script_of_a_data_set,
     "a script as data set": _script_alone,
     "tags in the front matter of a README": _tags_of_yaml,
@@ -313,7 +356,9 @@ KINDS: dict[str, Callable[[Path, Path, Runs], Iterator[Words]]] = {
     "a pickle as codec of metrics": _codec(
         {"dtype": "|O", "filters": [{"id": "pickle", "protocol": 5}], "compressor": None}
     ),
-    "a pickle as compressor of metrics": _codec({"dtype": "|O", "filters": None, "compressor": {"id": "pickle"}}),
+    "a pickle as compressor of metrics": _codec(
+        {"dtype": "|O", "filters": None, "compressor": {"id": "pickle"}}
+    ),
     "objects as metrics": _codec({"dtype": "|O", "filters": None, "compressor": None}),
     "an unknown codec of metrics": _codec({"filters": [{"id": "evil_codec"}]}),
     "modules named by a checkpoint": _modules_of_a_checkpoint,

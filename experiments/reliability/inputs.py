@@ -12,7 +12,9 @@ from experiments.reliability.small_study import Runs
 from experiments.reliability.workers import Outcome
 
 SOURCES = ("bad_options", "bad_data", "bad_checkpoints")
-"""Modules with `cases(folder)`: names and arguments of commands. What is only odd is named "loaded: ..."."""
+"""Modules with `cases(folder)`: names and arguments of commands. What is only odd is named "loaded:
+...".
+"""
 
 
 class Bad(NamedTuple):

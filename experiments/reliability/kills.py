@@ -10,8 +10,9 @@ from experiments.reliability.workers import Outcome
 
 
 class Kill(NamedTuple):
-    """A study that is killed at a share of the time that it takes, counted from its first file or from its start; and
-    the command that resumes it, killed in the same way where `again` is a share too."""
+    """A study that is killed at a share of the time that it takes, counted from its first file or
+    from its start; and the command that resumes it, killed in the same way where `again` is a share
+    too."""
 
     number: int
     share: float
@@ -20,17 +21,22 @@ class Kill(NamedTuple):
 
 
 def cases(count: int, seed: int) -> list[Kill]:
-    """So many moments: one in six is counted from the start, before there is anything; one in four is a kill of the
-    resumed study too."""
+    """So many moments: one in six is counted from the start, before there is anything; one in four
+    is a kill of the resumed study too."""
     rng = random.Random(seed)
-    return [Kill(i, rng.random(), i % 6 == 5, rng.random() if i % 4 == 3 else None) for i in range(count)]
+    return [
+        Kill(i, rng.random(), i % 6 == 5, rng.random() if i % 4 == 3 else None)
+        for i in range(count)
+    ]
 
 
 def judge(kill: Kill, runs: Runs, place: Path) -> Outcome:
     """Kill, resume, and compare everything that counts with the study that nobody touched."""
     out = place / "run"
     begin = ("ablate", *OPTIONS, "--out", out)
-    when = _killed(begin, kill.share * runs.seconds, place if kill.from_start else out / "study.json", out)
+    when = _killed(
+        begin, kill.share * runs.seconds, place if kill.from_start else out / "study.json", out
+    )
     if kill.again is not None and (out / "study.json").exists():
         when += f"; resumed, {_killed(('resume', out), kill.again * runs.seconds, place, out)}"
     answer = commands.run(place, *(("resume", out) if (out / "study.json").exists() else begin))
@@ -42,11 +48,18 @@ def judge(kill: Kill, runs: Runs, place: Path) -> Outcome:
 
 
 def _killed(words: tuple, seconds: float, since: Path, out: Path) -> str:
-    """Give a command and kill it so many seconds after a path is there; what was in its folder by then."""
+    """Give a command and kill it so many seconds after a path is there; what was in its folder by
+    then.
+    """
     command = commands.Command(out.parent, *words)
     commands.wait_until(since.exists, command)
     command.process.join(seconds)
     ran = command.kill()
     saved = sorted(int(path.name) for path in out.glob("checkpoints/*") if path.name.isdigit())
-    there = [name for name in ("study.json", "results.json", "report.html") if (out / name).exists()]
-    return f"{'killed' if ran else 'ended'} with checkpoints {saved}, {', '.join(there) or 'nothing else'}"
+    there = [
+        name for name in ("study.json", "results.json", "report.html") if (out / name).exists()
+    ]
+    return (
+        f"{'killed' if ran else 'ended'} with checkpoints {saved}, "
+        f"{', '.join(there) or 'nothing else'}"
+    )

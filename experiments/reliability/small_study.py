@@ -16,7 +16,19 @@ import zarr
 from experiments.reliability import commands
 
 OPTIONS = (
-    *("--data", "digits", "--arms", "free", "symmetric", "--seeds", "1", "--dim", "8", "--depth", "1"),
+    *(
+        "--data",
+        "digits",
+        "--arms",
+        "free",
+        "symmetric",
+        "--seeds",
+        "1",
+        "--dim",
+        "8",
+        "--depth",
+        "1",
+    ),
     *("--epochs", "2", "--measurements", "3", "--deep", "0"),
 )
 STEPS = (14, 28, 42)
@@ -28,8 +40,8 @@ OF_ONE_RUN = ("created", "command", "environment", "resumed", "timing", "checksu
 
 
 class Runs(NamedTuple):
-    """The folders that drills copy: a study that has ended, one that was stopped, and another that has ended; and how
-    many seconds one takes."""
+    """The folders that drills copy: a study that has ended, one that was stopped, and another that
+    has ended; and how many seconds one takes."""
 
     ended: Path
     stopped: Path
@@ -40,7 +52,9 @@ class Runs(NamedTuple):
 def make_runs(folder: Path) -> Runs:
     """Train what the drills damage, copy and compare with."""
     folder.mkdir(parents=True, exist_ok=True)
-    ended, stopped, foreign = (folder / name / "run" for name in ("ended", "stopped", "foreign"))
+    ended = folder / "ended" / "run"
+    stopped = folder / "stopped" / "run"
+    foreign = folder / "foreign" / "run"
     _train(folder, ended, OPTIONS)
     begin = time.perf_counter()
     _train(folder, foreign, (*OPTIONS, "--first-seed", "7"))
@@ -92,16 +106,29 @@ def contents(run: Path) -> dict[str, str]:
 
 
 def differences(run: Path, reference: Path) -> list[str]:
-    """What counts and is not the same in two runs, the pages left out: they say when and how a study was run."""
+    """What counts and is not the same in two runs, the pages left out: they say when and how a
+    study was run.
+    """
     ours = dict(facts(run))
     theirs = dict(facts(reference))
-    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    return sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )
 
 
 def facts(run: Path) -> Iterator[tuple[str, str]]:
-    """Everything in a run that counts, as a digest: descriptions, results, every array, every figure."""
+    """Everything in a run that counts, as a digest: descriptions, results, every array, every
+    figure.
+    """
     for name in ("study.json", "results.json"):
-        yield name, digest(json.dumps(lasting(json.loads((run / name).read_text("utf-8"))), sort_keys=True).encode())
+        yield (
+            name,
+            digest(
+                json.dumps(
+                    lasting(json.loads((run / name).read_text("utf-8"))), sort_keys=True
+                ).encode()
+            ),
+        )
     for name, array in zarr.open_group(_metrics(run), mode="r").arrays():
         yield f"metrics.zarr/{name}", of_array(np.asarray(array[...]))
     with np.load(run / "weights.npz", allow_pickle=False) as weights:

@@ -15,7 +15,9 @@ LONGEST = 3600
 
 
 class Outcome(NamedTuple):
-    """How a case ended: its name, whether it is as it should be, in a word how, and what was seen where it is not."""
+    """How a case ended: its name, whether it is as it should be, in a word how, and what was seen
+    where it is not.
+    """
 
     name: str
     passed: bool
@@ -60,7 +62,9 @@ def _judge(judge: Judge, case: Any, shared: Any, place: Path) -> Outcome:
     return judge(case, shared, place)
 
 
-def outcomes(judge: Judge, cases: Sequence[Any], shared: Any, folder: Path, jobs: int = 1) -> Iterator[Outcome]:
+def outcomes(
+    judge: Judge, cases: Sequence[Any], shared: Any, folder: Path, jobs: int = 1
+) -> Iterator[Outcome]:
     """Judge all cases; the outcomes come in the order of the cases.
 
     **Arguments:**

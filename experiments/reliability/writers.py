@@ -1,4 +1,6 @@
-"""Two commands that write one run: one of them waits or tells, and the run ends as if it had been alone."""
+"""Two commands that write one run: one of them waits or tells, and the run ends as if it had been
+alone.
+"""
 
 import random
 import shutil
@@ -8,7 +10,14 @@ from typing import NamedTuple
 
 from experiments.reliability import commands
 from experiments.reliability.commands import Answer, Command
-from experiments.reliability.small_study import OPTIONS, PAGES, Runs, contents, copy_run, differences
+from experiments.reliability.small_study import (
+    OPTIONS,
+    PAGES,
+    Runs,
+    contents,
+    copy_run,
+    differences,
+)
 from experiments.reliability.workers import Outcome
 
 LATE = ("resume", "ablate --resume", "ablate")
@@ -16,7 +25,9 @@ LATE = ("resume", "ablate --resume", "ablate")
 
 
 class Two(NamedTuple):
-    """A second command: given at a share of the time of a study (`late`), with it (`together`), or two reports."""
+    """A second command: given at a share of the time of a study (`late`), with it (`together`), or
+    two reports.
+    """
 
     number: int
     kind: str
@@ -25,7 +36,9 @@ class Two(NamedTuple):
 
 
 def cases(count: int, seed: int) -> list[Two]:
-    """Three in five are late, one in five begins together with the first, one in five are two reports."""
+    """Three in five are late, one in five begins together with the first, one in five are two
+    reports.
+    """
     rng = random.Random(seed)
     kinds = ("late", "late", "late", "together", "reports")
     return [Two(i, kinds[i % 5], LATE[(i // 5 + i % 5) % 3], rng.random()) for i in range(count)]
@@ -33,17 +46,23 @@ def cases(count: int, seed: int) -> list[Two]:
 
 def judge(two: Two, runs: Runs, place: Path) -> Outcome:
     """Give both commands, and compare what is there in the end with a run that nobody disturbed."""
-    how, fault = {"late": _late, "together": _together, "reports": _reports}[two.kind](two, runs, place)
+    how, fault = {"late": _late, "together": _together, "reports": _reports}[two.kind](
+        two, runs, place
+    )
     return Outcome(f"{two.number}: {two.kind}, {two.command}", not fault, how, fault)
 
 
 def _late(two: Two, runs: Runs, place: Path) -> tuple[str, str]:
-    """The first one is held still in the midst, so that every byte that changes is of the second one."""
+    """The first one is held still in the midst, so that every byte that changes is of the second
+    one.
+    """
     out = place / "run"
     first = _hold(place, out, two.share * 0.6 * runs.seconds)
     before = contents(out)
     second = commands.run(place, *_words(two.command, out))
-    changed = [name for name, content in contents(out).items() if before.pop(name, None) != content] + [*before]
+    changed = [
+        name for name, content in contents(out).items() if before.pop(name, None) != content
+    ] + [*before]
     first.signal(signal.SIGCONT)
     answer = first.wait()
     if changed:
@@ -93,10 +112,16 @@ def _reports(two: Two, runs: Runs, place: Path) -> tuple[str, str]:
         path.unlink()
     both = [Command(place, "report", run) for _ in range(2)]
     answers = [command.wait() for command in both]
-    if not all(answer.told or answer.done for answer in answers) or not any(answer.done for answer in answers):
+    if not all(answer.told or answer.done for answer in answers) or not any(
+        answer.done for answer in answers
+    ):
         return "neither told nor done", "; ".join(map(str, answers))
     wrong = [str(path) for path in lost if not path.exists()] or differences(run, runs.ended)
-    beside = [path.name for path in run.iterdir() if path.name not in {p.name for p in runs.ended.iterdir()}]
+    beside = [
+        path.name
+        for path in run.iterdir()
+        if path.name not in {p.name for p in runs.ended.iterdir()}
+    ]
     return ("differs", ", ".join(wrong + beside)[:300]) if wrong + beside else ("equal", "")
 
 

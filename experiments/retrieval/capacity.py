@@ -1,17 +1,21 @@
-"""How many patterns binary memories store, and how exactly one update returns them, against the theory of C12.
+"""How many patterns binary memories store, and how exactly one update returns them, against the
+theory of C12.
 
     .venv/bin/python experiments/retrieval/capacity.py
 
-Four measurements on random patterns, each on several memories (seeds), all compared with `theory/C12-retrieval.md`:
+Four measurements on random patterns, each on several memories (seeds), all compared with
+`theory/C12-retrieval.md`:
 
-1. which share of the bits of stored patterns is stable, against the number of patterns, for the classical memory and
-   the dense ones with z^3 and the rectified max(z, 0)^3;
+1. which share of the bits of stored patterns is stable, against the number of patterns, for the
+   classical memory and the dense ones with z^3 and the rectified max(z, 0)^3;
 2. which share of patterns comes back from a tenth of flipped bits by asynchronous sweeps;
-3. how often one synchronous update of the exponential memory leaves an error, against the share of flipped bits;
-4. how far one update of a modern Hopfield network, and of a log-sum-ReLU memory, ends from a pattern, against noise.
+3. how often one synchronous update of the exponential memory leaves an error, against the share of
+   flipped bits;
+4. how far one update of a modern Hopfield network, and of a log-sum-ReLU memory, ends from a
+   pattern, against noise.
 
-Writes `results.json`, `stable.png` and `one_update.png` to `--out`. README.md in this folder has the results and the
-time.
+Writes `results.json`, `stable.png` and `one_update.png` to `--out`. README.md in this folder has
+the results and the time.
 """
 
 import dataclasses
@@ -51,7 +55,9 @@ HERE = Path(__file__).resolve().parent
 
 
 class Cube(AbstractLagrangian):
-    r"""The separation $F(z) = z^3/3$ of Krotov and Hopfield without rectification; it is not convex."""
+    r"""The separation $F(z) = z^3/3$ of Krotov and Hopfield without rectification; it is not
+    convex.
+    """
 
     curvature = (-math.inf, math.inf)
 
@@ -96,20 +102,24 @@ def flip_some(patterns: jax.Array, flips: int, seed: int) -> jax.Array:
     return jnp.where(jnp.asarray(ranks < flips), -patterns, patterns)
 
 
-# ---- 1 and 2: polynomial memories ---------------------------------------------------------------------------------
+# ---- 1 and 2: polynomial memories ----------------------------------------------------------------
 
 
 @jax.jit
-def look_at(memory: HopfieldMemory, wanted: jax.Array, states: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-    """Of each wanted pattern: how many of its bits want to flip, whether asynchronous sweeps lead from its state to
-    it exactly, and whether they came to rest."""
+def look_at(
+    memory: HopfieldMemory, wanted: jax.Array, states: jax.Array, key: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Of each wanted pattern: how many of its bits want to flip, whether asynchronous sweeps lead
+    from its state to it exactly, and whether they came to rest."""
 
     def one(wanted, state, key):
         found = recall(memory, state, sweeps=12, key=key)
         unstable = jnp.sum(flip_costs(memory, wanted) < 0)
         return unstable, jnp.all(found.states[-1] == wanted), found.converged
 
-    return jax.lax.map(lambda each: one(*each), (wanted, states, jr.split(key, len(wanted))), batch_size=16)
+    return jax.lax.map(
+        lambda each: one(*each), (wanted, states, jr.split(key, len(wanted))), batch_size=16
+    )
 
 
 def polynomial_memories(settings: Settings) -> list[dict]:
@@ -119,19 +129,29 @@ def polynomial_memories(settings: Settings) -> list[dict]:
         threshold = capacity(separation, settings.units)
         for load in settings.loads:
             patterns = max(2, round(load * threshold))
-            found = np.array([one_memory(separation, patterns, settings, seed) for seed in range(settings.seeds)])
+            found = np.array(
+                [one_memory(separation, patterns, settings, seed) for seed in range(settings.seeds)]
+            )
             error = bit_error(separation, settings.units, patterns)
             row = {"separation": name, "patterns": patterns, "load": patterns / threshold}
             row |= {"unstable bits": found[:, 0].tolist(), "expected unstable bits": error}
-            row |= {"stable patterns": found[:, 1].tolist(), "expected": (1 - error) ** settings.units}
+            row |= {
+                "stable patterns": found[:, 1].tolist(),
+                "expected": (1 - error) ** settings.units,
+            }
             rows.append(row | {"retrieved": found[:, 2].tolist(), "at rest": found[:, 3].tolist()})
     return rows
 
 
-def one_memory(separation: AbstractLagrangian, patterns: int, settings: Settings, seed: int) -> tuple[float, ...]:
-    """Shares of unstable bits, of stable patterns, of retrieved patterns, and of retrievals that came to rest."""
+def one_memory(
+    separation: AbstractLagrangian, patterns: int, settings: Settings, seed: int
+) -> tuple[float, ...]:
+    """Shares of unstable bits, of stable patterns, of retrieved patterns, and of retrievals that
+    came to rest.
+    """
     stored = fair_bits(seed, patterns, settings.units)
-    # Patterns of zeros change no cost. With them, memories of different loads share a compiled program.
+    # Patterns of zeros change no cost. With them, memories of different loads share a compiled
+    # program.
     padding = 4 ** max(4, math.ceil(math.log(patterns, 4))) - patterns
     memory = HopfieldMemory(jnp.pad(stored, ((0, padding), (0, 0))), separation)
     wanted = stored[np.arange(settings.samples) % patterns]
@@ -140,22 +160,36 @@ def one_memory(separation: AbstractLagrangian, patterns: int, settings: Settings
     return unstable.mean() / settings.units, (unstable == 0).mean(), retrieved.mean(), rest.mean()
 
 
-# ---- 3: the exponential memory ------------------------------------------------------------------------------------
+# ---- 3: the exponential memory -------------------------------------------------------------------
 
 
 @jax.jit
 def left_wrong(memory: HopfieldMemory, wanted: jax.Array, states: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda both: jnp.any(update_all(memory, both[1]) != both[0]), (wanted, states), batch_size=4)
+    return jax.lax.map(
+        lambda both: jnp.any(update_all(memory, both[1]) != both[0]), (wanted, states), batch_size=4
+    )
 
 
 def exponential_memories(settings: Settings) -> list[dict]:
     """A row for each number of patterns and of flipped bits."""
-    units, rows = settings.exponential_units, []
+    units = settings.exponential_units
+    rows = []
     for patterns in settings.exponential_patterns:
-        memories = [HopfieldMemory(fair_bits(s, patterns, units), Softmax(1.0)) for s in range(settings.seeds)]
+        memories = [
+            HopfieldMemory(fair_bits(s, patterns, units), Softmax(1.0))
+            for s in range(settings.seeds)
+        ]
         for flips in range(0, int(0.4 * units) + 1, max(1, units // 40)):
-            failed = [failure_share(memory, flips, settings.samples, seed) for seed, memory in enumerate(memories)]
-            row = {"patterns": patterns, "flips": flips, "samples": min(settings.samples, patterns), "failed": failed}
+            failed = [
+                failure_share(memory, flips, settings.samples, seed)
+                for seed, memory in enumerate(memories)
+            ]
+            row = {
+                "patterns": patterns,
+                "flips": flips,
+                "samples": min(settings.samples, patterns),
+                "failed": failed,
+            }
             rows.append(row | {"bound": retrieval_failure(units, patterns, flips)})
     return rows
 
@@ -165,7 +199,7 @@ def failure_share(memory: HopfieldMemory, flips: int, samples: int, seed: int) -
     return float(left_wrong(memory, wanted, flip_some(wanted, flips, seed)).mean())
 
 
-# ---- 4: real patterns ---------------------------------------------------------------------------------------------
+# ---- 4: real patterns ----------------------------------------------------------------------------
 
 
 def real_memories(settings: Settings) -> list[dict]:
@@ -173,19 +207,31 @@ def real_memories(settings: Settings) -> list[dict]:
     rows = []
     for beta in (8.0, 16.0, 32.0):
         for noise in np.linspace(0, 1, 21):
-            found = [real_memory(beta, float(noise), settings, seed) for seed in range(settings.seeds)]
+            found = [
+                real_memory(beta, float(noise), settings, seed) for seed in range(settings.seeds)
+            ]
             errors, bounds, compact = (np.concatenate(part) for part in zip(*found))
             row = {"beta": beta, "noise": float(noise), "median error": float(np.median(errors))}
-            row |= {"largest error": float(errors.max()), "largest error / bound": float((errors / bounds).max())}
-            row |= {"median bound": float(np.median(bounds)), "log-sum-relu median error": float(np.median(compact))}
+            row |= {
+                "largest error": float(errors.max()),
+                "largest error / bound": float((errors / bounds).max()),
+            }
+            row |= {
+                "median bound": float(np.median(bounds)),
+                "log-sum-relu median error": float(np.median(compact)),
+            }
             rows.append(row | {"log-sum-relu exact": float((compact < 1e-12).mean())})
     return rows
 
 
 def real_memory(beta: float, noise: float, settings: Settings, seed: int) -> tuple[np.ndarray, ...]:
-    """Of one memory: errors of one softmax update, their bounds, and errors of one log-sum-ReLU update."""
+    """Of one memory: errors of one softmax update, their bounds, and errors of one log-sum-ReLU
+    update.
+    """
     random = np.random.default_rng(seed)
-    patterns, push = (on_sphere(random, settings.real_patterns, settings.real_units) for _ in range(2))
+    patterns, push = (
+        on_sphere(random, settings.real_patterns, settings.real_units) for _ in range(2)
+    )
     found = one_updates(patterns, patterns + noise * push, jnp.asarray(beta))
     return tuple(np.asarray(part) for part in found)
 
@@ -209,7 +255,7 @@ def one_updates(patterns: jax.Array, states: jax.Array, beta: jax.Array):
     return jax.vmap(one)(jnp.arange(len(patterns)), patterns, states)
 
 
-# ---- figures ------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 # Okabe and Ito's colour-blind-safe hues, and a marker for each.
 STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
@@ -228,21 +274,45 @@ def draw(path: Path, panels: tuple[Callable[[Axes], None], ...]) -> None:
     figure.savefig(path, dpi=160)
 
 
-def points(axes: Axes, x: list[float], per_seed: list[list[float]], style: tuple[str, str], label: str | None) -> None:
+def points(
+    axes: Axes,
+    x: list[float],
+    per_seed: list[list[float]],
+    style: tuple[str, str],
+    label: str | None,
+) -> None:
     """Means over memories, with their standard deviation."""
     values = np.array(per_seed)
     spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
     colour, marker = style
-    axes.errorbar(x, values.mean(1), spread, fmt=marker, color=colour, ms=3.5, elinewidth=1, capsize=1.5, label=label)
+    axes.errorbar(
+        x,
+        values.mean(1),
+        spread,
+        fmt=marker,
+        color=colour,
+        ms=3.5,
+        elinewidth=1,
+        capsize=1.5,
+        label=label,
+    )
 
 
 def stable_figure(path: Path, rows: list[dict], units: int) -> None:
-    def panel(what: str, theory: Callable[[dict], float] | None, title: str) -> Callable[[Axes], None]:
+    def panel(
+        what: str, theory: Callable[[dict], float] | None, title: str
+    ) -> Callable[[Axes], None]:
         def fill(axes: Axes) -> None:
             for name, style in zip(SEPARATIONS, STYLES):
                 ours = [row for row in rows if row["separation"] == name]
                 x = [row["load"] for row in ours]
-                points(axes, x, [[to_percent(what, v) for v in row[what]] for row in ours], style, f"$F = {tex(name)}$")
+                points(
+                    axes,
+                    x,
+                    [[to_percent(what, v) for v in row[what]] for row in ours],
+                    style,
+                    f"$F = {tex(name)}$",
+                )
                 if theory is not None:
                     axes.plot(x, [theory(row) for row in ours], color=style[0], lw=1)
             axes.set_xscale("log")
@@ -255,13 +325,19 @@ def stable_figure(path: Path, rows: list[dict], units: int) -> None:
         return fill
 
     flipped = units // 10
-    bits = panel("unstable bits", lambda row: 100 * (1 - row["expected unstable bits"]), "stable bits (%)")
-    whole = panel("stable patterns", lambda row: 100 * row["expected"], "patterns without an unstable bit (%)")
+    bits = panel(
+        "unstable bits", lambda row: 100 * (1 - row["expected unstable bits"]), "stable bits (%)"
+    )
+    whole = panel(
+        "stable patterns", lambda row: 100 * row["expected"], "patterns without an unstable bit (%)"
+    )
     back = panel("retrieved", None, f"retrieved from {flipped} wrong bits (%)")
 
     def with_legend(axes: Axes) -> None:
         bits(axes)
-        axes.legend(fontsize=7, frameon=False, loc="lower left", title="lines: theory", title_fontsize=7)
+        axes.legend(
+            fontsize=7, frameon=False, loc="lower left", title="lines: theory", title_fontsize=7
+        )
 
     draw(path, (with_legend, whole, back))
 
@@ -279,14 +355,24 @@ def one_update_figure(path: Path, exponential: list[dict], real: list[dict], uni
         for patterns, style in zip(sorted({row["patterns"] for row in exponential}), STYLES):
             ours = [row for row in exponential if row["patterns"] == patterns]
             x = [100 * row["flips"] / units for row in ours]
-            points(axes, x, [[100 * v for v in row["failed"]] for row in ours], style, f"{patterns:,} patterns")
-            below = [(100 * row["flips"] / units, 100 * row["bound"]) for row in ours if row["bound"] < 1]
+            points(
+                axes,
+                x,
+                [[100 * v for v in row["failed"]] for row in ours],
+                style,
+                f"{patterns:,} patterns",
+            )
+            below = [
+                (100 * row["flips"] / units, 100 * row["bound"]) for row in ours if row["bound"] < 1
+            ]
             axes.plot(*zip(*below), color=style[0], lw=1)
         axes.set_yscale("symlog", linthresh=0.1)
         axes.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
         axes.set_ylim(-0.02, 130)
         axes.set_xlabel(f"flipped bits (% of {units})")
-        axes.set_title("exponential memory: updates\nthat leave an error (%); lines: bound", loc="left")
+        axes.set_title(
+            "exponential memory: updates\nthat leave an error (%); lines: bound", loc="left"
+        )
         axes.legend(fontsize=7, frameon=False)
 
     def missing(axes: Axes) -> None:
@@ -316,13 +402,16 @@ def one_update_figure(path: Path, exponential: list[dict], real: list[dict], uni
         axes.set_yscale("log")
         axes.set_ylim(3e-17, 30)
         axes.set_xlabel("noise $|x - x_i|$ (patterns have norm 1)")
-        axes.set_title("real patterns: median distance from\nthe pattern after one update; lines: bound", loc="left")
+        axes.set_title(
+            "real patterns: median distance from\nthe pattern after one update; lines: bound",
+            loc="left",
+        )
         axes.legend(fontsize=7, frameon=False, loc="lower right")
 
     draw(path, (failing, missing))
 
 
-# ---- all of it ----------------------------------------------------------------------------------------------------
+# ---- all of it -----------------------------------------------------------------------------------
 
 
 def recorded(settings: Settings) -> dict:
@@ -337,14 +426,19 @@ def main(settings: Settings) -> dict:
     results = {
         "settings": recorded(settings),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
-        "capacity": {name: capacity(separation, settings.units) for name, separation in SEPARATIONS.items()},
+        "capacity": {
+            name: capacity(separation, settings.units) for name, separation in SEPARATIONS.items()
+        },
         "polynomial": polynomial_memories(settings),
         "exponential": exponential_memories(settings),
         "real": real_memories(settings),
     }
     stable_figure(settings.out / "stable.png", results["polynomial"], settings.units)
     one_update_figure(
-        settings.out / "one_update.png", results["exponential"], results["real"], settings.exponential_units
+        settings.out / "one_update.png",
+        results["exponential"],
+        results["real"],
+        settings.exponential_units,
     )
     results["seconds"] = round(time.perf_counter() - begin, 1)
     (settings.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,11 +1,13 @@
-"""How much breaking the rests of trained mixers tolerate, and what the residual says of where they go instead (C16).
+"""How much breaking the rests of trained mixers tolerate, and what the residual says of where they
+go instead (C16).
 
-.venv/bin/python experiments/small_breaking/trained.py --run runs/small [--out experiments/small_breaking]
+.venv/bin/python experiments/small_breaking/trained.py --run runs/small [--out FOLDER]
 
-Reads the blocks of a run of `hopmix ablate`, gives each a leak of 1 (behind a norm that is a change of scale, C04),
-lets it come to rest with tied weights from the states of some images, and writes `results.json`: the bound on the
-breaking, the breaking that training has made, how many times its own breaking each rest is proved and found to
-tolerate, and the mean squares of forces on the attractor of the block as it is. Float64.
+Reads the blocks of a run of `hopmix ablate`, gives each a leak of 1 (behind a norm that is a change
+of scale, C04), lets it come to rest with tied weights from the states of some images, and writes
+`results.json`: the bound on the breaking, the breaking that training has made, how many times its
+own breaking each rest is proved and found to tolerate, and the mean squares of forces on the
+attractor of the block as it is. Float64.
 """
 
 import dataclasses
@@ -48,12 +50,14 @@ class Row(NamedTuple):
     """One rest of one block.
 
     - `bound`, `breaking`, `times`: of `hopmix.breaking_bound`.
-    - `kept`: the last of `TIMES` up to which the rest is found, and stable; 0 where it is not at the first.
+    - `kept`: the last of `TIMES` up to which the rest is found, and stable; 0 where it is not at
+      the first.
     - `moved`: how far it moves by 0.99 `times` its breaking, in units of the promised distance.
-    - `tied`, `motion`: means of the squares of the tied force and of the force, on the attractor of the block as it is,
-        in units of that of the residual.
+    - `tied`, `motion`: means of the squares of the tied force and of the force, on the attractor of
+        the block as it is, in units of that of the residual.
     - `balance`: their sum, 1 on every attractor.
-    - `farther`: the distance of the attractor from the tied rest, in units of the length of the tied rest.
+    - `farther`: the distance of the attractor from the tied rest, in units of the length of the
+      tied rest.
     """
 
     bound: float
@@ -80,25 +84,33 @@ def follow(block: hopmix.Block, x: jax.Array, steps: int) -> jax.Array:
 
 @eqx.filter_jit
 def mean_squares(block: hopmix.Block, x: jax.Array, steps: int) -> jax.Array:
-    """Squares of the tied force, the residual and the force in the metric, averaged over steps from a state."""
+    """Squares of the tied force, the residual and the force in the metric, averaged over steps from
+    a state.
+    """
     step = lambda x, _: (block(x), jnp.stack(metric_sizes(block, x)))
     return jnp.mean(jax.lax.scan(step, x, None, length=steps)[1], axis=0)
 
 
 def tolerated(block: hopmix.Block, rest: np.ndarray) -> float:
-    """The last of `TIMES` up to which a rest, followed from none of the breaking on, is there and stable."""
-    state, kept = rest, 0.0
+    """The last of `TIMES` up to which a rest, followed from none of the breaking on, is there and
+    stable.
+    """
+    state = rest
+    kept = 0.0
     for t in TIMES:
         found = find_rest(scale_breaking(block, jnp.asarray(t)), jnp.asarray(state), 8)
         near = np.linalg.norm(found.state - state) < 0.2 * np.linalg.norm(rest)
         if not (found.left < 1e-8 and found.growth < 0 and near):
             break
-        state, kept = found.state, float(t)
+        state = found.state
+        kept = float(t)
     return kept
 
 
 def measure(block: hopmix.Block, start: jax.Array, steps: int = 4000) -> Row | None:
-    """One rest of a leaky block, reached from a state; `None` where the tied flow has reached no stable rest."""
+    """One rest of a leaky block, reached from a state; `None` where the tied flow has reached no
+    stable rest.
+    """
     tied = hopmix.with_tied_weights(block)
     rest = jnp.asarray(find_rest(tied, follow(tied, start, steps), 5).state)
     found = hopmix.breaking_bound(block, rest)
@@ -158,7 +170,10 @@ def run(config: Config) -> dict:
         tried[arm] = tried.get(arm, 0) + len(states)
     results = {
         "images": config.images,
-        "arms": {arm: {"tried": tried[arm], "n": len(r), **(summary(r) if r else {})} for arm, r in rows.items()},
+        "arms": {
+            arm: {"tried": tried[arm], "n": len(r), **(summary(r) if r else {})}
+            for arm, r in rows.items()
+        },
         "processor_seconds": time.process_time() - begin,
     }
     config.out.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,12 @@ Status = Literal["proved", "checked numerically", "open"]
 class Measurement(NamedTuple):
     """What came out of measuring a claim.
 
-    - `error`: the largest deviation from the statement that was met; 0 in exact arithmetic, unless `what` says else.
-    - `bound`: the largest error that counts as agreement: rounding, or the accuracy that the statement itself grants.
-    - `examples`: how many random systems or states were tried: as many as asked for, or a few more, as kinds of systems
-        have equal shares of at least one.
+    - `error`: the largest deviation from the statement that was met; 0 in exact arithmetic, unless
+      `what` says else.
+    - `bound`: the largest error that counts as agreement: rounding, or the accuracy that the
+      statement itself grants.
+    - `examples`: how many random systems or states were tried: as many as asked for, or a few more,
+        as kinds of systems have equal shares of at least one.
     """
 
     error: float

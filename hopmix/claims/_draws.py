@@ -24,7 +24,10 @@ from hopmix.claims._mixer import mixer_memory
 from hopmix.claims._numbers import generator, normals
 
 Structure = Callable[[PRNGKey], AssociativeMemory]
-TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 4, 6, 5, 8
+TOKENS = 4
+CHANNELS = 6
+TOKEN_HIDDEN = 5
+CHANNEL_HIDDEN = 8
 
 
 def _tied(key: PRNGKey, visible: int, hidden: int, scale: float = 1.0) -> Coupling:
@@ -48,7 +51,8 @@ def chain(key: PRNGKey) -> AssociativeMemory:
     }
     sizes = (4, 6, 5, 3)
     synapses: dict[str, AbstractSynapse] = {
-        f"{a}{b}": Dense(_tied(k, m, n)) for a, b, k, m, n in zip("abc", "bcd", keys, sizes, sizes[1:])
+        f"{a}{b}": Dense(_tied(k, m, n))
+        for a, b, k, m, n in zip("abc", "bcd", keys, sizes, sizes[1:])
     }
     synapses["bias"] = Bias(jr.normal(keys[3], (6,)))
     ends = {"ab": ("a", "b"), "bc": ("b", "c"), "cd": ("c", "d"), "bias": ("b",)}
@@ -67,15 +71,21 @@ class Trilinear(eqx.Module):
 def many_body(key: PRNGKey) -> AssociativeMemory:
     """Three layers joined by one interaction of third order."""
     weights = jr.normal(key, (3, 4, 2))
-    neurons = {n: Neurons(Tanh(), (size,), tau=t) for n, size, t in zip("abc", (3, 4, 2), (0.5, 1.0, 2.0))}
+    neurons = {
+        n: Neurons(Tanh(), (size,), tau=t) for n, size, t in zip("abc", (3, 4, 2), (0.5, 1.0, 2.0))
+    }
     synapse = HyperSynapse(Trilinear(weights))
     return AssociativeMemory(neurons, {"s": synapse}, {"s": ("a", "b", "c")})
 
 
 def mixer(
-    key: PRNGKey, hidden: AbstractLagrangian | None = None, visible: AbstractLagrangian | None = None
+    key: PRNGKey,
+    hidden: AbstractLagrangian | None = None,
+    visible: AbstractLagrangian | None = None,
 ) -> AssociativeMemory:
-    """The three-layer memory of the parallel mixer, tied; ReLU units behind a joint norm unless others are given."""
+    """The three-layer memory of the parallel mixer, tied; ReLU units behind a joint norm unless
+    others are given.
+    """
     keys = jr.split(key, 2)
     layer = Neurons(LayerNorm((0, -1)) if visible is None else visible, (TOKENS, CHANNELS), tau=1.5)
     couplings = {
@@ -85,15 +95,24 @@ def mixer(
     return mixer_memory(layer, ReLU() if hidden is None else hidden, couplings)
 
 
-def transformer(key: PRNGKey, include_self: bool = False, causal: bool = False) -> AssociativeMemory:
-    """The memory of an Energy Transformer: attention of the tokens, and a Hopfield network of each token."""
+def transformer(
+    key: PRNGKey, include_self: bool = False, causal: bool = False
+) -> AssociativeMemory:
+    """The memory of an Energy Transformer: attention of the tokens, and a Hopfield network of each
+    token.
+    """
     attention_key, memory_key = jr.split(key)
     neurons = {
         "x": Neurons(LayerNorm((-1,)), (TOKENS, CHANNELS)),
         "memory": Neurons(ReLU(), (TOKENS, CHANNEL_HIDDEN), tau=0.5),
     }
-    attention = Attention.random(CHANNELS, 2, 3, key=attention_key, include_self=include_self, causal=causal)
-    synapses = {"attention": attention, "memory": ChannelMixing(_tied(memory_key, CHANNELS, CHANNEL_HIDDEN))}
+    attention = Attention.random(
+        CHANNELS, 2, 3, key=attention_key, include_self=include_self, causal=causal
+    )
+    synapses = {
+        "attention": attention,
+        "memory": ChannelMixing(_tied(memory_key, CHANNELS, CHANNEL_HIDDEN)),
+    }
     return AssociativeMemory(neurons, synapses, {"attention": ("x",), "memory": ("x", "memory")})
 
 
@@ -105,7 +124,9 @@ def convolutional(key: PRNGKey) -> AssociativeMemory:
 
 
 def driven(key: PRNGKey) -> AssociativeMemory:
-    """Sparsely competing and cubic hidden units, patterns stored in four ways, biases, an input, scale and shift."""
+    """Sparsely competing and cubic hidden units, patterns stored in four ways, biases, an input,
+    scale and shift.
+    """
     separations = (Quadratic(), RePU(3), Exponential(0.5), Softmax())
     shapes = ((4, 5), (3, 5), (3,), *[(5,)] * 4, *[(6, 5)] * len(separations))
     va, vb, bias, back, scale, shift, current, *patterns = normals(key, shapes)
@@ -117,12 +138,16 @@ def driven(key: PRNGKey) -> AssociativeMemory:
     stored = {f"patterns {i}": HopfieldMemory(p, separations[i]) for i, p in enumerate(patterns)}
     synapses: dict[str, AbstractSynapse] = {"va": Dense(Coupling(va)), "vb": Dense(Coupling(vb))}
     synapses |= {"bias": Bias(bias), "back": Bias(back), **stored}
-    ends = {"va": ("v", "a"), "vb": ("v", "b"), "bias": ("b",), "back": ("v",)} | {name: ("v",) for name in stored}
+    ends = {"va": ("v", "a"), "vb": ("v", "b"), "bias": ("b",), "back": ("v",)} | {
+        name: ("v",) for name in stored
+    }
     return AssociativeMemory(neurons, synapses, ends)
 
 
 def pooled(key: PRNGKey) -> AssociativeMemory:
-    """A grid of 2 x 3 tokens, pooled with strides 1 and 2, and patterns that attract by their distance."""
+    """A grid of 2 x 3 tokens, pooled with strides 1 and 2, and patterns that attract by their
+    distance.
+    """
     shift, patterns = normals(key, ((1, 2), (3, 6, 2)))
     neurons = {
         "x": Neurons(LayerNorm((-1,), 1.7, shift), (6, 2), tau=1.4),
@@ -134,20 +159,38 @@ def pooled(key: PRNGKey) -> AssociativeMemory:
         "coarse": Pooling((2, 3), stride=2),
         "patterns": HopfieldMemory(patterns, Softmax(), "distance"),
     }
-    return AssociativeMemory(neurons, synapses, {"fine": ("x", "fine"), "coarse": ("x", "coarse"), "patterns": ("x",)})
+    return AssociativeMemory(
+        neurons, synapses, {"fine": ("x", "fine"), "coarse": ("x", "coarse"), "patterns": ("x",)}
+    )
 
 
-CONVEX: tuple[Structure, ...] = (pair, chain, many_body, mixer, transformer, convolutional, driven, pooled)
-"""Together they have every kind of synapse, every convex Lagrangian, an input, and a scale behind a layer."""
+CONVEX: tuple[Structure, ...] = (
+    pair,
+    chain,
+    many_body,
+    mixer,
+    transformer,
+    convolutional,
+    driven,
+    pooled,
+)
+"""Together they have every kind of synapse, every convex Lagrangian, an input, and a scale behind a
+layer.
+"""
 
 
 def with_random_taus(structure: Structure, key: PRNGKey) -> Structure:
-    """The same memories with a time constant between 0.1 and 10 for each layer, uniform on a logarithmic scale."""
+    """The same memories with a time constant between 0.1 and 10 for each layer, uniform on a
+    logarithmic scale.
+    """
     random = generator(key)
 
     def paced(key: PRNGKey) -> AssociativeMemory:
         memory = structure(key)
-        layers = {n: dataclasses.replace(a, tau=10 ** random.uniform(-1, 1)) for n, a in memory.neurons.items()}
+        layers = {
+            n: dataclasses.replace(a, tau=10 ** random.uniform(-1, 1))
+            for n, a in memory.neurons.items()
+        }
         return AssociativeMemory(layers, memory.synapses, dict(memory.connections))
 
     return paced
@@ -156,20 +199,27 @@ def with_random_taus(structure: Structure, key: PRNGKey) -> Structure:
 def draw_systems(
     structure: Structure, key: PRNGKey, number: int, scale: float = 1.5
 ) -> tuple[AssociativeMemory, dict[str, Layer]]:
-    """Memories of one structure, stacked, with Gaussian numbers for all that trains, and a state of each.
+    """Memories of one structure, stacked, with Gaussian numbers for all that trains, and a state of
+    each.
 
     Drawn by NumPy: the draws of `draw_memory` take longer to compile than what is measured on them.
     """
-    memory, random = eqx.filter_eval_shape(structure, key), generator(key)
+    memory = eqx.filter_eval_shape(structure, key)
+    random = generator(key)
 
     def fill(leaf, trains):
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
         shape = (number, *leaf.shape)
-        return jnp.asarray(random.normal(size=shape) if trains else np.ones(shape), leaf.dtype)  # what is left is a tie
+        return jnp.asarray(
+            random.normal(size=shape) if trains else np.ones(shape), leaf.dtype
+        )  # what is left is a tie
 
     drawn = jax.tree.map(fill, memory, trainable(memory))
-    states = {n: jnp.asarray(scale * random.normal(size=(number, *a.shape))) for n, a in memory.neurons.items()}
+    states = {
+        n: jnp.asarray(scale * random.normal(size=(number, *a.shape)))
+        for n, a in memory.neurons.items()
+    }
     return drawn, states
 
 
@@ -181,4 +231,6 @@ def draw_memory(structure: Structure, key: PRNGKey) -> AssociativeMemory:
 def draw_state(memory: AssociativeMemory, key: PRNGKey, scale: float = 1.5) -> dict[str, Layer]:
     """A Gaussian state of standard deviation `scale`."""
     keys = jr.split(jr.fold_in(key, 1), len(memory.neurons))
-    return {name: scale * jr.normal(k, n.shape) for k, (name, n) in zip(keys, memory.neurons.items())}
+    return {
+        name: scale * jr.normal(k, n.shape) for k, (name, n) in zip(keys, memory.neurons.items())
+    }

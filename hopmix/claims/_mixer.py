@@ -24,14 +24,16 @@ def mixer_memory(
     couplings: Mapping[str, Coupling],
     biases: Mapping[str, Layer] = NO_BIASES,
 ) -> AssociativeMemory:
-    """A layer `"x"` of tokens with a Hopfield network of each channel (`"token"`), each token (`"channel"`), or both.
+    """A layer `"x"` of tokens with a Hopfield network of each channel (`"token"`), each token
+    (`"channel"`), or both.
 
     **Arguments:**
 
     - `visible`: the layer, of shape (tokens, channels).
     - `hidden`: the Lagrangian of the hidden units.
     - `couplings`: of the branches `"token"` and `"channel"`, or of one of them.
-    - `biases`: `"token_up"` and `"channel_up"` into the hidden layers, `"token_down"` and `"channel_down"` into `"x"`.
+    - `biases`: `"token_up"` and `"channel_up"` into the hidden layers, `"token_down"` and
+      `"channel_down"` into `"x"`.
     """
     neurons = {"x": visible}
     synapses: dict[str, AbstractSynapse] = {name: Bias(bias) for name, bias in biases.items()}
@@ -44,7 +46,9 @@ def mixer_memory(
 
 def _hidden_shape(branch: str, visible: tuple[int, ...], units: int) -> tuple[int, int]:
     tokens, channels = visible
-    return (units, channels) if branch == "token" else (tokens, units)
+    if branch == "token":
+        return (units, channels)
+    return (tokens, units)
 
 
 def asymmetry(block: Block, x: Layer) -> Scalar:

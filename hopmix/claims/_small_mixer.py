@@ -1,4 +1,6 @@
-"""A small mixer with weights of any symmetry: what the claims about conservative and broken blocks are measured on."""
+"""A small mixer with weights of any symmetry: what the claims about conservative and broken blocks
+are measured on.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +20,9 @@ from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._mixer import BRANCHES, NO_BIASES, mixer_memory
 from hopmix.claims._numbers import in_batches, normals
 
-TOKENS, CHANNELS, HIDDEN = 3, 4, 5
+TOKENS = 3
+CHANNELS = 4
+HIDDEN = 5
 
 Couple = Callable[[Float[Array, "hidden visible"], Float[Array, "visible hidden"]], Coupling]
 """Makes a coupling from up-weights and independent Gaussian numbers."""
@@ -35,7 +39,9 @@ def free(up: Float[Array, "hidden visible"], noise: Float[Array, "visible hidden
 
 
 class Weights(NamedTuple):
-    """Gaussian numbers for a `small_mixer`: up-weights and as many others for each branch, and two biases."""
+    """Gaussian numbers for a `small_mixer`: up-weights and as many others for each branch, and two
+    biases.
+    """
 
     token: Float[Array, "hidden tokens"]
     token_noise: Float[Array, "tokens hidden"]
@@ -45,9 +51,18 @@ class Weights(NamedTuple):
     down: Float[Array, "1 channels"]
 
 
-def draw_weights(key: PRNGKey, states: int) -> tuple[Weights, Float[Array, "{states} tokens channels"]]:
+def draw_weights(
+    key: PRNGKey, states: int
+) -> tuple[Weights, Float[Array, "{states} tokens channels"]]:
     """Gaussian weights, and states to go with them."""
-    shapes = ((HIDDEN, TOKENS), (TOKENS, HIDDEN), (HIDDEN, CHANNELS), (CHANNELS, HIDDEN), (HIDDEN, 1), (1, CHANNELS))
+    shapes = (
+        (HIDDEN, TOKENS),
+        (TOKENS, HIDDEN),
+        (HIDDEN, CHANNELS),
+        (CHANNELS, HIDDEN),
+        (HIDDEN, 1),
+        (1, CHANNELS),
+    )
     shapes = (*shapes, (states, TOKENS, CHANNELS))
     *weights, x = normals(key, shapes)
     return Weights(*weights), x
@@ -62,7 +77,9 @@ def small_mixer(
     bias: bool = False,
     leak: float = 1.0,
 ) -> Block:
-    """Token and channel mixing with given weights; a joint norm and GELU units unless others are given."""
+    """Token and channel mixing with given weights; a joint norm and GELU units unless others are
+    given.
+    """
     couplings = {
         "token": couple(weights.token, weights.token_noise),
         "channel": couple(weights.channel, weights.channel_noise),
@@ -80,7 +97,8 @@ def map_examples(
     draw: Callable[[PRNGKey], Any], gap: Callable[[Any], Scalar], key: PRNGKey, examples: int
 ) -> Float[Array, " {examples}"]:
     """A gap of each of many random examples, in bounded memory."""
-    # Two programs: XLA would copy the drawing of random numbers, slow to compile, into every place that uses them.
+    # Two programs: XLA would copy the drawing of random numbers, slow to compile, into every place
+    # that uses them.
     return in_batches(gap, jax.jit(jax.vmap(draw))(jr.split(key, examples)))
 
 
@@ -92,15 +110,21 @@ def mixing_of(block: Block, name: str) -> TokenMixing | ChannelMixing:
 
 
 def gain_potential(block: Block, g: Layer) -> Scalar:
-    r"""$\sum_\alpha D_\alpha \Phi(h_\alpha)$, the energy of a `small_mixer` of `gained` weights up to its sign.
+    r"""$\sum_\alpha D_\alpha \Phi(h_\alpha)$, the energy of a `small_mixer` of `gained` weights up
+    to its sign.
 
-    The gains are read off the weights; biases into hidden units are part of $h$, those into visible ones add $b\,g$.
+    The gains are read off the weights; biases into hidden units are part of $h$, those into visible
+    ones add $b\,g$.
     """
-    outputs, total = {"x": g}, jnp.zeros((), g.dtype)
+    outputs = {"x": g}
+    total = jnp.zeros((), g.dtype)
     memory = block.potential.memory
     for name, axis in (("token", 0), ("channel", 1)):
-        coupling, lagrangian = mixing_of(block, name).coupling, memory.neurons[name].lagrangian
+        coupling = mixing_of(block, name).coupling
+        lagrangian = memory.neurons[name].lagrangian
         value = jnp.vectorize(lagrangian)(memory.current(name, outputs))
-        total = total + jnp.sum(value * jnp.expand_dims(coupling.down[0] / coupling.up[:, 0], 1 - axis))
+        total = total + jnp.sum(
+            value * jnp.expand_dims(coupling.down[0] / coupling.up[:, 0], 1 - axis)
+        )
     down = memory.synapses.get("channel_down")
     return total - (down.energy(g) if down is not None else 0)

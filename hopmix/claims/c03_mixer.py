@@ -19,7 +19,10 @@ from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._mixer import BRANCHES, mixer_memory
 from hopmix.claims._numbers import generator, in_batches
 
-TOKENS, CHANNELS, TOKEN_HIDDEN, CHANNEL_HIDDEN = 4, 6, 5, 8
+TOKENS = 4
+CHANNELS = 6
+TOKEN_HIDDEN = 5
+CHANNEL_HIDDEN = 8
 EPS = 1e-6
 
 
@@ -65,31 +68,52 @@ KINDS = {
         lambda h: jax.nn.gelu(h, approximate=False),
     ),
     "norm of each token, ReLU": Kind(
-        LayerNorm((-1,), eps=EPS), ReLU(), lambda x: _normalise(x, (1,)), lambda h: jnp.maximum(h, 0)
+        LayerNorm((-1,), eps=EPS),
+        ReLU(),
+        lambda x: _normalise(x, (1,)),
+        lambda h: jnp.maximum(h, 0),
     ),
     "sphere, tanh": Kind(
-        SphericalNorm(eps=EPS), Tanh(), lambda x: x / jnp.sqrt(jnp.sum(x**2) + EPS), lambda h: jnp.tanh(h)
+        SphericalNorm(eps=EPS),
+        Tanh(),
+        lambda x: x / jnp.sqrt(jnp.sum(x**2) + EPS),
+        lambda h: jnp.tanh(h),
     ),
 }
 
 
 def memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
-    """The memory tokens - visible - channels, with a Hopfield network of each channel and one of each token."""
+    """The memory tokens - visible - channels, with a Hopfield network of each channel and one of
+    each token.
+    """
     w = weights
-    couplings = {"token": Coupling.from_weights(w.w_s, w.v_s), "channel": Coupling.from_weights(w.w_c, w.v_c)}
+    couplings = {
+        "token": Coupling.from_weights(w.w_s, w.v_s),
+        "channel": Coupling.from_weights(w.w_c, w.v_c),
+    }
     biases = {"token_up": w.b_s, "token_down": w.c_s, "channel_up": w.b_c, "channel_down": w.c_c}
     return mixer_memory(Neurons(kind.visible, (TOKENS, CHANNELS)), kind.hidden, couplings, biases)
 
 
 def dense_memory_of(kind: Kind, weights: Weights) -> AssociativeMemory:
-    r"""The same without sharing: vectors, and all-to-all synapses with $W_s \otimes 1$ and $1 \otimes W_c$."""
+    r"""The same without sharing: vectors, and all-to-all synapses with $W_s \otimes 1$ and $1
+    \otimes W_c$.
+    """
     shared = memory_of(kind, weights).neurons
-    neurons = {name: Neurons(layer.lagrangian, (int(np.prod(layer.shape)),)) for name, layer in shared.items()}
+    neurons = {
+        name: Neurons(layer.lagrangian, (int(np.prod(layer.shape)),))
+        for name, layer in shared.items()
+    }
     everywhere = lambda bias, layer: Bias(jnp.broadcast_to(bias, shared[layer].shape).ravel())
-    tokens, channels = jnp.eye(TOKENS), jnp.eye(CHANNELS)
+    tokens = jnp.eye(TOKENS)
+    channels = jnp.eye(CHANNELS)
     synapses = {
-        "token": Dense(Coupling.from_weights(jnp.kron(weights.w_s, channels), jnp.kron(weights.v_s, channels))),
-        "channel": Dense(Coupling.from_weights(jnp.kron(tokens, weights.w_c), jnp.kron(tokens, weights.v_c))),
+        "token": Dense(
+            Coupling.from_weights(jnp.kron(weights.w_s, channels), jnp.kron(weights.v_s, channels))
+        ),
+        "channel": Dense(
+            Coupling.from_weights(jnp.kron(tokens, weights.w_c), jnp.kron(tokens, weights.v_c))
+        ),
         "token_up": everywhere(weights.b_s, "token"),
         "token_down": everywhere(weights.c_s, "x"),
         "channel_up": everywhere(weights.b_c, "channel"),
@@ -118,7 +142,10 @@ def tied(weights: Weights) -> Weights:
 
 def layer_gap(kind: Kind, weights: Weights, x: Tokens, block: Block | None = None) -> Scalar:
     """How far the derived block is from the layer written out, relative to what the layer adds."""
-    block = derive_block(memory_of(kind, weights), BRANCHES) if block is None else block
+    if block is None:
+        block = derive_block(memory_of(kind, weights), BRANCHES)
+    else:
+        block = block
     expected = written_out(kind, weights, x)
     return jnp.max(jnp.abs(block(x) - expected)) / jnp.max(jnp.abs(expected - x))
 
@@ -126,17 +153,25 @@ def layer_gap(kind: Kind, weights: Weights, x: Tokens, block: Block | None = Non
 def gradient_gap(kind: Kind, weights: Weights, x: Tokens) -> Scalar:
     r"""How far what the layer adds is from $\nabla U(g)$; zero for tied weights."""
     expected = jax.grad(lambda g: potential_written_out(kind, weights, g))(kind.norm(x))
-    return jnp.max(jnp.abs(written_out(kind, weights, x) - x - expected)) / jnp.max(jnp.abs(expected))
+    return jnp.max(jnp.abs(written_out(kind, weights, x) - x - expected)) / jnp.max(
+        jnp.abs(expected)
+    )
 
 
 def sharing_gap(kind: Kind, weights: Weights, state: dict[str, Layer]) -> Scalar:
     """How far energy and forces are from those of the memory with all-to-all synapses."""
-    shared, dense = memory_of(kind, weights), dense_memory_of(kind, weights)
+    shared = memory_of(kind, weights)
+    dense = dense_memory_of(kind, weights)
     flat = {name: x.ravel() for name, x in state.items()}
-    forces, expected = shared.force(state), dense.force(flat)
-    gaps = [jnp.max(jnp.abs(forces[a].ravel() - f)) / jnp.max(jnp.abs(f)) for a, f in expected.items()]
+    forces = shared.force(state)
+    expected = dense.force(flat)
+    gaps = [
+        jnp.max(jnp.abs(forces[a].ravel() - f)) / jnp.max(jnp.abs(f)) for a, f in expected.items()
+    ]
     energy = dense.energy(flat)
-    return jnp.max(jnp.stack([*gaps, jnp.abs(shared.energy(state) - energy) / (1 + jnp.abs(energy))]))
+    return jnp.max(
+        jnp.stack([*gaps, jnp.abs(shared.energy(state) - energy) / (1 + jnp.abs(energy))])
+    )
 
 
 class Example(NamedTuple):
@@ -155,11 +190,15 @@ def draw_examples(key: PRNGKey, number: int) -> Example:
         "token": (TOKEN_HIDDEN, CHANNELS),
         "channel": (TOKENS, CHANNEL_HIDDEN),
     }
-    return Example(Weights(*map(draw, SHAPES)), {name: draw(shape) for name, shape in shapes.items()})
+    return Example(
+        Weights(*map(draw, SHAPES)), {name: draw(shape) for name, shape in shapes.items()}
+    )
 
 
 def worst_gap(e: Example) -> Scalar:
-    """The worst over all kinds of layers: free, tied, and (with the joint norm, which flattens) not shared."""
+    """The worst over all kinds of layers: free, tied, and (with the joint norm, which flattens) not
+    shared.
+    """
     gaps = [sharing_gap(KINDS["joint norm, GELU"], e.weights, e.state)]
     for kind in KINDS.values():
         x = e.state["x"]

@@ -1,4 +1,6 @@
-r"""C07: a force has an energy exactly where $H J$ is symmetric; $V = W^\top D$ has one for every diagonal $D$."""
+r"""C07: a force has an energy exactly where $H J$ is symmetric; $V = W^\top D$ has one for every
+diagonal $D$.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,11 +13,20 @@ from hopmix._derive import Block
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._mixer import asymmetry
-from hopmix.claims._small_mixer import draw_weights, free, gain_potential, gained, map_examples, small_mixer
+from hopmix.claims._small_mixer import (
+    draw_weights,
+    free,
+    gain_potential,
+    gained,
+    map_examples,
+    small_mixer,
+)
 
 
 def gain_gap(block: Block, x: Layer) -> Scalar:
-    r"""The force for $V = W^\top D$ against $\nabla\sum_\alpha D_\alpha\Phi(h_\alpha)$, relative."""
+    r"""The force for $V = W^\top D$ against $\nabla\sum_\alpha D_\alpha\Phi(h_\alpha)$,
+    relative.
+    """
     g = block.activation(x)
     force = block.potential.force(g)
     gradient = jax.grad(lambda g: gain_potential(block, g))(g)
@@ -27,7 +38,12 @@ def circulation_gap(block: Block, x: Layer, a: Layer, b: Layer) -> Scalar:
 
     $$\oint F \cdot dg = \int_0^1\!\!\int_0^1 b \cdot \left[HJ - (HJ)^\top\right] a\;ds\,dt.$$
     """
-    sides = [_work(block, x, a), _work(block, x + a, b), -_work(block, x + b, a), -_work(block, x, b)]
+    sides = [
+        _work(block, x, a),
+        _work(block, x + a, b),
+        -_work(block, x + b, a),
+        -_work(block, x, b),
+    ]
     curl = _mean(lambda s: _mean(lambda t: _curl(block, x + s * a + t * b, a, b)))
     return jnp.abs(sum(sides) - curl) / sum(map(jnp.abs, sides))
 
@@ -51,7 +67,9 @@ def _mean(f: Callable[[Scalar], Scalar], nodes: int = 16) -> Scalar:
 
 
 class Example(NamedTuple):
-    """A mixer with conservative and one with free weights, a state, and the sides of a parallelogram."""
+    """A mixer with conservative and one with free weights, a state, and the sides of a
+    parallelogram.
+    """
 
     conservative: Block
     broken: Block
@@ -61,16 +79,21 @@ class Example(NamedTuple):
 
 
 def draw_example(key: PRNGKey) -> Example:
-    """The state has spread 1: nothing on the parallelogram comes near a constant state, where quadrature fails."""
+    """The state has spread 1: nothing on the parallelogram comes near a constant state, where
+    quadrature fails.
+    """
     weights, (x, a, b) = draw_weights(key, 3)
-    conservative, broken = (small_mixer(weights, couple, bias=True) for couple in (gained, free))
+    conservative = small_mixer(weights, gained, bias=True)
+    broken = small_mixer(weights, free, bias=True)
     return Example(conservative, broken, x / jnp.std(x), 0.2 * a, 0.2 * b)
 
 
 def worst_gap(e: Example) -> Scalar:
     """The worst of the three: index and energy of gained weights, circulation of free ones."""
     circulation = circulation_gap(e.broken, e.x, e.a, e.b)
-    return jnp.max(jnp.stack([asymmetry(e.conservative, e.x), gain_gap(e.conservative, e.x), circulation]))
+    return jnp.max(
+        jnp.stack([asymmetry(e.conservative, e.x), gain_gap(e.conservative, e.x), circulation])
+    )
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
@@ -81,12 +104,14 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C07",
-    statement="a force has an energy on a simply connected set of states iff H J is symmetric there; elementwise "
+    statement="a force has an energy on a simply connected set of states iff H J is symmetric "
+    "there; elementwise "
     "hidden units with V = W^T D have one for every diagonal D",
     source="Poincaré lemma; its use with the metric H and the criterion for hidden units: hopmix",
     status="proved",
     page="C07-conservative.md",
     test="test_c07_conservative.py",
-    what="asymmetry and force of V = W^T D, and circulation against the integral of HJ - (HJ)^T; relative",
+    what="asymmetry and force of V = W^T D, and circulation against the integral of HJ - (HJ)^T; "
+    "relative",
     measure=measure,
 )

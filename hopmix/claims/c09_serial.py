@@ -1,7 +1,8 @@
 r"""C09: token mixing and then channel mixing, each tied, is no gradient step; both at once is.
 
-With $A_t = \nabla^2 U_t$ at the state before, $A_c = \nabla^2 U_c$ at the state between, their metrics $H$ and $H_1$,
-and $J$ the Jacobian of the displacement of a residual serial block with the step $\eta$,
+With $A_t = \nabla^2 U_t$ at the state before, $A_c = \nabla^2 U_c$ at the state between, their
+metrics $H$ and $H_1$, and $J$ the Jacobian of the displacement of a residual serial block with the
+step $\eta$,
 
 $$HJ - (HJ)^\top = \eta\,(H A_c H_1 - H_1 A_c H) + \eta^2\,H\,(A_c H_1 A_t - A_t H_1 A_c)\,H.$$
 """
@@ -30,7 +31,8 @@ Matrix = Float[Array, "units units"]
 
 def serial_block(memory: AssociativeMemory, *, leak: float = 0.0, step: float = 1.0) -> SerialBlock:
     """Token and then channel mixing of the memory of a parallel mixer, with the same weights."""
-    token, channel = (_branch(memory, name, leak, step) for name in ("token", "channel"))
+    token = _branch(memory, "token", leak, step)
+    channel = _branch(memory, "channel", leak, step)
     return SerialBlock(token, channel)
 
 
@@ -41,14 +43,18 @@ def _branch(memory: AssociativeMemory, name: str, leak: float, step: float) -> B
 
 
 def serial_curl(block: SerialBlock, x: Layer) -> Matrix:
-    r"""$HJ - (HJ)^\top$ of the displacement of one round of a tied serial block, from Hessians alone.
+    r"""$HJ - (HJ)^\top$ of the displacement of one round of a tied serial block, from Hessians
+    alone.
 
-    With a leak the first term of the formula has the factor $1 - \text{leak}\,\eta_t$ of the token mixing.
+    With a leak the first term of the formula has the factor $1 - \text{leak}\,\eta_t$ of the token
+    mixing.
     """
     token, channel = block.parts
     between = token(x)
-    h, h_between = _metric(token, x), _metric(channel, between)
-    a_token, a_channel = _curvature(token, x), _curvature(channel, between)
+    h = _metric(token, x)
+    h_between = _metric(channel, between)
+    a_token = _curvature(token, x)
+    a_channel = _curvature(channel, between)
     half = (1 - token.leak * token.step) * channel.step * h @ a_channel @ h_between
     half = half + token.step * channel.step * h @ a_channel @ h_between @ a_token @ h
     return half - half.T
@@ -73,7 +79,8 @@ def serial_asymmetry(block: SerialBlock, x: Layer) -> Scalar:
 
 
 def alternating_energy(block: SerialBlock, between: Layer, x: Layer) -> Scalar:
-    r"""$V(x) = \psi_c^*(x) - \psi_t(x)$ at the state $x = \nabla\psi_c(\text{between})$ that a serial block arrives at,
+    r"""$V(x) = \psi_c^*(x) - \psi_t(x)$ at the state $x = \nabla\psi_c(\text{between})$ that a
+    serial block arrives at,
 
     $$\psi(x) = \tfrac12 (1 - \text{leak}\,\eta)\,|x|^2 + \eta\,U(x).$$
 
@@ -90,7 +97,8 @@ def _step_potential(block: Block, x: Layer) -> Scalar:
 class Gaps(NamedTuple):
     r"""What is measured on one memory and state.
 
-    - `curl`: how far $HJ - (HJ)^\top$ by automatic differentiation is from the formula, relative to $HJ$.
+    - `curl`: how far $HJ - (HJ)^\top$ by automatic differentiation is from the formula, relative to
+      $HJ$.
     - `parallel`, `serial`: the asymmetries of the two blocks.
     """
 
@@ -100,9 +108,12 @@ class Gaps(NamedTuple):
 
 
 def gaps_of(memory: AssociativeMemory, x: Layer, leak: float, step: float) -> Gaps:
-    """The gap of the formula, and the asymmetries of the parallel and of the serial block with the same weights."""
+    """The gap of the formula, and the asymmetries of the parallel and of the serial block with the
+    same weights.
+    """
     serial = serial_block(memory, leak=leak, step=step)
-    form, curl = displacement_form(serial, x), serial_curl(serial, x)
+    form = displacement_form(serial, x)
+    curl = serial_curl(serial, x)
     gap = jnp.linalg.norm(form - form.T - curl) / jnp.linalg.norm(form)
     parallel = derive_block(memory, BRANCHES, leak=leak, step=step)
     return Gaps(gap, asymmetry(parallel, x), serial_asymmetry(serial, x))
@@ -121,8 +132,11 @@ KINDS = ((LayerNorm(), 0.0, 1.0), (LayerNorm((-1,)), 0.5, 0.8))
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
-    """The worst gap over random tied mixers; a serial block without asymmetry counts as an error of 1."""
-    number, worst = share(examples, len(KINDS)), []
+    """The worst gap over random tied mixers; a serial block without asymmetry counts as an error of
+    1.
+    """
+    number = share(examples, len(KINDS))
+    worst = []
     for i, (visible, leak, step) in enumerate(KINDS):
         structure = partial(mixer, hidden=GELU(), visible=visible)
         memories, states = draw_systems(structure, jr.fold_in(key, i), number)
@@ -133,12 +147,15 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C09",
-    statement="a tied serial block is no gradient step: HJ - (HJ)^T of its displacement is a commutator of the two "
-    "mixings, of second order in the step, in general not 0; that of the parallel block with the same weights is 0",
+    statement="a tied serial block is no gradient step: HJ - (HJ)^T of its displacement is a "
+    "commutator of the two "
+    "mixings, of second order in the step, in general not 0; that of the parallel block with the "
+    "same weights is 0",
     source="hopmix",
     status="proved",
     page="C09-serial.md",
     test="test_c09_serial.py",
-    what="gap of the commutator formula, asymmetry of the parallel block; 1 if a serial block has no asymmetry",
+    what="gap of the commutator formula, asymmetry of the parallel block; 1 if a serial block "
+    "has no asymmetry",
     measure=measure,
 )

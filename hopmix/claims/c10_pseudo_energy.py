@@ -1,4 +1,6 @@
-r"""C10: pseudo-energies of blocks with untied weights: sign, radial potential, split of the rate, descent margin."""
+r"""C10: pseudo-energies of blocks with untied weights: sign, radial potential, split of the rate,
+descent margin.
+"""
 
 from functools import partial
 from typing import NamedTuple
@@ -24,7 +26,9 @@ from hopmix.claims._small_mixer import draw_weights, free, gained, map_examples,
 
 
 def sign_gap(block: Block, x: Layer) -> Scalar:
-    r"""Linear units: the potential of the block's energy against $\tfrac12(M + M^\top)\,g$, where $F(g) = M g$."""
+    r"""Linear units: the potential of the block's energy against $\tfrac12(M + M^\top)\,g$, where
+    $F(g) = M g$.
+    """
     g = block.activation(x)
     m = jax.jacfwd(block.potential.force)(g).reshape(g.size, g.size)
     symmetric = 0.5 * (m + m.T) @ g.reshape(-1)
@@ -45,23 +49,33 @@ def homogeneous_gap(block: Block, x: Layer) -> Scalar:
 
 def orthogonality_gap(block: Block, x: Layer) -> Scalar:
     """Any weights: the residual of the radial potential along the activation."""
-    residual, g = residual_force(block, x, partial(radial_potential, block.potential)), block.activation(x)
+    residual = residual_force(block, x, partial(radial_potential, block.potential))
+    g = block.activation(x)
     return jnp.abs(jnp.sum(residual * g)) / jnp.sum(jnp.abs(residual * g))
 
 
 def split_gap(block: Block, x: Layer) -> Scalar:
-    r"""Any weights: $\dot E$ by automatic differentiation of both energies, against work minus dissipation."""
-    moving, radial = velocity(block, x), partial(radial_potential, block.potential)
+    r"""Any weights: $\dot E$ by automatic differentiation of both energies, against work minus
+    dissipation.
+    """
+    moving = velocity(block, x)
+    radial = partial(radial_potential, block.potential)
     pairs = ((block.energy, None), (partial(radial_energy, block), radial))
     return jnp.max(
-        jnp.stack([_split_gap(power(block, x, u), jax.jvp(energy, (x,), (moving,))[1]) for energy, u in pairs])
+        jnp.stack(
+            [
+                _split_gap(power(block, x, u), jax.jvp(energy, (x,), (moving,))[1])
+                for energy, u in pairs
+            ]
+        )
     )
 
 
 def margin_gap(block: Block, x: Layer) -> Scalar:
-    r"""Any weights: the rate of the tied energy at $t^*$ times the breaking, in units of $1 + t^*$ times that at none,
-    the size of what cancels; 0 where $t^* = \infty$."""
-    tied, margin = with_tied_weights(block), descent_margin(block, x)
+    r"""Any weights: the rate of the tied energy at $t^*$ times the breaking, in units of $1 + t^*$
+    times that at none, the size of what cancels; 0 where $t^* = \infty$."""
+    tied = with_tied_weights(block)
+    margin = descent_margin(block, x)
     finite = jnp.isfinite(margin)
     rate = lambda t: jax.jvp(tied.energy, (x,), (velocity(scale_breaking(block, t), x),))[1]
     gap = jnp.abs(rate(jnp.where(finite, margin, 0)) / rate(jnp.zeros_like(margin)))
@@ -70,7 +84,9 @@ def margin_gap(block: Block, x: Layer) -> Scalar:
 
 def scale_breaking(block: Block, t: Scalar) -> Block:
     r"""The block with $t$ times its breaking $V - W^\top$."""
-    scale = lambda c: Coupling(c.up, breaking=t * (c.down - c.up.T)) if isinstance(c, Coupling) else c
+    scale = lambda c: (
+        Coupling(c.up, breaking=t * (c.down - c.up.T)) if isinstance(c, Coupling) else c
+    )
     return jax.tree.map(scale, block, is_leaf=lambda node: isinstance(node, Coupling))
 
 
@@ -85,7 +101,9 @@ def _relative(found: Layer, expected: Layer) -> Scalar:
 
 
 class Example(NamedTuple):
-    """Mixers of one set of weights: linear units, ReLU, and GELU with biases, all untied; and gains with biases."""
+    """Mixers of one set of weights: linear units, ReLU, and GELU with biases, all untied; and gains
+    with biases.
+    """
 
     linear: Block
     relu: Block
@@ -119,14 +137,18 @@ def gaps(e: Example) -> dict[str, Scalar]:
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
     """The worst of all parts over random mixers and states."""
-    worst = map_examples(draw_example, lambda e: jnp.max(jnp.stack([*gaps(e).values()])), key, examples)
+    worst = map_examples(
+        draw_example, lambda e: jnp.max(jnp.stack([*gaps(e).values()])), key, examples
+    )
     return Measurement(float(jnp.max(worst)), 1e-9, examples)
 
 
 CLAIM = Claim(
     id="C10",
-    statement="untied weights: the correction of the energy has the sign -1/2; E_rad is exact where F is a "
-    "gradient on segments from g = 0; dE/dt = work - dissipation; the tied energy falls up to t* times the breaking",
+    statement="untied weights: the correction of the energy has the sign -1/2; E_rad is exact "
+    "where F is a "
+    "gradient on segments from g = 0; dE/dt = work - dissipation; the tied energy falls up to t* "
+    "times the breaking",
     source="arXiv 2406.12220, section 6 (with the sign of its notebook set right); the rest hopmix",
     status="proved",
     page="C10-pseudo-energy.md",

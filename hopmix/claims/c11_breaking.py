@@ -1,7 +1,8 @@
 r"""C11: how symmetry breaks in training, and the laws that hold on the way.
 
-A hidden layer reads $g$ by $W$ and answers by $V$, $f(g) = V\phi(Wg)$; over data with inputs $g_n$ the loss has the
-gradients $\delta_n$ at the outputs. Each law is an oracle for `hopmix.measure_asymmetry`.
+A hidden layer reads $g$ by $W$ and answers by $V$, $f(g) = V\phi(Wg)$; over data with inputs $g_n$
+the loss has the gradients $\delta_n$ at the outputs. Each law is an oracle for
+`hopmix.measure_asymmetry`.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +24,9 @@ from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._numbers import normals
 
-VISIBLE, HIDDEN, DATA = 5, 4, 6
+VISIBLE = 5
+HIDDEN = 4
+DATA = 6
 UNITS: tuple[AbstractLagrangian, ...] = (Quadratic(), ReLU(), GELU(), Softmax())
 HOMOGENEOUS = 2  # the first two have activations of degree one
 
@@ -47,14 +50,17 @@ def draw(key: PRNGKey) -> Problem:
 
 
 def mixed_units(weights: Float[Array, " kinds"]) -> AbstractLagrangian:
-    """Linear, rectified, Gaussian and softmax units in these shares: one compiled program serves all kinds."""
+    """Linear, rectified, Gaussian and softmax units in these shares: one compiled program serves
+    all kinds.
+    """
     return Sum(tuple(share * units for share, units in zip(weights, UNITS)))
 
 
 def tied_velocity(
     up: Float[Array, "hidden visible"], units: AbstractLagrangian, inputs: Data, errors: Data
 ) -> Float[Array, "visible hidden"]:
-    r"""The velocity of $V - W^\top$ for independent weights at the tied point $V = W^\top$, in closed form:
+    r"""The velocity of $V - W^\top$ for independent weights at the tied point $V = W^\top$, in
+    closed form:
 
     $$-\sum_n \left[\delta_n\,\phi(h_n)^\top - g_n\,(\Phi''(h_n)\,W\delta_n)^\top\right], \qquad h_n = W g_n.$$
 
@@ -63,7 +69,7 @@ def tied_velocity(
     - `up`: $W$.
     - `units`: the Lagrangian $\Phi$ of the hidden units, $\phi = \Phi'$.
     - `inputs`, `errors`: $g_n$ and $\delta_n$, the gradients of the loss at the outputs.
-    """
+    """  # noqa: E501
 
     def of_one(g: Layer, delta: Layer) -> Float[Array, "visible hidden"]:
         h = up @ g
@@ -74,15 +80,22 @@ def tied_velocity(
 
 
 def task_loss(coupling: Coupling, units: AbstractLagrangian, inputs: Data, targets: Data) -> Scalar:
-    r"""$\sum_n \log\cosh(f(g_n) - y_n)$, summed over entries: its $\delta_n$ are bounded and not linear in $f$."""
+    r"""$\sum_n \log\cosh(f(g_n) - y_n)$, summed over entries: its $\delta_n$ are bounded and not
+    linear in $f$.
+    """
     outputs = jax.vmap(lambda g: coupling.down @ units.activation(coupling.up @ g))(inputs)
     return Tanh()(outputs - targets)
 
 
 def autoencoder_loss(
-    coupling: Coupling, covariance: Float[Array, "visible visible"], decay_up: Scalar, decay_down: Scalar
+    coupling: Coupling,
+    covariance: Float[Array, "visible visible"],
+    decay_up: Scalar,
+    decay_down: Scalar,
 ) -> Scalar:
-    r"""$\tfrac12\,\mathrm{tr}\,(VW - 1)\,\Sigma\,(VW - 1)^\top + \tfrac12\lambda_W|W|^2 + \tfrac12\lambda_V|V|^2$."""
+    r"""$\tfrac12\,\mathrm{tr}\,(VW - 1)\,\Sigma\,(VW - 1)^\top + \tfrac12\lambda_W|W|^2 +
+    \tfrac12\lambda_V|V|^2$.
+    """
     error = coupling.down @ coupling.up - jnp.eye(len(covariance), dtype=covariance.dtype)
     penalty = decay_up * jnp.sum(coupling.up**2) + decay_down * jnp.sum(coupling.down**2)
     return 0.5 * (jnp.sum((error @ covariance) * error) + penalty)
@@ -91,8 +104,9 @@ def autoencoder_loss(
 def solvable_time(start: float, target: complex, share: np.ndarray) -> np.ndarray:
     r"""When the exactly solvable problem has this share of its way left.
 
-    Two visible and two hidden units, multiples of rotations, the loss $\tfrac12|VW - T|^2$: as complex numbers the
-    product obeys $\dot M = -2|M|(M - T)$ from a tied point, and travels straight, $M = T + u\,(M_0 - T)$, with
+    Two visible and two hidden units, multiples of rotations, the loss $\tfrac12|VW - T|^2$: as
+    complex numbers the product obeys $\dot M = -2|M|(M - T)$ from a tied point, and travels
+    straight, $M = T + u\,(M_0 - T)$, with
 
     $$t(u) = \frac{\ell(u) - \ell(1)}{2|T|}, \quad \ell(u) = \log\frac{2a + bu + 2\sqrt a\sqrt{a + bu + cu^2}}{u},
       \quad a = |T|^2,\ b = 2\,\mathrm{Re}\,\bar T(M_0 - T),\ c = |M_0 - T|^2.$$
@@ -102,9 +116,11 @@ def solvable_time(start: float, target: complex, share: np.ndarray) -> np.ndarra
     - `start`: $M_0 > 0$, the product at the tied start.
     - `target`: $T$, not zero and not negative.
     - `share`: $u$ in (0, 1].
-    """
+    """  # noqa: E501
     way = start - target
-    a, b, c = abs(target) ** 2, 2 * (target.conjugate() * way).real, abs(way) ** 2
+    a = abs(target) ** 2
+    b = 2 * (target.conjugate() * way).real
+    c = abs(way) ** 2
 
     def log(u):
         return np.log((2 * a + b * u + 2 * np.sqrt(a * (a + b * u + c * u**2))) / u)
@@ -113,21 +129,28 @@ def solvable_time(start: float, target: complex, share: np.ndarray) -> np.ndarra
 
 
 def solvable_product(start: float, target: complex, share: np.ndarray) -> np.ndarray:
-    """The product $M$ of the exactly solvable problem when this share of its way is left; see `solvable_time`."""
+    """The product $M$ of the exactly solvable problem when this share of its way is left; see
+    `solvable_time`.
+    """
     return target + share * (start - target)
 
 
-def tied_gaps(problem: Problem, units: AbstractLagrangian, rate: float = 0.1) -> Float[Array, " two"]:
-    """At a tied point: the velocity by automatic differentiation of a loss beside the closed form, and the tracker
-    after one step of gradient descent beside the predicted rate."""
-    up, inputs = problem.up, problem.inputs
+def tied_gaps(
+    problem: Problem, units: AbstractLagrangian, rate: float = 0.1
+) -> Float[Array, " two"]:
+    """At a tied point: the velocity by automatic differentiation of a loss beside the closed form,
+    and the tracker after one step of gradient descent beside the predicted rate."""
+    up = problem.up
+    inputs = problem.inputs
     coupling = Coupling.from_weights(up, up.T)
     gradient = jax.grad(task_loss)(coupling, units, inputs, problem.targets)
     outputs = jax.vmap(lambda g: up.T @ units.activation(up @ g))(inputs)
     velocity = tied_velocity(up, units, inputs, jnp.tanh(outputs - problem.targets))
     sgd: Any = optax.sgd(rate)  # Optax's types know no Equinox modules
     later: Any = optax.apply_updates(coupling, sgd.update(gradient, sgd.init(coupling))[0])  # pyright: ignore
-    tracked = measure_asymmetry(later).breaking_ratio * jnp.linalg.norm(later.up) / jnp.linalg.norm(up)
+    tracked = (
+        measure_asymmetry(later).breaking_ratio * jnp.linalg.norm(later.up) / jnp.linalg.norm(up)
+    )
     return jnp.stack(
         [
             _distance(breaking_velocity(coupling, gradient), velocity),
@@ -137,7 +160,9 @@ def tied_gaps(problem: Problem, units: AbstractLagrangian, rate: float = 0.1) ->
 
 
 def balance_gap(problem: Problem, units: AbstractLagrangian, decay: float = 0.1) -> Scalar:
-    r"""How far $|w_\alpha|^2 - |v_\alpha|^2$ is from falling at the rate $2\lambda$ under gradient flow with decay."""
+    r"""How far $|w_\alpha|^2 - |v_\alpha|^2$ is from falling at the rate $2\lambda$ under gradient
+    flow with decay.
+    """
     coupling = Coupling.from_weights(problem.up, problem.down)
     gradient = jax.grad(task_loss)(coupling, units, problem.inputs, problem.targets)
     velocity = jax.tree.map(lambda g, p: -g - decay * p, gradient, coupling)
@@ -147,11 +172,15 @@ def balance_gap(problem: Problem, units: AbstractLagrangian, decay: float = 0.1)
 
 
 def kolen_pollack_gap(problem: Problem, steps: int = 30, decay: float = 0.05) -> Scalar:
-    r"""How far $|V - W^\top|$, as the tracker sees it, is from $(1 - \lambda)^t$ under transposed updates."""
+    r"""How far $|V - W^\top|$, as the tracker sees it, is from $(1 - \lambda)^t$ under transposed
+    updates.
+    """
 
     def step(coupling: Coupling, time: Scalar) -> tuple[Coupling, Scalar]:
         update = jnp.sin(time + problem.inputs[:HIDDEN])  # any update does
-        later = Coupling.from_weights((1 - decay) * coupling.up + update, (1 - decay) * coupling.down + update.T)
+        later = Coupling.from_weights(
+            (1 - decay) * coupling.up + update, (1 - decay) * coupling.down + update.T
+        )
         return later, measure_asymmetry(later).breaking_ratio * jnp.linalg.norm(later.up)
 
     times = jnp.arange(1.0, steps + 1)
@@ -169,14 +198,18 @@ def descent_gaps(problem: Problem) -> Float[Array, " laws"]:
 
 
 def critical_point(problem: Problem, decay_up: float, decay_down: float) -> tuple[Coupling, float]:
-    """A critical point of the regularised linear autoencoder, and the largest entry of the gradient left there.
+    """A critical point of the regularised linear autoencoder, and the largest entry of the gradient
+    left there.
 
-    It is found by least squares on the gradient from the weights of the problem, and may well be a saddle.
+    It is found by least squares on the gradient from the weights of the problem, and may well be a
+    saddle.
     """
     args = _autoencoder(problem, decay_up, decay_down)
     start = np.concatenate([np.ravel(problem.up), np.ravel(problem.down)])
     options = {"xtol": 1e-15, "ftol": 1e-15, "maxiter": 2000}
-    found = scipy.optimize.root(_slope, start, args, method="lm", jac=_slope_matrix, options=options)
+    found = scipy.optimize.root(
+        _slope, start, args, method="lm", jac=_slope_matrix, options=options
+    )
     return _unravel(jnp.asarray(found.x)), float(np.max(np.abs(found.fun)))
 
 
@@ -193,10 +226,14 @@ def critical_gap(problem: Problem, decay: float = 0.05) -> float:
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
-    """The worst gap over random weights, data and losses, and over autoencoders of the same data at their ends."""
+    """The worst gap over random weights, data and losses, and over autoencoders of the same data at
+    their ends.
+    """
     problems = jax.vmap(draw)(jr.split(key, examples))
     worst = [float(jnp.max(jax.jit(jax.vmap(descent_gaps))(problems)))]
-    worst += [critical_gap(jax.tree.map(lambda leaf, i=i: leaf[i], problems)) for i in range(examples)]
+    worst += [
+        critical_gap(jax.tree.map(lambda leaf, i=i: leaf[i], problems)) for i in range(examples)
+    ]
     return Measurement(float(np.max(worst)), 1e-10, examples)
 
 
@@ -204,7 +241,9 @@ def _distance(a: Array, b: Array) -> Scalar:
     return jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
 
 
-def _autoencoder(problem: Problem, decay_up: float, decay_down: float) -> tuple[Array, Array, Array]:
+def _autoencoder(
+    problem: Problem, decay_up: float, decay_down: float
+) -> tuple[Array, Array, Array]:
     return problem.inputs.T @ problem.inputs / DATA, jnp.asarray(decay_up), jnp.asarray(decay_down)
 
 
@@ -223,8 +262,10 @@ _slope_matrix = jax.jit(jax.hessian(_flat_loss))
 
 CLAIM = Claim(
     id="C11",
-    statement="independent V, W at a tied point: d(V - W^T)/dt = -(G - G^T) W^T, and its nonlinear form; balance of "
-    "linear and rectified units, Kolen-Pollack decay, regularised linear autoencoders end tied, as the tracker sees it",
+    statement="independent V, W at a tied point: d(V - W^T)/dt = -(G - G^T) W^T, and its "
+    "nonlinear form; balance of "
+    "linear and rectified units, Kolen-Pollack decay, regularised linear autoencoders end tied, "
+    "as the tracker sees it",
     source="Kunin et al. 2019; Du, Hu & Lee 2018; Kolen & Pollack 1994; the velocities: hopmix",
     status="proved",
     page="C11-breaking.md",

@@ -1,7 +1,7 @@
 r"""C16: a nondegenerate rest survives small breaking, and the residual bounds the attractor.
 
-The flow is $\tau\dot x = f = f_s + r$ with the force $f_s$ of tied weights, leak included, and what the breaking
-$V - W^\top$ adds to it, $r$.
+The flow is $\tau\dot x = f = f_s + r$ with the force $f_s$ of tied weights, leak included, and what
+the breaking $V - W^\top$ adds to it, $r$.
 """
 
 import math
@@ -27,7 +27,9 @@ from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share
 from hopmix.claims._numbers import generator
 
-VISIBLE, HIDDEN, LEAK = 5, 4, 0.8
+VISIBLE = 5
+HIDDEN = 4
+LEAK = 0.8
 KINDS: tuple[tuple[AbstractLagrangian, AbstractLagrangian], ...] = (
     (Quadratic(), Tanh(1.3)),
     (LayerNorm(eps=1e-3), GELU()),
@@ -39,7 +41,9 @@ ROUNDING = 1e-11
 
 
 class Sizes(NamedTuple):
-    r"""Squares in the metric $H$, $|v|_H^2 = v \cdot Hv$: of the tied force, of what the breaking adds, and of both."""
+    r"""Squares in the metric $H$, $|v|_H^2 = v \cdot Hv$: of the tied force, of what the breaking
+    adds, and of both.
+    """
 
     tied: Scalar
     residual: Scalar
@@ -47,7 +51,8 @@ class Sizes(NamedTuple):
 
 
 def metric_sizes(block: Block, x: Layer) -> Sizes:
-    r"""$|f_s|_H^2$, $|r|_H^2$ and $|f|_H^2$ at a state; the energy of the tied block changes at the rate
+    r"""$|f_s|_H^2$, $|r|_H^2$ and $|f|_H^2$ at a state; the energy of the tied block changes at the
+    rate
 
     $$\tau\dot E_s = \tfrac12\left(|r|_H^2 - |f_s|_H^2 - |f|_H^2\right).$$
     """
@@ -59,7 +64,9 @@ def metric_sizes(block: Block, x: Layer) -> Sizes:
 
 
 def rate_gap(block: Block, x: Layer) -> Scalar:
-    r"""$\tau\dot E_s$ by automatic differentiation against the formula of `metric_sizes`, relative to its terms."""
+    r"""$\tau\dot E_s$ by automatic differentiation against the formula of `metric_sizes`, relative
+    to its terms.
+    """
     rate = jax.jvp(with_tied_weights(block).energy, (x,), (velocity(block, x),))[1]
     sizes = metric_sizes(block, x)
     formula = 0.5 * (sizes.residual - sizes.tied - sizes.force)
@@ -67,7 +74,9 @@ def rate_gap(block: Block, x: Layer) -> Scalar:
 
 
 class Rest(NamedTuple):
-    """A rest, the force that is left there, and the largest real part of the Jacobian's eigenvalues."""
+    """A rest, the force that is left there, and the largest real part of the Jacobian's
+    eigenvalues.
+    """
 
     state: np.ndarray
     left: float
@@ -75,7 +84,9 @@ class Rest(NamedTuple):
 
 
 def find_rest(block: Block, x: Layer, steps: int = 60) -> Rest:
-    """The rest near a state, by Newton's method, which converges under the conditions of the claim."""
+    """The rest near a state, by Newton's method, which converges under the conditions of the
+    claim.
+    """
     state = np.asarray(x)
     for _ in range(steps):
         force, jacobian = _linearised(block, jnp.asarray(state))
@@ -84,7 +95,9 @@ def find_rest(block: Block, x: Layer, steps: int = 60) -> Rest:
         if np.linalg.norm(change) <= 1e-14 * np.linalg.norm(state):
             break
     force, jacobian = _linearised(block, jnp.asarray(state))
-    return Rest(state, float(np.linalg.norm(force)), float(np.max(np.linalg.eigvals(jacobian).real)))
+    return Rest(
+        state, float(np.linalg.norm(force)), float(np.max(np.linalg.eigvals(jacobian).real))
+    )
 
 
 def _linearised(block: Block, x: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +117,9 @@ def resting_block(
     x: Float[Array, " visible"],
     leak: float = LEAK,
 ) -> Block:
-    """A block without breaking, with a current into its visible layer for which it rests at a given state."""
+    """A block without breaking, with a current into its visible layer for which it rests at a given
+    state.
+    """
     current = leak * x - up.T @ hidden.activation(up @ visible.activation(x))
     neurons = {"x": Neurons(visible, x.shape, input=current), "h": Neurons(hidden, up.shape[:1])}
     synapses = {"s": Dense(Coupling(up, breaking=jnp.zeros(up.shape[::-1])))}
@@ -114,7 +129,8 @@ def resting_block(
 def draw(key: PRNGKey, kind: int) -> tuple[Block, Layer, np.ndarray]:
     r"""A tied block, its rest, and a direction of breaking of spectral norm 1.
 
-    The weights are such that $|\Phi''|\,|W|^2|H|$ is 0.2 to 0.9 of the leak, so that the rest is stable.
+    The weights are such that $|\Phi''|\,|W|^2|H|$ is 0.2 to 0.9 of the leak, so that the rest is
+    stable.
     """
     visible, hidden = KINDS[kind]
     random = generator(key)
@@ -129,16 +145,21 @@ def draw(key: PRNGKey, kind: int) -> tuple[Block, Layer, np.ndarray]:
 
 
 def _highest_curvature(visible: AbstractLagrangian, x: np.ndarray) -> float:
-    return 1 / math.sqrt(np.var(x) + visible.eps) if isinstance(visible, LayerNorm) else visible.curvature[1]
+    if isinstance(visible, LayerNorm):
+        return 1 / math.sqrt(np.var(x) + visible.eps)
+    return visible.curvature[1]
 
 
 def break_by(block: Block, breaking: np.ndarray) -> Block:
     """A `resting_block` with this breaking."""
-    return eqx.tree_at(lambda b: b.potential.memory.synapses["s"].coupling.breaking, block, jnp.asarray(breaking))
+    return eqx.tree_at(
+        lambda b: b.potential.memory.synapses["s"].coupling.breaking, block, jnp.asarray(breaking)
+    )
 
 
 def excess(key: PRNGKey, kind: int) -> float:
-    """How far the rest moves by a breaking just below the bound, in units of what is promised; 2 where it is lost.
+    """How far the rest moves by a breaking just below the bound, in units of what is promised; 2
+    where it is lost.
 
     A gap of the rate of the tied energy counts in units of rounding.
     """
@@ -155,8 +176,8 @@ _rate_gap = eqx.filter_jit(rate_gap)
 
 
 def linear_gap(key: PRNGKey) -> float:
-    r"""Linear units: the bound against $(\lambda - \sigma^2)/\sigma$, $\sigma = |W|_2$, beyond which the worst breaking
-    leaves the rest unstable."""
+    r"""Linear units: the bound against $(\lambda - \sigma^2)/\sigma$, $\sigma = |W|_2$, beyond
+    which the worst breaking leaves the rest unstable."""
     random = generator(key)
     up = random.normal(size=(HIDDEN, VISIBLE))
     sigma = math.sqrt(random.uniform(0.2, 0.9) * LEAK)
@@ -168,7 +189,9 @@ def linear_gap(key: PRNGKey) -> float:
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
-    """The worst over random blocks of three kinds, and of linear ones, in units of what is promised."""
+    """The worst over random blocks of three kinds, and of linear ones, in units of what is
+    promised.
+    """
     number = share(examples, len(KINDS) + 1)
     keys = jr.split(key, (len(KINDS) + 1, number))
     found = [excess(k, kind) for kind in range(len(KINDS)) for k in keys[kind]]
@@ -178,13 +201,16 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C16",
-    statement="a stable rest of a leaky tied block persists and is stable for |V - W^T| < c, c computed (the best for "
-    "linear units); tau dE_s/dt = (|r|^2 - |f_s|^2 - |f|^2)/2 in the metric H: the residual r bounds the attractor",
+    statement="a stable rest of a leaky tied block persists and is stable for |V - W^T| < c, c "
+    "computed (the best for "
+    "linear units); tau dE_s/dt = (|r|^2 - |f_s|^2 - |f|^2)/2 in the metric H: the residual r "
+    "bounds the attractor",
     source="hopmix; contraction: Lohmiller & Slotine 1998; input-to-state stability: Sontag 1989",
     status="proved",
     page="C16-small-breaking.md",
     test="test_c16_small_breaking.py",
-    what="distance of the moved rest in units of its bound (2 if lost); of the rate of E_s and of the best c, gap in "
+    what="distance of the moved rest in units of its bound (2 if lost); of the rate of E_s and "
+    "of the best c, gap in "
     "units of rounding",
     measure=measure,
 )

@@ -1,10 +1,11 @@
 r"""C17: when an explicit step contracts, at which rate, and in which metric.
 
-The step $x' = (1 - s)\,x + \eta F(g)$, $s = \text{leak}\,\eta$, has a Lipschitz constant that follows from those of the
-activation and of the force, tied or not (`hopmix._contraction`). For conservative forces, $-K \le \nabla^2 U \le
-\Lambda$ with $\Lambda \ge 0$, monotonicity says more: $\Lambda\ell < \text{leak}$ alone gives one rest, whatever $K$
-is, and each step $\eta \le 1/(\text{leak} + K\ell)$ brings the divergence $D_L(x, x^*)$ down by the factor
-$1 - \eta\,(\text{leak} - \Lambda\ell)$.
+The step $x' = (1 - s)\,x + \eta F(g)$, $s = \text{leak}\,\eta$, has a Lipschitz constant that
+follows from those of the activation and of the force, tied or not (`hopmix._contraction`). For
+conservative forces, $-K \le \nabla^2 U \le \Lambda$ with $\Lambda \ge 0$, monotonicity says more:
+$\Lambda\ell < \text{leak}$ alone gives one rest, whatever $K$ is, and each step $\eta \le
+1/(\text{leak} + K\ell)$ brings the divergence $D_L(x, x^*)$ down by the factor $1 -
+\eta\,(\text{leak} - \Lambda\ell)$.
 """
 
 import math
@@ -31,13 +32,15 @@ from hopmix.claims._numbers import generator
 from hopmix.claims.c06_gelu import explicit_step
 from hopmix.claims.c13_transformer import exchange
 
-TOKENS, CHANNELS = 3, 4
+TOKENS = 3
+CHANNELS = 4
 FAR = 400.0
 """A distance at which competitors have lost, to rounding."""
 
-# ---- Activations ------------------------------------------------------------------------------------------------
+# ---- Activations ---------------------------------------------------------------------------------
 
-# Each with a state where the slope is as steep as anywhere; the first two entries of competitors are tied.
+# Each with a state where the slope is as steep as anywhere; the first two entries of competitors
+# are tied.
 STEEPEST: tuple[tuple[AbstractLagrangian, tuple[float, ...]], ...] = (
     (Tanh(1.7), (0.0,) * 4),
     (Sigmoid(3.0), (0.0,) * 4),
@@ -50,7 +53,9 @@ STEEPEST: tuple[tuple[AbstractLagrangian, tuple[float, ...]], ...] = (
 
 
 def slope_gaps(x: Float[Array, " four"]) -> Float[Array, " lagrangians"]:
-    """By how much the norm of each Hessian exceeds its bound, and how far from it it is where it is steepest."""
+    """By how much the norm of each Hessian exceeds its bound, and how far from it it is where it is
+    steepest.
+    """
     gaps = []
     for lagrangian, steep in STEEPEST:
         slope = lambda y, f=lagrangian.activation: jnp.linalg.norm(jax.jacfwd(f)(y), 2)
@@ -59,7 +64,7 @@ def slope_gaps(x: Float[Array, " four"]) -> Float[Array, " lagrangians"]:
     return jnp.stack(gaps)
 
 
-# ---- Attention on bounded tokens --------------------------------------------------------------------------------
+# ---- Attention on bounded tokens -----------------------------------------------------------------
 
 
 class AttentionExample(NamedTuple):
@@ -73,9 +78,9 @@ class AttentionExample(NamedTuple):
 
 
 def read_lipschitz(attention: Attention, tokens: int, radius: float) -> float:
-    r"""A Lipschitz constant of what tokens of size $R$ at most read, the usual attention with values made of keys:
-    $\sum_h |M_h| \left[\sqrt n + \beta R^2 |M_h| (1 + \sqrt{n/2})\right]$, $M_h = W^{K\top}_h W^Q_h$, with $n$ tokens
-    that attend to one token, at most."""
+    r"""A Lipschitz constant of what tokens of size $R$ at most read, the usual attention with
+    values made of keys: $\sum_h |M_h| \left[\sqrt n + \beta R^2 |M_h| (1 + \sqrt{n/2})\right]$,
+    $M_h = W^{K\top}_h W^Q_h$, with $n$ tokens that attend to one token, at most."""
     products = np.einsum("hdc,hde->hce", np.asarray(attention.keys), np.asarray(attention.queries))
     norms = np.linalg.norm(products, 2, axis=(1, 2))
     listeners = tokens if attention.include_self else tokens - 1
@@ -84,40 +89,63 @@ def read_lipschitz(attention: Attention, tokens: int, radius: float) -> float:
 
 
 def attention_gap(example: AttentionExample) -> Scalar:
-    """By how much the Hessian of attention, and the Jacobian of what is read, exceed their bounds; relative."""
+    """By how much the Hessian of attention, and the Jacobian of what is read, exceed their bounds;
+    relative.
+    """
     attention, g, low, high, read = example
     hessian = jax.hessian(lambda g: -attention.energy(g))(g).reshape(g.size, g.size)
     ends = jnp.linalg.eigvalsh(hessian)
     reads = jax.jacfwd(lambda g: exchange(attention, g).read)(g).reshape(g.size, g.size)
-    excess = [(ends[-1] - high) / high, (low - ends[0]) / high, jnp.linalg.norm(reads, 2) / read - 1]
+    excess = [
+        (ends[-1] - high) / high,
+        (low - ends[0]) / high,
+        jnp.linalg.norm(reads, 2) / read - 1,
+    ]
     return jnp.max(jnp.stack(excess))
 
 
 def draw_attention(key: PRNGKey, number: int, include_self: bool, causal: bool) -> AttentionExample:
     """Two heads of random size and temperature, and tokens on a sphere of random radius."""
-    random, drawn = generator(key), []
+    random = generator(key)
+    drawn = []
     for _ in range(number):
-        queries, keys = jnp.asarray(random.normal(size=(2, 2, 2, CHANNELS)) * 10 ** random.uniform(-1, 0.5))
-        attention = Attention(queries, keys, jnp.asarray(random.uniform(0.1, 2)), include_self, causal)
+        queries, keys = jnp.asarray(
+            random.normal(size=(2, 2, 2, CHANNELS)) * 10 ** random.uniform(-1, 0.5)
+        )
+        attention = Attention(
+            queries, keys, jnp.asarray(random.uniform(0.1, 2)), include_self, causal
+        )
         directions = random.normal(size=(TOKENS, CHANNELS))
         radius = float(random.uniform(0.2, 3))
         g = radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
         disc = attention_disc(attention, TOKENS, radius)
-        bounds = (disc.centre - disc.radius, disc.centre + disc.radius, read_lipschitz(attention, TOKENS, radius))
+        bounds = (
+            disc.centre - disc.radius,
+            disc.centre + disc.radius,
+            read_lipschitz(attention, TOKENS, radius),
+        )
         drawn.append(AttentionExample(attention, g, *map(jnp.asarray, bounds)))
     return _stack(drawn)
 
 
 def _stack(examples: list):
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *examples)
+    return jax.tree.map(
+        lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *examples
+    )
 
 
-# ---- Steps ------------------------------------------------------------------------------------------------------
+# ---- Steps ---------------------------------------------------------------------------------------
 
 
 def competing(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeMemory:
-    """Visible tanh units, with softmax and GELU units; V is a multiple of W^T and something else."""
-    neurons = {"x": Neurons(Tanh(0.8), (5,)), "h": Neurons(Softmax(1.5), (4,)), "k": Neurons(GELU(), (3,))}
+    """Visible tanh units, with softmax and GELU units; V is a multiple of W^T and something
+    else.
+    """
+    neurons = {
+        "x": Neurons(Tanh(0.8), (5,)),
+        "h": Neurons(Softmax(1.5), (4,)),
+        "k": Neurons(GELU(), (3,)),
+    }
     couplings = [Coupling(up, breaking=down, tie=tie) for up, down in zip(ups, downs)]
     synapses = {"xh": Dense(couplings[0]), "xk": Dense(couplings[1])}
     return AssociativeMemory(neurons, synapses, {"xh": ("x", "h"), "xk": ("x", "k")})
@@ -134,7 +162,10 @@ def attending(ups: list[Array], downs: list[Array], tie: Scalar) -> AssociativeM
     """Tokens behind a norm that is not steep, with attention and ReLU units."""
     neurons = {"x": Neurons(LayerNorm((-1,), eps=1.0), (2, 5)), "h": Neurons(ReLU(), (2, 4))}
     heads = ups[1][None], ups[2][None]
-    synapses = {"att": Attention(*heads, 0.5), "xh": ChannelMixing(Coupling(ups[0], breaking=downs[0], tie=tie))}
+    synapses = {
+        "att": Attention(*heads, 0.5),
+        "xh": ChannelMixing(Coupling(ups[0], breaking=downs[0], tie=tie)),
+    }
     return AssociativeMemory(neurons, synapses, {"att": ("x",), "xh": ("x", "h")})
 
 
@@ -144,7 +175,9 @@ SHAPES = ((4, 5), (3, 5), (3, 5))
 
 
 def draw_blocks(key: PRNGKey, number: int, structure, step: float) -> Block:
-    """A stack of blocks of leak 1 with V = +-W^T, broken by a random amount, and weights of random size."""
+    """A stack of blocks of leak 1 with V = +-W^T, broken by a random amount, and weights of random
+    size.
+    """
     random = generator(key)
     sizes = 10 ** random.uniform(-1.0, 0.0, number)
     broken = 10 ** random.uniform(-3, 0, number)
@@ -166,14 +199,18 @@ def each(blocks: Block) -> list[Block]:
 
 
 def step_gap(block: Block, x: Layer, y: Layer, constant: Scalar) -> Scalar:
-    """By how much a step moves two states, and any two close to the first, apart beyond what is granted; relative."""
+    """By how much a step moves two states, and any two close to the first, apart beyond what is
+    granted; relative.
+    """
     apart = jnp.linalg.norm(block(x) - block(y)) / jnp.linalg.norm(x - y)
     nearby = jnp.linalg.norm(jax.jacfwd(block)(x).reshape(x.size, x.size), 2)
     return jnp.maximum(apart, nearby) / constant - 1
 
 
 def promise_gap(block: Block, x: Layer, rate: Scalar, steps: int = 300) -> Scalar:
-    r"""By how much $|x' - x^*|$ exceeds $\tfrac{q}{1 - q} |x' - x|$ along the way to rest; where $q < 0.9$."""
+    r"""By how much $|x' - x^*|$ exceeds $\tfrac{q}{1 - q} |x' - x|$ along the way to rest; where $q
+    < 0.9$.
+    """
     end, states = jax.lax.scan(lambda x, _: (block(x), x), x, None, length=steps)
     moved = jnp.sqrt(jnp.sum(jnp.diff(states, axis=0) ** 2, axis=range(1, states.ndim)))
     missing = jnp.sqrt(jnp.sum((states[1:] - end[None]) ** 2, axis=range(1, states.ndim)))
@@ -182,12 +219,16 @@ def promise_gap(block: Block, x: Layer, rate: Scalar, steps: int = 300) -> Scala
 
 
 def promised_steps(rate: float, first: float, tolerance: float) -> int:
-    """After how many calls a state that moved by `first` in the first one moves by `tolerance` at most."""
+    """After how many calls a state that moved by `first` in the first one moves by `tolerance` at
+    most.
+    """
     return 1 + max(0, math.ceil(math.log(tolerance / first) / math.log(rate)))
 
 
 @eqx.filter_jit
-def step_gaps(blocks: Block, x: Layer, y: Layer, constants: Float[Array, " _"]) -> Float[Array, "..."]:
+def step_gaps(
+    blocks: Block, x: Layer, y: Layer, constants: Float[Array, " _"]
+) -> Float[Array, "..."]:
     """Both gaps of each of a stack of blocks."""
 
     def gap(block, x, y, constant):
@@ -196,11 +237,13 @@ def step_gaps(blocks: Block, x: Layer, y: Layer, constants: Float[Array, " _"]) 
     return eqx.filter_vmap(gap)(blocks, x, y, constants)
 
 
-# ---- Monotone forces --------------------------------------------------------------------------------------------
+# ---- Monotone forces -----------------------------------------------------------------------------
 
 
 class Monotone(NamedTuple):
-    """A memory with attraction, `up`, and repulsion, `away`, at leak 1, with a rest and another state."""
+    """A memory with attraction, `up`, and repulsion, `away`, at leak 1, with a rest and another
+    state.
+    """
 
     up: Float[Array, "units visible"]
     away: Float[Array, "more visible"]
@@ -209,7 +252,8 @@ class Monotone(NamedTuple):
 
 
 VISIBLE = Tanh(0.8)
-ATTRACTION, REPULSION = Softmax(1.5), -1.0 * Tanh(2.0)
+ATTRACTION = Softmax(1.5)
+REPULSION = -1.0 * Tanh(2.0)
 
 
 def attracted(example: Monotone) -> tuple[AssociativeMemory, Scalar, Scalar]:
@@ -238,10 +282,12 @@ def monotone_gap(example: Monotone) -> Scalar:
     r"""By how much a step misses the promised decrease of $D_L(x, x^*)$, and how much farther than
     $\ell\,|f|/(1 - \Lambda\ell)$ the activation is from rest; relative."""
     memory, concavity, smoothness = attracted(example)
-    potential, highest = eliminate(memory, ("h", "k")), VISIBLE.curvature[1]
+    potential = eliminate(memory, ("h", "k"))
+    highest = VISIBLE.curvature[1]
     margin = 1 - smoothness * highest
     step = 1 / (1 + concavity * highest)
-    x, rest = example.x, example.rest
+    x = example.x
+    rest = example.rest
     after = explicit_step(potential, x, 1.0, step)
     size = jnp.abs(VISIBLE(x)) + jnp.abs(VISIBLE(rest)) + jnp.sum(jnp.abs(x - rest))
     missed = (divergence(after, rest) - (1 - step * margin) * divergence(x, rest)) / size
@@ -251,21 +297,26 @@ def monotone_gap(example: Monotone) -> Scalar:
 
 
 def draw_monotone(key: PRNGKey, number: int) -> Monotone:
-    r"""Attraction with $\Lambda\ell$ between 0.05 and 0.95, and repulsion up to a hundred times as strong."""
+    r"""Attraction with $\Lambda\ell$ between 0.05 and 0.95, and repulsion up to a hundred times as
+    strong.
+    """
     random = generator(key)
     normal = lambda *shape: random.normal(size=(number, *shape))
-    up, away = normal(4, 5), normal(3, 5)
+    up = normal(4, 5)
+    away = normal(3, 5)
     bound = random.uniform(0.05, 0.95, number) / (ATTRACTION.curvature[1] * VISIBLE.curvature[1])
     up *= np.sqrt(bound / np.linalg.norm(up, 2, axis=(1, 2)) ** 2)[:, None, None]
     away *= (10 ** random.uniform(-1, 0.5, number))[:, None, None]
     return Monotone(*map(jnp.asarray, (up, away, 2 * normal(5), 3 * normal(5))))
 
 
-# ---- What does not contract -------------------------------------------------------------------------------------
+# ---- What does not contract ----------------------------------------------------------------------
 
 
 def lone_unit(weight: Scalar) -> Block:
-    """One linear visible and one tanh unit; there are two more rests as soon as the squared weight is above 1."""
+    """One linear visible and one tanh unit; there are two more rests as soon as the squared weight
+    is above 1.
+    """
     neurons = {"x": Neurons(Quadratic(), (1,)), "h": Neurons(Tanh(), (1,))}
     synapses = {"s": Dense(Coupling(weight[None, None]))}
     memory = AssociativeMemory(neurons, synapses, {"s": ("x", "h")})
@@ -274,34 +325,43 @@ def lone_unit(weight: Scalar) -> Block:
 
 def parts(weight: Scalar) -> Scalar:
     """By which factor a step takes two states close to zero, on either side of it, apart."""
-    block, small = lone_unit(weight), jnp.full(1, 1e-3)
+    block = lone_unit(weight)
+    small = jnp.full(1, 1e-3)
     return jnp.sum(block(small) - block(-small)) / jnp.sum(2 * small)
 
 
 def loud_curvature(size: Scalar) -> Scalar:
-    r"""The curvature of the attention of two tokens $(0, t)$ to each other and themselves, where the first one moves:
-    $\beta t^2/4$ and more."""
+    r"""The curvature of the attention of two tokens $(0, t)$ to each other and themselves, where
+    the first one moves: $\beta t^2/4$ and more."""
     attention = Attention(jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1)), 1.0, include_self=True)
     g = jnp.stack([jnp.zeros(()), size])[:, None]
     return -jax.hessian(attention.energy)(g)[0, 0, 0, 0]
 
 
 def saturated_decay(size: Scalar) -> Scalar:
-    r"""The share of $D_L(x, 0)$ that a step of 0.1 leaves of the concave $U = -\tfrac12 g^2$, leak 1, $L = \log\cosh$.
+    r"""The share of $D_L(x, 0)$ that a step of 0.1 leaves of the concave $U = -\tfrac12 g^2$, leak
+    1, $L = \log\cosh$.
 
     With the curvature -1 as a $\Lambda$ it would be 0.8; with $\Lambda = 0$ it is 0.9.
     """
     neurons = {"x": Neurons(Tanh(), (1,)), "h": Neurons(-1.0 * Quadratic(), (1,))}
     synapses = {"s": Dense(Coupling(jnp.ones((1, 1))))}
-    block = derive_block(AssociativeMemory(neurons, synapses, {"s": ("x", "h")}), ["h"], leak=1.0, step=0.1)
+    block = derive_block(
+        AssociativeMemory(neurons, synapses, {"s": ("x", "h")}), ["h"], leak=1.0, step=0.1
+    )
     x = size[None]
     return Tanh()(block(x)) / Tanh()(x)
 
 
 def counter_gap(weight: Scalar, size: Scalar, rate: Scalar) -> Scalar:
-    r"""0 where no rate is promised and steps part, attention is steeper than any constant, and a $\Lambda$ below zero
-    promises too much."""
-    fails = (rate == 1) & (parts(weight) > 1) & (loud_curvature(size) >= size**2 / 4) & (saturated_decay(size) > 0.8)
+    r"""0 where no rate is promised and steps part, attention is steeper than any constant, and a
+    $\Lambda$ below zero promises too much."""
+    fails = (
+        (rate == 1)
+        & (parts(weight) > 1)
+        & (loud_curvature(size) >= size**2 / 4)
+        & (saturated_decay(size) > 0.8)
+    )
     return where_it_fails(fails, jnp.zeros(()))
 
 
@@ -335,12 +395,16 @@ def _mapped(gap, examples) -> Array:
 
 CLAIM = Claim(
     id="C17",
-    statement="a step contracts by |1 - s + step a m| + step (|a| d + r l), |F' - a| <= r, H in m +- d, tied or not; "
-    "softmax is beta/2, attention K + beta R^2 c |M|^2 steep; one rest if leak > l max(F', 0), whatever min F'",
-    source="Banach; Bauschke & Combettes 2017; Lu, Freund & Nesterov 2018; the constants of attention: hopmix",
+    statement="a step contracts by |1 - s + step a m| + step (|a| d + r l), |F' - a| <= r, H in "
+    "m +- d, tied or not; "
+    "softmax is beta/2, attention K + beta R^2 c |M|^2 steep; one rest if leak > l max(F', 0), "
+    "whatever min F'",
+    source="Banach; Bauschke & Combettes 2017; Lu, Freund & Nesterov 2018; the constants of "
+    "attention: hopmix",
     status="proved",
     page="C17-contraction.md",
     test="test_c17_contraction.py",
-    what="largest excess over the bounds, or gap to them where they are attained; 1 unless the counter-examples fail",
+    what="largest excess over the bounds, or gap to them where they are attained; 1 unless the "
+    "counter-examples fail",
     measure=measure,
 )

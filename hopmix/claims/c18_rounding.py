@@ -2,9 +2,9 @@ r"""C18: how much a computed energy may rise in a step that descends exactly.
 
 $$\hat E(\hat x') - \hat E(x) \le [E(x') - E(x)] + \left(8\,\epsilon + 24\,\epsilon_{32}\right)[M(x) + M(x')]$$
 
-with the magnitude $M$ of `energy_magnitude` and what `hopmix._rounding` says of $\epsilon$. The form is proved, the
-constant is measured.
-"""
+with the magnitude $M$ of `energy_magnitude` and what `hopmix._rounding` says of $\epsilon$. The
+form is proved, the constant is measured.
+"""  # noqa: E501
 
 from typing import NamedTuple
 
@@ -54,7 +54,9 @@ def computed_step(block: Block, x: Layer) -> ComputedStep:
 
 
 def _cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
 
 
 def used(step: ComputedStep) -> Float[Array, "..."]:
@@ -63,7 +65,9 @@ def used(step: ComputedStep) -> Float[Array, "..."]:
 
 
 def overshooting(excess: float, units: int = 5) -> Block:
-    r"""A block that truly rises: decay alone, $x \to -(1 + \text{excess})\,x$, with the energy $\tfrac12 |x|^2$."""
+    r"""A block that truly rises: decay alone, $x \to -(1 + \text{excess})\,x$, with the energy
+    $\tfrac12 |x|^2$.
+    """
     neurons = {"v": Neurons(Quadratic(), (units,)), "h": Neurons(ReLU(), (1,))}
     synapses = {"s": Dense(Coupling(jnp.zeros((1, units))))}
     memory = AssociativeMemory(neurons, synapses, {"s": ("v", "h")})
@@ -71,7 +75,9 @@ def overshooting(excess: float, units: int = 5) -> Block:
 
 
 def hidden_rise(key: PRNGKey) -> Scalar:
-    """0 where a rise of three times what rounding explains is above the allowance, at every scale; else 2."""
+    """0 where a rise of three times what rounding explains is above the allowance, at every scale;
+    else 2.
+    """
     block = overshooting(12 * rounding_unit(jnp.float32))
     steps = _at_all_scales(block, 1 + jr.uniform(key, (5,)))
     return jnp.where(jnp.all(steps.computed > steps.allowed), 0.0, 2.0)
@@ -84,7 +90,10 @@ def _at_all_scales(block: Block, x: Layer) -> ComputedStep:
 
 @eqx.filter_jit
 def shares_of(
-    memories: AssociativeMemory, states: Layer, hidden: tuple[str, ...], setting: tuple[float, float]
+    memories: AssociativeMemory,
+    states: Layer,
+    hidden: tuple[str, ...],
+    setting: tuple[float, float],
 ) -> Float[Array, "examples scales"]:
     """The share that is used by each of a stack of memories, from states of all scales."""
     leak, step = setting
@@ -96,8 +105,11 @@ def shares_of(
 
 
 def measure(key: PRNGKey, examples: int) -> Measurement:
-    """The largest share of the allowance that random convex memories use, and whether a true rise is above it."""
-    number, found = share(examples, len(STRUCTURES)), [hidden_rise(key)]
+    """The largest share of the allowance that random convex memories use, and whether a true rise
+    is above it.
+    """
+    number = share(examples, len(STRUCTURES))
+    found = [hidden_rise(key)]
     for i, (structure, visible, hidden) in enumerate(STRUCTURES):
         memories, states = draw_systems(structure, jr.fold_in(key, i), number)
         found.append(jnp.max(shares_of(memories, states[visible], hidden, STEPS[i % len(STEPS)])))
@@ -106,12 +118,16 @@ def measure(key: PRNGKey, examples: int) -> Measurement:
 
 CLAIM = Claim(
     id="C18",
-    statement="in floating point a step that descends exactly raises the computed energy by at most c times the "
-    "magnitudes of both energies, down to single products: c = 3 gamma_(q + d) is proved, 32 eps is measured",
-    source="standard error analysis (Higham 2002; Higham & Mary 2019); the magnitude of an energy: hopmix",
+    statement="in floating point a step that descends exactly raises the computed energy by at "
+    "most c times the "
+    "magnitudes of both energies, down to single products: c = 3 gamma_(q + d) is proved, 32 eps "
+    "is measured",
+    source="standard error analysis (Higham 2002; Higham & Mary 2019); the magnitude of an "
+    "energy: hopmix",
     status="proved",
     page="C18-rounding.md",
     test="test_c18_rounding.py",
-    what="largest share of the allowance that separates float32 from float64; 2 if a true rise stays within it",
+    what="largest share of the allowance that separates float32 from float64; 2 if a true rise "
+    "stays within it",
     measure=measure,
 )

@@ -46,12 +46,14 @@ CLAIMS: tuple[Claim, ...] = (
 )
 """In the order of their ids."""
 
-EXAMPLES, SEED = 100, 0
+EXAMPLES = 100
+SEED = 0
 """What the table in `theory/README.md` is measured with."""
 
 
 def remeasure(claim: Claim, *, examples: int = EXAMPLES, seed: int = SEED) -> Measurement:
-    """Measure a claim on random examples of its own: the same whichever claims are measured beside it.
+    """Measure a claim on random examples of its own: the same whichever claims are measured beside
+    it.
 
     In double precision only: the bounds are those of its rounding.
     """

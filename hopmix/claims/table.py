@@ -5,8 +5,19 @@ from collections.abc import Iterable
 
 from hopmix.claims._claim import Claim, Measurement
 
-BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
-COLUMNS = ("claim", "statement", "source", "status", "tests", "what is measured", "error", "bound", "examples")
+BEGIN = "<!-- claims:begin -->"
+END = "<!-- claims:end -->"
+COLUMNS = (
+    "claim",
+    "statement",
+    "source",
+    "status",
+    "tests",
+    "what is measured",
+    "error",
+    "bound",
+    "examples",
+)
 
 Measured = tuple[Claim, Measurement]
 
@@ -49,5 +60,7 @@ def replaced(document: str, table: str) -> str:
     before, _, rest = document.partition(BEGIN)
     _, _, after = rest.partition(END)
     if document.count(BEGIN) != 1 or document.count(END) != 1 or END not in rest:
-        raise ValueError(f"the table stands between the lines {BEGIN} and {END}, once each; put them there.")
+        raise ValueError(
+            f"the table stands between the lines {BEGIN} and {END}, once each; put them there."
+        )
     return f"{before}{BEGIN}\n{table}\n{END}{after}"

@@ -1,4 +1,5 @@
-"""Modules of version 0.1.0 that have another place now: they are found under their old names too, with a notice.
+"""Modules of version 0.1.0 that have another place now: they are found under their old names too,
+with a notice.
 
 To be taken away with the next version.
 """
@@ -34,10 +35,14 @@ GOES = "the old name goes with the next version."
 class Moved(MetaPathFinder, Loader):
     """Finds a module under its old name, and loads the one that took its place."""
 
-    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: object = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """The module of an old name, or `None` where no module has left that place."""
         package, _, module = name.rpartition(".")
-        return ModuleSpec(name, self) if package == "hopmix.lab" and module in MOVED else None
+        if package == "hopmix.lab" and module in MOVED:
+            return ModuleSpec(name, self)
+        return None
 
     def exec_module(self, module: ModuleType):
         """Put the moved module in the place of the empty one that was made for its old name."""
@@ -48,7 +53,9 @@ class Moved(MetaPathFinder, Loader):
 
 
 def moved_names(package: str, module: str, *names: str) -> Callable[[str], object]:
-    """The `__getattr__` of a package that was a module: what it held is found in one of its modules, with a notice."""
+    """The `__getattr__` of a package that was a module: what it held is found in one of its
+    modules, with a notice.
+    """
 
     def attribute(name: str) -> object:
         if name not in names:

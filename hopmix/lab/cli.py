@@ -1,4 +1,6 @@
-"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix verify`, ..."""
+"""The command line: `hopmix ablate`, `hopmix resume`, `hopmix report`, `hopmix measure`, `hopmix
+verify`, ...
+"""
 
 import collections
 import contextlib
@@ -28,22 +30,26 @@ from hopmix.lab.runtime.interrupts import heard
 from hopmix.lab.runtime.terminal import TrainingBar, printable, terminal
 from hopmix.lab.store.files import reason
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
 
 Command = Ablate | Resume | Report | Compare | Measure | Verify | Bench
 """What can be done; a command is called as its class, in small letters."""
 
 DESCRIPTION = """Symmetry ablations of associative-memory mixers.
 
-Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a report.
+Start with `hopmix ablate`: it trains every arm on embedded digits in a few minutes and writes a
+report.
 `hopmix ablate --dry-run` says what a study would cost; `hopmix ablate --help` lists all options.
 `hopmix compare` shows two studies side by side.
 `hopmix measure` tells how symmetric the weights of a run are, or those of anybody's checkpoint.
 `hopmix verify` measures the claims of the theory again, or checks the blocks of a trained run.
 `hopmix bench` measures how fast all this is on your machine.
 
-On CPUs, what trains and measures is compiled with options of XLA that study.json names, and freed memory is kept for
-the next call; HOPMIX_COMPILER_OPTIONS=off leaves the options out, MALLOC_MMAP_MAX_=65536 gives memory back."""
+On CPUs, what trains and measures is compiled with options of XLA that study.json names, and freed
+memory is kept for the next call; HOPMIX_COMPILER_OPTIONS=off leaves the options out,
+MALLOC_MMAP_MAX_=65536 gives memory back."""
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -84,19 +90,28 @@ def _leave(command: Any):
 
 
 def _told(error: Exception, command: Any) -> tuple[str | None, int]:
-    """What a failure of the system is in one line, with the exit code; `None` for a mistake of ours."""
+    """What a failure of the system is in one line, with the exit code; `None` for a mistake of
+    ours.
+    """
     if store.is_full_disk(error):
         return f"the disk is full; free some space{_saved(command)}.", FAILED
     if store.is_out_of_memory(error):
         return f"out of memory ({reason(error)}); {_less_memory(command)}{_saved(command)}.", FAILED
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: can't be read or written ({reason(error)}); mend that and try again.", BAD_INPUT
+        return (
+            f"{error.filename}: can't be read or written ({reason(error)}); mend that and try "
+            f"again.",
+            BAD_INPUT,
+        )
     return None, FAILED
 
 
 def _saved(command: Any) -> str:
     """That a study is there to go on with, where it is."""
-    folder = command.out if isinstance(command, Ablate) else command.run if isinstance(command, Resume) else None
+    if isinstance(command, Ablate):
+        folder = command.out
+    else:
+        folder = command.run if isinstance(command, Resume) else None
     if folder is None or not (folder / "study.json").exists():
         return ""
     return f"; finished intervals are saved, go on with: hopmix resume {shlex.quote(str(folder))}"
@@ -106,7 +121,9 @@ def _parse(arguments: Sequence[str]) -> Any:
     """The command that the arguments name; `UsageError` in place of a box of many lines."""
     for before, word in zip(["argument", *arguments], arguments):
         if not word:  # as a path it would be the folder that one is in
-            raise UsageError(f"{before.lstrip('-')}: got '', which is nothing; give it a value, or leave it out.")
+            raise UsageError(
+                f"{before.lstrip('-')}: got '', which is nothing; give it a value, or leave it out."
+            )
     _need_once(arguments)
     told = io.StringIO()
     try:
@@ -125,42 +142,64 @@ def _parse(arguments: Sequence[str]) -> Any:
 
 
 def _need_once(arguments: Sequence[str]):
-    """Raise `UsageError` for an option that is given twice, of which the last one would count in silence."""
+    """Raise `UsageError` for an option that is given twice, of which the last one would count in
+    silence.
+    """
     options = itertools.takewhile(lambda word: word != "--", arguments)
     names = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
     for name, times in collections.Counter(names).items():
         if times > 1 and name not in _repeatable():
-            raise UsageError(f"{name.lstrip('-')}: given {times} times; give it once, with all its values.")
+            raise UsageError(
+                f"{name.lstrip('-')}: given {times} times; give it once, with all its values."
+            )
 
 
 def _repeatable() -> set[str]:
     """The options that may be given several times."""
     (mark,) = get_args(tyro.conf.UseAppendAction[int])[1:]
-    fields = itertools.chain(*(get_type_hints(kind, include_extras=True).items() for kind in get_args(Command)))
+    fields = itertools.chain(
+        *(get_type_hints(kind, include_extras=True).items() for kind in get_args(Command))
+    )
     return {f"--{name.replace('_', '-')}" for name, hint in fields if mark in get_args(hint)[1:]}
 
 
 def _cause(error: BaseException | None) -> UsageError | None:
-    """The mistake that a field's own check told, which `tyro` would break into lines of 80 characters."""
+    """The mistake that a field's own check told, which `tyro` would break into lines of 80
+    characters.
+    """
     while error is not None and not isinstance(error, UsageError):
         error = error.__context__
     return error
 
 
 def _one_line(box: str, arguments: Sequence[str]) -> str:
-    """The sections of a box of `tyro` that say what is wrong and what helps, without those that repeat the help."""
+    """The sections of a box of `tyro` that say what is wrong and what helps, without those that
+    repeat the help.
+    """
     rows = [row.strip(" │╭╮╰╯+|") for row in box.splitlines()[1:]]
     sections = [" ".join(part.split()) for part in re.split(r"[─-]{9,}", "\n".join(rows))]
     helpful = [part for part in sections if part and not part.startswith("Argument helptext")]
-    clear = [re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful]
+    clear = [
+        re.sub(r" Got errors:.*| in hopmix .*--help$", "", part).rstrip(".:") for part in helpful
+    ]
     known = [command.__name__.lower() for command in get_args(Command)]
     command = [word for word in arguments[:1] if word in known]
-    return re.sub(r"(see|run) hopmix --help", shlex.join(["see", "hopmix", *command, "--help"]), "; ".join(clear)) + "."
+    return (
+        re.sub(
+            r"(see|run) hopmix --help",
+            shlex.join(["see", "hopmix", *command, "--help"]),
+            "; ".join(clear),
+        )
+        + "."
+    )
 
 
 def _less_memory(command: Any) -> str:
     if isinstance(command, Ablate | Resume):
-        return "take fewer members side by side (--together), a smaller --batch, --dim or --depth, or free some"
+        return (
+            "take fewer members side by side (--together), a smaller --batch, --dim or "
+            "--depth, or free some"
+        )
     return "free some, or measure less at a time"
 
 
@@ -171,14 +210,17 @@ def _execute(command: Command, line: str) -> int:
     _need_targets(command)
     use_compilation_cache()
     keep_memory()
-    # Orbax logs every file that it writes, and complains of each that is damaged, which is told here in words of ours.
+    # Orbax logs every file that it writes, and complains of each that is damaged, which is told
+    # here in words of ours.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Without a home it takes a temporary folder, and says so in three lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     console = terminal()
     match command:
         case Ablate():
-            return _dry_run(command.study, console) if command.dry_run else _ablate(command, line, console)
+            if command.dry_run:
+                return _dry_run(command.study, console)
+            return _ablate(command, line, console)
         case Resume(run=out, data=data):
             with store.only_writer(out, create=False):
                 return _go_on(out, data, line, console)
@@ -189,7 +231,9 @@ def _execute(command: Command, line: str) -> int:
         case Measure():
             return _measure(command, console)
         case Verify(run=run):
-            return _verify_claims(command, console) if run is None else _verify_run(run, command, console)
+            if run is None:
+                return _verify_claims(command, console)
+            return _verify_run(run, command, console)
         case Bench():
             return _bench(command, line, console)
 
@@ -222,7 +266,13 @@ def _dry_run(config: StudyConfig, console: Console) -> int:
 
     study = prepare(config)
     _tell_overview(study, console)
-    table = Table("arm", "in the paper", "parameters", "members", title=f"{study.data.name}: what would be trained")
+    table = Table(
+        "arm",
+        "in the paper",
+        "parameters",
+        "members",
+        title=f"{study.data.name}: what would be trained",
+    )
     for arm in study.arms:
         table.add_row(arm.name, arm.title, f"{study.parameters(arm):,}", str(config.seeds))
     console.print(table)
@@ -261,21 +311,31 @@ def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
     return _show(results, out, console)
 
 
-def _train(config: StudyConfig, out: Path, resume: bool, line: str, console: Console) -> dict[str, Any] | None:
+def _train(
+    config: StudyConfig, out: Path, resume: bool, line: str, console: Console
+) -> dict[str, Any] | None:
     """Train a study to its results, or until it is interrupted."""
     from hopmix.lab.study import study as lab_study
 
     study = lab_study.prepare(config)
     _tell_overview(study, console)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
-    size = f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, {study.schedule.total} steps each"
+    size = (
+        f"{len(study.arms)} arms x {config.seeds} seeds on {study.data.name}, "
+        f"{study.schedule.total} steps each"
+    )
     console.print(Text(f"{size}; results go to {out}"))
     say = lambda sentence: console.print(Text(sentence))
     try:
         with TrainingBar(console, study.schedule.total) as watch:
-            return lab_study.run(study, out, resume=resume, command=line, watch=watch, say=say, compiled=_forget)
+            return lab_study.run(
+                study, out, resume=resume, command=line, watch=watch, say=say, compiled=_forget
+            )
     except lab_study.Interrupted:
-        say(f"Stopped; everything up to here is saved. Go on with: hopmix resume {shlex.quote(str(out))}")
+        say(
+            f"Stopped; everything up to here is saved. Go on with: hopmix resume "
+            f"{shlex.quote(str(out))}"
+        )
         return None
 
 
@@ -285,7 +345,8 @@ def _forget():
 
     from hopmix.lab.runtime.memory_allocator import release_memory
 
-    # What was traced, and what made the first weights; compiled programs stay where a study keeps them.
+    # What was traced, and what made the first weights; compiled programs stay where a study keeps
+    # them.
     jax.clear_caches()
     release_memory()
 
@@ -313,7 +374,9 @@ def _report(out: Path, console: Console) -> int:
 
 
 def _report_of(out: Path, console: Console) -> Path:
-    """The page of a study; what draws is imported only where the page or a figure has to be made."""
+    """The page of a study; what draws is imported only where the page or a figure has to be
+    made.
+    """
     from hopmix.lab.report import seal
 
     if seal.is_whole(out, seal.sources(out)):
@@ -346,13 +409,17 @@ def _measure(options: Measure, console: Console) -> int:
         told = lambda done, layer: progress.update(
             task, completed=done, description=escape(printable(f"{layer.place} {layer.part}"))
         )
-        report = measure.measure_found(found, pairings=options.pairings, full=options.full, watch=told)
+        report = measure.measure_found(
+            found, pairings=options.pairings, full=options.full, watch=told
+        )
     for sheet in tables.sheets(report):
         console.print(tables.rich_table(sheet))
     for sentence in tables.sentences(report, options.pairings):
         console.print(Text(sentence))
     if options.json is not None:
-        store.write_json(options.json, measure.report_record(report, options.path, options.pairings))
+        store.write_json(
+            options.json, measure.report_record(report, options.path, options.pairings)
+        )
     if options.out is not None:
         console.print(Text(f"Page: {page.write_page(options.out, report, options)}"))
     return DONE
@@ -366,8 +433,12 @@ def _verify_claims(options: Verify, console: Console) -> int:
         checks.require_markers(options.write)
     begin = time.perf_counter()
     with console.status("measuring") as status:
-        told = lambda claim: status.update(Text(f"measuring {claim.id} on {options.examples} examples"))
-        measured = checks.measure_claims(claims, examples=options.examples, seed=options.seed, watch=told)
+        told = lambda claim: status.update(
+            Text(f"measuring {claim.id} on {options.examples} examples")
+        )
+        measured = checks.measure_claims(
+            claims, examples=options.examples, seed=options.seed, watch=told
+        )
     console.print(tables.claims_table(measured))
     console.print(tables.claims_sentence(measured, time.perf_counter() - begin))
     record = checks.claims_record(measured, options.seed)
@@ -375,7 +446,9 @@ def _verify_claims(options: Verify, console: Console) -> int:
         store.write_json(options.json, record)
     if options.write is not None:
         checks.write_table(options.write, measured)
-    return DONE if record["passed"] else FAILED
+    if record["passed"]:
+        return DONE
+    return FAILED
 
 
 def _verify_run(path: Path, options: Verify, console: Console) -> int:
@@ -396,7 +469,9 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
     console.print(Text(tables.blocks_sentence(worst)))
     if options.json is not None:
         store.write_json(options.json, checks.run_record(checked))
-    return DONE if checked.passed else FAILED
+    if checked.passed:
+        return DONE
+    return FAILED
 
 
 def _bench(options: Bench, line: str, console: Console) -> int:
@@ -425,7 +500,8 @@ def _table(results: dict[str, Any]) -> Table:
     names = [Column(name, overflow="fold") for name in ("arm", "in the paper", "parameters")]
     table = Table(*names, "n", "test accuracy", "against free, raw p", title="Results")
     for arm in results["arms"]:
-        test, paired = arm["test_accuracy"], arm["paired"]
+        test = arm["test_accuracy"]
+        paired = arm["paired"]
         table.add_row(
             arm["name"],
             arm["title"],
@@ -440,7 +516,9 @@ def _table(results: dict[str, Any]) -> Table:
 def _percent(mean: float | None, error: float | None) -> str:
     if mean is None:
         return "-"
-    return f"{100 * mean:.2f} %" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f} %"
+    if error is None:
+        return f"{100 * mean:.2f} %"
+    return f"{100 * mean:.2f} ± {100 * error:.2f} %"
 
 
 def _difference(paired: dict[str, Any] | None) -> str:
@@ -451,7 +529,9 @@ def _difference(paired: dict[str, Any] | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ MOST_BLOCKS = 1000
 """Blocks are traced one by one: more of them than any mixer has would not come to an end."""
 
 ARMS = tuple(kind.name for kind in KINDS)
-HELP_OF_ARMS = f"Any of {', '.join(ARMS)}; {' or '.join(k.name for k in KINDS if k.penalised)} is one arm per lambda."
+HELP_OF_ARMS = (
+    f"Any of {', '.join(ARMS)}; {' or '.join(k.name for k in KINDS if k.penalised)} "
+    f"is one arm per lambda."
+)
 PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The grid of the reference implementation (arXiv 2406.12220, code)."""
 
@@ -32,12 +35,14 @@ LONGEST_SIDE = 65_536
 class StudyConfig:
     """A symmetry ablation: which arms, on which data, trained how.
 
-    The fields are the options of `hopmix ablate`; two studies with equal fields give equal numbers on one machine.
+    The fields are the options of `hopmix ablate`; two studies with equal fields give equal numbers
+    on one machine.
     """
 
     data: str = "digits"
-    """"digits" (embedded); a folder of images, one folder per class, or of parquet or WebDataset files; a .parquet,
-    .npz, .csv or .tar file; a folder that save_to_disk wrote; or hub:OWNER/NAME."""
+    """"digits" (embedded); a folder of images, one folder per class, or of parquet or WebDataset
+    files; a .parquet, .npz, .csv or .tar file; a folder that save_to_disk wrote; or hub:OWNER/NAME.
+    """
     label_column: str | None = None
     """The column of the labels, where it can't be told; COLUMN.FIELD for a field of it."""
     image_column: str | None = None
@@ -46,7 +51,9 @@ class StudyConfig:
     """Bring all images to this height and width in pixels, one number for both."""
     validation: float = 0.1
     """Share of the training images held out for validation."""
-    arms: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP_OF_ARMS)] = tuple(k.name for k in KINDS if k.by_default)
+    arms: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP_OF_ARMS)] = tuple(
+        k.name for k in KINDS if k.by_default
+    )
     lambdas: tuple[float, ...] = (0.0, 1e-4, 1e-2)
     """Strengths of the penalty lambda * |breaking|^2 of the broken arms."""
     paper_lambdas: bool = False
@@ -63,8 +70,8 @@ class StudyConfig:
     depth: int | None = None
     """Number of blocks; 3 without a size."""
     patch: int | tuple[int, int] | None = None
-    """Height and width of a patch in pixels, one number for both; without a size the smallest square of at least 2 that
-    gives at most 64 tokens."""
+    """Height and width of a patch in pixels, one number for both; without a size the smallest
+    square of at least 2 that gives at most 64 tokens."""
     norm: Literal["joint", "token"] = "joint"
     """Norm of the blocks: over tokens and channels jointly, or per token."""
     norm_scale: Literal["none", "scalar", "conservative", "elementwise"] = "conservative"
@@ -93,7 +100,9 @@ class StudyConfig:
     measurements: int = 6
     """How often, evenly over the training, everything is measured and saved."""
     deep: int = 4
-    """At the first, the last, and every so many measurements spectra and fields are measured too; 0 for never."""
+    """At the first, the last, and every so many measurements spectra and fields are measured too; 0
+    for never.
+    """
     together: int | None = None
     """Members trained side by side in one program; by default all that share a structure."""
 
@@ -116,13 +125,23 @@ class StudyConfig:
             self.seeds,
             f"such that the last is at most {LARGEST:,}",
         )
-        need(self.depth is None or self.depth <= MOST_BLOCKS, "depth", self.depth, f"at most {MOST_BLOCKS:,}")
+        need(
+            self.depth is None or self.depth <= MOST_BLOCKS,
+            "depth",
+            self.depth,
+            f"at most {MOST_BLOCKS:,}",
+        )
         for name in ("learning_rate", "clip"):
             need(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
         need(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "0 or more")
         need(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1), a share of the steps")
         need(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1), a probability")
-        need(0 < self.validation <= 0.5, "validation", self.validation, "in (0, 0.5], a share such as 0.1")
+        need(
+            0 < self.validation <= 0.5,
+            "validation",
+            self.validation,
+            "in (0, 0.5], a share such as 0.1",
+        )
         need_data(self.data)
         self._check_arms()
 
@@ -136,12 +155,19 @@ class StudyConfig:
         need(len(self.grid) > 0 or not penalised, "lambdas", "nothing", "at least one number")
         for name in ("arms", "lambdas"):
             values = getattr(self, name)
-            need(len(set(values)) == len(values), name, " ".join(map(str, values)), "without repetition")
+            need(
+                len(set(values)) == len(values),
+                name,
+                " ".join(map(str, values)),
+                "without repetition",
+            )
 
     @property
     def grid(self) -> tuple[float, ...]:
         """The strengths of the penalty, one arm for each."""
-        return PAPER_LAMBDAS if self.paper_lambdas else self.lambdas
+        if self.paper_lambdas:
+            return PAPER_LAMBDAS
+        return self.lambdas
 
     @property
     def seed_numbers(self) -> range:
@@ -160,12 +186,19 @@ class StudyConfig:
         """
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise UsageError(f"study.json has unknown fields {sorted(unknown)}: it is of another version of hopmix.")
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            raise UsageError(
+                f"study.json has unknown fields {sorted(unknown)}: it is of another version of "
+                f"hopmix."
+            )
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         try:
             return cls(**fields)
         except UsageError as error:
-            raise UsageError(f"study.json, {error} Restore the file, or start the study anew.") from None
+            raise UsageError(
+                f"study.json, {error} Restore the file, or start the study anew."
+            ) from None
 
     @property
     def digest(self) -> str:
@@ -193,7 +226,9 @@ def need_data(data: str | None):
 class Ablate:
     """Train every arm of a symmetry ablation and write a report of how weight asymmetry evolved."""
 
-    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StudyConfig)
+    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=StudyConfig
+    )
     out: Path = Path("runs/ablation")
     """The folder of the study; never overwritten."""
     resume: bool = False
@@ -234,7 +269,9 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Show two finished studies side by side: the arms that both have, and what was set differently."""
+    """Show two finished studies side by side: the arms that both have, and what was set
+    differently.
+    """
 
     first: tyro.conf.Positional[Path]
     """The folder of a study."""
@@ -253,13 +290,17 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Measure the claims of the theory again; or check each block of a trained run against its certificate.
+    """Measure the claims of the theory again; or check each block of a trained run against its
+    certificate.
 
-    The exit code is 0 where all claims hold, or no numbers contradict a certificate, and 1 otherwise.
+    The exit code is 0 where all claims hold, or no numbers contradict a certificate, and 1
+    otherwise.
     """
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
-    """The folder of a study, or one of its checkpoints (RUN/checkpoints/STEP); the claims without it."""
+    """The folder of a study, or one of its checkpoints (RUN/checkpoints/STEP); the claims without
+    it.
+    """
     data: str | None = None
     """Where the data of the run are now, if not where they were."""
     claim: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -275,33 +316,46 @@ class Verify:
 
     def __post_init__(self):
         need_fields(self)
-        need(self.run is None or self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
+        need(
+            self.run is None or self.run.is_dir() or not self.run.exists(),
+            "run",
+            self.run,
+            "the folder of a study",
+        )
         need(self.examples >= 1, "examples", self.examples, "at least 1")
         need(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.run is not None and (self.claim or self.write):
             raise UsageError(
-                f"run: got {self.run}, which goes with neither claim nor write; repeat --claim to name several."
+                f"run: got {self.run}, which goes with neither claim nor write; repeat --claim "
+                f"to name several."
             )
         need_data(self.data)
         if self.run is None and self.data is not None:
-            raise UsageError(f"data: got {self.data}, which goes with a run only; name its folder, or leave it out.")
+            raise UsageError(
+                f"data: got {self.data}, which goes with a run only; name its folder, or leave "
+                f"it out."
+            )
         if self.claim and self.write:
             raise UsageError("write: the table is of all claims; leave out claim.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Measure how symmetric the weights of a network are: of a run of hopmix, or of anybody's checkpoint."""
+    """Measure how symmetric the weights of a network are: of a run of hopmix, or of anybody's
+    checkpoint.
+    """
 
     path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PATH")]
-    """The folder of a study or one of its checkpoints; a safetensors file or a folder with it; a PyTorch state dict; a
-    file of Equinox; or hub:OWNER/NAME."""
+    """The folder of a study or one of its checkpoints; a safetensors file or a folder with it; a
+    PyTorch state dict; a file of Equinox; or hub:OWNER/NAME."""
     pairs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Measure only these weights: "UP:DOWN", as in "blocks.*.up.weight:blocks.*.down.weight", where * is the layer; UP
-    is W, of shape hidden x visible, DOWN is V. One name is that of a square matrix; .T behind a name for a weight that
-    is stored as its transpose. Repeat it for several."""
+    """Measure only these weights: "UP:DOWN", as in "blocks.*.up.weight:blocks.*.down.weight", where
+    * is the layer; UP is W, of shape hidden x visible, DOWN is V. One name is that of a square
+    matrix; .T behind a name for a weight that is stored as its transpose. Repeat it for several."""
     breaking: bool = False
-    """The second weight of each pair is the breaking V - W^T, as in the reference implementation's AsymMixer."""
+    """The second weight of each pair is the breaking V - W^T, as in the reference implementation's
+    AsymMixer.
+    """
     heads: int | None = None
     """Measure the queries and keys of each of so many attention heads as well."""
     pairings: int = 199
@@ -311,7 +365,9 @@ class Measure:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write all numbers to this file as well."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Write a page with all numbers and a heat map, and the heat map as PNG and SVG, into this folder."""
+    """Write a page with all numbers and a heat map, and the heat map as PNG and SVG, into this
+    folder.
+    """
 
     def __post_init__(self):
         need_fields(self)
@@ -321,7 +377,17 @@ class Measure:
         need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
 
 
-BENCHMARKS = ("step", "inference", "ablation", "descent", "measuring", "data", "start", "memory", "growth")
+BENCHMARKS = (
+    "step",
+    "inference",
+    "ablation",
+    "descent",
+    "measuring",
+    "data",
+    "start",
+    "memory",
+    "growth",
+)
 BENCH_SIZES = ("small", "medium", "large", "s16", "b16")
 BENCH_ARMS = tuple({kind.baseline: kind.name for kind in reversed(KINDS)}.values())[::-1]
 """Of the kinds that take as many operations, the first."""
@@ -337,7 +403,9 @@ class Bench:
     only: tuple[str, ...] = BENCHMARKS
     """Any of step, inference, ablation, descent, measuring, data, start, memory, growth."""
     sizes: tuple[str, ...] = BENCH_SIZES[:4]
-    """The mixers of step, inference and memory: any of small, medium, large (64 tokens), s16, b16 (224 pixels)."""
+    """The mixers of step, inference and memory: any of small, medium, large (64 tokens), s16, b16
+    (224 pixels).
+    """
     arms: tuple[str, ...] = BENCH_ARMS
     """Their arms: any of serial, free, broken, symmetric."""
     batch: int | None = None
@@ -345,7 +413,9 @@ class Bench:
     repetitions: int = 3
     """How often each pair is timed, in turn."""
     peer: Annotated[str | None, tyro.conf.arg(metavar="COMMAND")] = None
-    """The program to race against, as in "/venv/bin/python torch_peer.py"; without it hopmix runs alone."""
+    """The program to race against, as in "/venv/bin/python torch_peer.py"; without it hopmix runs
+    alone.
+    """
     peer_compile: bool = False
     """Race the peer with --compile too."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -358,9 +428,15 @@ class Bench:
     def __post_init__(self):
         need_fields(self)
         for name, known in (("only", BENCHMARKS), ("sizes", BENCH_SIZES), ("arms", BENCH_ARMS)):
-            values, wanted = getattr(self, name), f"one or more of {', '.join(known)}, without repetition"
+            values = getattr(self, name)
+            wanted = f"one or more of {', '.join(known)}, without repetition"
             told = " ".join(values) or "nothing"
-            need(0 < len(set(values)) == len(values) and set(values) <= set(known), name, told, wanted)
+            need(
+                0 < len(set(values)) == len(values) and set(values) <= set(known),
+                name,
+                told,
+                wanted,
+            )
         need(self.repetitions >= 1, "repetitions", self.repetitions, "at least 1")
         need(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
         if self.peer_compile and self.peer is None:
@@ -371,9 +447,18 @@ class Bench:
         try:
             words = None if self.peer is None else shlex.split(self.peer)
         except ValueError as error:
-            raise UsageError(f"peer: got {self.peer}, which is not a command ({error}); mend its quotes.") from None
+            raise UsageError(
+                f"peer: got {self.peer}, which is not a command ({error}); mend its quotes."
+            ) from None
         if words is None:
             return
-        need(len(words) > 0 and shutil.which(words[0]) is not None, "peer", repr(self.peer), "a program that exists")
+        need(
+            len(words) > 0 and shutil.which(words[0]) is not None,
+            "peer",
+            repr(self.peer),
+            "a program that exists",
+        )
         for word in words[1:]:
-            need(not word.endswith(".py") or Path(word).is_file(), "peer", word, "a file that exists")
+            need(
+                not word.endswith(".py") or Path(word).is_file(), "peer", word, "a file that exists"
+            )

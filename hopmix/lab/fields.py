@@ -17,15 +17,22 @@ LARGEST = 2**31 - 1
 SHOWN = 100
 """Characters of a path or a number that a message shows."""
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
 
 
 def need_fields(command: Any):
-    """Hold each field of a dataclass against its annotation, and its numbers against 32 bits; a path that begins with
-    `~` becomes that of the home.
+    """Hold each field of a dataclass against its annotation, and its numbers against 32 bits; a
+    path that begins with `~` becomes that of the home.
 
-    **Raises:** `UsageError` for a value of another type, a whole number beyond 32 bits, and a real number that is not
-    finite in float32, or zero there and not here; and for a path that no file can have.
+    **Raises:** `UsageError` for a value of another type, a whole number beyond 32 bits, and a real
+    number that is not finite in float32, or zero there and not here; and for a path that no file
+    can have.
     """
     hints = get_type_hints(type(command))
     for field in dataclasses.fields(command):
@@ -36,7 +43,8 @@ def need_fields(command: Any):
             _need_32_bits(field.name, number)
         if isinstance(value, Path):
             need_path(field.name, value)
-            # What is written later must be what was looked at here; shells leave the `~` of `--out=~/x` as it is.
+            # What is written later must be what was looked at here; shells leave the `~` of
+            # `--out=~/x` as it is.
             object.__setattr__(command, field.name, value.expanduser())
 
 
@@ -51,28 +59,38 @@ def need_path(name: str, path: Path):
         path.stat()
     except FileNotFoundError:
         if path.is_symlink():
-            raise UsageError(f"{name}: {shown} is a link to nothing; mend it, or name another path.") from None
+            raise UsageError(
+                f"{name}: {shown} is a link to nothing; mend it, or name another path."
+            ) from None
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{name}: {shown!r} is no usable path ({reason}); name another one.") from None
+        raise UsageError(
+            f"{name}: {shown!r} is no usable path ({reason}); name another one."
+        ) from None
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]}..."
 
 
 def _is_of(value: object, hint: Any) -> bool:
     if bool in map(type, _entries(value)) and hint is not bool:  # to Python, true is a whole number
         return False
     try:
-        typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+        typeguard.check_type(
+            value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
+        )
     except typeguard.TypeCheckError:
         return False
     return True
 
 
 def _entries(value: object) -> tuple[object, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple):
+        return value
+    return (value,)
 
 
 def _numbers(value: object) -> Iterator[int | float]:
@@ -88,7 +106,12 @@ def _need_32_bits(name: str, number: int | float):
     with np.errstate(over="ignore"):
         held = np.float32(number)
     need(bool(np.isfinite(held)), name, number, "a number that float32 holds")
-    need(number == 0 or bool(held != 0), name, number, "zero, or a number that float32 tells from zero")
+    need(
+        number == 0 or bool(held != 0),
+        name,
+        number,
+        "zero, or a number that float32 tells from zero",
+    )
 
 
 def _words(hint: Any) -> str:
@@ -101,4 +124,6 @@ def _words(hint: Any) -> str:
         return f"a list of which each entry is {_words(parts[0])}"
     if origin in (Union, types.UnionType):
         return " or ".join(_words(part) for part in get_args(hint))
-    return "nothing" if hint is type(None) else WORDS.get(hint, str(hint))
+    if hint is type(None):
+        return "nothing"
+    return WORDS.get(hint, str(hint))

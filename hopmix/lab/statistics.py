@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-# Below this ratio of spread to size the differences are one number up to rounding, and a t-value would be noise.
+# Below this ratio of spread to size the differences are one number up to rounding, and a t-value
+# would be noise.
 _CONSTANT = 1e-9
 
 
@@ -21,7 +22,9 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class PairedTest:
-    """Mean paired difference, its standard error, and the two-sided t-test on `n - 1` degrees of freedom."""
+    """Mean paired difference, its standard error, and the two-sided t-test on `n - 1` degrees of
+    freedom.
+    """
 
     n: int
     difference: float
@@ -31,7 +34,8 @@ class PairedTest:
 
 
 def summarise(values: Float[np.ndarray, " seeds"]) -> Summary:
-    """Mean and standard error `s / sqrt(n)` over the finite values, with `s` the sample standard deviation.
+    """Mean and standard error `s / sqrt(n)` over the finite values, with `s` the sample standard
+    deviation.
 
     **Arguments:**
 
@@ -42,12 +46,15 @@ def summarise(values: Float[np.ndarray, " seeds"]) -> Summary:
     return Summary(int(kept.size), mean, _stderr(kept))
 
 
-def paired_test(values: Float[np.ndarray, " seeds"], reference: Float[np.ndarray, " pairs"]) -> PairedTest:
+def paired_test(
+    values: Float[np.ndarray, " seeds"], reference: Float[np.ndarray, " pairs"]
+) -> PairedTest:
     """Two-sided t-test of the differences `values - reference`, seed by seed.
 
-    Pairing is what makes few seeds informative: a seed fixes W, stem, head and batch order in every arm, so its
-    luck cancels in the difference. A pair with a NaN on either side is dropped. With fewer than two pairs, or with
-    differences that are all the same number, `t` and `p` are NaN: there is no spread to test against.
+    Pairing is what makes few seeds informative: a seed fixes W, stem, head and batch order in every
+    arm, so its luck cancels in the difference. A pair with a NaN on either side is dropped. With
+    fewer than two pairs, or with differences that are all the same number, `t` and `p` are NaN:
+    there is no spread to test against.
 
     **Arguments:**
 
@@ -57,7 +64,8 @@ def paired_test(values: Float[np.ndarray, " seeds"], reference: Float[np.ndarray
     """
     if values.size != reference.size:
         raise ValueError(
-            f"paired_test needs one value per shared seed in both arms, got {values.size} and {reference.size}; "
+            f"paired_test needs one value per shared seed in both arms, got {values.size} and "
+            f"{reference.size}; "
             "select the shared seeds first"
         )
     kept = np.isfinite(values) & np.isfinite(reference)
@@ -68,7 +76,8 @@ def paired_test(values: Float[np.ndarray, " seeds"], reference: Float[np.ndarray
 
 
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """Holm's step-down adjustment `max_{j <= i} min(1, (m - j + 1) p_(j))`, which bounds the chance of any false alarm.
+    """Holm's step-down adjustment `max_{j <= i} min(1, (m - j + 1) p_(j))`, which bounds the chance
+    of any false alarm.
 
     **Arguments:**
 
@@ -87,18 +96,22 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
 def spread(values: xr.DataArray) -> xr.Dataset:
     """Mean, lowest and highest value over the dimension `seed`, NaN members left out.
 
-    With a handful of seeds the range is shown rather than a deviation: it needs no assumption and stays within
-    the bounds of the quantity.
+    With a handful of seeds the range is shown rather than a deviation: it needs no assumption and
+    stays within the bounds of the quantity.
 
     **Arguments:**
 
     - `values`: any labelled array with a dimension `seed`.
     """
-    return xr.Dataset({"mean": values.mean("seed"), "low": values.min("seed"), "high": values.max("seed")})
+    return xr.Dataset(
+        {"mean": values.mean("seed"), "low": values.min("seed"), "high": values.max("seed")}
+    )
 
 
 def _stderr(kept: Float[np.ndarray, " n"]) -> float:
-    return float(kept.std(ddof=1) / np.sqrt(kept.size)) if kept.size > 1 else float("nan")
+    if kept.size > 1:
+        return float(kept.std(ddof=1) / np.sqrt(kept.size))
+    return float("nan")
 
 
 def _t_test(differences: Float[np.ndarray, " n"]) -> tuple[float, float]:

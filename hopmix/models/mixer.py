@@ -1,7 +1,8 @@
-r"""Mixers: the serial MLP-Mixer and the parallel, symmetric and broken mixers of associative memory.
+r"""Mixers: the serial MLP-Mixer and the parallel, symmetric and broken mixers of associative
+memory.
 
-A parallel block is one step of one memory (tokens - visible - channels). A serial block is two memories in turn, one
-for each mixing; even with tied weights their composition has no energy.
+A parallel block is one step of one memory (tokens - visible - channels). A serial block is two
+memories in turn, one for each mixing; even with tied weights their composition has no energy.
 """
 
 import dataclasses
@@ -27,7 +28,12 @@ SIZES = {"S": (8, 512), "B": (12, 768), "L": (24, 1024)}
 """Depth and width of the named sizes (Tolstikhin et al. 2021, table 1)."""
 
 
-VANILLA: dict[str, Any] = {"block": "serial", "norm": "token", "norm_scale": "elementwise", "bias": True}
+VANILLA: dict[str, Any] = {
+    "block": "serial",
+    "norm": "token",
+    "norm_scale": "elementwise",
+    "bias": True,
+}
 """What makes a mixer the MLP-Mixer of Tolstikhin et al. 2021."""
 
 
@@ -38,7 +44,8 @@ class MixerConfig:
     **Arguments:**
 
     - `image`: height, width (pixels) and number of colours.
-    - `patch`: height and width of a patch in pixels, or one number for both; it must divide the image.
+    - `patch`: height and width of a patch in pixels, or one number for both; it must divide the
+      image.
     - `dim`: channels per token, $C$.
     - `depth`: number of blocks.
     - `classes`: number of labels.
@@ -48,12 +55,14 @@ class MixerConfig:
     - `token_hidden`, `channel_hidden`: hidden widths $D_S$ and $D_C$; `None` for $C/2$ and $4C$.
     - `hidden_ratio`: factor on both hidden widths.
     - `norm`: `"joint"` over tokens and channels, or `"token"` for each token by itself.
-    - `norm_scale`: `"conservative"` (elementwise, on the way in and out: an exact energy), `"scalar"`, `"none"`, or
-        `"elementwise"` (on the way in only, as in the reference: no energy).
+    - `norm_scale`: `"conservative"` (elementwise, on the way in and out: an exact energy),
+        `"scalar"`, `"none"`, or `"elementwise"` (on the way in only, as in the reference: no
+        energy).
     - `bias`: whether the mixings have biases.
     - `n_iter`, `step`, `leak`, `drop_path`: as in `Block`.
 
-    **Raises:** `ValueError` for an unknown choice, a size below 1, and a patch that does not divide the image.
+    **Raises:** `ValueError` for an unknown choice, a size below 1, and a patch that does not divide
+    the image.
 
     **Source:** arXiv 2105.01601 (serial), arXiv 2406.12220 (the others).
     """
@@ -83,7 +92,11 @@ class MixerConfig:
                 choices = ", ".join(map(repr, get_args(hint)))
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
         sizes = {name: getattr(self, name) for name in ("dim", "depth", "classes", "hidden_ratio")}
-        sizes |= {"image": min(self.image), "patch": min(self.patch_size), "hidden widths": min(self.hidden)}
+        sizes |= {
+            "image": min(self.image),
+            "patch": min(self.patch_size),
+            "hidden widths": min(self.hidden),
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
@@ -94,7 +107,9 @@ class MixerConfig:
                 "MixerConfig needs step > 0, leak >= 0 and 0 <= drop_path < 1, "
                 f"got step {self.step}, leak {self.leak}, drop_path {self.drop_path}."
             )
-        for side, pixels, patch in zip(("height", "width"), self.image[:2], self.patch_size, strict=True):
+        for side, pixels, patch in zip(
+            ("height", "width"), self.image[:2], self.patch_size, strict=True
+        ):
             if pixels % patch:
                 raise ValueError(
                     f"patch {patch} does not divide the image {side} of {pixels} pixels; "
@@ -103,37 +118,51 @@ class MixerConfig:
 
     @classmethod
     def named(cls, size: str, **changes) -> "MixerConfig":
-        """A published size, `"S/32"`, `"S/16"`, `"B/32"`, `"B/16"`, `"L/32"` or `"L/16"`, with changes.
+        """A published size, `"S/32"`, `"S/16"`, `"B/32"`, `"B/16"`, `"L/32"` or `"L/16"`, with
+        changes.
 
         **Raises:** `ValueError` for a name that is not of this form.
         """
         letter, _, patch = size.partition("/")
         if letter not in SIZES or not (patch.isascii() and patch.isdigit()):
-            raise ValueError(f"Unknown size {size!r}: use S, B or L, a slash and the patch size, as in 'S/16'.")
+            raise ValueError(
+                f"Unknown size {size!r}: use S, B or L, a slash and the patch size, as in 'S/16'."
+            )
         depth, dim = SIZES[letter]
         return cls(**(dict[str, Any](depth=depth, dim=dim, patch=int(patch)) | changes))
 
     @classmethod
     def vanilla(cls, size: str = "S/16", **changes) -> "MixerConfig":
-        """The MLP-Mixer of Tolstikhin et al. 2021: serial, norm of each token, biases. GELU is exact here."""
+        """The MLP-Mixer of Tolstikhin et al. 2021: serial, norm of each token, biases. GELU is
+        exact here.
+        """
         return cls.named(size, **(VANILLA | changes))
 
     @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
-        return (self.patch, self.patch) if isinstance(self.patch, int) else self.patch
+        if isinstance(self.patch, int):
+            return (self.patch, self.patch)
+        return self.patch
 
     @property
     def tokens(self) -> int:
         """The number of tokens $S$."""
-        (height, width), (down, across) = self.image[:2], self.patch_size
+        (height, width) = self.image[:2]
+        (down, across) = self.patch_size
         return (height // down) * (width // across)
 
     @property
     def hidden(self) -> tuple[int, int]:
         """The hidden widths of the token and of the channel mixing."""
-        token = self.dim // 2 if self.token_hidden is None else self.token_hidden
-        channel = 4 * self.dim if self.channel_hidden is None else self.channel_hidden
+        if self.token_hidden is None:
+            token = self.dim // 2
+        else:
+            token = self.token_hidden
+        if self.channel_hidden is None:
+            channel = 4 * self.dim
+        else:
+            channel = self.channel_hidden
         return self.hidden_ratio * token, self.hidden_ratio * channel
 
 
@@ -143,8 +172,9 @@ class Mixer(eqx.Module):
     **Arguments:**
 
     - `config`: the `MixerConfig`.
-    - `key`: the key of the initial weights. Couplings are Xavier uniform, the stem LeCun normal, the head zero; the
-        same key gives the same stem, head and up-weights for every kind of coupling and of block.
+    - `key`: the key of the initial weights. Couplings are Xavier uniform, the stem LeCun normal,
+        the head zero; the same key gives the same stem, head and up-weights for every kind of
+        coupling and of block.
 
     **Source:** arXiv 2105.01601, arXiv 2406.12220.
     """
@@ -162,7 +192,9 @@ class Mixer(eqx.Module):
         self.image = config.image
         self.patch = config.patch_size
         pixels = config.patch_size[0] * config.patch_size[1] * config.image[2]
-        self.stem = _linear(jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0), pixels, config.dim, stem_key)
+        self.stem = _linear(
+            jax.nn.initializers.lecun_normal(in_axis=1, out_axis=0), pixels, config.dim, stem_key
+        )
         self.blocks = tuple(_block(config, block_key) for block_key in block_keys)
         self.norm = LayerNorm(axes=(-1,))
         self.affine = _affine((1, config.dim), conservative=False)
@@ -177,13 +209,16 @@ class Mixer(eqx.Module):
     ) -> Float[Array, "batch classes"]:
         """The logits of a batch of images: `jax.vmap(model)(images)`, but fast.
 
-        Between stem and head the layout is token-major, (tokens, batch, channels), so that both mixings and their
-        weight gradients are plain matrix products. With a key each image drops branches of its own.
+        Between stem and head the layout is token-major, (tokens, batch, channels), so that both
+        mixings and their weight gradients are plain matrix products. With a key each image drops
+        branches of its own.
         """
         patches = jax.vmap(self.patches, out_axes=1)(images)
         return self.readout(self.blocks_on(_apply(self.stem, patches), key))
 
-    def blocks_on(self, x: Float[Array, "tokens *batch channels"], key: PRNGKey | None = None) -> Layer:
+    def blocks_on(
+        self, x: Float[Array, "tokens *batch channels"], key: PRNGKey | None = None
+    ) -> Layer:
         """The tokens after all blocks, of one example or of a token-major batch."""
         for i, block in enumerate(self.blocks):
             x = block(x, None if key is None else jr.fold_in(key, i))
@@ -208,7 +243,8 @@ class Mixer(eqx.Module):
 
     @property
     def config(self) -> MixerConfig:
-        """The configuration of a mixer with these parts, as they are now; where a breaking began is not in it.
+        """The configuration of a mixer with these parts, as they are now; where a breaking began is
+        not in it.
 
         Hidden widths are the default ones times a `hidden_ratio` where they can be.
         """
@@ -255,7 +291,9 @@ def _block(config: MixerConfig, key: PRNGKey) -> Block | SerialBlock:
     channel = ChannelMixing(_coupling(config, config.dim, config.hidden[1], jr.fold_in(key, 1)))
     if config.block == "parallel":
         return _derive(config, {"token": token, "channel": channel}, config.n_iter)
-    return SerialBlock(_derive(config, {"token": token}), _derive(config, {"channel": channel}), config.n_iter)
+    return SerialBlock(
+        _derive(config, {"token": token}), _derive(config, {"channel": channel}), config.n_iter
+    )
 
 
 def _coupling(config: MixerConfig, visible: int, hidden: int, key: PRNGKey) -> Coupling:
@@ -268,7 +306,9 @@ def _coupling(config: MixerConfig, visible: int, hidden: int, key: PRNGKey) -> C
             return Coupling.free(visible, hidden, key=key)
 
 
-def _derive(config: MixerConfig, mixings: Mapping[str, TokenMixing | ChannelMixing], n_iter: int = 1) -> Block:
+def _derive(
+    config: MixerConfig, mixings: Mapping[str, TokenMixing | ChannelMixing], n_iter: int = 1
+) -> Block:
     """The block whose hidden layers are those of the given mixings, by the name of the layer."""
     neurons = {"visible": _visible(config)}
     synapses: dict[str, AbstractSynapse] = {}
@@ -281,11 +321,22 @@ def _derive(config: MixerConfig, mixings: Mapping[str, TokenMixing | ChannelMixi
             synapses |= {f"{name}_up": Bias(jnp.zeros(bias)), f"{name}_down": Bias(jnp.zeros(back))}
             connections |= {f"{name}_up": (name,), f"{name}_down": ("visible", name)}
     memory = AssociativeMemory(neurons, synapses, connections)
-    return derive_block(memory, mixings, leak=config.leak, step=config.step, n_iter=n_iter, drop_path=config.drop_path)
+    return derive_block(
+        memory,
+        mixings,
+        leak=config.leak,
+        step=config.step,
+        n_iter=n_iter,
+        drop_path=config.drop_path,
+    )
 
 
-def _hidden_shapes(config: MixerConfig, name: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The shapes of a hidden layer, of its bias, and of the bias that it sends back to the visible layer."""
+def _hidden_shapes(
+    config: MixerConfig, name: str
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The shapes of a hidden layer, of its bias, and of the bias that it sends back to the visible
+    layer.
+    """
     token, channel = config.hidden
     if name == "token":
         return (token, config.dim), (token, 1), (config.tokens, 1)
@@ -300,13 +351,17 @@ def _visible(config: MixerConfig) -> Neurons:
         return Neurons(LayerNorm(axes), shape)
     if config.norm_scale == "scalar":
         return Neurons(LayerNorm(axes, jnp.ones(()), jnp.zeros(parameters)), shape)
-    return Neurons(LayerNorm(axes), shape, affine=_affine(parameters, config.norm_scale == "conservative"))
+    return Neurons(
+        LayerNorm(axes), shape, affine=_affine(parameters, config.norm_scale == "conservative")
+    )
 
 
 def _kind(coupling: Coupling) -> Literal["free", "broken", "symmetric"]:
     if coupling.breaking is None:
         return "symmetric"
-    return "broken" if coupling.tie == 1 else "free"
+    if coupling.tie == 1:
+        return "broken"
+    return "free"
 
 
 def _norm(block: Block) -> LayerNorm:
@@ -318,12 +373,18 @@ def _norm(block: Block) -> LayerNorm:
 def _norm_scale(block: Block) -> Literal["none", "scalar", "conservative", "elementwise"]:
     affine = block.potential.neurons.affine
     if affine is not None:
-        return "conservative" if affine.conservative else "elementwise"
-    return "none" if _norm(block).shift is None else "scalar"
+        if affine.conservative:
+            return "conservative"
+        return "elementwise"
+    if _norm(block).shift is None:
+        return "none"
+    return "scalar"
 
 
 def _hidden_widths(token: Block, channel: Block) -> dict[str, Any]:
-    """The options that give these hidden widths: a ratio to the default ones where they have one."""
+    """The options that give these hidden widths: a ratio to the default ones where they have
+    one.
+    """
     dim = token.potential.neurons.shape[-1]
     token_hidden = token.potential.memory.neurons["token"].shape[0]
     channel_hidden = channel.potential.memory.neurons["channel"].shape[-1]

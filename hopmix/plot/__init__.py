@@ -1,4 +1,5 @@
-"""Figures for papers: labelled arrays in, Matplotlib figures out, at any width, safe for colour-blind readers.
+"""Figures for papers: labelled arrays in, Matplotlib figures out, at any width, safe for
+colour-blind readers.
 
     metrics = xarray.open_zarr("runs/digits/metrics.zarr", consolidated=False).load()
     figure = hopmix.plot.asymmetry_map(metrics.symmetry_score, width=3.4)

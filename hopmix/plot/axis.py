@@ -26,7 +26,9 @@ class StrengthAxis:
     @property
     def span(self) -> tuple[float, float]:
         """Left and right end, with room for the outermost points."""
-        return (self.ticks[0] - 0.5, self.ticks[-1] + 0.5) if self.ticks else (-0.5, 0.5)
+        if self.ticks:
+            return (self.ticks[0] - 0.5, self.ticks[-1] + 0.5)
+        return (-0.5, 0.5)
 
 
 def strength_axis(arms: xr.Dataset | xr.DataArray) -> StrengthAxis:
@@ -51,8 +53,12 @@ def power_of_ten(value: float) -> str:
         return f"{value:g}"
     mantissa, exponent = f"{value:.2e}".split("e")
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return power if float(mantissa) == 1 else f"{float(mantissa):g}·{power}"
+    if float(mantissa) == 1:
+        return power
+    return f"{float(mantissa):g}·{power}"
 
 
 def _zero_place(positive: Float[np.ndarray, " n"]) -> float:
-    return math.log10(positive[0]) - 1.5 if positive.size else 0.0
+    if positive.size:
+        return math.log10(positive[0]) - 1.5
+    return 0.0

@@ -1,6 +1,7 @@
 """The frame of every figure: sizes in inches, quiet axes, legends, curves and maps, at any width.
 
-Nothing here touches Matplotlib's global state: figures are made by the object interface on the Agg canvas.
+Nothing here touches Matplotlib's global state: figures are made by the object interface on the Agg
+canvas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,23 +61,41 @@ def panels(
     ratios: Sequence[float] | None = None,
     share: tuple[Share, Share] = ("none", "none"),
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its grid of axes, with fixed margins in inches: a layout engine would take longer than the drawing.
+    """A figure and its grid of axes, with fixed margins in inches: a layout engine would take
+    longer than the drawing.
 
-    `legend` names what its lines above the panels will hold, of which more than two make the figure higher; `heads`
-    counts the lines of headings below them; `gap` is between rows and between columns, `edge` the right margin,
-    `ratios` the relative widths of columns, `share` the sharing of horizontal and of vertical axes.
+    `legend` names what its lines above the panels will hold, of which more than two make the figure
+    higher; `heads` counts the lines of headings below them; `gap` is between rows and between
+    columns, `edge` the right margin, `ratios` the relative widths of columns, `share` the sharing
+    of horizontal and of vertical axes.
     """
     lines = -(-len(legend) // legend_columns(legend, width))
     height = min(PAGE, height + 0.2 * max(0, lines - 2))
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    left, right, bottom, top = LEFT, width - edge, 0.42, height - 0.26 - 0.2 * lines - 0.2 * heads
-    room = (right - left - gap[1] * (columns - 1)) / columns, (top - bottom - gap[0] * (rows - 1)) / rows
+    left = LEFT
+    right = width - edge
+    bottom = 0.42
+    top = height - 0.26 - 0.2 * lines - 0.2 * heads
+    room = (
+        (right - left - gap[1] * (columns - 1)) / columns,
+        (top - bottom - gap[0] * (rows - 1)) / rows,
+    )
     figure.subplots_adjust(
-        left / width, bottom / height, right / width, top / height, wspace=gap[1] / room[0], hspace=gap[0] / room[1]
+        left / width,
+        bottom / height,
+        right / width,
+        top / height,
+        wspace=gap[1] / room[0],
+        hspace=gap[0] / room[1],
     )
     grid = figure.subplots(
-        rows, columns, squeeze=False, sharex=share[0], sharey=share[1], gridspec_kw={"width_ratios": ratios}
+        rows,
+        columns,
+        squeeze=False,
+        sharex=share[0],
+        sharey=share[1],
+        gridspec_kw={"width_ratios": ratios},
     )
     for axes in grid.flat:
         _quiet(axes)
@@ -92,12 +111,15 @@ def legend_columns(names: Sequence[str], width: float) -> int:
 def fitting(text: str, width: float) -> str:
     """The text, cut where it is longer than so many inches."""
     most = max(4, int(width / _LETTER))
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) <= most:
+        return text
+    return text[: most - 1] + "…"
 
 
 def title(axes: Axes, text: str) -> None:
     """A small title on the left, cut at the right border of the figure."""
-    # An explicit y spares Matplotlib from measuring every tick label to find out whether one is in the way.
+    # An explicit y spares Matplotlib from measuring every tick label to find out whether one is in
+    # the way.
     room = (1 - axes.get_position().x0) * figure_width(axes)
     axes.set_title(fitting(text, room), loc="left", pad=3, fontsize=8, y=1.0)
 
@@ -112,13 +134,28 @@ def figure_width(axes: Axes) -> float:
 def head(axes: Axes, text: str, lines: int = 0) -> None:
     """A heading of a column, so many lines above the title of its first panel."""
     place = (0, 3 + 13 * lines)
-    axes.annotate(text, (0, 1), place, xycoords="axes fraction", textcoords="offset points", fontsize=8, color=SOFT)
+    axes.annotate(
+        text,
+        (0, 1),
+        place,
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=8,
+        color=SOFT,
+    )
 
 
 def heading(figure: Figure, text: str) -> None:
     """What the whole figure shows, in the first line of headings."""
     width, height = figure.get_size_inches()
-    figure.text(LEFT / width, 1 - 0.08 / height, fitting(text, width - LEFT), fontsize=8, weight="bold", va="top")
+    figure.text(
+        LEFT / width,
+        1 - 0.08 / height,
+        fitting(text, width - LEFT),
+        fontsize=8,
+        weight="bold",
+        va="top",
+    )
 
 
 def step_axis(axes: Axes, label: bool = True) -> None:
@@ -126,7 +163,9 @@ def step_axis(axes: Axes, label: bool = True) -> None:
     room = axes.get_position().width * figure_width(axes)
     longest = 0.25 + 0.065 * len(f"{axes.get_xlim()[1]:.0f}")
     most = int(np.clip(room / longest, 2, 5))
-    axes.xaxis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(most, integer=True, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2)
+    )
     if label:
         axes.set_xlabel("training step")
 
@@ -141,8 +180,11 @@ def curves(axes: Axes, values: xr.DataArray, styles: Mapping[str, ArmStyle]) -> 
 
     Steps at which an arm was not measured are left out; few steps are marked.
     """
-    over_seeds, steps = spread(values), values.step.values
-    mean, low, high = (over_seeds[part].transpose("arm", "step").values for part in ("mean", "low", "high"))
+    over_seeds = spread(values)
+    steps = values.step.values
+    mean = over_seeds["mean"].transpose("arm", "step").values
+    low = over_seeds["low"].transpose("arm", "step").values
+    high = over_seeds["high"].transpose("arm", "step").values
     rows = [str(name) for name in values.arm.values]
     for name, style in styles.items():
         row = rows.index(name)
@@ -166,8 +208,11 @@ def say_empty(axes: Axes, words: str) -> None:
 
 
 def null_band(axes: Axes, null: xr.Dataset, *, upright: bool = False) -> None:
-    """The mean of independent weights as a line, and two standard deviations to both sides as a band."""
-    mean, reach = float(null["mean"].mean()), 2 * float(null["std"].max())
+    """The mean of independent weights as a line, and two standard deviations to both sides as a
+    band.
+    """
+    mean = float(null["mean"].mean())
+    reach = 2 * float(null["std"].max())
     line, band = (axes.axhline, axes.axhspan) if not upright else (axes.axvline, axes.axvspan)
     line(mean, color=SOFT, linewidth=0.8, linestyle=_DOTTED, zorder=0)
     if np.isfinite(reach):
@@ -185,7 +230,8 @@ def null_handles(null: xr.Dataset | None) -> list[Line2D | Patch]:
 
 def mesh(axes: Axes, values: xr.DataArray, norm: Normalize, signed: bool = False) -> QuadMesh:
     """Block against step in colour; what was not measured, or diverged, is grey."""
-    steps, blocks = values.step.values.astype(float), values.block.values.astype(float)
+    steps = values.step.values.astype(float)
+    blocks = values.block.values.astype(float)
     cells = values.transpose("block", "step").values
     colours = "RdBu_r" if signed else "viridis"
     borders = edges(steps)

@@ -1,4 +1,6 @@
-"""Weight matrices as small pictures in the page: one pixel per weight, blue below zero, red above."""
+"""Weight matrices as small pictures in the page: one pixel per weight, blue below zero, red
+above.
+"""
 
 import base64
 import io
@@ -11,15 +13,20 @@ from matplotlib import colormaps
 from PIL import Image
 
 # Larger matrices show their corner: shrunk to fit, independent weights would average out to grey.
-VISIBLE, HIDDEN = 96, 256
+VISIBLE = 96
+HIDDEN = 256
 _LEVELS = 64
 
 
 def weight_limit(pictures: Mapping[str, xr.DataArray]) -> float:
-    """Half-width of the colour scale that W and V of all arms share: their 99.5th percentile in size."""
+    """Half-width of the colour scale that W and V of all arms share: their 99.5th percentile in
+    size.
+    """
     sizes = np.concatenate([np.abs(picture.values[:2]).ravel() for picture in pictures.values()])
     sizes = sizes[np.isfinite(sizes)]
-    return float(np.quantile(sizes, 0.995)) or 1.0 if sizes.size else 1.0
+    if sizes.size:
+        return float(np.quantile(sizes, 0.995)) or 1.0
+    return 1.0
 
 
 def corner(picture: xr.DataArray) -> xr.DataArray:
@@ -31,7 +38,8 @@ def data_uri(weights: Float[np.ndarray, "visible hidden"], limit: float) -> str:
     """A PNG of one matrix, as an address that holds the picture itself."""
     image = Image.fromarray(_levels(weights, limit))
     image.putpalette(_palette())
-    # Programs that print pictures smooth them when they enlarge; a small matrix is enlarged here instead.
+    # Programs that print pictures smooth them when they enlarge; a small matrix is enlarged here
+    # instead.
     factor = max(1, HIDDEN // weights.shape[1])
     image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
@@ -39,7 +47,9 @@ def data_uri(weights: Float[np.ndarray, "visible hidden"], limit: float) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _levels(weights: Float[np.ndarray, "visible hidden"], limit: float) -> UInt8[np.ndarray, "visible hidden"]:
+def _levels(
+    weights: Float[np.ndarray, "visible hidden"], limit: float
+) -> UInt8[np.ndarray, "visible hidden"]:
     """Palette entries; the middle one is zero, the last one marks what is not finite."""
     scaled = np.clip(np.nan_to_num(weights / limit, posinf=1, neginf=-1), -1, 1)
     levels = np.round((scaled + 1) / 2 * _LEVELS).astype(np.uint8)

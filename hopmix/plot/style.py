@@ -28,26 +28,47 @@ _OTHERS = (
     Look(("#cc79a7",), "dashdot", "diamond"),
     Look(("#000000",), "dot", "square"),
 )
-BRANCHES: tuple[tuple[str, str, LineStyleType], ...] = (("#333333", "o", "-"), ("#e69f00", "s", "--"))
-"""Colour, Matplotlib's marker and line of the first and the second branch, where colours do not stand for arms."""
-_MATPLOTLIB_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
-_MATPLOTLIB_DASHES: dict[str, LineStyleType] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+BRANCHES: tuple[tuple[str, str, LineStyleType], ...] = (
+    ("#333333", "o", "-"),
+    ("#e69f00", "s", "--"),
+)
+"""Colour, Matplotlib's marker and line of the first and the second branch, where colours do not
+stand for arms.
+"""
+_MATPLOTLIB_MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+}
+_MATPLOTLIB_DASHES: dict[str, LineStyleType] = {
+    "solid": "-",
+    "dash": "--",
+    "dot": ":",
+    "dashdot": "-.",
+}
 
 
 def arm_styles(metrics: Labelled) -> dict[str, ArmStyle]:
-    """Style of every arm by name; those of one kind are graded by their rank in lambda, light (weak) to dark (strong).
+    """Style of every arm by name; those of one kind are graded by their rank in lambda, light
+    (weak) to dark (strong).
 
-    Arms of other kinds than those of the family, or without `kind` and `strength`, take the remaining hues in turn.
+    Arms of other kinds than those of the family, or without `kind` and `strength`, take the
+    remaining hues in turn.
     """
     metrics = with_names_of_today(metrics)
     names = [str(name) for name in metrics.arm.values]
     kinds = [str(kind) for kind in metrics.coords.get("kind", metrics.arm).values]
-    strengths = metrics.coords.get("strength", xr.full_like(metrics.arm, np.nan, float)).values.astype(float)
+    strengths = metrics.coords.get(
+        "strength", xr.full_like(metrics.arm, np.nan, float)
+    ).values.astype(float)
     others = [kind for kind in dict.fromkeys(kinds) if kind not in BY_NAME]
     looks = {kind: row.look for kind, row in BY_NAME.items()}
     looks |= {kind: _OTHERS[i % len(_OTHERS)] for i, kind in enumerate(others)}
     return {
-        name: _styled(name, looks[kind], _rank(kinds, strengths, i)) for i, (name, kind) in enumerate(zip(names, kinds))
+        name: _styled(name, looks[kind], _rank(kinds, strengths, i))
+        for i, (name, kind) in enumerate(zip(names, kinds))
     }
 
 
@@ -66,13 +87,19 @@ def marker_style(style: ArmStyle) -> str:
 
 
 def _rank(kinds: list[str], strengths: Float[np.ndarray, " arms"], index: int) -> float:
-    """Position of one arm among the strengths of its kind, 0 (smallest) to 1; the middle for an only child."""
+    """Position of one arm among the strengths of its kind, 0 (smallest) to 1; the middle for an
+    only child.
+    """
     same = np.unique([strength for kind, strength in zip(kinds, strengths) if kind == kinds[index]])
-    return 0.5 if same.size == 1 else float(np.searchsorted(same, strengths[index]) / (same.size - 1))
+    if same.size == 1:
+        return 0.5
+    return float(np.searchsorted(same, strengths[index]) / (same.size - 1))
 
 
 def _blend(ramp: tuple[str, ...], position: float) -> str:
-    channels = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in ramp], dtype=float)
+    channels = np.array(
+        [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in ramp], dtype=float
+    )
     at = position * (len(ramp) - 1)
     mixed = [np.interp(at, np.arange(len(ramp)), channels[:, channel]) for channel in range(3)]
     return "#" + "".join(f"{round(value):02x}" for value in mixed)

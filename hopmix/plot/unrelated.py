@@ -8,7 +8,8 @@ from hopmix.symmetry.quantities import quantity
 
 
 def null(name: str, sizes: xr.Dataset, balance: xr.DataArray | float = 0.0) -> xr.Dataset | None:
-    """Mean and standard deviation (`mean`, `std`) of an index for one coupling of independent weights.
+    """Mean and standard deviation (`mean`, `std`) of an index for one coupling of independent
+    weights.
 
     To leading order in the sizes, for Gaussian entries with one variance for V and one for W; `std`
     is NaN where only the mean is known.

@@ -1,7 +1,8 @@
 """What each index is for independent weights: mean and standard deviation for given sizes.
 
-To leading order in the sizes, for Gaussian entries with one variance for V and one for W; a standard
-deviation is NaN where only the mean is known. Each function takes `Sizes` and returns both.
+To leading order in the sizes, for Gaussian entries with one variance for V and one for W; a
+standard deviation is NaN where only the mean is known. Each function takes `Sizes` and returns
+both.
 
 **Source:** the tables of `hopmix.Asymmetry` and `hopmix.Spectrum`; for standard deviations below.
 """

@@ -142,7 +142,8 @@ ASYMMETRY = (
         name="mean_unit_cosine",
         label="mean unit cosine",
         formula=(
-            "mean of ⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ ‖<i>w</i><sub>α</sub>‖)"
+            "mean of ⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ "
+            "‖<i>w</i><sub>α</sub>‖)"
         ),
         range="−1 to 1",
         reading=(
@@ -170,7 +171,8 @@ ASYMMETRY = (
         name="median_unit_cosine",
         label="unit cosine, median",
         formula=(
-            "median of ⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ ‖<i>w</i><sub>α</sub>‖)"
+            "median of ⟨<i>v</i><sub>α</sub>, <i>w</i><sub>α</sub>⟩ / (‖<i>v</i><sub>α</sub>‖ "
+            "‖<i>w</i><sub>α</sub>‖)"
         ),
         range="−1 to 1",
         reading=(
@@ -210,7 +212,10 @@ ASYMMETRY = (
     Quantity(
         name="directionality",
         label="directionality of VW",
-        formula=("(<i>c</i> − <i>r</i>) / (<i>c</i> + <i>r</i>), excess norms of columns and rows of <i>M</i>"),
+        formula=(
+            "(<i>c</i> − <i>r</i>) / (<i>c</i> + <i>r</i>), excess norms of columns and rows of "
+            "<i>M</i>"
+        ),
         range="−1 to 1",
         reading=(
             "Excess is what norms have above their mean plus two standard deviations. Above 0 a few"
@@ -227,7 +232,10 @@ ASYMMETRY = (
         label="balance of W and V",
         formula="(‖<i>W</i>‖² − ‖<i>V</i>‖²) / (‖<i>W</i>‖² + ‖<i>V</i>‖²)",
         range="−1 to 1",
-        reading=("Above 0 the way up is the larger one, below 0 the way down. It says nothing about direction."),
+        reading=(
+            "Above 0 the way up is the larger one, below 0 the way down. It says nothing about "
+            "direction."
+        ),
         dims=COUPLING,
         signed=True,
     ),
@@ -288,7 +296,10 @@ ONSET = Quantity(
     label="predicted rate of breaking",
     formula="growth of ‖<i>V</i> − <i>W</i>ᵀ‖ / ‖<i>W</i>‖ by the next update",
     range="any number",
-    reading=("What the optimiser's next update adds to the breaking ratio, from the update alone (claim C11)."),
+    reading=(
+        "What the optimiser's next update adds to the breaking ratio, from the update alone "
+        "(claim C11)."
+    ),
     dims=COUPLING,
     expensive=True,
     signed=True,
@@ -338,7 +349,8 @@ FIELDS = (
         formula="1 / <i>t</i>*",
         range="0 and up",
         reading=(
-            "How much of the breaking that the energy of the tied block tolerates is there; above 1 that energy rises."
+            "How much of the breaking that the energy of the tied block tolerates is there; "
+            "above 1 that energy rises."
         ),
         dims=BLOCK,
         expensive=True,
@@ -370,7 +382,8 @@ CURVES = (
         formula="mean cross-entropy with the smoothed, mixed targets, plus the penalty",
         range="0 and up",
         reading=(
-            "Of augmented batches, averaged over the steps since the last measurement; NaN before the first step."
+            "Of augmented batches, averaged over the steps since the last measurement; NaN "
+            "before the first step."
         ),
         logarithmic=True,
         unit="nat",
@@ -429,7 +442,10 @@ ENERGY = (
         label="share of rising examples",
         formula="share with <i>E</i>(after) &gt; <i>E</i>(before)",
         range="0 to 1",
-        reading=("The share of the validation batch whose energy a block raises, by more than rounding; 0 means none."),
+        reading=(
+            "The share of the validation batch whose energy a block raises, by more than "
+            "rounding; 0 means none."
+        ),
         dims=BLOCK,
         share=True,
     ),

@@ -1,8 +1,8 @@
 """For users' own tests: assertions that show the offending example, and Hypothesis strategies.
 
-The assertions take plain callables, of any JAX model. The strategies draw small Lagrangians, couplings, memories and
-states of hopmix; they need the extra `hopmix[testing]`, the assertions do not. `import hopmix` loads neither. An
-example to copy is in `docs/verify-your-own-model.md`.
+The assertions take plain callables, of any JAX model. The strategies draw small Lagrangians,
+couplings, memories and states of hopmix; they need the extra `hopmix[testing]`, the assertions do
+not. `import hopmix` loads neither. An example to copy is in `docs/verify-your-own-model.md`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -14,8 +14,11 @@ from jaxtyping import Array
 from hopmix.testing._rounding import nearby
 from hopmix.testing._show import name_entry, show_state
 
-EXACT, PROBES = 512, 16
-"""Up to how many entries of a state Jacobians are formed, and how many random vectors probe them beyond that."""
+EXACT = 512
+PROBES = 16
+"""Up to how many entries of a state Jacobians are formed, and how many random vectors probe them
+beyond that.
+"""
 
 
 Maps = tuple[Callable[[Any], Any], ...]
@@ -29,24 +32,27 @@ def assert_conservative(
     lagrangian: Callable[[Any], Any] | None = None,
     tolerance: float | None = None,
 ) -> None:
-    r"""Assert that at the state `x` a force is minus the gradient of an energy with respect to the activation $g(x)$.
+    r"""Assert that at the state `x` a force is minus the gradient of an energy with respect to the
+    activation $g(x)$.
 
-    It is, in a simply connected region, if and only if $HJ$ is symmetric everywhere in it, with the Jacobian
-    $J = \partial f/\partial x$ and the metric $H = \partial g/\partial x$, which must be symmetric itself: $g$ must be
-    the gradient of a Lagrangian.
+    It is, in a simply connected region, if and only if $HJ$ is symmetric everywhere in it, with the
+    Jacobian $J = \partial f/\partial x$ and the metric $H = \partial g/\partial x$, which must be
+    symmetric itself: $g$ must be the gradient of a Lagrangian.
 
     **Arguments:**
 
-    - `force`: $f$, from a state to a force of its form. A residual layer enters as `lambda x: layer(x) - x`.
-    - `x`: one state, an array or a tree of arrays. Up to 512 entries Jacobians are exact; larger ones are tried on 16
-        random vectors, for which `force` must have a transposed derivative.
+    - `force`: $f$, from a state to a force of its form. A residual layer enters as `lambda x:
+      layer(x) - x`.
+    - `x`: one state, an array or a tree of arrays. Up to 512 entries Jacobians are exact; larger
+        ones are tried on 16 random vectors, for which `force` must have a transposed derivative.
     - `activation`: $g$; or
-    - `lagrangian`: $L$ with $g = L'(x)$. With neither, $H = 1$: the force is a gradient with respect to `x`.
-    - `tolerance`: the largest asymmetry $|M - M^\top|_F / (2 |M|_F)$ of $M = HJ$, on top of what rounding
-        of the state explains; 1e4 units of rounding if `None`.
+    - `lagrangian`: $L$ with $g = L'(x)$. With neither, $H = 1$: the force is a gradient with
+      respect to `x`.
+    - `tolerance`: the largest asymmetry $|M - M^\top|_F / (2 |M|_F)$ of $M = HJ$, on top of what
+        rounding of the state explains; 1e4 units of rounding if `None`.
 
-    **Raises:** `AssertionError` with the asymmetry and the entries that differ most. `ValueError` if a function changes
-    the form of the state, or both `activation` and `lagrangian` are given.
+    **Raises:** `AssertionError` with the asymmetry and the entries that differ most. `ValueError`
+    if a function changes the form of the state, or both `activation` and `lagrangian` are given.
 
     **Source:** `theory/C07-conservative.md`.
     """
@@ -57,7 +63,9 @@ def assert_conservative(
         tolerance = min(1e4 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps), 0.1)
     metric = _Gradient(lagrangian) if activation is None else activation
     if activation is not None:
-        _assert_symmetric((activation,), x, "The activation is the gradient of no Lagrangian: dg/dx", tolerance)
+        _assert_symmetric(
+            (activation,), x, "The activation is the gradient of no Lagrangian: dg/dx", tolerance
+        )
     _assert_symmetric((force, metric), x, "The force is not conservative: HJ", tolerance)
 
 
@@ -67,11 +75,15 @@ class _Gradient(eqx.Module):
     lagrangian: Callable[[Any], Any] | None
 
     def __call__(self, x: Any) -> Any:
-        return x if self.lagrangian is None else jax.grad(self.lagrangian)(x)
+        if self.lagrangian is None:
+            return x
+        return jax.grad(self.lagrangian)(x)
 
 
 class _Products(NamedTuple):
-    """The products M v and M^T v with some vectors v, at a state (index 0) and at states that differ by rounding."""
+    """The products M v and M^T v with some vectors v, at a state (index 0) and at states that
+    differ by rounding.
+    """
 
     forward: np.ndarray
     transposed: np.ndarray
@@ -86,12 +98,14 @@ def _assert_symmetric(maps: Maps, x: Any, what: str, tolerance: float) -> None:
     """Assert that the product of the Jacobians of maps, the last one leftmost, is symmetric."""
     exact = sum(leaf.size for leaf in jax.tree.leaves(x)) <= EXACT
     products = _products(maps, nearby(x, 4), exact)
-    gap, size = _norm(products.gaps[0]), _norm(np.stack([a[0] for a in products])) / 2**0.5
+    gap = _norm(products.gaps[0])
+    size = _norm(np.stack([a[0] for a in products])) / 2**0.5
     rounding = 8 * max(_norm(gaps - products.gaps[0]) for gaps in products.gaps)
     if not gap <= 2 * tolerance * size + rounding:
         how = "exact" if exact else f"from {PROBES} random vectors"
         raise AssertionError(
-            f"{what} is not symmetric. Its asymmetry is {gap / (2 * size or 1):.3g} ({how}), where {tolerance:.2g} is "
+            f"{what} is not symmetric. Its asymmetry is {gap / (2 * size or 1):.3g} ({how}), "
+            f"where {tolerance:.2g} is "
             f"allowed.\n{_worst_pair(products, maps, x, exact)}\nState:\n{show_state(x)}"
         )
 
@@ -101,7 +115,9 @@ def _norm(a: np.ndarray) -> float:
 
 
 def _products(maps: Maps, states: Any, exact: bool, unit: int | None = None) -> _Products:
-    """The products with all unit vectors, with random ones if that is too much, or with one unit vector."""
+    """The products with all unit vectors, with random ones if that is too much, or with one unit
+    vector.
+    """
     index = None if unit is None else jnp.asarray(unit)
     return _Products(*(np.asarray(a, float) for a in _multiply(maps, states, exact, index)))
 
@@ -133,23 +149,31 @@ def _multiply_at(maps: Maps, x: Any, exact: bool, unit: Array | None) -> tuple[A
 def _vectors(flat: Array, exact: bool, unit: Array | None) -> Array:
     if unit is not None:
         return jnp.zeros((1, flat.size), flat.dtype).at[0, unit].set(1)
-    return jnp.eye(flat.size, dtype=flat.dtype) if exact else jr.rademacher(jr.key(0), (PROBES, flat.size), flat.dtype)
+    if exact:
+        return jnp.eye(flat.size, dtype=flat.dtype)
+    return jr.rademacher(jr.key(0), (PROBES, flat.size), flat.dtype)
 
 
 def _worst_pair(products: _Products, maps: Maps, x: Any, exact: bool) -> str:
-    """The entries M_ij and M_ji that differ most; of large states, those of the row where probes differ most."""
+    """The entries M_ij and M_ji that differ most; of large states, those of the row where probes
+    differ most.
+    """
     i = int(np.argmax(np.max(np.abs(products.gaps[0]), axis=0)))
     if not exact:
         products = _products(maps, nearby(x, 0), exact, unit=i)
     column, row = (a[0, i if exact else 0] for a in products)
     j = int(np.argmax(np.abs(column - row)))
-    a, b = name_entry(x, i), name_entry(x, j)
+    a = name_entry(x, i)
+    b = name_entry(x, j)
     return f"Worst pair: entry ({a}, {b}) is {row[j]:.6g}, entry ({b}, {a}) is {column[j]:.6g}."
 
 
 def _checked(f: Callable[[Any], Any], x: Any) -> Any:
     y = f(x)
-    here, there = (jax.tree.map(jnp.shape, tree) for tree in (x, y))
+    here = jax.tree.map(jnp.shape, x)
+    there = jax.tree.map(jnp.shape, y)
     if here != there:
-        raise ValueError(f"Forces and activations have the form of the state: got shapes {there} from {here}.")
+        raise ValueError(
+            f"Forces and activations have the form of the state: got shapes {there} from {here}."
+        )
     return y

@@ -8,7 +8,8 @@ import numpy as np
 
 
 def nearby(x: Any, count: int) -> Any:
-    """A state, and some that differ from it by at most eight units of rounding, stacked on a first axis.
+    """A state, and some that differ from it by at most eight units of rounding, stacked on a first
+    axis.
 
     How much a result differs between them tells how many of its digits the state determines.
     """

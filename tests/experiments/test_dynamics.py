@@ -57,7 +57,9 @@ def test_broken_weights_raise_every_pseudo_energy(results):
 
 
 def test_one_dimension_has_an_exact_energy_even_when_broken(results):
-    """Behind the norm of two units there is one direction to move in: the radial energy falls, the others may not."""
+    """Behind the norm of two units there is one direction to move in: the radial energy falls, the
+    others may not.
+    """
     assert results["largest_rise"]["small broken"]["radial"] < 1e-9
     assert results["largest_rise"]["small broken"]["plus"] > 0.1
 
@@ -69,7 +71,9 @@ def test_broken_weights_settle_or_cycle(results):
 
 
 def test_the_order_of_the_corrections(results):
-    """More breaking raises more; +1/2 rises most, then none, then -1/2 and radial; with gains the radial not at all."""
+    """More breaking raises more; +1/2 rises most, then none, then -1/2 and radial; with gains the
+    radial not at all.
+    """
     for kind in ("1.0", "3.0"):
         row = {name: value["mean"] for name, value in results["upward"][kind].items()}
         assert row["plus"] > row["none"] > max(row["minus"], row["radial"]), kind
@@ -80,9 +84,13 @@ def test_the_order_of_the_corrections(results):
 
 
 def test_the_integration_is_accurate_enough_to_tell(script, results):
-    """A hundred times tighter tolerances change energies by less than any rise that is drawn as one."""
-    size, random = script["SMALL"], np.random.default_rng(3)
-    block, saveat = script["mixer"](size, random, (1.5, 4.0)), diffrax.SaveAt(ts=script["times"]())
+    """A hundred times tighter tolerances change energies by less than any rise that is drawn as
+    one.
+    """
+    size = script["SMALL"]
+    random = np.random.default_rng(3)
+    block = script["mixer"](size, random, (1.5, 4.0))
+    saveat = diffrax.SaveAt(ts=script["times"]())
     states = script["initial_states"](size, random, 3)
     rough = script["follow"](block, states)[1]["minus"][:, 0]
     path = flow(block, states[0], script["DURATION"], saveat=saveat, rtol=1e-11, atol=1e-13).ys
@@ -91,7 +99,8 @@ def test_the_integration_is_accurate_enough_to_tell(script, results):
 
 
 def test_measures_of_rising(script):
-    down, up = jnp.asarray([[3.0], [2.0], [0.0]]), jnp.asarray([[0.0], [2.0], [1.0], [3.0]])
+    down = jnp.asarray([[3.0], [2.0], [0.0]])
+    up = jnp.asarray([[0.0], [2.0], [1.0], [3.0]])
     assert script["upward"](down) == 0
     assert script["upward"](up) == pytest.approx(4 / 5)
     assert script["largest_rise"](down) == 0

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import zarr
 
-from experiments.reliability import commands, copies, damage, drill, hostile, kills, small_study, workers, writers
+from experiments.reliability import (
+    commands,
+    copies,
+    damage,
+    drill,
+    hostile,
+    kills,
+    small_study,
+    workers,
+    writers,
+)
 from experiments.reliability.commands import Answer
 from experiments.reliability.workers import Outcome
 
@@ -29,7 +39,7 @@ def runs(tmp_path_factory) -> small_study.Runs:
     return small_study.make_runs(tmp_path_factory.mktemp("runs"))
 
 
-# ---- What they compare --------------------------------------------------------------------------------------------
+# ---- What they compare ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -68,7 +78,13 @@ def test_every_number_that_differs_is_found(fake, tmp_path):
     np.savez(other / "weights.npz", up=np.arange(3.0, dtype=np.float32))
     zarr.open_array(other / "metrics.zarr" / "loss", mode="r+")[0] = 7.0
     (other / "figures" / "loss.svg").write_text("<svg>")
-    different = ["figures/loss.svg", "metrics.zarr/loss", "results.json", "study.json", "weights.npz/up"]
+    different = [
+        "figures/loss.svg",
+        "metrics.zarr/loss",
+        "results.json",
+        "study.json",
+        "weights.npz/up",
+    ]
     assert small_study.differences(fake, other) == different
 
 
@@ -89,7 +105,7 @@ def test_what_counts_as_told_and_done(answer, told, done):
     assert (answer.told, answer.done) == (told, done)
 
 
-# ---- Damage ---------------------------------------------------------------------------------------------------------
+# ---- Damage --------------------------------------------------------------------------------------
 
 
 def test_each_file_is_damaged_in_each_way(fake, tmp_path):
@@ -97,7 +113,9 @@ def test_each_file_is_damaged_in_each_way(fake, tmp_path):
     runs = small_study.Runs(fake, stopped, fake, 1.0)
     files = [path for path in fake.rglob("*") if path.is_file()]
     chosen = damage.cases(len(files) * len(damage.WAYS) * damage.STOPPED, 0, runs)
-    assert len({(case.file, case.way) for case in chosen if not case.stopped}) == len(files) * len(damage.WAYS)
+    assert len({(case.file, case.way) for case in chosen if not case.stopped}) == len(files) * len(
+        damage.WAYS
+    )
     assert len(chosen) == sum(case.stopped for case in chosen) * damage.STOPPED
     assert any(case.resumed for case in chosen if case.stopped)
     assert any(case.resumed for case in chosen if not case.stopped)
@@ -136,7 +154,10 @@ def test_a_command_that_lies_is_caught(fake, tmp_path, monkeypatch, lie):
         "report": "the page",
         "resume": "",
     }
-    page = {"report.html": small_study.digest(b"the page"), "figures/loss.svg": small_study.digest(b"<svg/>")}
+    page = {
+        "report.html": small_study.digest(b"the page"),
+        "figures/loss.svg": small_study.digest(b"<svg/>"),
+    }
     truth = damage.Truth(runs, TRUE["measured"], TRUE["verified"], {False: page, True: page})
     case = damage.Damage(0, "figures/loss.svg", "flip", False, True)
     monkeypatch.setattr(damage, "do_damage", lambda *_: None)
@@ -164,7 +185,7 @@ def _answer(answers: dict, command: str, run: Path, *options) -> Answer:
     return Answer(0, "", "")
 
 
-# ---- Kills, writers, copies, hostile files --------------------------------------------------------------------------
+# ---- Kills, writers, copies, hostile files -------------------------------------------------------
 
 
 def test_kills_are_at_all_moments():
@@ -194,7 +215,9 @@ def test_a_command_may_be_held_and_let_go(tmp_path):
 
 def test_writers_and_copies_are_of_every_kind():
     assert {case.kind for case in writers.cases(20, 0)} == {"late", "together", "reports"}
-    assert {case.command for case in writers.cases(20, 0) if case.kind == "late"} == set(writers.LATE)
+    assert {case.command for case in writers.cases(20, 0) if case.kind == "late"} == set(
+        writers.LATE
+    )
     assert len(copies.cases(20, 0)) == 2 * len(copies.WAYS) == 20
 
 
@@ -220,11 +243,13 @@ def test_what_runs_a_payload_is_counted(tmp_path, monkeypatch):
 
     monkeypatch.setitem(hostile.KINDS, "obeyed", obey)
     monkeypatch.setattr(hostile, "ask", lambda command, mark: os.mkdir(mark) or Answer(0, "", ""))
-    outcome = hostile.judge(hostile.Hostile("obeyed"), small_study.Runs(tmp_path, tmp_path, tmp_path, 1.0), tmp_path)
+    outcome = hostile.judge(
+        hostile.Hostile("obeyed"), small_study.Runs(tmp_path, tmp_path, tmp_path, 1.0), tmp_path
+    )
     assert (outcome.passed, outcome.how) == (False, "executed")
 
 
-# ---- Workers and figures --------------------------------------------------------------------------------------------
+# ---- Workers and figures -------------------------------------------------------------------------
 
 
 def die_at_two(case: int, shared: object, place: Path) -> Outcome:
@@ -240,7 +265,11 @@ def test_a_case_that_kills_its_worker_costs_itself_alone(tmp_path):
 
 
 def test_the_record_of_a_drill_counts_and_names_failures():
-    found = [Outcome("a", True, "told"), Outcome("b", False, "differs", "step"), Outcome("c", True, "told")]
+    found = [
+        Outcome("a", True, "told"),
+        Outcome("b", False, "differs", "step"),
+        Outcome("c", True, "told"),
+    ]
     record = drill.record(found, 5, 2.4)
     assert (record["passed"], record["of"], record["planned"]) == (2, 3, 5)
     assert record["how"] == {"told": 2, "differs": 1}

@@ -1,4 +1,6 @@
-"""Both scripts of experiments/retrieval, small: they run, and their results say what the README says."""
+"""Both scripts of experiments/retrieval, small: they run, and their results say what the README
+says.
+"""
 
 import importlib.util
 import json
@@ -37,7 +39,10 @@ def denoised(metaformer, tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("metaformer")
     options = "--data nowhere --epochs 6 --hidden 24 --batch 64 --rate 5e-3 --out"
     settings = tyro.cli(metaformer.Settings, args=[*options.split(), str(out)])
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):  # as on the command line; Optax promotes
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+    ):  # as on the command line; Optax promotes
         results = metaformer.main(settings)
     assert json.loads((out / "results.json").read_text()) == results
     pictures = {path.name: path.stat().st_size for path in out.glob("*.png")}
@@ -51,7 +56,11 @@ def test_learning_removes_noise(denoised):
     assert denoised["settings"]["data"] == "digits"
     for seed, scores in enumerate(denoised["validation error"]):
         assert scores[-1] < 0.5 * scores[0]
-        assert errors["energy metaformer"][seed] < errors["mean training image"][seed] < errors["noisy image"][seed]
+        assert (
+            errors["energy metaformer"][seed]
+            < errors["mean training image"][seed]
+            < errors["noisy image"][seed]
+        )
         assert errors["linear (Wiener)"][seed] < errors["mean training image"][seed]
 
 
@@ -68,10 +77,13 @@ def test_a_rise_would_be_seen(metaformer):
 
 
 def test_the_error_is_twice_one_minus_the_correlation(metaformer, getkey):
-    clean, found = np.asarray(normal(getkey(), (3, 50))), np.asarray(normal(getkey(), (3, 50)))
+    clean = np.asarray(normal(getkey(), (3, 50)))
+    found = np.asarray(normal(getkey(), (3, 50)))
     correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(clean, found)]
     expected = jnp.asarray(2 * (1 - np.mean(correlations)))
-    assert_close(metaformer.error(jnp.asarray(found), jnp.asarray(clean)), expected, 1e-5)  # LayerNorm's eps
+    assert_close(
+        metaformer.error(jnp.asarray(found), jnp.asarray(clean)), expected, 1e-5
+    )  # LayerNorm's eps
 
 
 def test_an_offset_of_all_weights_changes_nothing(metaformer, getkey):
@@ -80,13 +92,19 @@ def test_an_offset_of_all_weights_changes_nothing(metaformer, getkey):
     plain = metaformer.make_memory(9, settings, getkey())
     shift = lambda w, by: w.astype(float) + by * (w.ndim == 2) if eqx.is_array(w) else w
     plain, shifted = (jax.tree.map(lambda w, by=by: shift(w, by), plain) for by in (0.0, 0.2))
-    assert_close(metaformer.denoise(shifted, image, settings), metaformer.denoise(plain, image, settings))
+    assert_close(
+        metaformer.denoise(shifted, image, settings), metaformer.denoise(plain, image, settings)
+    )
 
 
 @pytest.fixture(scope="module")
 def capacities(tmp_path_factory) -> dict:
-    module, out = load("capacity"), tmp_path_factory.mktemp("capacity")
-    sizes = "--units 24 --loads 0.3 4 --seeds 3 --samples 20 --exponential-units 16 --exponential-patterns 20"
+    module = load("capacity")
+    out = tmp_path_factory.mktemp("capacity")
+    sizes = (
+        "--units 24 --loads 0.3 4 --seeds 3 --samples 20 --exponential-units 16 "
+        "--exponential-patterns 20"
+    )
     options = [*sizes.split(), "--real-patterns", "20", "--real-units", "16", "--out", str(out)]
     results = module.main(tyro.cli(module.Settings, args=options))
     assert {path.name for path in out.iterdir()} == {"results.json", "stable.png", "one_update.png"}
@@ -103,7 +121,9 @@ def test_bits_are_stable_below_the_capacity_and_fail_above_it_as_predicted(capac
             assert np.all(unstable == 0)
             assert np.min(row["retrieved"]) > 0.8
         else:
-            assert abs(unstable.mean() - row["expected unstable bits"]) < 0.04  # 0.1, from 60 patterns of 24 bits
+            assert (
+                abs(unstable.mean() - row["expected unstable bits"]) < 0.04
+            )  # 0.1, from 60 patterns of 24 bits
             assert np.max(row["stable patterns"]) < 0.5
 
 

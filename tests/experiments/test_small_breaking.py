@@ -23,14 +23,20 @@ def script() -> dict:
 
 
 def broken_block(size: float):
-    """A block of 4 tokens and 3 channels with a random breaking of this size relative to W, and a state of it."""
+    """A block of 4 tokens and 3 channels with a random breaking of this size relative to W, and a
+    state of it.
+    """
     keys = iter(jr.split(jr.key(0), 4))
-    config = MixerConfig(image=(4, 4, 1), patch=2, dim=3, depth=1, classes=2, coupling="broken", token_hidden=4)
+    config = MixerConfig(
+        image=(4, 4, 1), patch=2, dim=3, depth=1, classes=2, coupling="broken", token_hidden=4
+    )
     model = Mixer(config, key=next(keys))
 
     def broken(pair: Coupling) -> Coupling:
         noise = normal(next(keys), pair.up.T.shape)
-        return Coupling(pair.up, breaking=size * jnp.linalg.norm(pair.up) * noise / jnp.linalg.norm(noise))
+        return Coupling(
+            pair.up, breaking=size * jnp.linalg.norm(pair.up) * noise / jnp.linalg.norm(noise)
+        )
 
     model = eqx.tree_at(couplings, model, [broken(pair) for pair in couplings(model)])
     return model.blocks[0], normal(next(keys), (4, 3))
@@ -52,7 +58,9 @@ def test_the_summary_and_the_arms(script, tmp_path, monkeypatch):
     block, start = broken_block(0.01)
     leaky = script["leaky"](block)
     run = script["run"]
-    monkeypatch.setitem(run.__globals__, "blocks_of", lambda config: [("broken", leaky, start[None])])
+    monkeypatch.setitem(
+        run.__globals__, "blocks_of", lambda config: [("broken", leaky, start[None])]
+    )
     monkeypatch.setitem(run.__globals__, "measure", lambda block, x: script["Row"](*np.arange(9.0)))
     results = run(script["Config"](out=tmp_path))
     assert json.loads((tmp_path / "results.json").read_text("utf-8")) == results

@@ -4,9 +4,11 @@ import pytest
 
 @pytest.fixture(scope="module")
 def as_in_a_study():
-    """Studies run in float32 with standard promotion, as users have it; Optax itself does not pass strict promotion.
+    """Studies run in float32 with standard promotion, as users have it; Optax itself does not pass
+    strict promotion.
 
-    Set for the whole process: `hopmix verify` and checkpoints work in threads, which a context manager does not reach.
+    Set for the whole process: `hopmix verify` and checkpoints work in threads, which a context
+    manager does not reach.
     """
     settings = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard"}
     before = {name: getattr(jax.config, name) for name in settings}

@@ -1,4 +1,6 @@
-"""A made-up run directory with the shapes, files and habits of a real one, to test and look at the report with."""
+"""A made-up run directory with the shapes, files and habits of a real one, to test and look at the
+report with.
+"""
 
 import dataclasses
 import json
@@ -30,7 +32,14 @@ SERIAL = Arm("serial", "MLP-Mixer", "serial", None, 112_970, 0.971, (1.0, 0.93))
 FREE = Arm("free", "ParaMixer", "free", None, 112_714, 0.974, (1.0, 0.88))
 SYMMETRIC = Arm("symmetric", "SymMixer", "symmetric", None, 62_026, 0.957, (0.0, 0.0))
 WIDE = Arm(
-    "symmetric-wide", "SymMixer, double hidden width", "symmetric-wide", None, 112_714, 0.963, (0.0, 0.0), width=2
+    "symmetric-wide",
+    "SymMixer, double hidden width",
+    "symmetric-wide",
+    None,
+    112_714,
+    0.963,
+    (0.0, 0.0),
+    width=2,
 )
 
 
@@ -40,7 +49,9 @@ def broken(strength: float, kind: str = "broken") -> Arm:
     start = 0.3 if kind == "broken-xavier" else 0.0
     name = f"{kind} λ={strength:g}"
     title = f"AsymMixer λ={strength:g}"
-    return Arm(name, title, kind, strength, 112_714, 0.957 + 0.016 * pull, (start, 0.02 + 0.5 * pull))
+    return Arm(
+        name, title, kind, strength, 112_714, 0.957 + 0.016 * pull, (start, 0.02 + 0.5 * pull)
+    )
 
 
 DEFAULT = (SERIAL, FREE, broken(1e-5), broken(1e-3), broken(1e-1), SYMMETRIC, WIDE)
@@ -54,7 +65,11 @@ NEWER = (
 )
 """What the store holds since the symmetry page."""
 
-LOST_MEMBER = ("broken λ=1e-05", 3, 9)  # arm, seed, and the measured step, 9 intervals of 50, at which it fails
+LOST_MEMBER = (
+    "broken λ=1e-05",
+    3,
+    9,
+)  # arm, seed, and the measured step, 9 intervals of 50, at which it fails
 SMALL: dict[str, Any] = {"seeds": 2, "steps": 3, "blocks": 2, "shape": (4, 8)}
 
 
@@ -72,7 +87,8 @@ def write_synthetic_run(
 ) -> Path:
     """Write a run of `arms`; `diverged` holds (arm, seed, index of the measured step it fails at).
 
-    An `old` run is one of a version that did not measure spectra, fields and all indices of weights.
+    An `old` run is one of a version that did not measure spectra, fields and all indices of
+    weights.
     """
     path.mkdir(parents=True)
     metrics = _metrics(arms, seeds, steps, blocks)
@@ -92,8 +108,13 @@ def small_run(path: Path, *arms: Arm, **changes: Any) -> Path:
 
 
 def _metrics(arms: tuple[Arm, ...], seeds: int, steps: int, blocks: int) -> xr.Dataset:
-    made = [_arm_metrics(arm, seeds, steps, blocks, np.random.default_rng(index)) for index, arm in enumerate(arms)]
-    variables = {name: (made[0][name][0], np.stack([one[name][1] for one in made])) for name in made[0]}
+    made = [
+        _arm_metrics(arm, seeds, steps, blocks, np.random.default_rng(index))
+        for index, arm in enumerate(arms)
+    ]
+    variables = {
+        name: (made[0][name][0], np.stack([one[name][1] for one in made])) for name in made[0]
+    }
     return xr.Dataset(
         {name: (("arm", *dims), values) for name, (dims, values) in variables.items()},
         coords={
@@ -148,10 +169,16 @@ def _blank_start(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _energies(arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndarray, rng: np.random.Generator) -> dict:
-    dims, shape = ("seed", "step", "block"), (seeds, steps, blocks)
+def _energies(
+    arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndarray, rng: np.random.Generator
+) -> dict:
+    dims = ("seed", "step", "block")
+    shape = (seeds, steps, blocks)
     if arm.kind == "serial":
-        return {name: (dims, np.full(shape, np.nan)) for name in ("energy_change", "energy_rise_fraction")}
+        return {
+            name: (dims, np.full(shape, np.nan))
+            for name in ("energy_change", "energy_rise_fraction")
+        }
     depth = 1 + np.arange(blocks) / blocks
     asymmetry = arm.breaking[1]
     change = (-6 - 30 * learned[None, :, None] * (1 - 0.9 * asymmetry)) * depth[None, None]
@@ -161,8 +188,11 @@ def _energies(arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndarray
     return {"energy_change": (dims, change + noise), "energy_rise_fraction": (dims, rise)}
 
 
-def _asymmetries(arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndarray, rng: np.random.Generator) -> dict:
-    dims, shape = ("seed", "step", "block", "branch"), (seeds, steps, blocks, 2)
+def _asymmetries(
+    arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndarray, rng: np.random.Generator
+) -> dict:
+    dims = ("seed", "step", "block", "branch")
+    shape = (seeds, steps, blocks, 2)
     start, end = arm.breaking
     depth = 1 - 0.3 * np.arange(blocks)[None, None, :, None] / blocks
     branch = np.array([1.0, 0.75])[None, None, None]
@@ -198,7 +228,9 @@ def _asymmetries(arm: Arm, seeds: int, steps: int, blocks: int, learned: np.ndar
 
 
 def _growth(ratio: np.ndarray) -> np.ndarray:
-    """What an exact prediction would be, and zero where the learning rate is zero: at the last step."""
+    """What an exact prediction would be, and zero where the learning rate is zero: at the last
+    step.
+    """
     growth = np.diff(ratio, axis=1) / STEP
     return np.concatenate([growth, np.zeros_like(ratio[:, :1])], axis=1)
 
@@ -211,7 +243,9 @@ def _at_deep_steps(values: np.ndarray) -> np.ndarray:
 
 
 def _eigenvalues(relative: np.ndarray, rng: np.random.Generator) -> dict:
-    """Conjugate pairs that leave the right half of the real axis as the asymmetry grows; some places stay empty."""
+    """Conjugate pairs that leave the right half of the real axis as the asymmetry grows; some
+    places stay empty.
+    """
     sizes = np.sort(rng.uniform(0.1, 2.0, (*relative.shape, 8)))[..., ::-1]
     angles = np.pi * relative[..., None] * rng.uniform(0, 1, sizes.shape)
     pairs = np.repeat(sizes, 2, axis=-1) * np.exp(
@@ -231,7 +265,9 @@ def _fields(relative: np.ndarray, arm: Arm) -> dict:
         "work": 150 * relative,
         "margin_used": np.full_like(relative, np.nan) if arm.kind == "serial" else 1.1 * relative,
     }
-    return {name: (("seed", "step", "block"), _at_deep_steps(value)) for name, value in values.items()}
+    return {
+        name: (("seed", "step", "block"), _at_deep_steps(value)) for name, value in values.items()
+    }
 
 
 def _spoil(metrics: xr.Dataset, diverged: tuple[tuple[str, int, int], ...]) -> xr.Dataset:
@@ -239,7 +275,11 @@ def _spoil(metrics: xr.Dataset, diverged: tuple[tuple[str, int, int], ...]) -> x
         step = int(metrics.step[index])
         lost = (metrics.arm == arm) & (metrics.seed == seed) & (metrics.step >= step)
         diverged_step = metrics.diverged_step.where(~lost.any("step"), step)
-        metrics = metrics.drop_vars("diverged_step").where(~lost).assign(diverged_step=diverged_step.astype(int))
+        metrics = (
+            metrics.drop_vars("diverged_step")
+            .where(~lost)
+            .assign(diverged_step=diverged_step.astype(int))
+        )
     return metrics
 
 
@@ -249,7 +289,13 @@ def _results(arms: tuple[Arm, ...], metrics: xr.Dataset) -> dict:
     values = {arm.name: arm.accuracy + luck + 0.002 * rng.normal(size=luck.size) for arm in arms}
     for arm in arms:
         values[arm.name][metrics.diverged_step.sel(arm=arm.name).values >= 0] = np.nan
-    timing = {"total_s": 151.2, "compile_s": 38.0, "train_s": 101.5, "measure_s": 2.4, "report_s": 6.1}
+    timing = {
+        "total_s": 151.2,
+        "compile_s": 38.0,
+        "train_s": 101.5,
+        "measure_s": 2.4,
+        "report_s": 6.1,
+    }
     return {"arms": [_result(arm, values, metrics) for arm in arms], "timing": timing}
 
 
@@ -260,11 +306,17 @@ def _result(arm: Arm, values: dict, metrics: xr.Dataset) -> dict:
     if arm.name != "free" and "free" in values:
         paired = {"against": "free", **_plain(paired_test(values[arm.name], values["free"]))}
     return {
-        **{field: getattr(arm, field) for field in ("name", "title", "kind", "strength", "parameters")},
+        **{
+            field: getattr(arm, field)
+            for field in ("name", "title", "kind", "strength", "parameters")
+        },
         "n": test.n,
         "diverged": int(np.isnan(values[arm.name]).sum()),
         "test_accuracy": {"values": [_null(value) for value in values[arm.name]], **_plain(test)},
-        "validation_accuracy": {"values": [_null(value) for value in validation], **_plain(summarise(validation))},
+        "validation_accuracy": {
+            "values": [_null(value) for value in validation],
+            **_plain(summarise(validation)),
+        },
         "paired": paired,
     }
 
@@ -283,9 +335,13 @@ def _weights(arms: tuple[Arm, ...], blocks: int, shape: tuple[int, int]) -> dict
     made = {}
     for arm in arms:
         for block in sorted({0, blocks - 1}):
-            for branch, hidden, visible in (("token", channels // 2, tokens), ("channel", 4 * channels, channels)):
+            for branch, hidden, visible in (
+                ("token", channels // 2, tokens),
+                ("channel", 4 * channels, channels),
+            ):
                 size = (arm.width * hidden, visible)
-                up, other = 0.12 * rng.normal(size=size), 0.12 * rng.normal(size=size)
+                up = 0.12 * rng.normal(size=size)
+                other = 0.12 * rng.normal(size=size)
                 made[f"{arm.name}|{block}|{branch}|up"] = up
                 made[f"{arm.name}|{block}|{branch}|down"] = _down(arm, up, other)
     return {name: value.astype(np.float32) for name, value in made.items()}
@@ -302,8 +358,20 @@ def _study(arms: tuple[Arm, ...], seeds: int, last: int, blocks: int, finished: 
         "config": {
             "arms": [arm.kind for arm in arms],
             "seeds": seeds,
-            "model": {"dim": 64, "depth": blocks, "patch": [2, 2], "n_iter": 1, "norm_scale": "conservative"},
-            "training": {"epochs": 60, "batch": 64, "rate": 1e-3, "weight_decay": 0.05, "label_smoothing": 0.1},
+            "model": {
+                "dim": 64,
+                "depth": blocks,
+                "patch": [2, 2],
+                "n_iter": 1,
+                "norm_scale": "conservative",
+            },
+            "training": {
+                "epochs": 60,
+                "batch": 64,
+                "rate": 1e-3,
+                "weight_decay": 0.05,
+                "label_smoothing": 0.1,
+            },
         },
         "arms": [{field: getattr(arm, field) for field in fields} for arm in arms],
         "environment": {
@@ -317,7 +385,8 @@ def _study(arms: tuple[Arm, ...], seeds: int, last: int, blocks: int, finished: 
         "command": "hopmix ablate --data digits --seeds 5 --out runs/digits",
         "data": {
             "name": "digits",
-            "provenance": "scikit-learn load_digits (UCI optical recognition of handwritten digits, test part)",
+            "provenance": "scikit-learn load_digits (UCI optical recognition of handwritten "
+            "digits, test part)",
             "image": [8, 8, 1],
             "classes": 10,
             "train": 1257,

@@ -21,9 +21,13 @@ COMMANDS = ("ablate", "resume", "report", "measure", "verify", "bench")
 
 
 def advised(source: str) -> set[str]:
-    """All options in the strings of a module, those of docstrings among them, for they explain fields of options."""
+    """All options in the strings of a module, those of docstrings among them, for they explain
+    fields of options.
+    """
     texts = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    spoken = [text for text in texts if isinstance(text, str) and " " in text]  # else it is a program's argument
+    spoken = [
+        text for text in texts if isinstance(text, str) and " " in text
+    ]  # else it is a program's argument
     return {option for text in spoken for option in OPTION.findall(text)}
 
 
@@ -34,7 +38,9 @@ def existing() -> set[str]:
         with contextlib.redirect_stdout(told), pytest.raises(SystemExit):
             cli.run([command, "--help"])
     # Where an option is listed, not where another one's help speaks of it.
-    listed = re.findall(r"^[│ ]{1,3}(?:-h, )?(--[\w-]+)(?:, (--[\w-]+))?", told.getvalue(), re.MULTILINE)
+    listed = re.findall(
+        r"^[│ ]{1,3}(?:-h, )?(--[\w-]+)(?:, (--[\w-]+))?", told.getvalue(), re.MULTILINE
+    )
     return {option for pair in listed for option in pair if option}
 
 
@@ -45,6 +51,11 @@ def test_an_option_that_does_not_exist_is_found(existing):
 
 
 def test_every_option_that_is_advised_exists(existing):
-    found = {path.name: advised(path.read_text("utf-8")) - existing - FOREIGN for path in LAB.rglob("*.py")}
+    found = {
+        path.name: advised(path.read_text("utf-8")) - existing - FOREIGN
+        for path in LAB.rglob("*.py")
+    }
     assert {name: options for name, options in found.items() if options} == {}
-    assert any("--image-column" in advised(path.read_text("utf-8")) for path in LAB.rglob("columns.py"))
+    assert any(
+        "--image-column" in advised(path.read_text("utf-8")) for path in LAB.rglob("columns.py")
+    )

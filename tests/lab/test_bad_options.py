@@ -1,4 +1,6 @@
-"""What no command can do is told in one line, before any work: types, bounds, paths and edited records."""
+"""What no command can do is told in one line, before any work: types, bounds, paths and edited
+records.
+"""
 
 import dataclasses
 import json
@@ -59,7 +61,9 @@ def test_each_bad_option_is_told_in_one_line_with_exit_code_2(tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     told = json.loads(run.stdout)
     assert len(told) > 100
-    assert [row for row in told if row[1] != 2 or row[2] or not re.fullmatch("hopmix: [^\n]+\n", row[3])] == []
+    assert [
+        row for row in told if row[1] != 2 or row[2] or not re.fullmatch("hopmix: [^\n]+\n", row[3])
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,12 @@ def test_the_bounds_themselves_are_taken():
 def test_a_path_that_no_file_can_have_is_told(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "file").touch()
-    for path in (tmp_path / "link", tmp_path / "file" / "below", tmp_path / ("x" * 300), Path("a\0b")):
+    for path in (
+        tmp_path / "link",
+        tmp_path / "file" / "below",
+        tmp_path / ("x" * 300),
+        Path("a\0b"),
+    ):
         with pytest.raises(UsageError, match="path: "):
             Command(path=path)
 
@@ -139,7 +148,10 @@ def test_more_steps_than_are_counted_are_refused(capsys):
 )
 def test_an_option_given_twice_is_told(capsys, arguments, field):
     assert cli.run(arguments) == 2
-    assert capsys.readouterr().err == f"hopmix: {field}: given 2 times; give it once, with all its values.\n"
+    assert (
+        capsys.readouterr().err
+        == f"hopmix: {field}: given 2 times; give it once, with all its values.\n"
+    )
 
 
 def test_some_options_add_up():

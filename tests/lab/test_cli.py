@@ -52,7 +52,9 @@ def test_bad_input_is_told_with_exit_code_2_before_any_work(capsys, tmp_path, op
 def test_a_folder_without_a_study(capsys, tmp_path, command):
     code, _, err = run(capsys, command, str(tmp_path))
     assert code == 2
-    assert re.sub(r"\s+", " ", err).endswith("no study here (study.json is missing); name the folder given to --out. ")
+    assert re.sub(r"\s+", " ", err).endswith(
+        "no study here (study.json is missing); name the folder given to --out. "
+    )
 
 
 def test_out_that_holds_another_study(capsys, tmp_path):
@@ -68,7 +70,9 @@ def test_a_full_disk_is_told_in_one_line(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(study, "run", full)
     monkeypatch.setattr(study_data, "load", tiny_data)
-    code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY[:-2], "--batch", "16")
+    code, _, err = run(
+        capsys, "ablate", "--out", str(tmp_path / "run"), *TINY[:-2], "--batch", "16"
+    )
     assert code == 1
     assert "the disk is full" in err
 
@@ -81,7 +85,9 @@ def test_what_cannot_be_written_is_told_in_one_line(capsys, tmp_path, monkeypatc
     code, _, err = run(capsys, "ablate", "--out", str(tmp_path / "run"), *TINY)
     assert code == 2
     assert err.count("\n") == 1
-    assert f"{tmp_path / 'run' / 'report.html'}: can't be read or written (Permission denied)" in err
+    assert (
+        f"{tmp_path / 'run' / 'report.html'}: can't be read or written (Permission denied)" in err
+    )
 
 
 def test_intervals_are_said_to_be_saved_where_a_study_is(capsys, tmp_path, monkeypatch):
@@ -96,10 +102,15 @@ def test_intervals_are_said_to_be_saved_where_a_study_is(capsys, tmp_path, monke
     store.write_record(out, {"format": store.FORMAT, "config": tiny_config().to_json()})
     code, _, err = run(capsys, "resume", str(out))
     assert code == 1
-    assert err == f"hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume {out}.\n"
+    assert (
+        err == f"hopmix: stopped at once; finished intervals are saved, go on with: hopmix resume "
+        f"{out}.\n"
+    )
 
 
-@pytest.mark.parametrize("arguments", [["ablate", "--out", ""], ["resume", ""], ["ablate", "--arms", "free", ""]])
+@pytest.mark.parametrize(
+    "arguments", [["ablate", "--out", ""], ["resume", ""], ["ablate", "--arms", "free", ""]]
+)
 def test_an_empty_path_is_not_the_folder_that_one_is_in(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)
@@ -116,7 +127,9 @@ def test_a_mistake_of_the_parser_names_the_help_of_its_command(capsys):
     assert "see hopmix ablate --help" in err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")]
+)
 def test_too_little_memory_is_told_in_one_line(capsys, tmp_path, monkeypatch, error):
     def large(*_, **__):
         raise error
@@ -134,11 +147,18 @@ def test_a_folder_that_another_process_holds_is_left_alone_by_all_that_write(cap
     store.write_json(out / "study.json", {"config": tiny_config().to_json()})
     with store.only_writer(out):
         before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
-        for command in (["ablate", "--out"], ["ablate", "--resume", "--out"], ["resume"], ["report"]):
+        for command in (
+            ["ablate", "--out"],
+            ["ablate", "--resume", "--out"],
+            ["resume"],
+            ["report"],
+        ):
             code, _, err = run(capsys, *command, str(out))
             assert code == 2
             assert "another process is writing" in err
-        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
+        assert {
+            path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()
+        } == before
 
 
 @pytest.fixture
@@ -151,7 +171,10 @@ def ended(tmp_path, monkeypatch):
     out = tmp_path / "run"
     with store.only_writer(out):
         record = store.write_record(out, study._description(prepared, "hopmix ablate"))
-    row = {name: np.zeros((1, 2, *(SIZES[d] for d in dims))) for name, dims in (DIMENSIONS | DEEP).items()}
+    row = {
+        name: np.zeros((1, 2, *(SIZES[d] for d in dims)))
+        for name, dims in (DIMENSIONS | DEEP).items()
+    }
     history.append(24, row | {"diverged_step": np.full((1, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)
     results = [
@@ -167,7 +190,9 @@ def ended(tmp_path, monkeypatch):
 
 def test_resuming_what_has_ended_prepares_nothing_and_changes_nothing(capsys, ended):
     contents = lambda: {
-        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in ended.rglob("*") if p.is_file() and p.name != ".lock"
+        p: (p.stat().st_mtime_ns, p.read_bytes())
+        for p in ended.rglob("*")
+        if p.is_file() and p.name != ".lock"
     }
     before = contents()
     code, out, _ = run(capsys, "resume", str(ended))

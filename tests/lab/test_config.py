@@ -18,7 +18,11 @@ def test_digest_tells_configurations_apart():
 
 
 def test_the_papers_grid_is_that_of_its_code():
-    assert StudyConfig(paper_lambdas=True).grid == PAPER_LAMBDAS == (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    assert (
+        StudyConfig(paper_lambdas=True).grid
+        == PAPER_LAMBDAS
+        == (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def test_a_module_is_found_under_its_old_name(old, new, monkeypatch):
 def test_names_of_a_module_that_is_a_package_now():
     from hopmix.lab.data import study_data
 
-    with pytest.warns(FutureWarning, match=r"hopmix.lab.data.load is now hopmix.lab.data.study_data.load"):
+    with pytest.warns(
+        FutureWarning, match=r"hopmix.lab.data.load is now hopmix.lab.data.study_data.load"
+    ):
         from hopmix.lab.data import load
     assert load is study_data.load
 

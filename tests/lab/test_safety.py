@@ -1,4 +1,6 @@
-"""No path of hopmix unpickles: looked for in the source here, and tried in the tests of each format."""
+"""No path of hopmix unpickles: looked for in the source here, and tried in the tests of each
+format.
+"""
 
 import ast
 from pathlib import Path
@@ -22,7 +24,9 @@ def dangers(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [name.name for name in node.names if name.name.partition(".")[0] in UNPICKLERS]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLERS:
+        elif (
+            isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in UNPICKLERS
+        ):
             found.append(str(node.module))
         elif isinstance(node, ast.Call):
             found += _dangers_of_call(node)
@@ -34,7 +38,9 @@ def _dangers_of_call(node: ast.Call) -> list[str]:
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     option, safe = GUARDS.get(name, ("", None))
     unguarded = [name] if option and given.get(option) != str(safe) else []
-    return unguarded + [f"{key}={value}" for key, value in OPENERS.items() if given.get(key) == str(value)]
+    return unguarded + [
+        f"{key}={value}" for key, value in OPENERS.items() if given.get(key) == str(value)
+    ]
 
 
 def test_nothing_unpickles():

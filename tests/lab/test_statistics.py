@@ -18,7 +18,9 @@ def test_a_diverged_seed_does_not_count():
     assert summarise(np.array([1.0, NAN, 3.0])) == summarise(np.array([1.0, 3.0]))
 
 
-@pytest.mark.parametrize(("values", "mean"), [([0.5], 0.5), ([0.5, NAN], 0.5), ([NAN, NAN], NAN), ([], NAN)])
+@pytest.mark.parametrize(
+    ("values", "mean"), [([0.5], 0.5), ([0.5, NAN], 0.5), ([NAN, NAN], NAN), ([], NAN)]
+)
 def test_one_seed_has_no_standard_error(values, mean):
     summary = summarise(np.array(values, dtype=float))
     assert np.isnan(summary.stderr)
@@ -26,7 +28,8 @@ def test_one_seed_has_no_standard_error(values, mean):
 
 
 def test_paired_test_is_the_closed_form():
-    values, reference = np.array([3.0, 5.0, 4.0]), np.array([2.0, 2.0, 2.0])
+    values = np.array([3.0, 5.0, 4.0])
+    reference = np.array([2.0, 2.0, 2.0])
     test = paired_test(values, reference)
     t = 2.0 / (1.0 / np.sqrt(3))  # differences 1, 3, 2: mean 2, standard deviation 1
     assert (test.n, test.difference) == (3, 2.0)
@@ -37,12 +40,16 @@ def test_paired_test_is_the_closed_form():
 
 def test_paired_test_agrees_with_scipy_on_the_pairs_that_are_left():
     rng = np.random.default_rng(3)
-    values, reference = rng.normal(size=8), rng.normal(size=8)
-    values[1], reference[5] = NAN, NAN
+    values = rng.normal(size=8)
+    reference = rng.normal(size=8)
+    values[1] = NAN
+    reference[5] = NAN
     kept = [0, 2, 3, 4, 6, 7]
     test = paired_test(values, reference)
     assert test.n == 6
-    np.testing.assert_allclose([test.t, test.p], stats.ttest_rel(values[kept], reference[kept]), rtol=1e-12)
+    np.testing.assert_allclose(
+        [test.t, test.p], stats.ttest_rel(values[kept], reference[kept]), rtol=1e-12
+    )
 
 
 def test_pairing_removes_the_luck_of_the_seed():
@@ -55,9 +62,15 @@ def test_pairing_removes_the_luck_of_the_seed():
 
 def test_swapping_the_arms_changes_the_sign_alone():
     rng = np.random.default_rng(0)
-    values, reference = rng.normal(size=5), rng.normal(size=5)
-    forward, backward = paired_test(values, reference), paired_test(reference, values)
-    assert (forward.difference, forward.t, forward.p) == (-backward.difference, -backward.t, backward.p)
+    values = rng.normal(size=5)
+    reference = rng.normal(size=5)
+    forward = paired_test(values, reference)
+    backward = paired_test(reference, values)
+    assert (forward.difference, forward.t, forward.p) == (
+        -backward.difference,
+        -backward.t,
+        backward.p,
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +90,9 @@ def test_no_spread_no_test(values, reference):
 
 
 def test_different_seeds_are_refused():
-    with pytest.raises(ValueError, match="one value per shared seed in both arms, got 3 and 2; select"):
+    with pytest.raises(
+        ValueError, match="one value per shared seed in both arms, got 3 and 2; select"
+    ):
         paired_test(np.zeros(3), np.zeros(2))
 
 

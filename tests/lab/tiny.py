@@ -65,15 +65,17 @@ def tiny_study(**changes) -> study.Study:
 
 
 def train_study(small: study.Study, intervals: int = 4):
-    """Train from the start; the members of each program at the end, and what was measured before and after each
-    interval, by arm and seed."""
+    """Train from the start; the members of each program at the end, and what was measured before
+    and after each interval, by arm and seed."""
     states = [program.initial() for program in small.programs]
     steps = range(0, intervals * small.schedule.interval, small.schedule.interval)
     return states, [study.advance(small, states, step) for step in (-1, *steps)]
 
 
 def make_run(out: Path, diverged: int | None = None, **changes) -> Path:
-    """A run whose members have moved at random, as training would move them: two checkpoints, nothing compiled."""
+    """A run whose members have moved at random, as training would move them: two checkpoints,
+    nothing compiled.
+    """
     prepared = study.prepare(tiny_config(depth=1, **changes))
     record = store.write_record(out, study._description(prepared, "hopmix ablate"))
     states = [program.initial() for program in prepared.programs]

@@ -6,14 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-VISIBLE, HIDDEN = 12, 20
+VISIBLE = 12
+HIDDEN = 20
 
 SYMMETRIES = {"tied": 1.0, "antisymmetric": -1.0, "independent": 0.0}
 """Kinds of weights, with the symmetry score of M = VW: exact for the first two."""
 
 
 class Weights(NamedTuple):
-    """W (hidden x visible) and V (visible x hidden); a square M; queries and keys with M = Q^T K."""
+    """W (hidden x visible) and V (visible x hidden); a square M; queries and keys with M = Q^T
+    K.
+    """
 
     up: np.ndarray
     down: np.ndarray
@@ -24,8 +27,10 @@ class Weights(NamedTuple):
 
 def make_weights(symmetry: str, seed: int = 0) -> Weights:
     rng = np.random.default_rng(seed)
-    up, down = rng.normal(size=(HIDDEN, VISIBLE)), rng.normal(size=(VISIBLE, HIDDEN))
-    key, square = rng.normal(size=(VISIBLE, VISIBLE)), rng.normal(size=(VISIBLE, VISIBLE))
+    up = rng.normal(size=(HIDDEN, VISIBLE))
+    down = rng.normal(size=(VISIBLE, HIDDEN))
+    key = rng.normal(size=(VISIBLE, VISIBLE))
+    square = rng.normal(size=(VISIBLE, VISIBLE))
     if symmetry == "tied":
         return _float32(up, up.T, square + square.T, key, key)
     if symmetry == "independent":
@@ -46,26 +51,50 @@ def named(layout: str, w: Weights, place: str) -> dict[str, np.ndarray]:
     """The weights under the names of a layout, with what else stands beside them there."""
     other = make_weights("independent", 7)
     names = {
-        "timm's Mixer": {"mlp_tokens.fc1.weight": w.up, "mlp_tokens.fc2.weight": w.down, "norm1.weight": w.up[0]},
-        "timm's Mixer, channels": {"mlp_channels.fc1.weight": w.up, "mlp_channels.fc2.weight": w.down},
-        "gMLP": {"mlp_channels.fc1.weight": fused(w.up, other.up), "mlp_channels.fc2.weight": w.down},
+        "timm's Mixer": {
+            "mlp_tokens.fc1.weight": w.up,
+            "mlp_tokens.fc2.weight": w.down,
+            "norm1.weight": w.up[0],
+        },
+        "timm's Mixer, channels": {
+            "mlp_channels.fc1.weight": w.up,
+            "mlp_channels.fc2.weight": w.down,
+        },
+        "gMLP": {
+            "mlp_channels.fc1.weight": fused(w.up, other.up),
+            "mlp_channels.fc2.weight": w.down,
+        },
         "gMLP's gate": {"mlp_channels.gate.proj.weight": w.square},
         "ResMLP": {"linear_tokens.weight": w.square, "linear_tokens.bias": w.square[0]},
         "timm's ViT": {"mlp.fc1.weight": w.up, "mlp.fc2.weight": w.down},
-        "timm's attention": {"attn.qkv.weight": fused(w.query, w.key, other.key), "attn.proj.weight": other.key},
+        "timm's attention": {
+            "attn.qkv.weight": fused(w.query, w.key, other.key),
+            "attn.proj.weight": other.key,
+        },
         "BERT": {"attention.self.query.weight": w.query, "attention.self.key.weight": w.key},
         "BERT's MLP": {
             "intermediate.dense.weight": w.up,
             "output.dense.weight": w.down,
             "attention.output.dense.weight": other.key,
         },
-        "ViT of Hugging Face": {"attention.attention.query.weight": w.query, "attention.attention.key.weight": w.key},
-        "ViT of transformers 5": {"attention.q_proj.weight": w.query, "attention.k_proj.weight": w.key},
-        "GPT-2": {"attn.c_attn.weight": fused(w.query, w.key, other.key).T, "attn.c_proj.weight": other.key},
+        "ViT of Hugging Face": {
+            "attention.attention.query.weight": w.query,
+            "attention.attention.key.weight": w.key,
+        },
+        "ViT of transformers 5": {
+            "attention.q_proj.weight": w.query,
+            "attention.k_proj.weight": w.key,
+        },
+        "GPT-2": {
+            "attn.c_attn.weight": fused(w.query, w.key, other.key).T,
+            "attn.c_proj.weight": other.key,
+        },
         "GPT-2's MLP": {"mlp.c_fc.weight": w.up.T, "mlp.c_proj.weight": w.down.T},
         "nanoGPT": {"attn.c_attn.weight": fused(w.query, w.key, other.key)},
         "nanoGPT's MLP": {"mlp.c_fc.weight": w.up, "mlp.c_proj.weight": w.down},
-        "nn.TransformerEncoderLayer": {"self_attn.in_proj_weight": fused(w.query, w.key, other.key)},
+        "nn.TransformerEncoderLayer": {
+            "self_attn.in_proj_weight": fused(w.query, w.key, other.key)
+        },
         "nn.TransformerEncoderLayer's MLP": {"linear1.weight": w.up, "linear2.weight": w.down},
         "open_clip": {"attn.in_proj_weight": fused(w.query, w.key, other.key)},
         "Llama": {"self_attn.q_proj.weight": w.query, "self_attn.k_proj.weight": w.key},
@@ -111,14 +140,20 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 def bert(layers: int = 3, visible: int = VISIBLE, hidden: int = HIDDEN) -> dict[str, np.ndarray]:
     """An encoder whose first layer is tied and whose others are independent."""
-    rng, arrays = np.random.default_rng(1), {}
+    rng = np.random.default_rng(1)
+    arrays = {}
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     for i in range(layers):
-        up, query = draw(hidden, visible), draw(visible, visible)
+        up = draw(hidden, visible)
+        query = draw(visible, visible)
         arrays |= {
             f"bert.encoder.layer.{i}.attention.self.query.weight": query,
-            f"bert.encoder.layer.{i}.attention.self.key.weight": query if i == 0 else draw(visible, visible),
+            f"bert.encoder.layer.{i}.attention.self.key.weight": query
+            if i == 0
+            else draw(visible, visible),
             f"bert.encoder.layer.{i}.intermediate.dense.weight": up,
-            f"bert.encoder.layer.{i}.output.dense.weight": up.T if i == 0 else draw(visible, hidden),
+            f"bert.encoder.layer.{i}.output.dense.weight": up.T
+            if i == 0
+            else draw(visible, hidden),
         }
     return arrays

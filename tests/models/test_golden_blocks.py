@@ -1,6 +1,8 @@
-"""Three ways to one layer: the fast path, automatic gradients of the energy, and the authors' implementation.
+"""Three ways to one layer: the fast path, automatic gradients of the energy, and the authors'
+implementation.
 
-`../shared/golden/paramixer_blocks.npz` holds outputs, input and weight gradients of the reference of arXiv 2406.12220.
+`../shared/golden/paramixer_blocks.npz` holds outputs, input and weight gradients of the reference
+of arXiv 2406.12220.
 """
 
 import equinox as eqx
@@ -42,16 +44,20 @@ def automatic(block, x):
 
 
 def differentiated(potential: Potential, g):
-    """The gradient of the potential in what the synapses read, s = gamma * g + delta, if the weights are tied; of
-    sum(phi(W s) . V^T r) in r otherwise."""
-    memory, s = potential.memory, potential.neurons.output(g)
+    """The gradient of the potential in what the synapses read, s = gamma * g + delta, if the
+    weights are tied; of sum(phi(W s) . V^T r) in r otherwise."""
+    memory = potential.memory
+    s = potential.neurons.output(g)
     couplings = {name: coupling_of(memory, name) for name in potential.hidden}
     if all(coupling.breaking is None for coupling in couplings.values()):
         return jax.grad(eqx.tree_at(lambda p: p.neurons.affine, potential, None))(s)
 
     def interaction(r):
         phi = {name: memory.neurons[name].lagrangian for name in couplings}
-        pairs = [(jax.grad(phi[n])(ascend(n, c.up, s)), ascend(n, c.down.T, r)) for n, c in couplings.items()]
+        pairs = [
+            (jax.grad(phi[n])(ascend(n, c.up, s)), ascend(n, c.down.T, r))
+            for n, c in couplings.items()
+        ]
         return sum((jnp.sum(up * down) for up, down in pairs), jnp.zeros(()))
 
     return jax.grad(interaction)(s)
@@ -86,7 +92,9 @@ def test_a_block_is_the_reference(kind, iterations, path, tensors):
     assert_close(by_x, tensor("grad_x"), TOLERANCE)
     compared = leaves(kind, by_weights)
     prefix = f"{kind}/n{iterations}/grad/"
-    assert sorted(prefix + name for name, _ in compared) == sorted(name for name in tensors if name.startswith(prefix))
+    assert sorted(prefix + name for name, _ in compared) == sorted(
+        name for name in tensors if name.startswith(prefix)
+    )
     for name, gradient in compared:
         assert_close(gradient, tensor(f"grad/{name}"), TOLERANCE)
 

@@ -1,4 +1,6 @@
-"""Five steps of AdamW as the authors' implementation takes them (`../shared/golden/paramixer_train.npz`)."""
+"""Five steps of AdamW as the authors' implementation takes them
+(`../shared/golden/paramixer_train.npz`).
+"""
 
 import equinox as eqx
 import jax
@@ -49,12 +51,16 @@ def train(model: Mixer, x, labels, strength: jax.Array):
         parameters, state = carry
         of = lambda p: objective(eqx.combine(p, rest), x, targets, strength)[0]
         value, gradient = jax.value_and_grad(of)(parameters)
-        with jax.numpy_dtype_promotion("standard"):  # Optax takes a float to the power of an integer count
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # Optax takes a float to the power of an integer count
             updates, state = OPTIMISER.update(gradient, state, parameters)
         logged = value, second_matrices(eqx.combine(parameters, rest))
         return (optax.apply_updates(parameters, updates), state), logged
 
-    (parameters, _), logged = jax.lax.scan(step, (parameters, OPTIMISER.init(parameters)), None, length=5)
+    (parameters, _), logged = jax.lax.scan(
+        step, (parameters, OPTIMISER.init(parameters)), None, length=5
+    )
     trained = eqx.combine(parameters, rest)
     assert isinstance(trained, Mixer)
     return model.batch(x), logged, trained.batch(x)
@@ -62,10 +68,12 @@ def train(model: Mixer, x, labels, strength: jax.Array):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_training_run_is_the_reference(arm, tensors):
-    kind, tensor = arm.partition("/")[0], lambda name: tensors[f"{arm}/{name}"]
+    kind = arm.partition("/")[0]
+    tensor = lambda name: tensors[f"{arm}/{name}"]
     model = Mixer(configure(kind, depth=3), key=jr.key(0))
     model = load_model(kind, model, lambda name: tensor(f"init/{name}"))
-    x, labels = images(tensor("x")), tensor("y")
+    x = images(tensor("x"))
+    labels = tensor("y")
     first, (losses, penalties), last = train(model, x, labels, jnp.asarray(ARMS[arm]))
     assert_close(first, tensor("logits0"), TOLERANCE)
     assert_close(losses, tensor("loss"), TOLERANCE)
@@ -86,7 +94,9 @@ def test_every_parameter_of_the_reference_is_used(tensors):
 
 
 def test_the_penalty_is_that_of_the_breaking(tensors):
-    """Ours and the reference's agree wherever lambda may be positive; a symmetric coupling has nothing to pay for."""
+    """Ours and the reference's agree wherever lambda may be positive; a symmetric coupling has
+    nothing to pay for.
+    """
     for kind, same in (("asym", True), ("para", True), ("vanilla", True), ("sym", False)):
         model = Mixer(configure(kind, depth=3), key=jr.key(0))
         model = load_model(kind, model, lambda name, k=kind: tensors[f"{k}/lambda=0/init/{name}"])

@@ -14,12 +14,23 @@ from scipy.special import erf
 from hopmix import Mixer, MixerConfig, couplings
 from hopmix.models.timm import from_timm, to_timm
 
-DIM, DEPTH, CLASSES, COLOURS, PATCH, SIDE = 12, 3, 5, 3, (4, 4), 4
+DIM = 12
+DEPTH = 3
+CLASSES = 5
+COLOURS = 3
+PATCH = (4, 4)
+SIDE = 4
 
 
-def draw(rng: np.random.Generator, side: tuple[int, int] = (SIDE, SIDE), token: int = 6, channel: int = 48) -> dict:
+def draw(
+    rng: np.random.Generator,
+    side: tuple[int, int] = (SIDE, SIDE),
+    token: int = 6,
+    channel: int = 48,
+) -> dict:
     """A state dict with timm's names and shapes, as `MlpMixer` of timm 1.0 has them."""
-    tokens, shapes = side[0] * side[1], {}
+    tokens = side[0] * side[1]
+    shapes = {}
     shapes["stem.proj"] = (DIM, COLOURS, *PATCH)
     for i in range(DEPTH):
         shapes |= {
@@ -41,17 +52,25 @@ def draw(rng: np.random.Generator, side: tuple[int, int] = (SIDE, SIDE), token: 
 
 
 def published(weights: dict, images: np.ndarray) -> np.ndarray:
-    """Tolstikhin et al. 2021, equation 1, in float64: images (batch, colours, height, width) to logits."""
+    """Tolstikhin et al. 2021, equation 1, in float64: images (batch, colours, height, width) to
+    logits.
+    """
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     batch, colours, height, width = images.shape
     down, across = w["stem.proj.weight"].shape[2:]
     # A convolution whose stride is its size: one scalar product for each patch.
     grid = images.reshape(batch, colours, height // down, down, width // across, across)
-    x = np.einsum("bcidjw,ocdw->bijo", grid, w["stem.proj.weight"]).reshape(batch, -1, DIM) + w["stem.proj.bias"]
+    x = (
+        np.einsum("bcidjw,ocdw->bijo", grid, w["stem.proj.weight"]).reshape(batch, -1, DIM)
+        + w["stem.proj.bias"]
+    )
 
     def norm(x, name):
         centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return (
+            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * w[f"{name}.weight"]
+            + w[f"{name}.bias"]
+        )
 
     def mlp(x, name):
         hidden = x @ w[f"{name}.fc1.weight"].T + w[f"{name}.fc1.bias"]
@@ -59,7 +78,9 @@ def published(weights: dict, images: np.ndarray) -> np.ndarray:
         return hidden @ w[f"{name}.fc2.weight"].T + w[f"{name}.fc2.bias"]
 
     for i in range(DEPTH):
-        x = x + mlp(norm(x, f"blocks.{i}.norm1").swapaxes(1, 2), f"blocks.{i}.mlp_tokens").swapaxes(1, 2)
+        x = x + mlp(norm(x, f"blocks.{i}.norm1").swapaxes(1, 2), f"blocks.{i}.mlp_tokens").swapaxes(
+            1, 2
+        )
         x = x + mlp(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp_channels")
     return norm(x, "norm").mean(1) @ w["head.weight"].T + w["head.bias"]
 
@@ -68,17 +89,22 @@ def logits(model: Mixer, images: np.ndarray) -> np.ndarray:
     return np.asarray(jax.vmap(model)(jnp.asarray(images.transpose(0, 2, 3, 1))))
 
 
-@pytest.mark.parametrize("side, token, channel", [((4, 4), 6, 48), ((4, 4), 9, 20), ((2, 5), 6, 48)])
+@pytest.mark.parametrize(
+    "side, token, channel", [((4, 4), 6, 48), ((4, 4), 9, 20), ((2, 5), 6, 48)]
+)
 @pytest.mark.quick
 def test_logits_are_those_of_the_published_equations(side, token, channel):
     rng = np.random.default_rng(0)
     weights = draw(rng, side, token, channel)
-    height, width = side[0] * PATCH[0], side[1] * PATCH[1]
+    height = side[0] * PATCH[0]
+    width = side[1] * PATCH[1]
     images = rng.normal(size=(4, COLOURS, height, width)).astype(np.float32)
     model = from_timm(weights, image=(height, width))
     assert model.config.hidden == (token, channel)
     expected = published(weights, images.astype(np.float64))
-    np.testing.assert_allclose(logits(model, images), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        logits(model, images), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+    )
     turned = images.transpose(0, 1, 3, 2) if height == width else images[..., ::-1]
     assert np.abs(logits(model, turned) - expected).max() > 0.01  # another image has other logits
 
@@ -97,7 +123,9 @@ def test_there_and_back_is_exact(tmp_path):
 
 @pytest.mark.parametrize("coupling", ["free", "broken", "symmetric"])
 def test_back_and_there_keeps_the_function_whatever_the_coupling(coupling):
-    config = MixerConfig.vanilla("S/32", image=(8, 8, 3), patch=4, dim=DIM, depth=2, classes=CLASSES)
+    config = MixerConfig.vanilla(
+        "S/32", image=(8, 8, 3), patch=4, dim=DIM, depth=2, classes=CLASSES
+    )
     model = Mixer(dataclasses.replace(config, coupling=coupling), key=jr.key(0))
     model = perturb(model, jr.key(1))
     images = np.random.default_rng(2).normal(size=(2, 3, 8, 8))
@@ -120,9 +148,15 @@ def test_a_published_size_has_its_configuration():
             "mlp_channels.fc1": (3072, 768),
             "mlp_channels.fc2": (768, 3072),
         }.items():
-            weights |= {f"blocks.{i}.{name}.weight": zeros(out, into), f"blocks.{i}.{name}.bias": zeros(out)}
+            weights |= {
+                f"blocks.{i}.{name}.weight": zeros(out, into),
+                f"blocks.{i}.{name}.bias": zeros(out),
+            }
         for norm in ("norm1", "norm2"):
-            weights |= {f"blocks.{i}.{norm}.weight": zeros(768), f"blocks.{i}.{norm}.bias": zeros(768)}
+            weights |= {
+                f"blocks.{i}.{norm}.weight": zeros(768),
+                f"blocks.{i}.{norm}.bias": zeros(768),
+            }
     weights |= {"norm.weight": zeros(768), "norm.bias": zeros(768)}
     weights |= {"head.weight": zeros(1000, 768), "head.bias": zeros(1000)}
     assert from_timm(weights).config == MixerConfig.vanilla("B/16", classes=1000)
@@ -134,7 +168,10 @@ def without(weights: dict, name: str) -> dict:
 
 REFUSED = {
     "no Mixer": (lambda w: {"mlp.fc1.weight": w["head.weight"]}, "stem.proj.weight is missing"),
-    "no head": (lambda w: without(without(w, "head.weight"), "head.bias"), "with a head: head.weight is missing"),
+    "no head": (
+        lambda w: without(without(w, "head.weight"), "head.bias"),
+        "with a head: head.weight is missing",
+    ),
     "one lost": (lambda w: without(w, "blocks.1.norm2.bias"), "missing: blocks.1.norm2.bias"),
     "one too many": (lambda w: w | {"blocks.0.gate": w["norm.bias"]}, "unknown: blocks.0.gate"),
     "another shape": (
@@ -155,7 +192,9 @@ def test_other_weights_are_refused_by_name(why):
 
 def test_the_size_of_images_that_are_no_square():
     weights = draw(np.random.default_rng(4), side=(2, 5))
-    with pytest.raises(ValueError, match=r"10 tokens are no square grid .* give image=\(height, width\)"):
+    with pytest.raises(
+        ValueError, match=r"10 tokens are no square grid .* give image=\(height, width\)"
+    ):
         from_timm(weights)
     with pytest.raises(ValueError, match=r"has 16 patches .* the weights 10"):
         from_timm(weights, image=(16, 16))

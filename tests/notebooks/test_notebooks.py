@@ -13,7 +13,8 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 @pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.py")))
 def test_the_notebook_runs(name, tmp_path):
-    # A process of its own: the notebooks are for JAX as users have it, not for the strict mode of the tests.
+    # A process of its own: the notebooks are for JAX as users have it, not for the strict mode of
+    # the tests.
     environment = os.environ | {"MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, str(NOTEBOOKS / name)]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

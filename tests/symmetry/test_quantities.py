@@ -122,8 +122,8 @@ page.save_figure = lambda figure, folder, name: "data:,"
 with tempfile.TemporaryDirectory() as folder:
     run = small_run(Path(folder), FREE)
     stored = xr.open_zarr(run / "metrics.zarr", consolidated=False).load()
-    share = 0.25 + 0 * stored.cosine
-    share.to_dataset(name="opposed_share").to_zarr(run / "metrics.zarr", mode="a", consolidated=False)
+    share = (0.25 + 0 * stored.cosine).to_dataset(name="opposed_share")
+    share.to_zarr(run / "metrics.zarr", mode="a", consolidated=False)
     report = page.write_report(run).read_text(encoding="utf-8")
     detail = (run / "symmetry.html").read_text(encoding="utf-8")
 assert report.count('<option value="opposed_share">share of opposed units</option>') == 2
@@ -135,7 +135,9 @@ assert "0.250 ± 0.000" in row
 
 
 def test_a_row_is_the_only_place_of_an_index():
-    """Places to edit for a new index: one. It is measured, stored, drawn and explained from there."""
+    """Places to edit for a new index: one. It is measured, stored, drawn and explained from
+    there.
+    """
     source = (Path(hopmix.__file__).parent / "symmetry" / "quantities.py").read_text("utf-8")
     edited = source.replace("ASYMMETRY = (", f"ASYMMETRY = ({NEW}", 1)
     assert edited.count("opposed_share") == 1

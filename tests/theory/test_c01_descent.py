@@ -1,5 +1,5 @@
-"""C01: the energy of a memory falls at the rate of the theorem, and what becomes of it when parts are held.
-`theory/C01-descent.md`.
+"""C01: the energy of a memory falls at the rate of the theorem, and what becomes of it when parts
+are held. `theory/C01-descent.md`.
 """
 
 import inspect
@@ -60,7 +60,7 @@ def gaps_of(memories: AssociativeMemory, states):
     return claim.clamped_gaps(memories, jax.tree.map(jnp.zeros_like, masks), states)
 
 
-# ---- The claim ----------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -76,7 +76,11 @@ def memories() -> list[AssociativeMemory]:
 
 def public(kind: type) -> set[type]:
     """The classes of this kind that users can make."""
-    classes = {value for value in vars(hopmix).values() if inspect.isclass(value) and issubclass(value, kind)}
+    classes = {
+        value
+        for value in vars(hopmix).values()
+        if inspect.isclass(value) and issubclass(value, kind)
+    }
     return {each for each in classes if not inspect.isabstract(each)}
 
 
@@ -98,7 +102,9 @@ def test_the_examples_have_every_convex_lagrangian(memories):
 
 
 def test_the_examples_have_any_time_constants(getkey):
-    """Up to a decade to either side of 1, of each layer on its own: 160 of them miss an end once in 10^18 times."""
+    """Up to a decade to either side of 1, of each layer on its own: 160 of them miss an end once in
+    10^18 times.
+    """
     drawn = [eqx.filter_eval_shape(with_random_taus(chain, getkey()), getkey()) for _ in range(40)]
     taus = np.asarray([layer.tau for memory in drawn for layer in memory.neurons.values()])
     assert len(set(taus)) == 160
@@ -112,7 +118,9 @@ def test_the_derivation_holds_symbolically(script):
 
 
 def one_pair(key):
-    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, draw_systems(pair, key, 1))
+    return jax.tree.map(
+        lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, draw_systems(pair, key, 1)
+    )
 
 
 def test_the_loss_of_energy_is_the_integral_of_the_dissipation():
@@ -124,7 +132,9 @@ def test_the_loss_of_energy_is_the_integral_of_the_dissipation():
     @jax.jit
     def along(state):
         saved = flow(memory, state, 1.0, saveat=diffrax.SaveAt(ts=times), rtol=1e-11, atol=1e-12).ys
-        energies, losses = jax.vmap(lambda x: (memory.energy(x), claim.dissipation(memory, x)))(saved)
+        energies, losses = jax.vmap(lambda x: (memory.energy(x), claim.dissipation(memory, x)))(
+            saved
+        )
         return energies[-1] - energies[0], losses[1:-1]
 
     change, losses = along(state)
@@ -132,20 +142,26 @@ def test_the_loss_of_energy_is_the_integral_of_the_dissipation():
     assert_close(-change, jnp.sum(jnp.asarray(weights / 2) * losses), 1e-8)
 
 
-# ---- What the identity needs ----------------------------------------------------------------------------------------
+# ---- What the identity needs ---------------------------------------------------------------------
 
 
 def loosened(memories: AssociativeMemory, key) -> AssociativeMemory:
-    """The memories with down-weights that are another multiple of the transposed up-weights than 1."""
+    """The memories with down-weights that are another multiple of the transposed up-weights
+    than 1.
+    """
     is_coupling = lambda node: isinstance(node, Coupling)
-    untie = lambda c: eqx.tree_at(lambda c: c.tie, c, normal(key, c.tie.shape)) if is_coupling(c) else c
+    untie = lambda c: (
+        eqx.tree_at(lambda c: c.tie, c, normal(key, c.tie.shape)) if is_coupling(c) else c
+    )
     return jax.tree.map(untie, memories, is_leaf=is_coupling)
 
 
 def freed(memories: AssociativeMemory, key) -> AssociativeMemory:
     """The memories of one dense synapse with independent down-weights."""
     down = normal(key, jnp.swapaxes(coupling_of(memories, "s").up, -1, -2).shape)
-    return eqx.tree_at(lambda m: m.synapses["s"].coupling.breaking, loosened(memories, key), down, is_leaf=_is_none)
+    return eqx.tree_at(
+        lambda m: m.synapses["s"].coupling.breaking, loosened(memories, key), down, is_leaf=_is_none
+    )
 
 
 def _is_none(leaf) -> bool:
@@ -168,7 +184,9 @@ def test_free_weights_break_it(fixedkey):
 
 
 class WrongSign(Dense):
-    """A synapse whose energy has the sign of another textbook; its currents are as they should be."""
+    """A synapse whose energy has the sign of another textbook; its currents are as they should
+    be.
+    """
 
     def energy(self, *activations):
         return -super().energy(*activations)
@@ -176,7 +194,9 @@ class WrongSign(Dense):
 
 def test_a_wrong_sign_breaks_it(fixedkey):
     memories, states = draw_systems(pair, fixedkey(), NUMBER)
-    flipped = eqx.tree_at(lambda m: m.synapses["s"], memories, WrongSign(coupling_of(memories, "s")))
+    flipped = eqx.tree_at(
+        lambda m: m.synapses["s"], memories, WrongSign(coupling_of(memories, "s"))
+    )
     assert jnp.max(gaps_of(memories, states)) < 1e-12
     assert jnp.median(gaps_of(flipped, states)) > 1e-2
 
@@ -184,7 +204,9 @@ def test_a_wrong_sign_breaks_it(fixedkey):
 def test_each_layer_counts_with_its_own_time_constant(fixedkey):
     """The velocities of one memory and the time constants of another do not add up."""
     memories, states = draw_systems(pair, fixedkey(), 20)
-    slower = eqx.tree_at(lambda m: m.neurons["h"], memories, Neurons(memories.neurons["h"].lagrangian, (3,), tau=3.0))
+    slower = eqx.tree_at(
+        lambda m: m.neurons["h"], memories, Neurons(memories.neurons["h"].lagrangian, (3,), tau=3.0)
+    )
 
     @eqx.filter_jit
     @eqx.filter_vmap
@@ -212,7 +234,8 @@ def rate_of(memory: AssociativeMemory, x) -> float:
 
 def test_without_convexity_the_identity_holds_and_the_energy_rises():
     """A GELU unit at -sqrt 2, where its slope is the lowest, -0.1289: dE/dt = 2 * 0.1289 / tau."""
-    memory, slope = alone(GELU(), [0.0], tau=4.0), 0.5 * math.erfc(1) - math.exp(-1) / math.sqrt(math.pi)
+    memory = alone(GELU(), [0.0], tau=4.0)
+    slope = 0.5 * math.erfc(1) - math.exp(-1) / math.sqrt(math.pi)
     state = {"v": jnp.asarray([-math.sqrt(2)])}
     assert_close(rate_of(memory, state["v"]), -0.5 * slope, 1e-12)
     assert_close(claim.dissipation(memory, state), 0.5 * slope, 1e-12)
@@ -230,14 +253,18 @@ def test_where_the_activations_rest_the_energy_does_though_states_move():
     assert_close(here, there, 1e-14)
 
 
-# ---- Blocks: eliminated layers are at rest and need not be convex -------------------------------------------------
+# ---- Blocks: eliminated layers are at rest and need not be convex --------------------------------
 
 
 @eqx.filter_jit
 def block_gaps(memories: AssociativeMemory, states):
     """The gaps of a residual and of a partly leaky block of each memory."""
-    gap = lambda memory, x, leak: claim.block_gap(derive_block(memory, ["token", "channel"], leak=leak), x)
-    return eqx.filter_vmap(lambda m, x: jnp.stack([gap(m, x, leak) for leak in (0.0, 0.7)]))(memories, states)
+    gap = lambda memory, x, leak: claim.block_gap(
+        derive_block(memory, ["token", "channel"], leak=leak), x
+    )
+    return eqx.filter_vmap(lambda m, x: jnp.stack([gap(m, x, leak) for leak in (0.0, 0.7)]))(
+        memories, states
+    )
 
 
 def test_the_rate_of_a_block_is_that_of_its_visible_layer(fixedkey):
@@ -246,7 +273,7 @@ def test_the_rate_of_a_block_is_that_of_its_visible_layer(fixedkey):
     assert jnp.min(block_gaps(loosened(memories, fixedkey()), states["x"])) > 1e-6
 
 
-# ---- Clamping -----------------------------------------------------------------------------------------------------
+# ---- Clamping ------------------------------------------------------------------------------------
 
 FIRST_ONLY = {2: [False, True], 3: [False, True, True]}
 PARTLY_HELD = {
@@ -262,19 +289,22 @@ def with_first_free(memory: AssociativeMemory) -> AssociativeMemory:
 
 @pytest.mark.parametrize("kind", PARTLY_HELD)
 def test_holding_a_part_of_a_group_may_raise_the_energy(kind):
-    """Counter-examples that can be checked by hand; `theory/rate_identity.py` has the same rates symbolically."""
+    """Counter-examples that can be checked by hand; `theory/rate_identity.py` has the same rates
+    symbolically.
+    """
     lagrangian, current, x, rate = PARTLY_HELD[kind]
     memory = alone(lagrangian, current)
     assert rate_of(memory, x) < 0
     assert_close(rate_of(with_first_free(memory), x), rate, 1e-14)
-    free, held = (
-        {a.statement for a in certify(m).flow if a.verdict == "fails"} for m in (memory, with_first_free(memory))
-    )
+    free = {a.statement for a in certify(memory).flow if a.verdict == "fails"}
+    held = {a.statement for a in certify(with_first_free(memory)).flow if a.verdict == "fails"}
     assert held - free == {"the clamped entries of layer 'v' are whole groups of its Lagrangian"}
 
 
 def test_the_rise_lasts():
-    """Softmax of two units, one held: dE/dx_1 = (x_1 + 1) p_1 p_2 > 0 all the way from 0 to the rest at I_1 = 1."""
+    """Softmax of two units, one held: dE/dx_1 = (x_1 + 1) p_1 p_2 > 0 all the way from 0 to the
+    rest at I_1 = 1.
+    """
     memory = with_first_free(alone(Softmax(), [1, 2]))
     energies = [float(memory.energy({"v": jnp.asarray([x, 0.0])})) for x in np.linspace(0, 1, 11)]
     assert np.min(np.diff(energies)) > 0
@@ -283,13 +313,19 @@ def test_the_rise_lasts():
 
 @pytest.fixture(scope="module")
 def partly_held():
-    """Layer norms of four units with random states and currents, two units held: rate, dissipation, and cross term."""
-    mask, (states, currents) = jnp.asarray([True, True, False, False]), normal(jax.random.key(2), (2, 1000, 4))
+    """Layer norms of four units with random states and currents, two units held: rate, dissipation,
+    and cross term.
+    """
+    mask = jnp.asarray([True, True, False, False])
+    (states, currents) = normal(jax.random.key(2), (2, 1000, 4))
 
     def analyse(x, current):
         free = alone(LayerNorm(eps=0.0), jnp.zeros(4)).drive({"v": current})
-        memory, state = free.clamp({"v": mask}), {"v": x}
-        pushed = memory.neurons["v"].lagrangian.hessian_vector_product(x, velocity(memory, state)["v"])
+        memory = free.clamp({"v": mask})
+        state = {"v": x}
+        pushed = memory.neurons["v"].lagrangian.hessian_vector_product(
+            x, velocity(memory, state)["v"]
+        )
         cross = jnp.sum(jnp.where(mask, free.force(state)["v"], 0.0) * pushed)
         return rate_along_the_flow(memory, state), claim.dissipation(memory, state), cross
 
@@ -297,7 +333,9 @@ def partly_held():
 
 
 def test_the_held_part_of_a_group_does_work(partly_held):
-    """dE/dt = -sum tau x'.H x' - f_held . H x', with the force that the held entries do not follow."""
+    """dE/dt = -sum tau x'.H x' - f_held . H x', with the force that the held entries do not
+    follow.
+    """
     rate, loss, cross = partly_held
     assert jnp.max(jnp.abs(rate + loss + cross) / (loss + jnp.abs(cross))) < 1e-11
     assert jnp.median(jnp.abs(cross) / loss) > 0.1
@@ -313,8 +351,11 @@ def test_how_often_that_raises_the_energy(partly_held):
 def test_clamping_by_hand_equals_a_frozen_layer(getkey):
     """A whole layer that is held acts as an external current W g into its neighbour."""
     memory, state = one_pair(getkey())
-    held, g = memory.clamp({"v": jnp.ones(1, bool)}), memory.neurons["v"].lagrangian.activation(state["v"])
-    rest = AssociativeMemory({"h": memory.neurons["h"]}, {}, {}).drive({"h": coupling_of(memory, "s").up @ g})
+    held = memory.clamp({"v": jnp.ones(1, bool)})
+    g = memory.neurons["v"].lagrangian.activation(state["v"])
+    rest = AssociativeMemory({"h": memory.neurons["h"]}, {}, {}).drive(
+        {"h": coupling_of(memory, "s").up @ g}
+    )
     assert_close(held.force(state)["h"], rest.force({"h": state["h"]})["h"])
     assert_close(held.force(state)["v"], jnp.zeros(5))
     alone_of = lambda h: rest.energy({"h": h}) - held.energy({"v": state["v"], "h": h})

@@ -33,20 +33,28 @@ def potential(example) -> Potential:
     return claim.potential_of(example, EXACT, ReLU(), 1.0)
 
 
-# ---- The maps between the two ---------------------------------------------------------------------------------------
+# ---- The maps between the two --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [0.05, 0.3, 0.9])
 def test_constant_steps_give_gains_that_grow_geometrically(step):
     """eta (1 - eta)^-(t + 1), as for a constant leak."""
     t = np.arange(30)
-    assert_close(claim.residual_gains(jnp.full(30, step)), jnp.asarray(step * (1 - step) ** -(t + 1.0)), 1e-11)
-    assert_close(claim.shrinkage(jnp.full(30, step)), jnp.asarray((1 - step) ** np.arange(31.0)), 1e-11)
+    assert_close(
+        claim.residual_gains(jnp.full(30, step)),
+        jnp.asarray(step * (1 - step) ** -(t + 1.0)),
+        1e-11,
+    )
+    assert_close(
+        claim.shrinkage(jnp.full(30, step)), jnp.asarray((1 - step) ** np.arange(31.0)), 1e-11
+    )
 
 
 @pytest.mark.parametrize("gain", [0.1, 1.0])
 def test_constant_gains_give_steps_that_shrink_harmonically(gain):
-    """An ordinary residual stack moves less and less: layer t takes the leaky step gain / (1 + gain (t + 1))."""
+    """An ordinary residual stack moves less and less: layer t takes the leaky step gain / (1 + gain
+    (t + 1)).
+    """
     t = np.arange(30)
     assert_close(claim.leaky_steps(jnp.full(30, gain)), jnp.asarray(gain / (1 + gain * (t + 1))))
 
@@ -54,15 +62,22 @@ def test_constant_gains_give_steps_that_shrink_harmonically(gain):
 def test_the_maps_are_inverse_to_each_other(examples):
     there_and_back = jax.vmap(lambda s: claim.leaky_steps(claim.residual_gains(s)))
     assert_close(there_and_back(examples.steps), examples.steps, 1e-12)
-    assert_close(jax.vmap(lambda s: claim.residual_gains(claim.leaky_steps(s)))(examples.gains), examples.gains, 1e-11)
+    assert_close(
+        jax.vmap(lambda s: claim.residual_gains(claim.leaky_steps(s)))(examples.gains),
+        examples.gains,
+        1e-11,
+    )
 
 
 def test_a_residual_stack_is_a_running_mean(example, potential):
-    """With gains 1 the leaky state is the mean of the start and of all that the branches have sent."""
+    """With gains 1 the leaky state is the mean of the start and of all that the branches have
+    sent.
+    """
 
     @jax.jit
     def both(x):
-        force, ones = claim.force_of(potential), jnp.ones(12)
+        force = claim.force_of(potential)
+        ones = jnp.ones(12)
         sent = jax.vmap(force)(claim.residual(force, x, ones)[:-1])
         return claim.leaky(force, x, claim.leaky_steps(ones))[-1], (x + jnp.sum(sent, axis=0)) / 13
 
@@ -70,29 +85,32 @@ def test_a_residual_stack_is_a_running_mean(example, potential):
     assert_close(leaky, mean, 1e-12)
 
 
-# ---- Blocks ---------------------------------------------------------------------------------------------------------
+# ---- Blocks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leak, step", [(1.0, 0.9), (0.5, 0.8)])
 def test_a_leaky_block_is_a_residual_one_whose_step_grows(leak, step, example, potential):
-    """x <- (1 - leak step) x + step F(g), against y <- y + step (1 - leak step)^-(t + 1) F(g): states and energies."""
+    """x <- (1 - leak step) x + step F(g), against y <- y + step (1 - leak step)^-(t + 1) F(g):
+    states and energies.
+    """
     x = y = example.x
-    shrink, leaky = 1 - leak * step, Block(potential, leak, step)
-    once, energies = (
-        jax.jit(lambda x: leaky(x)),
-        jax.jit(lambda x, y: (leaky.energy(x), -potential(leaky.activation(y)))),
-    )
+    shrink = 1 - leak * step
+    leaky = Block(potential, leak, step)
+    once = jax.jit(lambda x: leaky(x))
+    energies = jax.jit(lambda x, y: (leaky.energy(x), -potential(leaky.activation(y))))
     force = jax.jit(claim.force_of(potential))
     for t in range(16):
         leaky_energy, residual_energy = energies(x, y)
         assert_close(leaky_energy, residual_energy, 1e-11)
-        x, y = once(x), y + step * shrink ** -(t + 1) * force(y)
+        x = once(x)
+        y = y + step * shrink ** -(t + 1) * force(y)
         assert_close(shrink ** (t + 1) * y, x, 1e-11)
 
 
 def test_the_flows_with_and_without_leak_have_the_same_orbits(example, potential):
     """x(t) = e^-t y(e^t - 1): the leak is a change of scale and of time."""
-    leaky, residual = Block(potential, leak=1.0), Block(potential)
+    leaky = Block(potential, leak=1.0)
+    residual = Block(potential)
 
     @eqx.filter_jit
     def end(block, duration):
@@ -100,7 +118,8 @@ def test_the_flows_with_and_without_leak_have_the_same_orbits(example, potential
         assert states is not None
         return states[0]
 
-    x, y = end(leaky, 1.5), end(residual, float(np.expm1(1.5)))
+    x = end(leaky, 1.5)
+    y = end(residual, float(np.expm1(1.5)))
     assert largest(x - example.x) > 0.1
     assert_close(np.exp(-1.5) * y, x, 1e-8)
 
@@ -111,7 +130,10 @@ def test_the_norms_see_the_same_in_both_gauges(example, potential):
     @jax.jit
     def both(x):
         force = claim.force_of(potential)
-        return [claim.leaky(force, x, example.steps), claim.residual(force, x, claim.residual_gains(example.steps))]
+        return [
+            claim.leaky(force, x, example.steps),
+            claim.residual(force, x, claim.residual_gains(example.steps)),
+        ]
 
     xs, ys = both(example.x)
     norm = jax.vmap(EXACT.activation)
@@ -119,7 +141,7 @@ def test_the_norms_see_the_same_in_both_gauges(example, potential):
     assert largest(ys[-1]) > 1e3 * largest(xs[-1])
 
 
-# ---- What it needs --------------------------------------------------------------------------------------------------
+# ---- What it needs -------------------------------------------------------------------------------
 
 
 @jax.jit
@@ -128,7 +150,9 @@ def gaps_of_smoothed(examples):
 
     def gaps(e):
         forces = [claim.force_of(claim.potential_of(e, norm, ReLU(), 1.0)) for norm in norms]
-        return jnp.stack([claim.orbit_gap(f, e.x, e.steps, claim.residual_gains(e.steps)) for f in forces])
+        return jnp.stack(
+            [claim.orbit_gap(f, e.x, e.steps, claim.residual_gains(e.steps)) for f in forces]
+        )
 
     return jax.vmap(gaps)(examples)
 
@@ -143,14 +167,18 @@ def test_activations_that_see_the_scale_need_more(examples):
 
 
 def test_steps_of_one_and_more_leave_the_gauge(examples):
-    """The factor must stay positive: a norm sees the sign, and a factor of zero forgets the scale."""
+    """The factor must stay positive: a norm sees the sign, and a factor of zero forgets the
+    scale.
+    """
 
     @jax.jit
     @jax.vmap
     def gaps(e):
         force = claim.force_of(claim.potential_of(e, EXACT, ReLU(), 0.0))
         stacks = jnp.asarray([[0.9] * 3, [1.0] * 3, [1.5] * 3])
-        return jax.vmap(lambda steps: claim.orbit_gap(force, e.x, steps, claim.residual_gains(steps)))(stacks)
+        return jax.vmap(
+            lambda steps: claim.orbit_gap(force, e.x, steps, claim.residual_gains(steps))
+        )(stacks)
 
     below, at, above = gaps(examples).T
     assert jnp.max(below) < 1e-11
@@ -160,8 +188,12 @@ def test_steps_of_one_and_more_leave_the_gauge(examples):
 
 @pytest.mark.parametrize("kind", [LayerNorm, SphericalNorm])
 def test_with_eps_the_gauge_scales_eps_along(kind, examples, getkey):
-    """g(a y; eps) = g(y; eps/a^2), so that layer t of the residual stack has eps_t = (1 - eta)^(-2t) eps."""
-    eps, step, e = 1.0, 0.3, jax.tree.map(lambda leaf: leaf[1], examples)
+    """g(a y; eps) = g(y; eps/a^2), so that layer t of the residual stack has eps_t = (1 -
+    eta)^(-2t) eps.
+    """
+    eps = 1.0
+    step = 0.3
+    e = jax.tree.map(lambda leaf: leaf[1], examples)
     x = y = e.x
     fixed = e.x
     for t in range(14):
@@ -170,7 +202,8 @@ def test_with_eps_the_gauge_scales_eps_along(kind, examples, getkey):
         force = lambda state, norm: e.w_s.T @ jnp.maximum(e.w_s @ norm.activation(state), 0.0)
         gain = step * (1 - step) ** -(t + 1)
         x = (1 - step) * x + step * force(x, kind(eps=eps))
-        y, fixed = y + gain * force(y, growing), fixed + gain * force(fixed, kind(eps=eps))
+        y = y + gain * force(y, growing)
+        fixed = fixed + gain * force(fixed, kind(eps=eps))
     assert_close((1 - step) ** 14 * y, x, 1e-11)
     assert distance((1 - step) ** 14 * fixed, x) > 1e-3
 

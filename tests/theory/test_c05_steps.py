@@ -1,4 +1,6 @@
-"""C05: the energy balance of an explicit step, to rounding, and the descent that follows. `theory/C05-steps.md`."""
+"""C05: the energy balance of an explicit step, to rounding, and the descent that follows.
+`theory/C05-steps.md`.
+"""
 
 # pyright: reportAssignmentType=false, reportAttributeAccessIssue=false
 
@@ -54,7 +56,7 @@ def changes(blocks: list[Block], states) -> list[claim.StepChange]:
     return [jax.vmap(partial(claim.step_change, block))(states) for block in blocks]
 
 
-# ---- The claim ----------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -68,21 +70,29 @@ def test_the_balance_holds_symbolically():
 
 
 @pytest.mark.parametrize(
-    "leak, step", [(0.0, 0.05), (0.0, 1.0), (0.0, 1e3), (1.0, 0.1), (1.0, 0.9), (1.0, 1.0), (4.0, 0.25)]
+    "leak, step",
+    [(0.0, 0.05), (0.0, 1.0), (0.0, 1e3), (1.0, 0.1), (1.0, 0.9), (1.0, 1.0), (4.0, 0.25)],
 )
 def test_descent_by_the_inequality_itself(leak, step, getkey):
-    """With NumPy alone on a tied mixer of ReLU units: E by the formula, g and F by hand, nothing from the library."""
-    wt, wc, x = (np.asarray(normal(getkey(), shape)) for shape in ((5, 4), (8, 6), (4, 6)))
+    """With NumPy alone on a tied mixer of ReLU units: E by the formula, g and F by hand, nothing
+    from the library.
+    """
+    wt = np.asarray(normal(getkey(), ((5, 4))))
+    wc = np.asarray(normal(getkey(), ((8, 6))))
+    x = np.asarray(normal(getkey(), ((4, 6))))
     x = 1.5 * x
     norm = lambda x: (x - x.mean()) / math.sqrt(x.var() + 1e-6)
-    potential = lambda g: 0.5 * np.sum(np.maximum(wt @ g, 0) ** 2) + 0.5 * np.sum(np.maximum(g @ wc.T, 0) ** 2)
+    potential = lambda g: (
+        0.5 * np.sum(np.maximum(wt @ g, 0) ** 2) + 0.5 * np.sum(np.maximum(g @ wc.T, 0) ** 2)
+    )
     force = lambda g: wt.T @ np.maximum(wt @ g, 0) + np.maximum(g @ wc.T, 0) @ wc
     value = lambda x: x.size * math.sqrt(x.var() + 1e-6)
     energy = lambda x: leak * (np.sum(x * norm(x)) - value(x)) - potential(norm(x))
     for _ in range(20):
         g = norm(x)
         after = (1 - leak * step) * x + step * force(g)
-        work, rounding = np.sum((after - x) * (norm(after) - g)), 1e-12 * potential(g)
+        work = np.sum((after - x) * (norm(after) - g))
+        rounding = 1e-12 * potential(g)
         assert work >= -rounding
         assert energy(after) - energy(x) <= -(1 / step - leak) * work + rounding
         if leak == 0:
@@ -94,9 +104,13 @@ def test_descent_by_the_inequality_itself(leak, step, getkey):
 
 
 def test_the_losses_of_all_steps_add_up(getkey):
-    """Over a trajectory of a repeated block, the energy falls by the sum of what the identity says of each step."""
+    """Over a trajectory of a repeated block, the energy falls by the sum of what the identity says
+    of each step.
+    """
     make = partial(one, LayerNorm(eps=0.1), ReLU(), normal(getkey(), (6, 5)), leak=0.5, step=0.4)
-    single, block, x = make(), make(n_iter=3), normal(getkey(), (5,))
+    single = make()
+    block = make(n_iter=3)
+    x = normal(getkey(), (5,))
     change, of_block = changes([single, block], descend(single, x, 11).states)
     losses = (0.8 * change.backward + change.onward) / 0.4 + change.potential
     assert float(jnp.min(losses)) > 0
@@ -105,7 +119,7 @@ def test_the_losses_of_all_steps_add_up(getkey):
     assert_close(of_block.total, change.total)  # of a repeated block, the first step is taken apart
 
 
-# ---- Mirror descent, and the procedure of Yuille and Rangarajan ---------------------------------------------------
+# ---- Mirror descent, and the procedure of Yuille and Rangarajan ----------------------------------
 
 INVERTIBLE = [Quadratic(), Tanh(0.8), Sigmoid(), Exponential(0.5)]
 GROUPS = [Softmax(1.3), GhostMax(), LayerNorm(eps=0.2), SphericalNorm(eps=0.3)]
@@ -113,13 +127,17 @@ GROUPS = [Softmax(1.3), GhostMax(), LayerNorm(eps=0.2), SphericalNorm(eps=0.3)]
 
 @pytest.mark.parametrize("lagrangian", INVERTIBLE + GROUPS)
 def test_the_divergence_is_that_of_the_conjugate(lagrangian, getkey):
-    r"""$D_L(x', x) = L^*(g) - L^*(g') - x' \cdot (g - g')$, the divergence of the convex conjugate."""
+    r"""$D_L(x', x) = L^*(g) - L^*(g') - x' \cdot (g - g')$, the divergence of the convex
+    conjugate.
+    """
     block = one(lagrangian, ReLU(), normal(getkey(), (3, 5)), leak=1.0, step=0.7)
 
     @jax.jit
     def divergences(x):
-        after, conjugate = block(x), lagrangian.conjugate
-        g, g_after = block.activation(x), block.activation(after)
+        after = block(x)
+        conjugate = lagrangian.conjugate
+        g = block.activation(x)
+        g_after = block.activation(after)
         gap = conjugate(g) - conjugate(g_after)
         change = claim.step_change(block, x)
         return change, jnp.stack([gap - after @ (g - g_after), -gap - x @ (g_after - g)])
@@ -129,10 +147,12 @@ def test_the_divergence_is_that_of_the_conjugate(lagrangian, getkey):
     assert_close(change.work, change.onward + change.backward, 1e-9)
 
 
-@pytest.mark.parametrize("lagrangian, leak, step", list(zip(INVERTIBLE, (0.0, 1.0, 2.0, 0.0), (0.4, 1.0, 0.3, 3.0))))
+@pytest.mark.parametrize(
+    "lagrangian, leak, step", list(zip(INVERTIBLE, (0.0, 1.0, 2.0, 0.0), (0.4, 1.0, 0.3, 3.0)))
+)
 def test_a_step_minimises_a_convex_majorant(lagrangian, leak, step, getkey):
-    r"""$g'$ minimises $\tfrac1\eta L^* - [\nabla U(g) + (\tfrac1\eta - \text{leak})\,x] \cdot g'$, which touches $E$ at
-    $g$ and is above it elsewhere."""
+    r"""$g'$ minimises $\tfrac1\eta L^* - [\nabla U(g) + (\tfrac1\eta - \text{leak})\,x] \cdot g'$,
+    which touches $E$ at $g$ and is above it elsewhere."""
     block = one(lagrangian, ReLU(), 0.5 * normal(getkey(), (3, 4)), leak=leak, step=step)
 
     def energy(g):
@@ -147,13 +167,25 @@ def test_a_step_minimises_a_convex_majorant(lagrangian, leak, step, getkey):
             slope = block.potential.force(g) + (1 / step - leak) * x
             return lagrangian.conjugate(g_new) / step - tangent - slope @ (g_new - g)
 
-        there, tried = block.activation(block(x)), jax.vmap(block.activation)(others)
-        heights, depths = jax.vmap(majorant)(tried), jax.vmap(energy)(tried)
+        there = block.activation(block(x))
+        tried = jax.vmap(block.activation)(others)
+        heights = jax.vmap(majorant)(tried)
+        depths = jax.vmap(energy)(tried)
         touching = jnp.stack([majorant(g) - energy(g), energy(there) - block.energy(block(x))])
-        sizes = jnp.abs(jnp.stack([f(h) for f in (lagrangian.conjugate, block.potential) for h in (g, there)]))
-        return jax.grad(majorant)(there), touching, heights - depths, heights - majorant(there), 1 + jnp.sum(sizes)
+        sizes = jnp.abs(
+            jnp.stack([f(h) for f in (lagrangian.conjugate, block.potential) for h in (g, there)])
+        )
+        return (
+            jax.grad(majorant)(there),
+            touching,
+            heights - depths,
+            heights - majorant(there),
+            1 + jnp.sum(sizes),
+        )
 
-    slope, touching, above, higher, size = analyse(normal(getkey(), (4,)), 2 * normal(getkey(), (50, 4)))
+    slope, touching, above, higher, size = analyse(
+        normal(getkey(), (4,)), 2 * normal(getkey(), (50, 4))
+    )
     assert jnp.max(jnp.abs(slope)) < 1e-9 * size
     assert jnp.max(jnp.abs(touching)) < 1e-9 * size
     assert jnp.min(above) > -1e-9 * size
@@ -161,18 +193,24 @@ def test_a_step_minimises_a_convex_majorant(lagrangian, leak, step, getkey):
 
 
 def test_step_one_is_the_update_of_the_modern_hopfield_network(getkey):
-    """Leak 1 and step 1 with linear visible and softmax hidden units: x' = X^T softmax(beta X x)."""
-    patterns, x = normal(getkey(), (7, 5)), normal(getkey(), (5,))
+    """Leak 1 and step 1 with linear visible and softmax hidden units: x' = X^T softmax(beta X
+    x).
+    """
+    patterns = normal(getkey(), (7, 5))
+    x = normal(getkey(), (5,))
     block = one(Quadratic(), Softmax(2.0), patterns, leak=1.0)
     assert_close(block(x), patterns.T @ jax.nn.softmax(2.0 * patterns @ x))
 
 
-# ---- Beyond a full leaky step -------------------------------------------------------------------------------------
+# ---- Beyond a full leaky step --------------------------------------------------------------------
 
 
 def test_linear_visible_units_may_overshoot_up_to_twice(getkey):
-    """Their divergence is symmetric, so that (1 - s) D + D >= 0 up to s = 2; beyond it a flat potential rises."""
-    up, steps = 1e-3 * normal(getkey(), (6, 5)), (1.5, 2.0, 2.1)
+    """Their divergence is symmetric, so that (1 - s) D + D >= 0 up to s = 2; beyond it a flat
+    potential rises.
+    """
+    up = 1e-3 * normal(getkey(), (6, 5))
+    steps = (1.5, 2.0, 2.1)
     blocks = [one(Quadratic(), ReLU(), up, leak=1.0, step=step) for step in steps]
     for step, change in zip(steps, changes(blocks, normal(getkey(), (20, 5)))):
         assert bool(jnp.all(change.total <= 1e-14 * change.magnitude)) is (step <= 2)
@@ -191,9 +229,10 @@ class Stretched(Quadratic):
 
 
 def test_curvature_bounds_the_ratio_of_the_divergences(getkey):
-    r"""With Hessians in $[\mu, \ell]$ the ratio $D(x, x')/D(x', x)$ is at most $\ell/\mu$, which allows
-    $s \le 1 + \mu/\ell$."""
-    lowest, highest = 0.5, 2.5
+    r"""With Hessians in $[\mu, \ell]$ the ratio $D(x, x')/D(x', x)$ is at most $\ell/\mu$, which
+    allows $s \le 1 + \mu/\ell$."""
+    lowest = 0.5
+    highest = 2.5
     block = one(Stretched(), ReLU(), normal(getkey(), (6, 2)), leak=1.0, step=1 + lowest / highest)
     (change,) = changes([block], 3 * normal(getkey(), (500, 2)))
     assert jnp.all(highest * change.onward >= lowest * change.backward)
@@ -201,14 +240,16 @@ def test_curvature_bounds_the_ratio_of_the_divergences(getkey):
 
 
 def test_behind_an_exact_norm_no_overshoot_is_safe():
-    """A weak force leaves x' = (1 - s) x: for s > 1 the activation turns round, and the hidden unit falls silent."""
+    """A weak force leaves x' = (1 - s) x: for s > 1 the activation turns round, and the hidden unit
+    falls silent.
+    """
     steps = (0.99, 1.0, 1.01)
     blocks = [one(LayerNorm(eps=0.0), ReLU(), [[1e-2, 0.0]], leak=1.0, step=step) for step in steps]
     for step, change in zip(steps, changes(blocks, jnp.asarray([[1.0, -1.0]]))):
         assert (float(change.total[0]) <= 1e-18) is (step <= 1)
 
 
-# ---- What it needs ------------------------------------------------------------------------------------------------
+# ---- What it needs -------------------------------------------------------------------------------
 
 
 def gaps_of(memories, states, hidden=BRANCHES, steps=((0.0, 1.0),)):
@@ -222,7 +263,10 @@ def test_free_weights_fail(getkey):
     for name in BRANCHES:
         up = memories.synapses[name].coupling.up
         down = normal(getkey(), jnp.swapaxes(up, -1, -2).shape)
-        get = lambda m, name=name: (m.synapses[name].coupling.breaking, m.synapses[name].coupling.tie)
+        get = lambda m, name=name: (
+            m.synapses[name].coupling.breaking,
+            m.synapses[name].coupling.tie,
+        )
         loose = eqx.tree_at(get, loose, (down, jnp.zeros(20)), is_leaf=lambda leaf: leaf is None)
     assert jnp.max(gaps_of(loose, states["x"])) > 1e-2
 
@@ -238,7 +282,9 @@ def test_a_norm_with_a_negative_scale_fails(getkey):
 
 
 def test_a_potential_that_is_not_convex_fails():
-    """GELU units at a maximum of U, where the divergence of U is negative. The identity holds all the same."""
+    """GELU units at a maximum of U, where the divergence of U is negative. The identity holds all
+    the same.
+    """
     blocks = [derive_block(biased_pair(jnp.asarray(4.0)), ["h"], step=step) for step in (0.1, 1.0)]
     within, beyond = changes(blocks, jnp.asarray([[0.02]]))
     for block, change in zip(blocks, (within, beyond)):
@@ -250,22 +296,30 @@ def test_a_potential_that_is_not_convex_fails():
 
 
 def test_part_of_a_group_held_fixed_fails():
-    """Softmax of two units, one held: the free one moves towards its force and the energy rises, at any step."""
+    """Softmax of two units, one held: the free one moves towards its force and the energy rises, at
+    any step.
+    """
     held = jnp.asarray([False, True])
     neurons = Neurons(Softmax(), (2,), input=jnp.asarray([1.0, 2.0]), clamped=held)
     free = Neurons(Softmax(), (2,), input=jnp.asarray([1.0, 2.0]))
     memories = [AssociativeMemory({"v": layer}, {}, {}) for layer in (neurons, free)]
-    partly, freely = changes([derive_block(m, [], leak=1.0, step=0.1) for m in memories], jnp.zeros((1, 2)))
+    partly, freely = changes(
+        [derive_block(m, [], leak=1.0, step=0.1) for m in memories], jnp.zeros((1, 2))
+    )
     assert partly.total[0] > 1e-3
     assert freely.total[0] < -1e-3
 
 
-# ---- Joined hidden layers -----------------------------------------------------------------------------------------
+# ---- Joined hidden layers ------------------------------------------------------------------------
 
 
 def test_joined_hidden_layers_with_one_rest_are_convex(getkey):
     """U is a maximum of functions that are linear in g, where the sweeps find that maximum."""
-    neurons = {"v": Neurons(Tanh(), (4,)), "m": Neurons(Tanh(), (5,)), "l": Neurons(Sigmoid(), (3,))}
+    neurons = {
+        "v": Neurons(Tanh(), (4,)),
+        "m": Neurons(Tanh(), (5,)),
+        "l": Neurons(Sigmoid(), (3,)),
+    }
     synapses = {
         "vm": Dense(Coupling(normal(getkey(), (5, 4)))),
         "ml": Dense(Coupling(0.5 * normal(getkey(), (3, 5)))),

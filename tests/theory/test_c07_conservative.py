@@ -33,9 +33,12 @@ from hopmix.claims._small_mixer import draw_weights, gain_potential, gained, sma
 SCRIPT = Path(__file__).parents[2] / "theory" / "conservative_fields.py"
 
 
-def dense(up, down, *, hidden: AbstractLagrangian | None = None, visible: AbstractLagrangian | None = None) -> Block:
+def dense(
+    up, down, *, hidden: AbstractLagrangian | None = None, visible: AbstractLagrangian | None = None
+) -> Block:
     """A block of one dense synapse with given weights."""
-    up, down = jnp.asarray(up), jnp.asarray(down)
+    up = jnp.asarray(up)
+    down = jnp.asarray(down)
     neurons = {
         "v": Neurons(Quadratic() if visible is None else visible, up.shape[1:]),
         "h": Neurons(GELU() if hidden is None else hidden, up.shape[:1]),
@@ -51,7 +54,7 @@ def worst(up, down, states, **kind) -> float:
     return float(jnp.max(indices(dense(up, down, **kind), states)))
 
 
-# ---- The claim --------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -72,7 +75,9 @@ def test_each_part_fails_on_what_it_excludes(examples):
 
 def test_circulation_vanishes_for_conservative_weights_only(examples):
     def relative_circulation(block, x, a, b):
-        works = [claim._work(block, *side) for side in ((x, a), (x + a, b), (x + a + b, -a), (x + b, -b))]
+        works = [
+            claim._work(block, *side) for side in ((x, a), (x + a, b), (x + a + b, -a), (x + b, -b))
+        ]
         return jnp.abs(sum(works)) / sum(map(jnp.abs, works))
 
     measure = jax.jit(jax.vmap(relative_circulation))
@@ -81,13 +86,16 @@ def test_circulation_vanishes_for_conservative_weights_only(examples):
 
 
 def test_the_curl_of_the_work_is_the_asymmetry_of_hj(fixedkey):
-    """The third derivatives of L drop out: d(H f)/dx and HJ have the same antisymmetric part, but are not equal."""
+    """The third derivatives of L drop out: d(H f)/dx and HJ have the same antisymmetric part, but
+    are not equal.
+    """
     block = dense(normal(fixedkey(), (4, 6)), normal(fixedkey(), (6, 4)), visible=LayerNorm())
     lift = block.potential.neurons.lagrangian.hessian_vector_product
 
     @jax.jit
     def matrices(x):
-        h, j = jax.jacfwd(block.activation)(x), jax.jacfwd(block.force)(x)
+        h = jax.jacfwd(block.activation)(x)
+        j = jax.jacfwd(block.force)(x)
         return jax.jacfwd(lambda x: lift(x, block.force(x)))(x), h @ j
 
     full, hj = matrices(normal(fixedkey(), (6,)))
@@ -95,7 +103,7 @@ def test_the_curl_of_the_work_is_the_asymmetry_of_hj(fixedkey):
     assert jnp.max(jnp.abs(full - hj)) > 1e-2
 
 
-# ---- Calibrated values ------------------------------------------------------------------------------------------
+# ---- Calibrated values ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +131,14 @@ def test_which_blocks_are_conservative(table, script):
             assert jnp.median(metric) > 0.05, name
 
 
-# ---- Down-weights W^T D -----------------------------------------------------------------------------------------
+# ---- Down-weights W^T D --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [GELU(), ReLU()], ids=lambda h: type(h).__name__)
 def test_the_energy_of_gains_of_either_sign_falls_along_the_flow(hidden, getkey):
-    """Its rate is minus the dissipation; for the block's own pseudo-energy only with units of degree one."""
+    """Its rate is minus the dissipation; for the block's own pseudo-energy only with units of
+    degree one.
+    """
 
     weights, states = jax.jit(jax.vmap(lambda key: draw_weights(key, 1)))(jr.split(getkey(), 20))
 
@@ -136,7 +146,8 @@ def test_the_energy_of_gains_of_either_sign_falls_along_the_flow(hidden, getkey)
     @jax.vmap
     def rates(weights, x):
         block = small_mixer(weights, gained, hidden=hidden)
-        moving, neurons = velocity(block, x), block.potential.neurons
+        moving = velocity(block, x)
+        neurons = block.potential.neurons
         energy = lambda x: neurons.energy(x) - gain_potential(block, block.activation(x))
         loss = jnp.sum(moving * neurons.lagrangian.hessian_vector_product(x, moving))
         return [jax.jvp(e, (x,), (moving,))[1] for e in (energy, block.energy)], loss
@@ -147,19 +158,23 @@ def test_the_energy_of_gains_of_either_sign_falls_along_the_flow(hidden, getkey)
 
 
 def test_gains_of_units_that_compete_are_not_conservative(fixedkey):
-    """V = W^T D needs elementwise hidden units: with softmax the slopes of one unit depend on the others."""
-    up, states = normal(fixedkey(), (4, 6)), normal(fixedkey(), (20, 6))
+    """V = W^T D needs elementwise hidden units: with softmax the slopes of one unit depend on the
+    others.
+    """
+    up = normal(fixedkey(), (4, 6))
+    states = normal(fixedkey(), (20, 6))
     gains = jnp.asarray([[1.0, -1.0, 2.0, 0.5]])
     assert worst(up, up.T, states, hidden=Softmax()) < 1e-14
     assert worst(up, 3 * up.T, states, hidden=Softmax()) < 1e-14
     assert worst(up, up.T * gains, states, hidden=Softmax()) > 1e-2
 
 
-# ---- Single hidden units ----------------------------------------------------------------------------------------
+# ---- Single hidden units -------------------------------------------------------------------------
 
 
 def test_every_unit_must_send_back_along_what_it_reads(fixedkey):
-    up, states = normal(fixedkey(), (4, 6)), normal(fixedkey(), (20, 6))
+    up = normal(fixedkey(), (4, 6))
+    states = normal(fixedkey(), (20, 6))
     gains = jnp.asarray([[1.0, -2.0, 0.0, 0.3]])
     assert worst(up, up.T * gains, states) < 1e-14
     turned = up.T.at[:, 1].set(up[1] + 0.1 * up[2])
@@ -168,14 +183,19 @@ def test_every_unit_must_send_back_along_what_it_reads(fixedkey):
 
 def test_linear_units_are_an_exception():
     """For them V W symmetric is enough; GELU units with the same weights are not conservative."""
-    up, down, states = np.eye(2), np.asarray([[1.0, 2.0], [2.0, -1.0]]), normal(jr.key(1), (20, 2))
+    up = np.eye(2)
+    down = np.asarray([[1.0, 2.0], [2.0, -1.0]])
+    states = normal(jr.key(1), (20, 2))
     assert worst(up, down, states, hidden=Quadratic()) < 1e-14
     assert worst(up, down, states, hidden=GELU()) > 1e-2
 
 
 def test_units_that_are_linear_on_their_range_are_an_exception(getkey):
-    """The same weights with ReLU units: an energy where all are active, none once the states meet the kinks."""
-    up, down = np.eye(2), np.asarray([[1.0, 2.0], [2.0, -1.0]])
+    """The same weights with ReLU units: an energy where all are active, none once the states meet
+    the kinks.
+    """
+    up = np.eye(2)
+    down = np.asarray([[1.0, 2.0], [2.0, -1.0]])
     active = 0.1 + jnp.abs(normal(getkey(), (20, 2)))
     assert worst(up, down, active, hidden=ReLU()) < 1e-14
     assert worst(up, down, active * jnp.asarray([[1.0, -1.0]]), hidden=ReLU()) > 0.1
@@ -183,9 +203,12 @@ def test_units_that_are_linear_on_their_range_are_an_exception(getkey):
 
 @pytest.mark.parametrize("hidden", [GELU(), ReLU()], ids=lambda h: type(h).__name__)
 def test_opposite_rows_are_an_exception(hidden, fixedkey):
-    """phi(h) - phi(-h) = h: two units make a linear one, so that parallel rows have to be excluded."""
+    """phi(h) - phi(-h) = h: two units make a linear one, so that parallel rows have to be
+    excluded.
+    """
     a, b = normal(fixedkey(), (2, 6))
-    up, down = jnp.stack([a, -a, b, -b]), jnp.stack([b, -b, a, -a], axis=1)
+    up = jnp.stack([a, -a, b, -b])
+    down = jnp.stack([b, -b, a, -a], axis=1)
     states = normal(fixedkey(), (20, 6))
     assert worst(up, down, states, hidden=hidden) < 1e-13
     assert worst(up[:3], down[:, :3], states, hidden=hidden) > 1e-3
@@ -194,24 +217,31 @@ def test_opposite_rows_are_an_exception(hidden, fixedkey):
 def test_equal_rows_are_an_exception(fixedkey):
     """Units that read the same count together."""
     w, v = normal(fixedkey(), (2, 6))
-    up, states = jnp.stack([w, w]), normal(fixedkey(), (20, 6))
+    up = jnp.stack([w, w])
+    states = normal(fixedkey(), (20, 6))
     assert worst(up, jnp.stack([w + v, w - v], axis=1), states) < 1e-13
     assert worst(up, jnp.stack([w + v, w + v], axis=1), states) > 1e-2
 
 
 def test_behind_a_norm_a_constant_may_be_sent_for_free(fixedkey):
-    """The mean of the force moves no activation: V = W^T D + 1 c^T is conservative under the norm, and only there."""
-    up, c, states = normal(fixedkey(), (4, 6)), normal(fixedkey(), (1, 4)), normal(fixedkey(), (20, 6))
+    """The mean of the force moves no activation: V = W^T D + 1 c^T is conservative under the norm,
+    and only there.
+    """
+    up = normal(fixedkey(), (4, 6))
+    c = normal(fixedkey(), (1, 4))
+    states = normal(fixedkey(), (20, 6))
     down = up.T * jnp.asarray([[1.0, -2.0, 0.5, 0.3]]) + c
     assert worst(up, down, states, visible=LayerNorm()) < 1e-13
     assert worst(up, down, states) > 1e-2
 
 
-# ---- Why the set of states must be simply connected -------------------------------------------------------------
+# ---- Why the set of states must be simply connected ----------------------------------------------
 
 
 def rotor(eps: float) -> Block:
-    """Three units under a norm, linear hidden ones, and a force that turns the activation about (1, 1, 1)."""
+    """Three units under a norm, linear hidden ones, and a force that turns the activation about (1,
+    1, 1).
+    """
     turn = np.asarray([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     return dense(np.eye(3), 2 * np.eye(3) + turn, hidden=Quadratic(), visible=LayerNorm(eps=eps))
 
@@ -223,8 +253,11 @@ def circle(angles):
 
 
 def test_three_units_turn_for_ever_though_hj_is_symmetric():
-    """With eps = 0 the states leave out the line of constants: around it the work does not vanish."""
-    block, angles = rotor(0.0), np.linspace(0, 2 * np.pi, 65)
+    """With eps = 0 the states leave out the line of constants: around it the work does not
+    vanish.
+    """
+    block = rotor(0.0)
+    angles = np.linspace(0, 2 * np.pi, 65)
     states = circle(angles)
     assert jnp.max(indices(block, states)) < 1e-14
     work = jax.jit(jax.vmap(lambda start, side: claim._work(block, start, side)))
@@ -233,15 +266,22 @@ def test_three_units_turn_for_ever_though_hj_is_symmetric():
 
 
 def test_a_smoothed_norm_shows_it_only_near_constant_states():
-    """With eps > 0 there is no hole, and HJ is far from symmetric where the hole was; at usual states it looks fine."""
-    block, states = rotor(1e-6), circle(np.linspace(0, 2 * np.pi, 65))
+    """With eps > 0 there is no hole, and HJ is far from symmetric where the hole was; at usual
+    states it looks fine.
+    """
+    block = rotor(1e-6)
+    states = circle(np.linspace(0, 2 * np.pi, 65))
     assert jnp.max(indices(block, states)) < 1e-5
     assert jnp.min(indices(block, 1e-3 * states)) > 0.1
 
 
 def test_four_units_leave_no_room_for_this(fixedkey):
-    """Behind the norm of four units the activations form a sphere, and the same rotation is seen everywhere."""
+    """Behind the norm of four units the activations form a sphere, and the same rotation is seen
+    everywhere.
+    """
     turn = np.zeros((4, 4))
     turn[:2, 2:] = [[1, -1], [-1, 1]]
-    block = dense(np.eye(4), np.eye(4) + turn - turn.T, hidden=Quadratic(), visible=LayerNorm(eps=0.0))
+    block = dense(
+        np.eye(4), np.eye(4) + turn - turn.T, hidden=Quadratic(), visible=LayerNorm(eps=0.0)
+    )
     assert jnp.median(indices(block, normal(fixedkey(), (20, 4)))) > 1e-2

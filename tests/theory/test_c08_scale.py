@@ -103,7 +103,9 @@ def test_each_part_of_the_measure_can_fail(examples):
         expected = jax.grad(lambda g: potential_of(e, None)(e.scale * g + e.shift))(g)
         mixed = potential_of(e, Affine(other.scale, e.shift)).force(g)
         only_in = potential_of(e, Affine(e.scale, e.shift, False)).force(g)
-        return [jnp.max(jnp.abs(f - expected)) / jnp.max(jnp.abs(expected)) for f in (mixed, only_in)]
+        return [
+            jnp.max(jnp.abs(f - expected)) / jnp.max(jnp.abs(expected)) for f in (mixed, only_in)
+        ]
 
     for gap in gaps(examples, other):
         assert jnp.min(gap) > 1e-2
@@ -111,28 +113,33 @@ def test_each_part_of_the_measure_can_fail(examples):
 
 def test_the_measurement_fails_where_a_scale_on_the_way_in_only_does_no_harm(examples):
     """Scales that are constant, so that each of the placements that should fail has an energy."""
-    constant = examples._replace(scale=jnp.broadcast_to(examples.scale[:, :1, :1], examples.scale.shape))
+    constant = examples._replace(
+        scale=jnp.broadcast_to(examples.scale[:, :1, :1], examples.scale.shape)
+    )
     worst = jax.jit(jax.vmap(claim.worst_gap))
     assert jnp.max(worst(examples)) < 1e-12
     assert jnp.all(worst(constant) == 1)
 
 
-# ---- The criterion --------------------------------------------------------------------------------------------------
+# ---- The criterion -------------------------------------------------------------------------------
 
 
 def test_the_direction_of_the_proof(examples):
-    """v'.(HJ - (HJ)^T)w' = v_p w_q A_pq (scale_q - scale_p), H v' = v and H w' = w: v lives in one token and w in the
-    other, and p and q are the only entries of theirs that share a channel.
+    """v'.(HJ - (HJ)^T)w' = v_p w_q A_pq (scale_q - scale_p), H v' = v and H w' = w: v lives in one
+    token and w in the other, and p and q are the only entries of theirs that share a channel.
     """
-    (tokens, channels), (p, q) = examples.x.shape[1:], (0, examples.x.shape[2])
+    (tokens, channels) = examples.x.shape[1:]
+    (p, q) = (0, examples.x.shape[2])
     v, w = np.zeros((2, tokens, channels))
-    v[0, [0, 1]], w[1, [0, 2]] = [1, -1], [1, -1]
+    v[0, [0, 1]] = [1, -1]
+    w[1, [0, 2]] = [1, -1]
     norm = LayerNorm((0, -1), eps=0.1)  # far from singular
 
     @jax.jit
     @jax.vmap
     def matrices(e):
-        broken, plain = (potential_of(e, a, norm) for a in (Affine(e.scale, e.shift, False), None))
+        broken = potential_of(e, Affine(e.scale, e.shift, False), norm)
+        plain = potential_of(e, None, norm)
         square = lambda f, x: jax.jacfwd(f)(x).reshape(x.size, x.size)
         h = square(norm.activation, e.x)
         hj = h @ square(lambda x: broken.force(norm.activation(x)), e.x)
@@ -141,7 +148,11 @@ def test_the_direction_of_the_proof(examples):
 
     for h, curl, a, scale in zip(*map(np.asarray, matrices(examples)), np.asarray(examples.scale)):
         back = np.linalg.pinv(h, rcond=1e-12)
-        assert_close(h @ back @ np.stack([v.ravel(), w.ravel()], 1), np.stack([v.ravel(), w.ravel()], 1), 1e-11)
+        assert_close(
+            h @ back @ np.stack([v.ravel(), w.ravel()], 1),
+            np.stack([v.ravel(), w.ravel()], 1),
+            1e-11,
+        )
         found = (back @ v.ravel()) @ curl @ (back @ w.ravel())
         assert abs(found - a[p, q] * (scale[1, 0] - scale[0, 0])) < 1e-11 * np.abs(a).max()
 
@@ -152,43 +163,55 @@ def dense(up, scale, norm, hidden=None, conservative=False) -> Block:
         "v": Neurons(norm, up.shape[1:], affine=Affine(scale, jnp.zeros_like(scale), conservative)),
         "h": Neurons(GELU() if hidden is None else hidden, up.shape[:1]),
     }
-    return derive_block(AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("v", "h")}), ["h"], leak=1.0)
+    return derive_block(
+        AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("v", "h")}), ["h"], leak=1.0
+    )
 
 
 def index(block: Block, x) -> float:
-    return float(jax.jit(lambda x: field_asymmetry(block.force, x, block.potential.neurons.lagrangian))(x))
+    return float(
+        jax.jit(lambda x: field_asymmetry(block.force, x, block.potential.neurons.lagrangian))(x)
+    )
 
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_a_scale_may_differ_between_units_that_are_not_coupled(joined):
-    """Hidden units that read disjoint pairs of entries: one scale for each pair; a unit that joins them forbids it."""
+    """Hidden units that read disjoint pairs of entries: one scale for each pair; a unit that joins
+    them forbids it.
+    """
     up = jnp.asarray([[1.0, -0.5, 0.0, 0.0], [0.0, 0.0, 0.7, 1.2], [0.6, 0.0, 0.8 * joined, 0.0]])
-    found = index(dense(up, jnp.asarray([2.0, 2.0, -0.5, -0.5]), Quadratic()), normal(jax.random.key(0), (4,)))
+    found = index(
+        dense(up, jnp.asarray([2.0, 2.0, -0.5, -0.5]), Quadratic()), normal(jax.random.key(0), (4,))
+    )
     assert found > 1e-2 if joined else found < 1e-15
 
 
 def test_a_force_that_the_norm_does_not_see_may_have_any_scale():
-    """Units that read the sum of all entries send a constant back: A is constant, and the norm is blind to it."""
-    up, scale, x = (
-        jnp.asarray([[1.0] * 4, [-0.3] * 4]),
-        jnp.asarray([0.5, 1.3, -0.7, 2.0]),
-        normal(jax.random.key(1), (4,)),
-    )
+    """Units that read the sum of all entries send a constant back: A is constant, and the norm is
+    blind to it.
+    """
+    up = jnp.asarray([[1.0] * 4, [-0.3] * 4])
+    scale = jnp.asarray([0.5, 1.3, -0.7, 2.0])
+    x = normal(jax.random.key(1), (4,))
     assert index(dense(up, scale, LayerNorm()), x) < 1e-14
     assert index(dense(up, scale, Quadratic()), x) > 1e-2
 
 
-# ---- What else follows ----------------------------------------------------------------------------------------------
+# ---- What else follows ---------------------------------------------------------------------------
 
 
 def test_a_constant_scale_on_the_way_in_only_has_another_energy(examples):
-    """F = grad U(s) at s = c g + delta is the gradient of U(c g + delta)/c, and a factor c away from the exact form."""
+    """F = grad U(s) at s = c g + delta is the gradient of U(c g + delta)/c, and a factor c away
+    from the exact form.
+    """
 
     @jax.jit
     @jax.vmap
     def both(e):
-        first, g = e.scale[0, 0], claim.NORM.activation(e.x)
-        constant, plain = jnp.full_like(e.scale, first), potential_of(e, None)
+        first = e.scale[0, 0]
+        g = claim.NORM.activation(e.x)
+        constant = jnp.full_like(e.scale, first)
+        plain = potential_of(e, None)
         expected = jax.grad(lambda g: plain(first * g + e.shift) / first)(g)
         inside = potential_of(e, None, LayerNorm((0, -1), first, e.shift))
         found = [potential_of(e, Affine(constant, e.shift, False)).force(g)]
@@ -201,14 +224,19 @@ def test_a_constant_scale_on_the_way_in_only_has_another_energy(examples):
 
 
 def test_tokens_alone_may_have_a_scale_for_each_channel(examples):
-    """The token mixing of the serial mixer has an energy: the sum over channels of its potential over their scale."""
+    """The token mixing of the serial mixer has an energy: the sum over channels of its potential
+    over their scale.
+    """
 
     @jax.jit
     @jax.vmap
     def both(e):
-        scale, g = e.scale[:1], claim.NORM.activation(e.x)
+        scale = e.scale[:1]
+        g = claim.NORM.activation(e.x)
         up = e.w_s
-        energy = lambda g: jnp.sum(jax.vmap(GELU(), in_axes=1)(up @ (scale * g + e.shift)) / scale[0])
+        energy = lambda g: jnp.sum(
+            jax.vmap(GELU(), in_axes=1)(up @ (scale * g + e.shift)) / scale[0]
+        )
         affine = Affine(jnp.broadcast_to(scale, e.scale.shape), e.shift, False)
         return potential_of(e, affine, branches=("token",)).force(g), jax.grad(energy)(g)
 
@@ -217,7 +245,9 @@ def test_tokens_alone_may_have_a_scale_for_each_channel(examples):
 
 
 def test_a_scale_on_hidden_units_is_a_gain():
-    """Elementwise hidden units: V = W^T diag(scale) is conservative whether the scale stands on one side or two."""
+    """Elementwise hidden units: V = W^T diag(scale) is conservative whether the scale stands on one
+    side or two.
+    """
     e = jax.tree.map(lambda leaf: leaf[0], claim.draw_examples(jax.random.key(3), 1))
     scale = jnp.asarray([0.5, -2.0, 1.0, 0.3, 1.5])
     x = e.x.ravel()[:3]
@@ -232,6 +262,8 @@ def test_a_scale_on_hidden_units_is_a_gain():
 
 def test_the_certificate_knows_the_exact_form(examples):
     e = jax.tree.map(lambda leaf: leaf[0], examples)
-    verdict = lambda conservative: certify(Block(potential_of(e, Affine(e.scale, e.shift, conservative))))
+    verdict = lambda conservative: certify(
+        Block(potential_of(e, Affine(e.scale, e.shift, conservative)))
+    )
     assert verdict(True).descends_in_flow
     assert not verdict(False).descends_in_flow

@@ -43,7 +43,9 @@ def systems(visible, hidden, key, number=1):
 
 
 def sample(visible, hidden, key):
-    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, systems(visible, hidden, key))
+    return jax.tree.map(
+        lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, systems(visible, hidden, key)
+    )
 
 
 def dense(up, visible=None, **options) -> Block:
@@ -53,10 +55,12 @@ def dense(up, visible=None, **options) -> Block:
         "x": Neurons(Quadratic() if visible is None else visible, up.shape[1:]),
         "h": Neurons(Quadratic(), up.shape[:1]),
     }
-    return derive_block(AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("x", "h")}), ["h"], **options)
+    return derive_block(
+        AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("x", "h")}), ["h"], **options
+    )
 
 
-# ---- The claim ----------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -65,7 +69,9 @@ def test_the_claim(getkey):
 
 
 def test_the_asymmetry_is_large(fixedkey):
-    """Of the size that distinguishes a field without energy: a fifth, where free weights have a half."""
+    """Of the size that distinguishes a field without energy: a fifth, where free weights have a
+    half.
+    """
     gaps = claim.all_gaps(*systems(LayerNorm(), GELU(), fixedkey(), 25), 0.0, 1.0)
     assert 0.1 < jnp.median(gaps.serial) < 0.4
     assert jnp.min(gaps.serial) > 0.02
@@ -74,7 +80,9 @@ def test_the_asymmetry_is_large(fixedkey):
 
 def test_the_model_has_it_too(fixedkey):
     """A serial mixer as it is built: tied, with norms of its own, elementwise scales at 1."""
-    config = MixerConfig(image=(4, 4, 1), patch=2, dim=5, depth=1, classes=2, block="serial", coupling="symmetric")
+    config = MixerConfig(
+        image=(4, 4, 1), patch=2, dim=5, depth=1, classes=2, block="serial", coupling="symmetric"
+    )
     (block,) = Mixer(config, key=fixedkey()).blocks
     assert isinstance(block, SerialBlock)
     lagrangian = block.token.potential.neurons.lagrangian
@@ -89,16 +97,17 @@ def test_the_model_has_it_too(fixedkey):
     assert max(parts) < 1e-14
 
 
-# ---- The order in the step ------------------------------------------------------------------------------------------
+# ---- The order in the step -----------------------------------------------------------------------
 
 
 def leading_curl(memory: AssociativeMemory, x):
-    r"""$HJ - (HJ)^\top$ of a residual serial block over $\eta^2$, for $\eta \to 0$: the derivative of the metric along
-    the token force, and the commutator proper."""
+    r"""$HJ - (HJ)^\top$ of a residual serial block over $\eta^2$, for $\eta \to 0$: the derivative
+    of the metric along the token force, and the commutator proper."""
     token, channel = claim.serial_block(memory).parts
     flat = lambda f: lambda x: f(x).reshape(x.size, x.size)
     metric = flat(jax.jacfwd(token.activation))
-    a_token, a_channel = (flat(jax.hessian(b.potential))(token.activation(x)) for b in (token, channel))
+    a_token = flat(jax.hessian(token.potential))(token.activation(x))
+    a_channel = flat(jax.hessian(channel.potential))(token.activation(x))
     h, drift = jax.jvp(metric, (x,), (token.force(x),))
     half = h @ a_channel @ drift + h @ a_channel @ h @ a_token @ h
     return half - half.T
@@ -106,35 +115,49 @@ def leading_curl(memory: AssociativeMemory, x):
 
 @pytest.mark.parametrize("visible", [LayerNorm(), Quadratic()])
 def test_orders_in_the_step(visible, fixedkey):
-    """The curl is of second order, with the coefficient of the commutator; the index of first; the parallel and the
-    serial block differ in second order."""
+    """The curl is of second order, with the coefficient of the commutator; the index of first; the
+    parallel and the serial block differ in second order."""
     memory, x = sample(visible, GELU(), fixedkey())
 
     @eqx.filter_jit
     def at(step):
         serial = claim.serial_block(memory, step=step)
-        form, parallel = claim.displacement_form(serial, x), derive_block(memory, BRANCHES, step=step)
-        return form - form.T, claim.serial_asymmetry(serial, x), jnp.linalg.norm(serial(x) - parallel(x))
+        form = claim.displacement_form(serial, x)
+        parallel = derive_block(memory, BRANCHES, step=step)
+        return (
+            form - form.T,
+            claim.serial_asymmetry(serial, x),
+            jnp.linalg.norm(serial(x) - parallel(x)),
+        )
 
-    (_, *coarse), (curl, *fine) = at(1e-3), at(1e-4)
+    (_, *coarse) = at(1e-3)
+    (curl, *fine) = at(1e-4)
     orders = [math.log10(a / b) for a, b in zip(coarse, fine)]
     assert orders == pytest.approx([1, 2], abs=0.03)
     assert_close(curl / 1e-8, jax.jit(leading_curl)(memory, x), 0.03)
 
 
-# ---- Counter-examples that can be checked by hand -----------------------------------------------------------------
+# ---- Counter-examples that can be checked by hand ------------------------------------------------
 
 
 def test_two_units_and_two_hidden_ones():
-    r"""$A_t = \mathrm{diag}(1, 0)$ and $A_c$ with all entries one half: $J = A_t + A_c + A_c A_t$ has 1 beside 1/2."""
-    token, channel = dense([1.0, 0.0]), dense([math.sqrt(0.5)] * 2)
+    r"""$A_t = \mathrm{diag}(1, 0)$ and $A_c$ with all entries one half: $J = A_t + A_c + A_c A_t$
+    has 1 beside 1/2.
+    """
+    token = dense([1.0, 0.0])
+    channel = dense([math.sqrt(0.5)] * 2)
     x = jnp.asarray([0.3, -0.7])
     serial = SerialBlock(token, channel)
     jacobian = claim.displacement_form(serial, x)
     assert_close(jacobian, jnp.asarray([[2.0, 0.5], [1.0, 0.5]]), 1e-14)
-    assert_close(claim.serial_asymmetry(serial, x), jnp.asarray(math.sqrt(0.5) / (2 * math.sqrt(5.5))), 1e-14)
-    a_token, a_channel = np.diag([1.0, 0.0]), np.full((2, 2), 0.5)
-    assert_close(jacobian - jacobian.T, jnp.asarray(a_channel @ a_token - a_token @ a_channel), 1e-14)
+    assert_close(
+        claim.serial_asymmetry(serial, x), jnp.asarray(math.sqrt(0.5) / (2 * math.sqrt(5.5))), 1e-14
+    )
+    a_token = np.diag([1.0, 0.0])
+    a_channel = np.full((2, 2), 0.5)
+    assert_close(
+        jacobian - jacobian.T, jnp.asarray(a_channel @ a_token - a_token @ a_channel), 1e-14
+    )
 
 
 def smallest_mixer(x) -> jax.Array:
@@ -145,7 +168,9 @@ def smallest_mixer(x) -> jax.Array:
 
 
 def test_two_tokens_of_one_channel():
-    """Where one token is positive and one negative after the token mixing, only one is moved by the channel mixing."""
+    """Where one token is positive and one negative after the token mixing, only one is moved by the
+    channel mixing.
+    """
     mixed = smallest_mixer(jnp.asarray([[3.0], [-2.5]]))
     assert_close(mixed, jnp.asarray([[3.0, 2.0], [1.0, 1.0]]))
     alike = smallest_mixer(jnp.asarray([[3.0], [2.5]]))
@@ -153,8 +178,8 @@ def test_two_tokens_of_one_channel():
 
 
 def test_linear_mixings_commute_without_a_norm(fixedkey):
-    """Token mixing acts on one index and channel mixing on the other: it is the units' slopes and the norm that break
-    the symmetry, not the serial form by itself."""
+    """Token mixing acts on one index and channel mixing on the other: it is the units' slopes and
+    the norm that break the symmetry, not the serial form by itself."""
     linear = claim.all_gaps(*systems(Quadratic(), Quadratic(), fixedkey(), 8), 0.0, 0.3)
     assert jnp.max(linear.serial) < 1e-15
     normed = claim.all_gaps(*systems(LayerNorm(), Quadratic(), fixedkey(), 8), 0.0, 0.3)
@@ -169,7 +194,9 @@ def test_a_formula_without_the_state_between_fails(fixedkey):
     def curls(x):
         block = claim.serial_block(memory, step=0.3)
         form = claim.displacement_form(block, x)
-        token, stale = (jax.hessian(part.potential)(x).reshape(x.size, x.size) for part in block.parts)
+        token, stale = (
+            jax.hessian(part.potential)(x).reshape(x.size, x.size) for part in block.parts
+        )
         return form - form.T, claim.serial_curl(block, x), 0.09 * (stale @ token - token @ stale)
 
     curl, formula, wrong = curls(x)
@@ -180,19 +207,23 @@ def test_a_formula_without_the_state_between_fails(fixedkey):
 def test_free_weights_do_not_follow_the_formula(fixedkey):
     memory, x = sample(LayerNorm(), GELU(), fixedkey())
     free = Coupling.from_weights(memory.synapses["token"].coupling.up, normal(fixedkey(), (4, 5)))
-    memory = AssociativeMemory(memory.neurons, memory.synapses | {"token": TokenMixing(free)}, dict(memory.connections))
+    memory = AssociativeMemory(
+        memory.neurons, memory.synapses | {"token": TokenMixing(free)}, dict(memory.connections)
+    )
     gaps = jax.jit(lambda x: claim.gaps_of(memory, x, 0.0, 1.0))(x)
     assert gaps.curl > 1e-2
     assert gaps.parallel > 1e-2
 
 
-# ---- What serial blocks can and cannot have instead -----------------------------------------------------------------
+# ---- What serial blocks can and cannot have instead ----------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [ReLU(), Tanh()])
 @pytest.mark.parametrize("leak, step", [(0.0, 0.3), (1.0, 0.7), (1.0, 1.0)])
 def test_without_a_norm_an_alternating_energy_falls(hidden, leak, step, getkey):
-    r"""$V = \psi_c^* - \psi_t$ never rises although the block is no gradient step; the parallel block's energy may."""
+    r"""$V = \psi_c^* - \psi_t$ never rises although the block is no gradient step; the parallel
+    block's energy may.
+    """
     memories, states = systems(Quadratic(), hidden, getkey(), 20)
 
     @eqx.filter_jit
@@ -212,21 +243,28 @@ def test_without_a_norm_an_alternating_energy_falls(hidden, leak, step, getkey):
 
 
 def test_the_parallel_energy_may_rise_in_a_serial_step():
-    """The token mixing triples its part of the state and extinguishes that of the channel mixing: -8.5 to -4.5."""
-    rows, x = jnp.asarray([[1.0, 0.0], [2.0, 2.0]]), jnp.asarray([-1.0, 3.0])
-    serial, parallel = SerialBlock(*(dense(row, step=2.0) for row in rows)), dense(rows, step=2.0)
+    """The token mixing triples its part of the state and extinguishes that of the channel mixing:
+    -8.5 to -4.5.
+    """
+    rows = jnp.asarray([[1.0, 0.0], [2.0, 2.0]])
+    x = jnp.asarray([-1.0, 3.0])
+    serial = SerialBlock(*(dense(row, step=2.0) for row in rows))
+    parallel = dense(rows, step=2.0)
     assert_close(serial(x), jnp.asarray([-3.0, 3.0]))
     assert [float(parallel.energy(y)) for y in (x, serial(x))] == pytest.approx([-8.5, -4.5])
     assert parallel.energy(parallel(x)) < parallel.energy(x)
 
 
 def test_with_a_saturating_visible_layer_it_may_turn_round_for_ever():
-    r"""Tied, convex, leak 1, step 1, one hidden unit for each mixing: $x \to -x \to x$. No function of the state can
-    fall along that. The parallel block with the same weights settles."""
-    rows, ray = jnp.asarray([[-4.0, 2.0], [2.0, 4.0]]), jnp.asarray([1.0, 2.0])
+    r"""Tied, convex, leak 1, step 1, one hidden unit for each mixing: $x \to -x \to x$. No function
+    of the state can fall along that. The parallel block with the same weights settles."""
+    rows = jnp.asarray([[-4.0, 2.0], [2.0, 4.0]])
+    ray = jnp.asarray([1.0, 2.0])
     serial = SerialBlock(*(dense(row, Tanh(), leak=1.0) for row in rows))
     parallel = dense(rows, Tanh(), leak=1.0)
-    gap = jax.jit(lambda size: size + serial(size * ray)[0])  # the last mixing leads to the ray, whatever was before
+    gap = jax.jit(
+        lambda size: size + serial(size * ray)[0]
+    )  # the last mixing leads to the ray, whatever was before
     size = scipy.optimize.brentq(lambda size: float(gap(size)), 2.0, 8.0, xtol=1e-14)
     x = size * ray
     assert_close(serial(x), -x, 1e-12)

@@ -39,7 +39,7 @@ def each(f, *arguments):
     return jax.jit(jax.vmap(f))(*arguments)
 
 
-# ---- The claim --------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -63,18 +63,23 @@ def test_each_part_fails_on_what_it_excludes(examples):
         assert jnp.max(gaps[part]) < 1e-9, part
 
 
-# ---- The sign ---------------------------------------------------------------------------------------------------
+# ---- The sign ------------------------------------------------------------------------------------
 
 
 def test_the_other_sign_and_no_correction_miss_the_symmetric_part(examples):
-    """Potentials of linear units: U + s g.B h with s = 1/2 (right), 0 and -1/2 (the notebook's, up to E = -U)."""
+    """Potentials of linear units: U + s g.B h with s = 1/2 (right), 0 and -1/2 (the notebook's, up
+    to E = -U).
+    """
 
     def gaps(block, x):
-        g, tied = block.activation(x), with_tied_weights(block).potential
+        g = block.activation(x)
+        tied = with_tied_weights(block).potential
         m = jax.jacfwd(block.potential.force)(g).reshape(g.size, g.size)
         symmetric = (0.5 * (m + m.T) @ g.reshape(-1)).reshape(g.shape)
         corrected = lambda s: lambda g: tied(g) + 2 * s * (block.potential(g) - tied(g))
-        return jnp.stack([jnp.linalg.norm(jax.grad(corrected(s))(g) - symmetric) for s in (0.5, 0.0, -0.5)])
+        return jnp.stack(
+            [jnp.linalg.norm(jax.grad(corrected(s))(g) - symmetric) for s in (0.5, 0.0, -0.5)]
+        )
 
     right, none, wrong = each(gaps, examples.linear, examples.x).T
     assert jnp.max(right) < 1e-12
@@ -92,12 +97,17 @@ def test_the_residual_of_linear_units_is_the_antisymmetric_part(examples):
 
 
 def test_biases_into_hidden_units_are_where_the_symmetrised_energy_goes_wrong(examples):
-    """Linear units with a bias: at g = 0 the force is V b, a constant; only half of B b is in E_1/2, all in E_rad."""
+    """Linear units with a bias: at g = 0 the force is V b, a constant; only half of B b is in
+    E_1/2, all in E_rad.
+    """
 
     def residuals(weights):
         block = small_mixer(weights, free, hidden=Quadratic(), bias=True)
-        zero, synapse = jnp.zeros((TOKENS, CHANNELS)), block.potential.memory.synapses["token"]
-        broken = (synapse.coupling.down - synapse.coupling.up.T) @ jnp.broadcast_to(weights.up, (5, CHANNELS))
+        zero = jnp.zeros((TOKENS, CHANNELS))
+        synapse = block.potential.memory.synapses["token"]
+        broken = (synapse.coupling.down - synapse.coupling.up.T) @ jnp.broadcast_to(
+            weights.up, (5, CHANNELS)
+        )
         own = residual_force(block, zero)
         radial = residual_force(block, zero, partial(radial_potential, block.potential))
         return own - 0.5 * broken, radial, broken
@@ -109,11 +119,13 @@ def test_biases_into_hidden_units_are_where_the_symmetrised_energy_goes_wrong(ex
     assert jnp.min(jnp.max(jnp.abs(broken), axis=(1, 2))) > 0.1
 
 
-# ---- The radial potential ---------------------------------------------------------------------------------------
+# ---- The radial potential ------------------------------------------------------------------------
 
 
 def test_the_symmetrised_energy_is_not_exact_for_conservative_weights(examples):
-    own = each(lambda b, x: jnp.linalg.norm(residual_force(b, x)), examples.conservative, examples.x)
+    own = each(
+        lambda b, x: jnp.linalg.norm(residual_force(b, x)), examples.conservative, examples.x
+    )
     assert jnp.min(own) > 0.1
 
 
@@ -128,10 +140,13 @@ def test_the_radial_energy_falls_at_minus_the_dissipation_where_weights_are_cons
 
 
 def test_an_orthogonal_residual_determines_the_potential(examples):
-    """U_rad changes along a ray by the work of the force: d/ds U_rad(s g) = g.F(s g), and so would any other."""
+    """U_rad changes along a ray by the work of the force: d/ds U_rad(s g) = g.F(s g), and so would
+    any other.
+    """
 
     def gap(block, x):
-        g, s = block.activation(x), 0.6
+        g = block.activation(x)
+        s = 0.6
         slope = jax.jvp(lambda s: radial_potential(block.potential, s * g), (s,), (1.0,))[1]
         return slope - jnp.sum(g * block.potential.force(s * g))
 
@@ -139,25 +154,34 @@ def test_an_orthogonal_residual_determines_the_potential(examples):
 
 
 def test_conservative_on_the_activations_alone_is_not_enough():
-    """Three units behind the exact norm: every force without circulation has an energy on the circle of activations,
-    but the segments to 0 leave the circle, and E_rad misses it."""
+    """Three units behind the exact norm: every force without circulation has an energy on the
+    circle of activations, but the segments to 0 leave the circle, and E_rad misses it."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     plane = np.linalg.svd(np.ones((1, 3)))[2][1:]
-    g, tangent = (np.stack([np.cos(a), np.sin(a)], 1) @ plane * np.sqrt(3) for a in (angles, angles + np.pi / 2))
+    g = np.stack([np.cos(angles), np.sin(angles)], 1) @ plane * np.sqrt(3)
+    tangent = (
+        np.stack([np.cos(angles + np.pi / 2), np.sin(angles + np.pi / 2)], 1) @ plane * np.sqrt(3)
+    )
     turn = np.asarray([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     shape = jnp.asarray([[1.0, 0, 0], [0, 2, 0], [0, 0, -1]])
     raw = lambda g: shape @ jnp.tanh(2 * g[jnp.asarray([1, 2, 0])])
-    swirl = np.mean(np.sum(jax.vmap(raw)(g) * tangent, 1)) / np.mean(np.sum(g @ turn.T * tangent, 1))
+    swirl = np.mean(np.sum(jax.vmap(raw)(g) * tangent, 1)) / np.mean(
+        np.sum(g @ turn.T * tangent, 1)
+    )
     force = lambda g: raw(g) - swirl * jnp.asarray(turn) @ g
     points, weights = np.polynomial.legendre.leggauss(32)
-    radial = lambda g: jnp.sum(weights / 2 * jax.vmap(lambda t: jnp.sum(g * force(t * g)))((points + 1) / 2))
+    radial = lambda g: jnp.sum(
+        weights / 2 * jax.vmap(lambda t: jnp.sum(g * force(t * g)))((points + 1) / 2)
+    )
     along = np.sum(jax.vmap(force)(g) * tangent, 1)
     missed = along - np.sum(jax.vmap(jax.grad(radial))(g) * tangent, 1)
-    assert abs(np.mean(along)) < 1e-12  # no circulation: minus its integral over the angle is an energy
+    assert (
+        abs(np.mean(along)) < 1e-12
+    )  # no circulation: minus its integral over the angle is an energy
     assert np.max(np.abs(missed)) > 0.1
 
 
-# ---- The split --------------------------------------------------------------------------------------------------
+# ---- The split -----------------------------------------------------------------------------------
 
 
 def test_work_can_exceed_dissipation():
@@ -169,7 +193,9 @@ def test_work_can_exceed_dissipation():
 
     def rates(weights, x):
         block = small_mixer(weights, turned)
-        return power(block, x[0]).rate, power(block, x[0], partial(radial_potential, block.potential)).rate
+        return power(block, x[0]).rate, power(
+            block, x[0], partial(radial_potential, block.potential)
+        ).rate
 
     drawn = each(lambda key: draw_weights(key, 1), jr.split(jr.key(5), 40))
     for rate in each(rates, *drawn):
@@ -184,7 +210,7 @@ def test_swapping_the_parts_is_noticed(examples):
     assert jnp.min(found.dissipation) > 0
 
 
-# ---- The margin -------------------------------------------------------------------------------------------------
+# ---- The margin ----------------------------------------------------------------------------------
 
 
 def test_the_tied_energy_falls_exactly_where_the_margin_is_at_least_one(examples):
@@ -199,7 +225,9 @@ def test_the_tied_energy_falls_exactly_where_the_margin_is_at_least_one(examples
 
 
 def test_the_margin_counts_in_units_of_the_present_breaking(examples):
-    margins = lambda t: each(lambda b, x: descent_margin(claim.scale_breaking(b, t), x), examples.gelu, examples.x)
+    margins = lambda t: each(
+        lambda b, x: descent_margin(claim.scale_breaking(b, t), x), examples.gelu, examples.x
+    )
     assert_close(1 / margins(jnp.asarray(0.25)), 0.25 / margins(jnp.asarray(1.0)), 1e-9)
 
 
@@ -222,13 +250,16 @@ def script() -> dict:
 
 
 def test_the_opposite_down_weights_have_the_opposite_angle(script):
-    """-V in place of V changes the sign of f_s.H f / f_s.H f_s = 1 - 1/t*: one of the two margins is below 1. Not so
-    with a bias into the visible units, which is a part of both forces."""
+    """-V in place of V changes the sign of f_s.H f / f_s.H f_s = 1 - 1/t*: one of the two margins
+    is below 1. Not so with a bias into the visible units, which is a part of both forces."""
     reversed_down = lambda up, noise: Coupling.from_weights(up, -noise)
     drawn = each(lambda key: draw_weights(key, 1), jr.split(jr.key(7), 60))
-    margins = lambda couple, bias: each(lambda *drawn: script["margin"](drawn, bias, couple), *drawn)
+    margins = lambda couple, bias: each(
+        lambda *drawn: script["margin"](drawn, bias, couple), *drawn
+    )
     for bias in (False, True):
-        here, there = (margins(couple, bias) for couple in (free, reversed_down))
+        here = margins(free, bias)
+        there = margins(reversed_down, bias)
         both = jnp.isfinite(here) & jnp.isfinite(there)
         assert jnp.sum(both) > 30
         gaps = jnp.abs(jnp.where(both, 1 / here + 1 / there - 2, 0.0))

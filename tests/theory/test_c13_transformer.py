@@ -1,4 +1,6 @@
-"""C13: the Energy Transformer descends with each of its masks, and what breaks it. `theory/C13-transformer.md`."""
+"""C13: the Energy Transformer descends with each of its masks, and what breaks it.
+`theory/C13-transformer.md`.
+"""
 
 import itertools
 import math
@@ -25,7 +27,8 @@ from hopmix import (
 from hopmix.claims import c13_transformer as claim
 from hopmix.claims._draws import draw_systems, transformer
 
-TOKENS, CHANNELS = 4, 6
+TOKENS = 4
+CHANNELS = 6
 MASKS = pytest.mark.parametrize("include_self, causal", claim.MASKS)
 
 
@@ -39,11 +42,15 @@ def system(key, include_self=False, causal=False):
 def alone(attention: Attention, lagrangian, tokens: int, **options) -> Block:
     """A block of attention and nothing else."""
     neurons = {"x": Neurons(lagrangian, (tokens, attention.queries.shape[-1]))}
-    return derive_block(AssociativeMemory(neurons, {"attention": attention}, {"attention": ("x",)}), [], **options)
+    return derive_block(
+        AssociativeMemory(neurons, {"attention": attention}, {"attention": ("x",)}), [], **options
+    )
 
 
 def with_attention(memory: AssociativeMemory, synapse) -> AssociativeMemory:
-    return AssociativeMemory(memory.neurons, memory.synapses | {"attention": synapse}, dict(memory.connections))
+    return AssociativeMemory(
+        memory.neurons, memory.synapses | {"attention": synapse}, dict(memory.connections)
+    )
 
 
 def with_norm(memory: AssociativeMemory, norm) -> AssociativeMemory:
@@ -58,7 +65,7 @@ def rates(memory: AssociativeMemory, states, leak: float):
     return jax.vmap(lambda x: jax.jvp(block.energy, (x,), (block.force(x),))[1])(states)
 
 
-# ---- The claim ----------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -69,12 +76,15 @@ def test_the_claim(getkey):
 
 @MASKS
 def test_every_mask_descends(include_self, causal, getkey):
-    """Steps of a hundredth, which follow the flow, and of the bound, without a leak and with one."""
+    """Steps of a hundredth, which follow the flow, and of the bound, without a leak and with
+    one.
+    """
     memory, x = system(getkey(), include_self, causal)
     attention = memory.synapses["attention"]
     assert isinstance(attention, Attention)
     bound = float(claim.safe_step(memory.neurons["x"].lagrangian, x, attention.concavity(TOKENS)))
-    plain, leaky = (derive_block(memory, ["memory"], leak=leak, step=0.1 * bound) for leak in (0.0, 0.5))
+    plain = derive_block(memory, ["memory"], leak=0.0, step=0.1 * bound)
+    leaky = derive_block(memory, ["memory"], leak=0.5, step=0.1 * bound)
 
     @jax.jit
     def paths(x):
@@ -95,7 +105,9 @@ def test_the_force_written_with_loops(getkey):
     for include_self, causal in claim.MASKS:
         force = np.zeros_like(g)
         for h, c in itertools.product(range(2), range(TOKENS)):
-            heard = [b for b in range(TOKENS) if (include_self or b != c) and (not causal or b <= c)]
+            heard = [
+                b for b in range(TOKENS) if (include_self or b != c) and (not causal or b <= c)
+            ]
             scores = np.asarray([0.7 * (keys[h] @ g[b]) @ (queries[h] @ g[c]) for b in heard])
             shares = np.exp(scores - scores.max(initial=0.0))
             for b, share in zip(heard, shares / shares.sum() if heard else shares):
@@ -107,11 +119,12 @@ def test_the_force_written_with_loops(getkey):
         assert_close(attention.current(0, (jnp.asarray(g),)), jnp.asarray(force))
 
 
-# ---- Tokens that attend to none -----------------------------------------------------------------------------------
+# ---- Tokens that attend to none ------------------------------------------------------------------
 
 
 def test_the_first_token_of_a_causal_attention_reads_nothing_and_is_read(fixedkey):
-    attention, g = Attention.random(CHANNELS, 2, 3, key=fixedkey(), causal=True), normal(fixedkey(), (TOKENS, CHANNELS))
+    attention = Attention.random(CHANNELS, 2, 3, key=fixedkey(), causal=True)
+    g = normal(fixedkey(), (TOKENS, CHANNELS))
     parts = claim.exchange(attention, g)
     assert not jnp.any(parts.read[0])
     assert jnp.all(jnp.abs(parts.sent_back[0]) > 0)
@@ -124,25 +137,29 @@ def test_the_first_token_of_a_causal_attention_reads_nothing_and_is_read(fixedke
 
 
 def test_a_token_by_itself(getkey):
-    attention, g = Attention.random(CHANNELS, 2, 3, key=getkey()), normal(getkey(), (1, CHANNELS))
+    attention = Attention.random(CHANNELS, 2, 3, key=getkey())
+    g = normal(getkey(), (1, CHANNELS))
     assert attention.energy(g) == 0
     assert not jnp.any(claim.exchange(attention, g).read)
     assert attention.concavity(1) == 0
 
 
-# ---- The constant -------------------------------------------------------------------------------------------------
+# ---- The constant --------------------------------------------------------------------------------
 
 
 def neighbours(n: int, include_self: bool, causal: bool) -> list[list[int]]:
-    allowed = [[b for b in range(n) if (include_self or b != c) and (not causal or b <= c)] for c in range(n)]
+    allowed = [
+        [b for b in range(n) if (include_self or b != c) and (not causal or b <= c)]
+        for c in range(n)
+    ]
     return [row or [-1] for row in allowed]
 
 
 @MASKS
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_the_factor_is_the_largest_over_all_attention_matrices(n, include_self, causal):
-    """The largest eigenvalue of A + A^T is convex in A, so that it is attained where each token attends to one other:
-    all of these are tried."""
+    """The largest eigenvalue of A + A^T is convex in A, so that it is attained where each token
+    attends to one other: all of these are tried."""
     choices = np.asarray(list(itertools.product(*neighbours(n, include_self, causal))))
     matrices = np.eye(n + 1)[choices][:, :, :n]  # the neighbour -1 is none
     largest = np.max(np.linalg.eigvalsh(matrices + matrices.transpose(0, 2, 1)))
@@ -168,7 +185,9 @@ def test_the_constant_bounds_every_hessian(include_self, causal, getkey):
 
 
 def test_the_constant_is_sharp():
-    """All attend to the token with the smallest activation, at low temperature, and repel: found = -K to 1e-9."""
+    """All attend to the token with the smallest activation, at low temperature, and repel: found =
+    -K to 1e-9.
+    """
     attention = Attention(jnp.eye(3)[None], -1.3 * jnp.eye(3)[None], 400.0, include_self=True)
     g = jnp.zeros((5, 3)).at[:, 0].set(1.0).at[0, 0].set(0.5)
     hessian = jax.jit(jax.hessian(lambda g: -attention.energy(g)))(g).reshape(15, 15)
@@ -177,8 +196,8 @@ def test_the_constant_is_sharp():
 
 @pytest.mark.parametrize("causal, repulsion", [(False, 1.0), (True, 2.0)])
 def test_the_step_is_sharp_for_two_tokens(causal, repulsion):
-    r"""Two tokens that attend to each other have $U = -\sigma\,g_0 \cdot g_1$; equal ones go to $(1 - \eta\sigma)\,x$,
-    and the energy falls exactly for $\eta < 2/\sigma = 2/K$."""
+    r"""Two tokens that attend to each other have $U = -\sigma\,g_0 \cdot g_1$; equal ones go to $(1
+    - \eta\sigma)\,x$, and the energy falls exactly for $\eta < 2/\sigma = 2/K$."""
     attention = Attention(jnp.eye(2)[None], -0.5 * repulsion * jnp.eye(2)[None], 1.0, causal=causal)
     assert_close(attention.concavity(2), jnp.asarray(1.0))
     x = jnp.tile(jnp.asarray([0.3, -0.8]), (2, 1))
@@ -191,31 +210,39 @@ def test_the_step_is_sharp_for_two_tokens(causal, repulsion):
 @pytest.mark.parametrize("beta, rises", [(4.0, False), (-4.0, True)])
 def test_the_bound_on_steps_needs_a_positive_beta(beta, rises):
     """The variance bends U down for beta < 0, which no K without beta makes up for."""
-    queries, keys = jnp.asarray([[[0.0, 1.0], [-1.0, 0.0]]]), jnp.eye(2)[None]
+    queries = jnp.asarray([[[0.0, 1.0], [-1.0, 0.0]]])
+    keys = jnp.eye(2)[None]
     attention = Attention(queries, keys, jnp.asarray(beta))
     block = alone(attention, Quadratic(), 3, step=0.4)
-    assert block.step < 1 / math.sqrt(5)  # 1/K, K = sqrt(n + 2) for three tokens that attend to the others
+    assert block.step < 1 / math.sqrt(
+        5
+    )  # 1/K, K = sqrt(n + 2) for three tokens that attend to the others
     x = jnp.asarray([[1.4, 5.4], [-0.6, -3.8], [-0.7, -3.1]])
     assert bool(block.energy(block(x)) > block.energy(x) + 10) is rises
 
 
 def test_behind_a_norm_large_steps_rise_too():
-    """Two tokens that attract each other jump past each other: from opposite sides to the opposite of that."""
+    """Two tokens that attract each other jump past each other: from opposite sides to the opposite
+    of that.
+    """
     w = 3 * jnp.asarray([[[-1.0, -1.0, 1.0]]])
     x = jnp.asarray([[0.0, 3.0, 1.0], [0.0, -1.0, 0.0]])
     attention = Attention(w, w, 1.0)
     norm = lambda x: (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
     energy = lambda x: -2 * np.prod(norm(x) @ np.asarray(w)[0, 0])
     block = alone(attention, LayerNorm((-1,)), 2)
-    before, after = np.asarray(x), np.asarray(block(x))
-    assert [energy(before), energy(after)] == pytest.approx([float(block.energy(x)), float(block.energy(block(x)))])
+    before = np.asarray(x)
+    after = np.asarray(block(x))
+    assert [energy(before), energy(after)] == pytest.approx(
+        [float(block.energy(x)), float(block.energy(block(x)))]
+    )
     assert energy(after) - energy(before) > 100
     bound = claim.safe_step(LayerNorm((-1,)), x, attention.concavity(2))
     assert 1e-3 < bound < 0.05
     assert bool(descend(alone(attention, LayerNorm((-1,)), 2, step=float(bound)), x, 20).descends)
 
 
-# ---- What breaks it -----------------------------------------------------------------------------------------------
+# ---- What breaks it ------------------------------------------------------------------------------
 
 
 class ReadOnly(Attention):
@@ -229,7 +256,9 @@ class OtherMask(Attention):
     """The energy of one mask and the force of the other."""
 
     def current(self, into, activations):
-        return Attention(self.queries, self.keys, self.beta, not self.include_self).current(into, activations)
+        return Attention(self.queries, self.keys, self.beta, not self.include_self).current(
+            into, activations
+        )
 
 
 class OneRoot(LayerNorm):
@@ -251,7 +280,9 @@ def test_reading_alone_is_not_conservative(include_self, causal, fixedkey):
     memory, x = system(fixedkey(), include_self, causal)
     attention = memory.synapses["attention"]
     assert isinstance(attention, Attention)
-    reading = with_attention(memory, ReadOnly(attention.queries, attention.keys, attention.beta, include_self, causal))
+    reading = with_attention(
+        memory, ReadOnly(attention.queries, attention.keys, attention.beta, include_self, causal)
+    )
     assert index(memory, x) < 1e-14
     assert index(reading, x) > 0.02
     assert not certify(derive_block(reading, ["memory"])).descends_in_flow
@@ -259,7 +290,9 @@ def test_reading_alone_is_not_conservative(include_self, causal, fixedkey):
 
 @pytest.mark.parametrize("kind", [ReadOnly, OtherMask])
 def test_a_force_that_is_not_that_of_the_energy_raises_it(kind, fixedkey):
-    """The other mask keeps the field conservative, with another energy; the one that is reported rises all the same."""
+    """The other mask keeps the field conservative, with another energy; the one that is reported
+    rises all the same.
+    """
     drawn = normal(fixedkey(), (200, 2, 1, 2, 3)), normal(fixedkey(), (200, 3, 3))
     blocks = lambda weights: tuple(
         alone(k(weights[0], weights[1], 1.0), LayerNorm((-1,)), 3) for k in (Attention, kind)
@@ -282,16 +315,25 @@ def test_a_force_that_is_not_that_of_the_energy_raises_it(kind, fixedkey):
 
 
 def test_one_root_for_all_tokens_is_wrong(fixedkey):
-    """A known defect of public code: the gradient of that Lagrangian is not the norm of each token, and the energy
-    rises. For one token it is right, which is why a test of one token does not find it."""
+    """A known defect of public code: the gradient of that Lagrangian is not the norm of each token,
+    and the energy rises. For one token it is right, which is why a test of one token does not find
+    it."""
     memory, _ = system(fixedkey())
-    states = normal(fixedkey(), (200, TOKENS, CHANNELS)) * jnp.exp(normal(fixedkey(), (200, TOKENS, 1)))
+    states = normal(fixedkey(), (200, TOKENS, CHANNELS)) * jnp.exp(
+        normal(fixedkey(), (200, TOKENS, 1))
+    )
     slow = jax.tree.map(lambda leaf: 0.01 * leaf if eqx.is_inexact_array(leaf) else leaf, memory)
-    right, wrong = (with_norm(slow, norm) for norm in (LayerNorm((-1,)), OneRoot((-1,))))
+    right = with_norm(slow, LayerNorm((-1,)))
+    wrong = with_norm(slow, OneRoot((-1,)))
     assert jnp.max(rates(right, states, 1.0)) < 0
     assert jnp.max(rates(wrong, states, 1.0)) > 1e-2
-    assert_close(jax.grad(OneRoot((-1,)))(states[0, :1]), OneRoot((-1,)).activation(states[0, :1]), 1e-12)
-    assert jnp.max(jnp.abs(jax.grad(OneRoot((-1,)))(states[0]) - OneRoot((-1,)).activation(states[0]))) > 0.1
+    assert_close(
+        jax.grad(OneRoot((-1,)))(states[0, :1]), OneRoot((-1,)).activation(states[0, :1]), 1e-12
+    )
+    assert (
+        jnp.max(jnp.abs(jax.grad(OneRoot((-1,)))(states[0]) - OneRoot((-1,)).activation(states[0])))
+        > 0.1
+    )
     assert not certify(derive_block(wrong, ["memory"], leak=1.0)).descends_in_flow
 
 
@@ -307,7 +349,9 @@ def test_the_claim_finds_what_is_broken(fixedkey):
 
 
 def test_the_claim_finds_a_counter_example_that_has_an_energy(getkey):
-    """All tokens read all others alike, with keys that are queries: half of the force is then a gradient as well."""
+    """All tokens read all others alike, with keys that are queries: half of the force is then a
+    gradient as well.
+    """
     memory, x = system(getkey(), include_self=True)
     queries = normal(getkey(), (2, 3, CHANNELS))
     alike = with_attention(memory, Attention(queries, queries, 1e-9, include_self=True))

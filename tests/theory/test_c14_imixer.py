@@ -1,4 +1,6 @@
-"""C14: the contraction bound of iMixer's fixed-point iteration, where it is attained, and a map that expands."""
+"""C14: the contraction bound of iMixer's fixed-point iteration, where it is attained, and a map
+that expands.
+"""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 
@@ -38,7 +40,11 @@ def scalar_map(c: float, bias: float, shift: float = 0.0) -> c14.ResidualMap:
 
 def iterate(residual: c14.ResidualMap, start, state, steps: int) -> np.ndarray:
     """The states of z <- start + F(z), beginning with `state`."""
-    run = jax.jit(lambda start, state: jax.lax.scan(lambda z, _: (start + residual(z), z), state, None, steps)[1])
+    run = jax.jit(
+        lambda start, state: jax.lax.scan(
+            lambda z, _: (start + residual(z), z), state, None, steps
+        )[1]
+    )
     return np.asarray(run(start, state))
 
 
@@ -60,7 +66,9 @@ def test_symbolic_checks():
 
 def test_the_steepest_slope():
     """The closed form, against a numerical maximum and the curvature of the Lagrangian."""
-    found = minimize_scalar(lambda x: -slope(x), bounds=(0, 4), method="bounded", options={"xatol": 1e-10})
+    found = minimize_scalar(
+        lambda x: -slope(x), bounds=(0, 4), method="bounded", options={"xatol": 1e-10}
+    )
     np.testing.assert_allclose(-found.fun, STEEPEST, atol=1e-14)
     np.testing.assert_allclose(found.x, ROOT, atol=1e-6)
     assert_close(jnp.asarray(c14.steepest_slope(GELU())), STEEPEST)
@@ -81,7 +89,9 @@ def test_the_factor_of_the_published_norm_is_above_one(getkey):
 
 @pytest.mark.parametrize("excess, expands", [(1e-3, True), (-1e-3, False)])
 def test_the_threshold_is_sharp(excess, expands, getkey):
-    """At c = (1 + excess)/K, matrices of any shape and the biases of the theorem: the slope is (1 + excess)^2."""
+    """At c = (1 + excess)/K, matrices of any shape and the biases of the theorem: the slope is (1 +
+    excess)^2.
+    """
     first = c14.with_norm(normal(getkey(), (7, 3)), (1 + excess) / STEEPEST)
     residual, z = c14.steepest_biases(first, first.T)
     steepness = float(jnp.linalg.norm(jax.jacfwd(residual)(z), 2))
@@ -101,13 +111,18 @@ def test_the_counter_example():
     grid = np.linspace(-10, 30, 400_001)
     crossings = np.flatnonzero(np.diff(np.sign(displacement(grid) - start)))
     assert len(crossings) == 3
-    lower, middle, upper = (brentq(lambda z: displacement(z) - start, grid[i], grid[i + 1]) for i in crossings)
+    lower, middle, upper = (
+        brentq(lambda z: displacement(z) - start, grid[i], grid[i + 1]) for i in crossings
+    )
     np.testing.assert_allclose(middle, ROOT, atol=1e-10)
-    # The iteration leaves the middle solution at the rate of the slope, and where it ends depends on where it starts.
+    # The iteration leaves the middle solution at the rate of the slope, and where it ends depends
+    # on where it starts.
     z0 = jnp.asarray([start])
     for side, end in ((-1e-6, lower), (1e-6, upper)):
         states = iterate(residual, z0, jnp.asarray([ROOT + side]), 4000)[:, 0]
-        np.testing.assert_allclose(np.diff(states[:50])[1:] / np.diff(states[:50])[:-1], steepness, rtol=1e-4)
+        np.testing.assert_allclose(
+            np.diff(states[:50])[1:] / np.diff(states[:50])[:-1], steepness, rtol=1e-4
+        )
         np.testing.assert_allclose(states[-1], end, atol=1e-9)
 
 
@@ -115,7 +130,9 @@ def test_the_counter_example_makes_the_layer_jump():
     """As published, from z = z0: two inputs that differ by 1e-6 end 0.5 apart."""
     bias = ROOT - PUBLISHED * gelu(ROOT)
     displacement = lambda z: z - PUBLISHED * gelu(PUBLISHED * gelu(z) + bias)
-    fold = minimize_scalar(lambda z: -displacement(z), bounds=(0.5, ROOT), method="bounded", options={"xatol": 1e-12})
+    fold = minimize_scalar(
+        lambda z: -displacement(z), bounds=(0.5, ROOT), method="bounded", options={"xatol": 1e-12}
+    )
     ends = []
     for start in (-fold.fun - 5e-7, -fold.fun + 5e-7):
         z0 = jnp.asarray([start])
@@ -124,7 +141,9 @@ def test_the_counter_example_makes_the_layer_jump():
 
 
 def test_no_bias_is_needed():
-    """Without biases the largest slope at c = 0.9 is 1.0269, and the threshold 0.8884 instead of 0.8858."""
+    """Without biases the largest slope at c = 0.9 is 1.0269, and the threshold 0.8884 instead of
+    0.8858.
+    """
     steepness = float(jax.jacfwd(scalar_map(PUBLISHED, 0.0))(jnp.asarray([1.55]))[0, 0])
     np.testing.assert_allclose(steepness, 1.026935, atol=1e-6)
     grid = np.linspace(-6, 8, 1_400_001)
@@ -133,10 +152,14 @@ def test_no_bias_is_needed():
 
 
 def test_below_the_threshold_the_rate_is_that_of_the_slope():
-    """Where the slope at the solution is q, errors shrink by q: a rate without the factor K^2 is broken."""
+    """Where the slope at the solution is q, errors shrink by q: a rate without the factor K^2 is
+    broken.
+    """
     c = 0.85
-    q, bias = (c * STEEPEST) ** 2, ROOT - c * gelu(ROOT)
-    residual, z0 = scalar_map(c, bias), jnp.asarray([ROOT - c * gelu(ROOT)])
+    q = (c * STEEPEST) ** 2
+    bias = ROOT - c * gelu(ROOT)
+    residual = scalar_map(c, bias)
+    z0 = jnp.asarray([ROOT - c * gelu(ROOT)])
     states = iterate(residual, z0, jnp.asarray([ROOT + 1e-2]), 40)[:, 0]
     errors = np.abs(states - ROOT)
     np.testing.assert_allclose(errors[30:] / errors[29:-1], q, rtol=1e-3)

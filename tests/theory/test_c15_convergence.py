@@ -1,4 +1,6 @@
-"""C15: where trajectories end, and at which rate; and those that end nowhere. `theory/C15-convergence.md`."""
+"""C15: where trajectories end, and at which rate; and those that end nowhere.
+`theory/C15-convergence.md`.
+"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
@@ -54,11 +56,13 @@ def one(visible, hidden, up, **options) -> Block:
 def lone(lagrangian, bias, **options) -> Block:
     """A block of one layer and a bias."""
     bias = jnp.asarray(bias, float)
-    memory = AssociativeMemory({"v": Neurons(lagrangian, bias.shape)}, {"b": Bias(bias)}, {"b": ("v",)})
+    memory = AssociativeMemory(
+        {"v": Neurons(lagrangian, bias.shape)}, {"b": Bias(bias)}, {"b": ("v",)}
+    )
     return derive_block(memory, [], **options)
 
 
-# ---- The claim --------------------------------------------------------------------------------------------------
+# ---- The claim -----------------------------------------------------------------------------------
 
 
 def test_the_claim(getkey):
@@ -69,20 +73,29 @@ def test_the_claim(getkey):
 
 def drawn(getkey, i=1):
     """Twenty examples, and the function that measures them, compiled anew."""
-    return c15.draw_examples(getkey(), 20, *c15.PAIRS[i]), eqx.filter_jit(eqx.filter_vmap(lambda e: c15.gaps(e)))
+    return c15.draw_examples(getkey(), 20, *c15.PAIRS[i]), eqx.filter_jit(
+        eqx.filter_vmap(lambda e: c15.gaps(e))
+    )
 
 
 @pytest.mark.parametrize("wrong, part", [("metric", 2), ("leak", 2), ("slope", 1)])
 def test_wrong_theorems_are_caught(wrong, part, getkey, monkeypatch):
-    """Strengths in another metric, or without the leak; a slope of the energy that is that of another step."""
-    right, step = c15.linearised, c15.explicit_step
+    """Strengths in another metric, or without the leak; a slope of the energy that is that of
+    another step.
+    """
+    right = c15.linearised
+    step = c15.explicit_step
 
     def changed(potential, x, leak):
         found = right(potential, x, leak)
-        return found._replace(strengths=1.1 * found.strengths if wrong == "metric" else found.strengths - leak)
+        return found._replace(
+            strengths=1.1 * found.strengths if wrong == "metric" else found.strengths - leak
+        )
 
     if wrong == "slope":
-        monkeypatch.setattr(c15, "explicit_step", lambda p, x, leak, eta: step(p, x, leak, 1.1 * eta))
+        monkeypatch.setattr(
+            c15, "explicit_step", lambda p, x, leak, eta: step(p, x, leak, 1.1 * eta)
+        )
     else:
         monkeypatch.setattr(c15, "linearised", changed)
     examples, gaps = drawn(getkey)
@@ -90,7 +103,9 @@ def test_wrong_theorems_are_caught(wrong, part, getkey, monkeypatch):
 
 
 def test_more_decrease_than_proved_is_not_there():
-    """Linear units that nothing drives: the energy falls from x^2/2 to (1 - s)^2 x^2/2, which is the bound."""
+    """Linear units that nothing drives: the energy falls from x^2/2 to (1 - s)^2 x^2/2, which is
+    the bound.
+    """
     memory = c15._two_layers(Quadratic(), Tanh(), jnp.zeros((1, 2)))
     potential = derive_block(memory, ["h"], leak=1.0).potential
     measured = jax.jit(partial(c15.step_gaps, potential))
@@ -99,19 +114,27 @@ def test_more_decrease_than_proved_is_not_there():
     assert abs(float(slope)) < 1e-15
 
 
-# ---- To the set of rests ----------------------------------------------------------------------------------------
+# ---- To the set of rests -------------------------------------------------------------------------
 
 
 def test_a_flow_of_three_layers_comes_to_rest():
-    """Time constants that differ, a softmax and a norm with blind directions, biases; from four states."""
+    """Time constants that differ, a softmax and a norm with blind directions, biases; from four
+    states.
+    """
     neurons = {
         "a": Neurons(Softmax(1.5), (3,), tau=0.7, input=fixed(3, seed=1)),
         "b": Neurons(Tanh(), (4,), tau=2.0),
         "c": Neurons(LayerNorm(eps=0.1), (5,), tau=0.4, input=fixed(5, seed=2)),
     }
-    synapses = {"ab": Dense(Coupling(fixed((4, 3), seed=3))), "bc": Dense(Coupling(fixed((5, 4), seed=4)))}
+    synapses = {
+        "ab": Dense(Coupling(fixed((4, 3), seed=3))),
+        "bc": Dense(Coupling(fixed((5, 4), seed=4))),
+    }
     memory = AssociativeMemory(neurons, synapses, {"ab": ("a", "b"), "bc": ("b", "c")})
-    starts = {name: fixed((4, *layer.shape), 3.0, seed=i) for i, (name, layer) in enumerate(neurons.items())}
+    starts = {
+        name: fixed((4, *layer.shape), 3.0, seed=i)
+        for i, (name, layer) in enumerate(neurons.items())
+    }
 
     @jax.jit
     @jax.vmap
@@ -125,7 +148,9 @@ def test_a_flow_of_three_layers_comes_to_rest():
 
 
 def test_the_energy_alone_does_not_see_the_blind_direction():
-    r"""Softmax with a leak: a constant on top of a rest decays as $e^{-t}$ while the energy stands still."""
+    r"""Softmax with a leak: a constant on top of a rest decays as $e^{-t}$ while the energy stands
+    still.
+    """
     rest = jnp.asarray([0.3, -0.1, 0.4])
     block = lone(Softmax(), rest, leak=1.0)
     moving = velocity(block, rest + 2.0)
@@ -150,13 +175,15 @@ def test_without_a_bound_on_the_trajectory_there_is_no_limit():
 
 
 def test_kinks_leave_the_set_of_rests():
-    """ReLU visible units, silent at all of the rests that they reach: bounded steps tend to rests all the same."""
+    """ReLU visible units, silent at all of the rests that they reach: bounded steps tend to rests
+    all the same.
+    """
     block = lone(ReLU(), [-1.0, 0.5], leak=1.0, step=0.4)
     states = descend(block, jnp.asarray([3.0, -2.0]), 100).states
     assert_close(states[-1], jnp.asarray([-1.0, 0.5]), 1e-12)
 
 
-# ---- To one rest ------------------------------------------------------------------------------------------------
+# ---- To one rest ---------------------------------------------------------------------------------
 
 CASES = {
     "tanh and GELU": (Tanh(0.8), GELU(), 0.5),
@@ -177,14 +204,20 @@ def test_the_rate_of_a_trajectory_is_that_of_its_rest(case):
     factors = c15.step_factors(block, rest)
     assert -1 < float(jnp.min(factors)) <= float(jnp.max(factors)) < 1
     rate = float(c15.convergence_rate(block, rest))
-    away = np.linalg.norm(descend(block, rest + 0.1 * fixed(5, seed=7), 400).states - rest[None], axis=1)
+    away = np.linalg.norm(
+        descend(block, rest + 0.1 * fixed(5, seed=7), 400).states - rest[None], axis=1
+    )
     last = int(np.flatnonzero(away > 1e-11)[-1])
     assert away[last] / away[last - 1] == pytest.approx(rate, rel=1e-3)
-    np.testing.assert_allclose(np.sort(np.linalg.eigvals(jax.jacfwd(block)(rest)).real)[::-1], factors, atol=1e-9)
+    np.testing.assert_allclose(
+        np.sort(np.linalg.eigvals(jax.jacfwd(block)(rest)).real)[::-1], factors, atol=1e-9
+    )
 
 
 def test_the_path_to_the_rest_has_a_finite_length():
-    """Behind a norm, with two rests: the energy pays for all steps, a |g' - g|^2 each, and the steps add up."""
+    """Behind a norm, with two rests: the energy pays for all steps, a |g' - g|^2 each, and the
+    steps add up.
+    """
     block = one(LayerNorm(eps=0.3), GELU(), fixed((4, 5), 0.8, seed=8), step=0.2)
     found = descend(block, fixed(5, 3.0, seed=6), 600)
     moved = jnp.linalg.norm(jnp.diff(found.states, axis=0), axis=1)
@@ -192,43 +225,58 @@ def test_the_path_to_the_rest_has_a_finite_length():
     concavity = 0.12890 * np.linalg.norm(fixed((4, 5), 0.8, seed=8), 2) ** 2
     least = 0.5 * ((2 - 0.2) / (0.2 / math.sqrt(0.3)) - concavity)
     assert least > 0
-    assert float(found.energies[0] - found.energies[-1]) >= least * float(jnp.sum(jnp.diff(g, axis=0) ** 2))
+    assert float(found.energies[0] - found.energies[-1]) >= least * float(
+        jnp.sum(jnp.diff(g, axis=0) ** 2)
+    )
     assert float(jnp.sum(moved[300:])) < 1e-6 * float(jnp.sum(moved))
 
 
-# ---- Behind an exact norm ---------------------------------------------------------------------------------------
+# ---- Behind an exact norm ------------------------------------------------------------------------
 
 
 def test_residual_steps_grow_the_state_and_turn_the_activation_to_one_place():
-    """A mixer of ReLU units: after 2000 steps the state is 1000 times as large, and the force nearly radial."""
+    """A mixer of ReLU units: after 2000 steps the state is 1000 times as large, and the force
+    nearly radial.
+    """
     memory = draw_memory(c15.exact_mixer, jax.random.key(0))
-    found = descend(derive_block(memory, BRANCHES), draw_state(memory, jax.random.key(1))["x"], 2000)
+    found = descend(
+        derive_block(memory, BRANCHES), draw_state(memory, jax.random.key(1))["x"], 2000
+    )
     block = derive_block(memory, BRANCHES)
     g = jax.vmap(block.activation)(found.states)
     assert bool(found.descends)
-    assert float(jnp.std(found.states[-1]) / jnp.std(found.states[1000])) == pytest.approx(2, abs=0.1)
-    late, early = (float(jnp.linalg.norm(g[2 * k] - g[k])) for k in (1000, 10))
+    assert float(jnp.std(found.states[-1]) / jnp.std(found.states[1000])) == pytest.approx(
+        2, abs=0.1
+    )
+    late = float(jnp.linalg.norm(g[2 * 1000] - g[1000]))
+    early = float(jnp.linalg.norm(g[2 * 10] - g[10]))
     assert late < early
 
 
 def test_the_activation_turns_as_a_power_of_the_number_of_steps():
-    r"""Linear hidden units: the eigenvectors of $M = W^\top W$ grow as $k^{m/m_1}$, so that the angle falls as
-    $k^{m_2/m_1 - 1}$."""
+    r"""Linear hidden units: the eigenvectors of $M = W^\top W$ grow as $k^{m/m_1}$, so that the
+    angle falls as $k^{m_2/m_1 - 1}$."""
     basis = np.linalg.qr(np.column_stack([np.ones(4), np.eye(4)[:, :3]]))[0][:, 1:]
-    up = jnp.asarray(np.diag([2.0, math.sqrt(2.0), 1.0]) @ basis.T)  # m = 4, 2 and 1 on the centred states
+    up = jnp.asarray(
+        np.diag([2.0, math.sqrt(2.0), 1.0]) @ basis.T
+    )  # m = 4, 2 and 1 on the centred states
     neurons = {"x": Neurons(LayerNorm(eps=0.0), (4,)), "h": Neurons(Quadratic(), (3,))}
-    block = derive_block(AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("x", "h")}), ["h"])
+    block = derive_block(
+        AssociativeMemory(neurons, {"s": Dense(Coupling(up))}, {"s": ("x", "h")}), ["h"]
+    )
     states = descend(block, jnp.asarray(basis @ [1.0, 1.0, 1.0]), 40_000).states
     parts = np.asarray(states[np.asarray([10_000, 40_000])] @ basis)
     angles = parts[:, 1] / parts[:, 0]
     assert math.log(angles[1] / angles[0]) / math.log(4) == pytest.approx(-0.5, abs=0.01)
 
 
-# ---- What is missing where it fails -----------------------------------------------------------------------------
+# ---- What is missing where it fails --------------------------------------------------------------
 
 
 def test_a_flat_rest_is_reached_slower_than_by_any_rate():
-    r"""$E = x^4/12$ and $\theta = 3/4$: the state falls as $(2\eta k/3)^{-1/2}$, and the predicted factor is 1."""
+    r"""$E = x^4/12$ and $\theta = 3/4$: the state falls as $(2\eta k/3)^{-1/2}$, and the predicted
+    factor is 1.
+    """
     block = c15.flat_block(0.5)
     states = np.asarray(descend(block, jnp.asarray([1.5]), 40_000).states)[:, 0]
     k = np.asarray([10_000, 40_000])
@@ -238,7 +286,9 @@ def test_a_flat_rest_is_reached_slower_than_by_any_rate():
 
 
 def spiral(x):
-    r"""$e^{-1/\rho}\,[1 - \tfrac{4r^4}{4r^4 + \rho^4} \sin(\theta - 1/\rho)]$, $\rho = 1 - r^2$: Palis & de Melo."""
+    r"""$e^{-1/\rho}\,[1 - \tfrac{4r^4}{4r^4 + \rho^4} \sin(\theta - 1/\rho)]$, $\rho = 1 - r^2$:
+    Palis & de Melo.
+    """
     square = jnp.sum(x**2)
     inside = 1 - square
     turns = jnp.sin(jnp.arctan2(x[1], x[0]) - 1 / inside)
@@ -246,8 +296,12 @@ def spiral(x):
 
 
 def test_a_smooth_energy_that_is_not_analytic_has_a_trajectory_with_a_circle_of_limits():
-    r"""The flow keeps to $\theta = 1/(1 - r^2)$, with $r \to 1$: bounded, descending, and round for ever."""
-    memory = AssociativeMemory({"x": Neurons(Quadratic(), (2,))}, {"s": HyperSynapse(spiral)}, {"s": ("x",)})
+    r"""The flow keeps to $\theta = 1/(1 - r^2)$, with $r \to 1$: bounded, descending, and round for
+    ever.
+    """
+    memory = AssociativeMemory(
+        {"x": Neurons(Quadratic(), (2,))}, {"s": HyperSynapse(spiral)}, {"s": ("x",)}
+    )
     block = derive_block(memory, [])
     angles = jnp.linspace(2.0, 200.0, 2000)
     radii = jnp.sqrt(1 - 1 / angles)
@@ -255,9 +309,15 @@ def test_a_smooth_energy_that_is_not_analytic_has_a_trajectory_with_a_circle_of_
     def curve(angle):
         return jnp.sqrt(1 - 1 / angle) * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
-    points, tangents = jax.jit(jax.vmap(lambda a: jax.jvp(curve, (a,), (jnp.ones_like(a),))))(angles)
+    points, tangents = jax.jit(jax.vmap(lambda a: jax.jvp(curve, (a,), (jnp.ones_like(a),))))(
+        angles
+    )
     forces = jax.jit(jax.vmap(block.force))(points)
-    along = jnp.sum(forces * tangents, axis=1) / jnp.linalg.norm(forces, axis=1) / jnp.linalg.norm(tangents, axis=1)
+    along = (
+        jnp.sum(forces * tangents, axis=1)
+        / jnp.linalg.norm(forces, axis=1)
+        / jnp.linalg.norm(tangents, axis=1)
+    )
     assert float(jnp.min(along)) > 1 - 1e-9  # the force is along the curve, outwards, for 31 turns
     assert float(jnp.max(radii)) < 1
     energies = jax.jit(jax.vmap(block.energy))(points)
@@ -266,15 +326,21 @@ def test_a_smooth_energy_that_is_not_analytic_has_a_trajectory_with_a_circle_of_
 
 def test_a_step_of_twice_the_decay_jumps_for_ever():
     """Leak * step = 2, no force: x and -x in turn, at one energy. A little less comes to rest."""
-    states = descend(lone(Quadratic(), [0.0, 0.0], leak=1.0, step=2.0), jnp.asarray([1.0, -0.5]), 7).states
+    states = descend(
+        lone(Quadratic(), [0.0, 0.0], leak=1.0, step=2.0), jnp.asarray([1.0, -0.5]), 7
+    ).states
     assert_close(states[1::2], -states[::2])
-    less = descend(lone(Quadratic(), [0.0, 0.0], leak=1.0, step=1.9), jnp.asarray([1.0, -0.5]), 300).states
+    less = descend(
+        lone(Quadratic(), [0.0, 0.0], leak=1.0, step=1.9), jnp.asarray([1.0, -0.5]), 300
+    ).states
     assert float(jnp.max(jnp.abs(less[-1]))) < 1e-12
 
 
 @pytest.mark.parametrize("gain", [1.5, 3.0])
 def test_antisymmetric_weights_cycle_with_period_four(gain, getkey):
-    r"""$x' = V \tanh x$, $V = -V^\top$: from almost everywhere to $(\pm p, \pm p)$ with $p = a \tanh p$, in turn."""
+    r"""$x' = V \tanh x$, $V = -V^\top$: from almost everywhere to $(\pm p, \pm p)$ with $p = a
+    \tanh p$, in turn.
+    """
     block = derive_block(c15.turning_memory(0.0, gain), ["h"], leak=1.0)
     signs = jnp.sign(normal(getkey(), (2,)))
     states = descend(block, signs * (0.3 + jnp.abs(normal(getkey(), (2,)))), 403).states[-4:]
@@ -285,7 +351,9 @@ def test_antisymmetric_weights_cycle_with_period_four(gain, getkey):
 
 
 def test_broken_weights_make_a_flow_cycle(getkey):
-    """V with a gain of 1.5 and a turn of 2: the only rest is the origin, which repels; the flow goes round."""
+    """V with a gain of 1.5 and a turn of 2: the only rest is the origin, which repels; the flow
+    goes round.
+    """
     block = derive_block(c15.turning_memory(1.5, 2.0), ["h"], leak=1.0)
     ends = jax.jit(lambda x: flow(block, x, 60.0, rtol=1e-8).ys[0])(normal(getkey(), (2,)) + 1e-3)
     speed = float(jnp.linalg.norm(velocity(block, ends)))

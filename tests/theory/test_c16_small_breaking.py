@@ -1,4 +1,6 @@
-"""C16: small breaking keeps a stable rest, and the residual bounds the attractor. `theory/C16-small-breaking.md`."""
+"""C16: small breaking keeps a stable rest, and the residual bounds the attractor.
+`theory/C16-small-breaking.md`.
+"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
@@ -25,7 +27,7 @@ def test_the_claim(getkey):
     assert found.examples == 16
 
 
-# ---- One unit, where all is known -------------------------------------------------------------------------------
+# ---- One unit, where all is known ----------------------------------------------------------------
 
 
 def one_unit(weight: float, x: float, leak: float = 1.0):
@@ -33,7 +35,9 @@ def one_unit(weight: float, x: float, leak: float = 1.0):
     return claim.resting_block(Quadratic(), Tanh(), jnp.asarray([[weight]]), jnp.asarray([x]), leak)
 
 
-def force_of_one(weight: float, rest: float, breaking: float, x: np.ndarray, leak: float = 1.0) -> np.ndarray:
+def force_of_one(
+    weight: float, rest: float, breaking: float, x: np.ndarray, leak: float = 1.0
+) -> np.ndarray:
     """The force of `one_unit` with a breaking, by NumPy."""
     current = leak * rest - weight * np.tanh(weight * rest)
     return (weight + breaking) * np.tanh(weight * x) - leak * x + current
@@ -42,24 +46,36 @@ def force_of_one(weight: float, rest: float, breaking: float, x: np.ndarray, lea
 @pytest.mark.parametrize("weight, x, leak", [(0.8, 0.5, 1.0), (1.2, 1.5, 0.9), (0.3, -2.0, 0.4)])
 def test_the_bound_of_one_unit_by_hand(weight, x, leak):
     slope = 1 / math.cosh(weight * x) ** 2
-    margin, bend = leak - weight**2 * slope, weight**3 * 4 / math.sqrt(27)
+    margin = leak - weight**2 * slope
+    bend = weight**3 * 4 / math.sqrt(27)
     radius = np.linspace(0, margin / bend, 100_001)[1:]
     steepness = weight * slope + weight**2 * radius * 4 / math.sqrt(27)
-    inside = radius * (margin - bend * radius / 2) / (abs(math.tanh(weight * x)) + radius * steepness)
+    inside = (
+        radius * (margin - bend * radius / 2) / (abs(math.tanh(weight * x)) + radius * steepness)
+    )
     best = np.max(np.minimum((margin - bend * radius) / steepness, inside))
     found = breaking_bound(one_unit(weight, x, leak), jnp.asarray([x])).bound
     assert 0.999 * best < found <= best * (1 + 1e-9)
 
 
 def test_what_one_unit_tolerates_of_its_own_breaking_by_hand():
-    """A breaking that flattens the slope at the rest counts by what it may steepen elsewhere in the ball."""
-    weight, x, size = 0.8, 0.5, 0.4
+    """A breaking that flattens the slope at the rest counts by what it may steepen elsewhere in the
+    ball.
+    """
+    weight = 0.8
+    x = 0.5
+    size = 0.4
     third = 4 / math.sqrt(27)
-    margin, bend = 1 - weight**2 / math.cosh(weight * x) ** 2, weight**3 * third
+    margin = 1 - weight**2 / math.cosh(weight * x) ** 2
+    bend = weight**3 * third
     radius = np.linspace(0, margin / bend, 100_001)[1:]
     steepness = size * weight**2 * radius * third
     force = size * abs(math.tanh(weight * x)) + radius * steepness
-    best = np.max(np.minimum((margin - bend * radius) / steepness, radius * (margin - bend * radius / 2) / force))
+    best = np.max(
+        np.minimum(
+            (margin - bend * radius) / steepness, radius * (margin - bend * radius / 2) / force
+        )
+    )
     block = claim.break_by(one_unit(weight, x), np.asarray([[-size]]))
     found = breaking_bound(block, jnp.asarray([x])).times
     assert 0.999 * best < found <= best * (1 + 1e-9)
@@ -68,12 +84,15 @@ def test_what_one_unit_tolerates_of_its_own_breaking_by_hand():
 
 
 def fold(weight: float, rest: float) -> float:
-    """The breaking at which a stable rest of one unit on the left meets an unstable one, and both vanish.
+    """The breaking at which a stable rest of one unit on the left meets an unstable one, and both
+    vanish.
 
     The force is convex for x < 0: it has two zeros there, or none, by the sign of its minimum.
     """
     x = np.linspace(-4, 0, 400_001)
-    return brentq(lambda breaking: np.min(force_of_one(weight, rest, breaking, x)), -0.5, 0.0, xtol=1e-9)
+    return brentq(
+        lambda breaking: np.min(force_of_one(weight, rest, breaking, x)), -0.5, 0.0, xtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("weight, rest", [(1.2, -0.6), (1.3, -0.6)])
@@ -88,15 +107,22 @@ def test_a_breaking_a_quarter_above_the_bound_makes_a_rest_vanish(weight, rest):
 
 
 def test_the_third_derivative_is_needed(monkeypatch):
-    """With two thirds of what the slope loses in the ball, the bound would promise a rest that is gone."""
-    weight, rest = 1.3, -0.6
+    """With two thirds of what the slope loses in the ball, the bound would promise a rest that is
+    gone.
+    """
+    weight = 1.3
+    rest = -0.6
     honest = Tanh(1.0).third_derivative
     monkeypatch.setattr(Tanh, "third_derivative", honest / 1.5)
-    assert breaking_bound(one_unit(weight, rest), jnp.asarray([rest])).bound > abs(fold(weight, rest))
+    assert breaking_bound(one_unit(weight, rest), jnp.asarray([rest])).bound > abs(
+        fold(weight, rest)
+    )
 
 
 def test_a_degenerate_rest_vanishes_under_any_breaking():
-    """Where w^2 / cosh^2(w x) = leak the force is -a (x - x*)^2: a breaking of 1e-6 of one sign leaves no zero."""
+    """Where w^2 / cosh^2(w x) = leak the force is -a (x - x*)^2: a breaking of 1e-6 of one sign
+    leaves no zero.
+    """
     weight = 1.5
     rest = math.acosh(weight) / weight
     found = breaking_bound(one_unit(weight, rest), jnp.asarray([rest]))
@@ -109,7 +135,7 @@ def test_a_degenerate_rest_vanishes_under_any_breaking():
     assert math.isnan(breaking_bound(one_unit(weight, 0.0), jnp.zeros(1)).bound)  # a saddle
 
 
-# ---- Linear units, where the bound is the best ------------------------------------------------------------------
+# ---- Linear units, where the bound is the best ---------------------------------------------------
 
 
 @pytest.mark.parametrize("times, stable", [(0.999, True), (1.001, False)])
@@ -126,11 +152,13 @@ def test_no_larger_bound_holds_for_linear_units(times, stable, getkey):
     assert breaking_bound(broken, x).persists is stable
 
 
-# ---- The ball ---------------------------------------------------------------------------------------------------
+# ---- The ball ------------------------------------------------------------------------------------
 
 
 def test_the_flow_contracts_in_the_ball_and_stays_in_it(getkey):
-    """Behind linear visible units all norms are the Euclidean one. Any breaking below the bound will do."""
+    """Behind linear visible units all norms are the Euclidean one. Any breaking below the bound
+    will do.
+    """
     tied, x, direction = claim.draw(getkey(), 0)
     found = breaking_bound(tied, x)
     broken = claim.break_by(tied, 0.999 * found.bound * direction)
@@ -153,7 +181,7 @@ def test_a_state_that_is_no_rest_is_said_so(getkey):
     assert "settle it first" in far.reason
 
 
-# ---- The residual bounds the attractor --------------------------------------------------------------------------
+# ---- The residual bounds the attractor -----------------------------------------------------------
 
 
 def test_the_rate_of_the_tied_energy_in_a_mixer(getkey):
@@ -168,7 +196,9 @@ def test_the_rate_of_the_tied_energy_in_a_mixer(getkey):
 
 
 def cycle(weight: float, turn: float, step: float, steps: int) -> np.ndarray:
-    """A trajectory of x' = (w + turn R) tanh(w x) - x, R a quarter turn, by NumPy's own Runge-Kutta steps."""
+    """A trajectory of x' = (w + turn R) tanh(w x) - x, R a quarter turn, by NumPy's own Runge-Kutta
+    steps.
+    """
     down = weight * np.eye(2) + turn * QUARTER_TURN
     force = lambda x: down @ np.tanh(weight * x) - x
     states = [np.asarray([0.1, 0.0])]
@@ -183,8 +213,12 @@ def cycle(weight: float, turn: float, step: float, steps: int) -> np.ndarray:
 
 
 def test_a_limit_cycle_lies_within_the_bound():
-    """Strongly broken: no rest is left, the state goes round, and the residual still bounds where and how fast."""
-    weight, turn, step = 1.3, 0.9, 0.01
+    """Strongly broken: no rest is left, the state goes round, and the residual still bounds where
+    and how fast.
+    """
+    weight = 1.3
+    turn = 0.9
+    step = 0.01
     path = cycle(weight, turn, step, 6000)[2000:]
     tied = weight * np.tanh(weight * path) - path
     residual = turn * np.tanh(weight * path) @ QUARTER_TURN.T
@@ -193,26 +227,31 @@ def test_a_limit_cycle_lies_within_the_bound():
     moving = square(tied + residual)
     assert np.min(moving) > 0.05
     assert np.ptp(np.unwrap(np.arctan2(path[:, 1], path[:, 0]))) > 20
-    # The balance over time, exact up to what the energy has gained, and its two consequences on the cycle.
+    # The balance over time, exact up to what the energy has gained, and its two consequences on the
+    # cycle.
     supplied = 0.5 * (square(residual) - square(tied) - moving)
     gained = step * (np.sum(supplied) - 0.5 * (supplied[0] + supplied[-1]))
     np.testing.assert_allclose(gained, energy[-1] - energy[0], atol=1e-4)
     assert np.mean(square(tied)) < np.mean(square(residual))
     assert np.mean(moving) < np.mean(square(residual))
     assert abs(np.mean(square(tied) + moving) / np.mean(square(residual)) - 1) < 0.02
-    # The ceiling: the highest tied energy among states where the tied force is no larger than the residual can be.
+    # The ceiling: the highest tied energy among states where the tied force is no larger than the
+    # residual can be.
     largest = turn * math.sqrt(2)
     axis = np.linspace(-1, 1, 801) * (weight + turn) * math.sqrt(2)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     held = square(weight * np.tanh(weight * grid) - grid) <= largest**2
     heights = 0.5 * square(grid) - np.sum(np.log(np.cosh(weight * grid)), axis=1)
     assert np.max(energy) <= np.max(heights[held])
-    assert np.max(np.linalg.norm(path, axis=1)) <= (weight + turn) * math.sqrt(2)  # the absorbing ball
+    assert np.max(np.linalg.norm(path, axis=1)) <= (weight + turn) * math.sqrt(
+        2
+    )  # the absorbing ball
     assert np.max(heights[held]) < 0.7 * np.max(heights)
 
 
 def test_the_cycle_is_that_of_the_block():
-    weight, turn = 1.3, 0.9
+    weight = 1.3
+    turn = 0.9
     tied = claim.resting_block(Quadratic(), Tanh(), weight * jnp.eye(2), jnp.zeros(2), leak=1.0)
     block = claim.break_by(tied, turn * QUARTER_TURN)
     x = np.asarray([0.4, -1.1])

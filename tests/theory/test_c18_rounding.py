@@ -1,4 +1,6 @@
-"""C18: what rounding does to a descent, measured in float32 against float64, and rises that are none of it."""
+"""C18: what rounding does to a descent, measured in float32 against float64, and rises that are
+none of it.
+"""
 
 import jax.numpy as jnp
 import numpy as np

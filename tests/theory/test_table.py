@@ -1,4 +1,6 @@
-"""The table of theory/README.md: it equals the claims, what it names exists, and its errors are measured again."""
+"""The table of theory/README.md: it equals the claims, what it names exists, and its errors are
+measured again.
+"""
 
 import ast
 import functools
@@ -33,16 +35,20 @@ def rows(document: str) -> dict[str, list[str]]:
     """The cells of the table on a page, by the id of the claim."""
     _, _, lines = document.partition(table.BEGIN)[2].partition(table.END)[0].strip().split("\n", 2)
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines.split("\n")]
-    return {re.sub(r"\W.*", "", row[0].strip(" [")): [cell.strip() for cell in row] for row in cells}
+    return {
+        re.sub(r"\W.*", "", row[0].strip(" [")): [cell.strip() for cell in row] for row in cells
+    }
 
 
-# ---- The numbers ------------------------------------------------------------------------------------------------
+# ---- The numbers ---------------------------------------------------------------------------------
 
 
 @by_claim
 def test_the_claim_holds_on_the_examples_of_the_table(claim, measured):
     assert measured[claim.id].passed, f"{claim.what}: {measured[claim.id]}"
-    assert EXAMPLES <= measured[claim.id].examples < 1.1 * EXAMPLES  # kinds of systems have equal shares
+    assert (
+        EXAMPLES <= measured[claim.id].examples < 1.1 * EXAMPLES
+    )  # kinds of systems have equal shares
 
 
 @by_claim
@@ -60,10 +66,12 @@ def test_the_error_in_the_table_is_the_one_that_is_measured(claim, measured):
 def agree(recorded: str, error: float) -> bool:
     """Whether a recorded error is of the order of a measured one.
 
-    The examples are the same everywhere, so that rounding differs by how sums are ordered; a factor of 30 is ample.
-    Below one ulp a number is as good as 0.
+    The examples are the same everywhere, so that rounding differs by how sums are ordered; a factor
+    of 30 is ample. Below one ulp a number is as good as 0.
     """
-    return math.isfinite(error) and abs(math.log(max(float(recorded), EPS) / max(error, EPS))) <= math.log(30)
+    return math.isfinite(error) and abs(
+        math.log(max(float(recorded), EPS) / max(error, EPS))
+    ) <= math.log(30)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +106,7 @@ def test_measuring_a_claim_alone_gives_the_same(measured):
     assert other.measurement.error != measured["C04"].error
 
 
-# ---- What the table names ---------------------------------------------------------------------------------------
+# ---- What the table names ------------------------------------------------------------------------
 
 
 def test_ids_are_unique_in_order_and_complete():
@@ -133,17 +141,27 @@ def test_every_module_and_page_of_a_claim_is_in_the_catalogue():
 
 @functools.cache
 def names_in_code() -> set[str]:
-    """All names that code defines or uses, options and values given as text, and the stems of all files."""
+    """All names that code defines or uses, options and values given as text, and the stems of all
+    files.
+    """
     names = set()
-    for path in [path for folder in ("hopmix", "tests", "theory") for path in (ROOT / folder).rglob("*.py")]:
+    for path in [
+        path for folder in ("hopmix", "tests", "theory") for path in (ROOT / folder).rglob("*.py")
+    ]:
         names |= set(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_bytes())):
-            values = (getattr(node, field, None) for field in ("name", "arg", "id", "attr", "value"))
+            values = (
+                getattr(node, field, None) for field in ("name", "arg", "id", "attr", "value")
+            )
             names |= {value for value in values if isinstance(value, str)}
     return names
 
 
-FILES = {path.name for folder in ("hopmix", "tests", "theory", "experiments") for path in (ROOT / folder).rglob("*.*")}
+FILES = {
+    path.name
+    for folder in ("hopmix", "tests", "theory", "experiments")
+    for path in (ROOT / folder).rglob("*.*")
+}
 
 
 def unknown_names(page: str) -> list[str]:
@@ -156,7 +174,11 @@ def unknown_names(page: str) -> list[str]:
         elif re.search(r"\.(py|md|svg|png)$", token):
             known = token in FILES
         else:
-            words = {word for dotted in re.findall(r"[A-Za-z_][\w.]*", token) for word in dotted.split(".")}
+            words = {
+                word
+                for dotted in re.findall(r"[A-Za-z_][\w.]*", token)
+                for word in dotted.split(".")
+            }
             known = words - set(keyword.kwlist) <= names_in_code()
         found += [] if known else [token]
     return found
@@ -167,9 +189,13 @@ def test_names_on_a_page_are_those_of_the_code(page):
     assert unknown_names((THEORY / page).read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("text", ["`hopmix.no_such_name`", "`Coupling.no_such_part`", "`theory/no.py`", "`nowhere.py`"])
+@pytest.mark.parametrize(
+    "text", ["`hopmix.no_such_name`", "`Coupling.no_such_part`", "`theory/no.py`", "`nowhere.py`"]
+)
 def test_a_stale_name_is_caught(text):
-    assert unknown_names(f"See `Coupling.up`, `theory/README.md`, `_memory.py` and {text}.") == [text.strip("`")]
+    assert unknown_names(f"See `Coupling.up`, `theory/README.md`, `_memory.py` and {text}.") == [
+        text.strip("`")
+    ]
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in THEORY.glob("*.md")))
@@ -184,16 +210,19 @@ def test_the_front_page_leads_to_everything():
     assert here <= linked
 
 
-# ---- The table as such ------------------------------------------------------------------------------------------
+# ---- The table as such ---------------------------------------------------------------------------
 
 
 def made_up() -> Claim:
     measure = lambda key, examples: Measurement(0.0, 0.0, examples)
-    return Claim("C99", "|x| * 2_a <= _b", "us", "proved", "C99-x.md", "test_c99_x.py", "gap", measure)
+    return Claim(
+        "C99", "|x| * 2_a <= _b", "us", "proved", "C99-x.md", "test_c99_x.py", "gap", measure
+    )
 
 
 @pytest.mark.parametrize(
-    "error, cell", [(0.5, "**0.5: fails**"), (math.nan, "**nan: fails**"), (math.inf, "**inf: fails**")]
+    "error, cell",
+    [(0.5, "**0.5: fails**"), (math.nan, "**nan: fails**"), (math.inf, "**inf: fails**")],
 )
 def test_a_broken_claim_shows(error, cell):
     assert table.cells(made_up(), Measurement(error, 1e-10, 5))[ERROR] == cell
@@ -221,7 +250,8 @@ def test_only_what_is_between_the_markers_is_replaced():
 
 
 @pytest.mark.parametrize(
-    "page", ["", table.BEGIN, table.END, f"{table.END}{table.BEGIN}", 2 * f"{table.BEGIN}{table.END}"]
+    "page",
+    ["", table.BEGIN, table.END, f"{table.END}{table.BEGIN}", 2 * f"{table.BEGIN}{table.END}"],
 )
 def test_a_page_without_the_two_markers_is_refused(page):
     with pytest.raises(ValueError, match="once each"):

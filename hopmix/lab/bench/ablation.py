@@ -1,4 +1,6 @@
-"""A whole ablation: members in one program against one after another, and what measuring and the data cost."""
+"""A whole ablation: members in one program against one after another, and what measuring and the
+data cost.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,10 +26,18 @@ Trained = tuple[Member, Any, Any]
 
 
 def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Study:
-    """The default study, or a small one to see that everything runs, with intervals of about `STEPS` steps."""
+    """The default study, or a small one to see that everything runs, with intervals of about
+    `STEPS` steps.
+    """
     options: dict[str, Any] = {"precision": precision, "measurements": 600 // STEPS}
     if quick:
-        options |= {"arms": ("free", "symmetric"), "seeds": 2, "dim": 8, "depth": 1, "measurements": 300}
+        options |= {
+            "arms": ("free", "symmetric"),
+            "seeds": 2,
+            "dim": 8,
+            "depth": 1,
+            "measurements": 300,
+        }
     return prepare(StudyConfig(**(options | changes)))
 
 
@@ -40,7 +50,9 @@ def training(program: Program, **options: Any) -> Callable[[Member, Dataset], Tr
     zero = jnp.int32(0)
     steps = jnp.int32(program.schedule.interval)
     logs = program.no_logs()
-    return lambda members, dataset: train(members, logs, zero, zero, steps, program.rows(0, dataset), dataset)
+    return lambda members, dataset: train(
+        members, logs, zero, zero, steps, program.rows(0, dataset), dataset
+    )
 
 
 def together(study: Study) -> Callable[[], list[Trained]]:
@@ -50,29 +62,40 @@ def together(study: Study) -> Callable[[], list[Trained]]:
 
 
 def one_by_one(study: Study) -> Callable[[], list[Trained]]:
-    """The same members in the same order, each trained alone by a program that knows of no others."""
+    """The same members in the same order, each trained alone by a program that knows of no
+    others.
+    """
     runs = []
     for program in study.programs:
         run = jax.jit(partial(_alone, program), compiler_options=training_options())
         everyone = program.initial(), program.rows(0, study.dataset)
-        runs += [(run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone)) for i in range(len(program.members))]
+        runs += [
+            (run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone))
+            for i in range(len(program.members))
+        ]
     # Waiting for each: calls that do not depend on each other may run at once.
     return lambda: [jax.block_until_ready(run(*member, study.dataset)) for run, member in runs]
 
 
 def _alone(program: Program, member: Member, rows: Any, dataset: Dataset) -> Trained:
-    """What `Program.train` does, of one member and without the axis of members: that is not always as fast."""
+    """What `Program.train` does, of one member and without the axis of members: that is not always
+    as fast.
+    """
     learn = lambda member, at, rows: program.step(member, at, rows, dataset)
     return take_steps(learn, member, program.parameters_of(member), rows, 0, len(rows))
 
 
 def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iterator[Row]:
-    """The population against its members one after another, and against the peer for the same steps."""
+    """The population against its members one after another, and against the peer for the same
+    steps.
+    """
     steps = study.schedule.interval
     members = len(study.arms) * study.config.seeds
     theirs = [partial(_peer_milliseconds, peer, study) for peer in peers]
     # Milliseconds of all steps of all members, as one number.
-    own, alone, *others = in_turn([timed(together(study)), timed(one_by_one(study)), *theirs], repetitions)
+    own, alone, *others = in_turn(
+        [timed(together(study)), timed(one_by_one(study)), *theirs], repetitions
+    )
     row = partial(Row, "ablation", f"{members} members, {steps} steps", own)
     yield row("one by one", alone)
     yield from (row(f"{peer.name}, one by one", other) for peer, other in zip(peers, others))
@@ -80,29 +103,49 @@ def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iter
 
 def _peer_milliseconds(peer: Peer, study: Study) -> float:
     """The peer's time for all members and steps: of each kind of mixer one is run."""
-    config, steps = study.config, study.schedule.interval
+    config = study.config
+    steps = study.schedule.interval
     model = mixer_of(config, BY_NAME[config.arms[0]], study.dataset.image, study.dataset.classes)
-    shape = {"image": model.image[0], "patch": model.patch_size[0], "dim": model.dim, "depth": model.depth}
+    shape = {
+        "image": model.image[0],
+        "patch": model.patch_size[0],
+        "dim": model.dim,
+        "depth": model.depth,
+    }
     kinds = [BY_NAME[arm.kind].baseline for arm in study.arms]
     run = partial(peer.milliseconds, batch=config.batch, steps=steps, **shape)
-    return config.seeds * steps * sum(kinds.count(kind) * run(kind=kind) for kind in dict.fromkeys(kinds))
+    return (
+        config.seeds
+        * steps
+        * sum(kinds.count(kind) * run(kind=kind) for kind in dict.fromkeys(kinds))
+    )
 
 
 def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
-    """What measuring costs beside training, over a whole study: the validation split, indices, energies; and all."""
+    """What measuring costs beside training, over a whole study: the validation split, indices,
+    energies; and all.
+    """
     train, shallow, deep = in_turn(_parts(study), repetitions)
     intervals, times, deeply = study.count_measurements()
     trained = tuple(intervals * t for t in train)
-    row = partial(Row, "measuring", against=f"training {study.schedule.total} steps", other=trained, race=False)
+    row = partial(
+        Row,
+        "measuring",
+        against=f"training {study.schedule.total} steps",
+        other=trained,
+        race=False,
+    )
     yield row(f"{times} times, without spectra and fields", tuple(times * s for s in shallow))
     whole = tuple(times * s + deeply * d for s, d in zip(shallow, deep))
     yield row(f"{times} times, {deeply} of them with spectra and fields", whole)
 
 
 def _parts(study: Study) -> list[Contender]:
-    """Three contenders over all programs, as a study runs them: an interval of training, measuring, and what measuring
-    deeply adds."""
-    programs, observer, data = study.programs, study.observer, study.dataset
+    """Three contenders over all programs, as a study runs them: an interval of training, measuring,
+    and what measuring deeply adds."""
+    programs = study.programs
+    observer = study.observer
+    data = study.dataset
     states = [program.initial() for program in programs]
     compile_all(study, states, data)
 
@@ -111,13 +154,20 @@ def _parts(study: Study) -> list[Contender]:
             states[i], *_ = program.run(states[i], 0, study.schedule.interval, data)
         return states
 
-    measure = lambda: [observer.measure(program, members, data) for program, members in zip(programs, states)]
-    deepen = lambda: [observer.measure_deeply(program, members, 0, data) for program, members in zip(programs, states)]
+    measure = lambda: [
+        observer.measure(program, members, data) for program, members in zip(programs, states)
+    ]
+    deepen = lambda: [
+        observer.measure_deeply(program, members, 0, data)
+        for program, members in zip(programs, states)
+    ]
     return [timed(train), timed(measure), timed(deepen)]
 
 
 def cost_data(study: Study, repetitions: int) -> Iterator[Row]:
-    """A real step, which gathers and augments its images, against one whose batches were prepared."""
+    """A real step, which gathers and augments its images, against one whose batches were
+    prepared.
+    """
     steps = study.schedule.interval
     real, ready = in_turn([timed(together(study)), timed(on_prepared(study))], repetitions)
     name = f"{steps} steps, augment {study.config.augment}"
@@ -125,10 +175,13 @@ def cost_data(study: Study, repetitions: int) -> Iterator[Row]:
 
 
 def on_prepared(study: Study) -> Callable[[], list[Trained]]:
-    """All members side by side as in `together`, on batches that were gathered and augmented before."""
+    """All members side by side as in `together`, on batches that were gathered and augmented
+    before.
+    """
     runs = []
     for program in study.programs:
-        members, rows = program.initial(), program.rows(0, study.dataset)
+        members = program.initial()
+        rows = program.rows(0, study.dataset)
         batches = jax.jit(jax.vmap(partial(_prepare, program, study.dataset)))(members.seed, rows)
         run = jax.jit(partial(_train_on, program), compiler_options=training_options())
         runs.append((run, members, jax.block_until_ready(batches)))
@@ -137,11 +190,15 @@ def on_prepared(study: Study) -> Callable[[], list[Trained]]:
 
 def _prepare(program: Program, dataset: Dataset, seed: Any, rows: Any) -> Any:
     """The batches of an interval, as `Program` makes them step by step."""
-    return jax.vmap(partial(program.batch, dataset, seed))(jnp.arange(len(rows), dtype=jnp.int32), rows)
+    return jax.vmap(partial(program.batch, dataset, seed))(
+        jnp.arange(len(rows), dtype=jnp.int32), rows
+    )
 
 
 def _train_on(program: Program, members: Member, batches: Any) -> Trained:
     """What `Program.train` does, on batches that are there already."""
     by_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batches)
     learn = jax.vmap(program.learn, in_axes=(0, None, 0))
-    return take_steps(learn, members, program.parameters_of(members), by_step, 0, program.schedule.interval)
+    return take_steps(
+        learn, members, program.parameters_of(members), by_step, 0, program.schedule.interval
+    )

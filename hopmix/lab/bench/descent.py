@@ -1,4 +1,6 @@
-"""Energy, force and descent of memories, against automatic differentiation and against a loop in Python."""
+"""Energy, force and descent of memories, against automatic differentiation and against a loop in
+Python.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -42,7 +44,9 @@ def make_memory(tokens: int, channels: int) -> AssociativeMemory:
         "token": TokenMixing(Coupling.symmetric(tokens, hidden[0], key=one)),
         "channel": ChannelMixing(Coupling.symmetric(channels, hidden[1], key=other)),
     }
-    return cast(AssociativeMemory(layers, synapses, {name: ("x", name) for name in synapses}), "float32")
+    return cast(
+        AssociativeMemory(layers, synapses, {name: ("x", name) for name in synapses}), "float32"
+    )
 
 
 def make_block(tokens: int, channels: int) -> Block:
@@ -55,15 +59,25 @@ def race_descent(quick: bool, repetitions: int) -> Iterator[Row]:
     for size, (tokens, channels) in ({"tiny": (4, 6)} if quick else SHAPES).items():
         calls = 2 if quick else CALLS[size]
         yield _memory_row(size, make_memory(tokens, channels), calls, repetitions)
-        block, x = make_block(tokens, channels), jr.normal(jr.key(1), (tokens, channels), jnp.float32)
+        block = make_block(tokens, channels)
+        x = jr.normal(jr.key(1), (tokens, channels), jnp.float32)
         yield _force_row(size, block, x, calls, repetitions)
         yield from _descent_rows(size, block, x, calls, repetitions)
 
 
 def _memory_row(size: str, memory: AssociativeMemory, calls: int, repetitions: int) -> Row:
-    state = {name: jr.normal(jr.key(2), layer.shape, jnp.float32) for name, layer in memory.neurons.items()}
-    contenders = [timed(jax.jit(f), state, times=calls) for f in (derived(memory), differentiated(memory))]
-    return Row("descent", f"{size} memory: energy and force", *_pair(contenders, "jax.grad(energy)", repetitions))
+    state = {
+        name: jr.normal(jr.key(2), layer.shape, jnp.float32)
+        for name, layer in memory.neurons.items()
+    }
+    contenders = [
+        timed(jax.jit(f), state, times=calls) for f in (derived(memory), differentiated(memory))
+    ]
+    return Row(
+        "descent",
+        f"{size} memory: energy and force",
+        *_pair(contenders, "jax.grad(energy)", repetitions),
+    )
 
 
 def derived(memory: AssociativeMemory) -> Callable[[State], tuple[Energy, State]]:
@@ -76,8 +90,13 @@ def differentiated(memory: AssociativeMemory) -> Callable[[State], tuple[Energy,
 
     def run(state: State) -> tuple[Energy, State]:
         def energy(g: State) -> Energy:
-            terms = [jnp.sum(x * g[name]) - memory.neurons[name].lagrangian(x) for name, x in state.items()]
-            terms += [memory.synapses[s].energy(*(g[a] for a in names)) for s, names in memory.connections]
+            terms = [
+                jnp.sum(x * g[name]) - memory.neurons[name].lagrangian(x)
+                for name, x in state.items()
+            ]
+            terms += [
+                memory.synapses[s].energy(*(g[a] for a in names)) for s, names in memory.connections
+            ]
             return sum(terms, jnp.zeros((), jnp.float32))
 
         g = {name: memory.neurons[name].lagrangian.activation(x) for name, x in state.items()}
@@ -90,12 +109,17 @@ def differentiated(memory: AssociativeMemory) -> Callable[[State], tuple[Energy,
 def _force_row(size: str, block: Block, x: Layer, calls: int, repetitions: int) -> Row:
     forces = [jax.jit(lambda x: block.force(x)), jax.jit(lambda x: gradient_force(block, x))]
     contenders = [timed(force, x, times=calls) for force in forces]
-    return Row("descent", f"{size} block: force", *_pair(contenders, "jax.grad(potential)", repetitions))
+    return Row(
+        "descent", f"{size} block: force", *_pair(contenders, "jax.grad(potential)", repetitions)
+    )
 
 
 def _descent_rows(size: str, block: Block, x: Layer, calls: int, repetitions: int) -> Iterator[Row]:
     loops = {"loop over filter_jit(step)": True, "loop, weights compiled in": False}
-    runs = [lambda x: descend(block, x, STEPS)[:2], *(make_loop(block, arguments=a) for a in loops.values())]
+    runs = [
+        lambda x: descend(block, x, STEPS)[:2],
+        *(make_loop(block, arguments=a) for a in loops.values()),
+    ]
     own, *others = in_turn([timed(run, x, times=max(1, calls // 10)) for run in runs], repetitions)
     for against, other in zip(loops, others, strict=True):
         yield Row("descent", f"{size} block: descend, {STEPS} steps", own, against, other)
@@ -104,14 +128,18 @@ def _descent_rows(size: str, block: Block, x: Layer, calls: int, repetitions: in
 def make_loop(block: Block, steps: int = STEPS, arguments: bool = False) -> Callable[[Layer], Any]:
     """What `descend` returns, by a loop in Python over a compiled step.
 
-    With `arguments` the step takes the block, as `descend` does; else the weights are constants of the program, which
-    must be compiled again for others.
+    With `arguments` the step takes the block, as `descend` does; else the weights are constants of
+    the program, which must be compiled again for others.
     """
     both = lambda block, x: (block(x), block.energy(x))
-    step = partial(eqx.filter_jit(both), block) if arguments else jax.jit(partial(both, block))
+    if arguments:
+        step = partial(eqx.filter_jit(both), block)
+    else:
+        step = jax.jit(partial(both, block))
 
     def loop(x: Layer) -> tuple[list[Layer], list[Any]]:
-        states, energies = [], []
+        states = []
+        energies = []
         for _ in range(steps + 1):
             states.append(x)
             x, energy = step(x)
@@ -121,6 +149,8 @@ def make_loop(block: Block, steps: int = STEPS, arguments: bool = False) -> Call
     return loop
 
 
-def _pair(contenders: list, against: str, repetitions: int) -> tuple[tuple[float, ...], str, tuple[float, ...]]:
+def _pair(
+    contenders: list, against: str, repetitions: int
+) -> tuple[tuple[float, ...], str, tuple[float, ...]]:
     own, other = in_turn(contenders, repetitions)
     return own, against, other

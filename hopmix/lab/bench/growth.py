@@ -1,6 +1,7 @@
 """How cost grows with tokens, width, depth and members, and over devices.
 
-`python -m hopmix.lab.bench.growth '{"seeds": 8}' '[1, 2]' 3` trains a population over devices and prints JSON.
+`python -m hopmix.lab.bench.growth '{"seeds": 8}' '[1, 2]' 3` trains a population over devices and
+prints JSON.
 """
 
 import json
@@ -22,7 +23,11 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.study.study import Study, prepare
 
 BASE = Size("base", 32, 4, 64, 4, 32)
-WIDTHS, DEPTHS, PATCHES, MEMBERS, DEVICES = (128, 256), (8, 16), (8, 2), (2, 4, 8), (1, 2, 4, 8)
+WIDTHS = (128, 256)
+DEPTHS = (8, 16)
+PATCHES = (8, 2)
+MEMBERS = (2, 4, 8)
+DEVICES = (1, 2, 4, 8)
 POPULATION: dict[str, Any] = {"arms": ["free"], "seeds": 8, "measurements": 60}
 """The members that are trained over devices, ten steps each."""
 
@@ -31,7 +36,9 @@ SAME = 1e-4
 
 
 def grow(quick: bool, precision: str, repetitions: int) -> Iterator[Row]:
-    """Steps of larger mixers, each against the time that the smallest one's share of operations would ask for."""
+    """Steps of larger mixers, each against the time that the smallest one's share of operations
+    would ask for.
+    """
     base = BASE.quick() if quick else BASE
     work = count_work(configure(base, "free"), base.batch, True, precision)
     small = Interval(base, "free", steps_at_once(work), precision)
@@ -56,15 +63,24 @@ def _larger(base: Size, quick: bool) -> Iterator[tuple[str, Size, int]]:
         yield f"members {members}", base, members
 
 
-# ---- Devices ----------------------------------------------------------------------------------------------------
+# ---- Devices -------------------------------------------------------------------------------------
 
 
-def spread_over_devices(quick: bool, repetitions: int, counts: Sequence[int] = DEVICES) -> Iterator[Row]:
-    """The same members over 1, 2, 4, 8 virtual CPU devices: equal losses, and what sharing out costs."""
+def spread_over_devices(
+    quick: bool, repetitions: int, counts: Sequence[int] = DEVICES
+) -> Iterator[Row]:
+    """The same members over 1, 2, 4, 8 virtual CPU devices: equal losses, and what sharing out
+    costs.
+    """
     config = POPULATION | ({"dim": 8, "depth": 1, "measurements": 300} if quick else {})
     one, *rest = _on_virtual_devices(config, counts[:2] if quick else counts, repetitions)
     row = lambda run, *against, **more: Row(
-        "growth", f"devices {run['devices']}, virtual", tuple(run["ms"]), *against, race=False, **more
+        "growth",
+        f"devices {run['devices']}, virtual",
+        tuple(run["ms"]),
+        *against,
+        race=False,
+        **more,
     )
     yield row(one)
     for run in rest:
@@ -73,25 +89,47 @@ def spread_over_devices(quick: bool, repetitions: int, counts: Sequence[int] = D
 
 def _comparison(losses: list[float], others: list[float]) -> str:
     difference = float(np.max(np.abs(np.subtract(losses, others) / others)))
-    return f"losses {'equal' if difference <= SAME else 'DIFFERENT'}: relative difference {difference:.1g}"
+    return (
+        f"losses {'equal' if difference <= SAME else 'DIFFERENT'}: relative difference "
+        f"{difference:.1g}"
+    )
 
 
-def _on_virtual_devices(config: dict[str, Any], counts: Sequence[int], repetitions: int) -> list[dict[str, Any]]:
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+def _on_virtual_devices(
+    config: dict[str, Any], counts: Sequence[int], repetitions: int
+) -> list[dict[str, Any]]:
+    flags = re.sub(
+        r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
+    )
     flags = f"{flags} --xla_force_host_platform_device_count={max(counts)}".strip()
-    command = [sys.executable, "-m", "hopmix.lab.bench.growth", *map(json.dumps, (config, counts, repetitions))]
+    command = [
+        sys.executable,
+        "-m",
+        "hopmix.lab.bench.growth",
+        *map(json.dumps, (config, counts, repetitions)),
+    ]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    printed = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     return json.loads(printed.splitlines()[-1])
 
 
-def train_sharded(config: dict[str, Any], counts: Sequence[int], repetitions: int) -> list[dict[str, Any]]:
-    """Train the members of a study over so many devices, in turn: milliseconds per step, and members' losses."""
+def train_sharded(
+    config: dict[str, Any], counts: Sequence[int], repetitions: int
+) -> list[dict[str, Any]]:
+    """Train the members of a study over so many devices, in turn: milliseconds per step, and
+    members' losses.
+    """
     study = prepare(StudyConfig.from_json(config))
     runs = [_sharded(study, count) for count in counts]
     times = in_turn([timed(run) for run in runs], repetitions)
     return [
-        {"devices": count, "ms": [t / study.schedule.interval for t in own], "losses": run()[1][:, 0].tolist()}
+        {
+            "devices": count,
+            "ms": [t / study.schedule.interval for t in own],
+            "losses": run()[1][:, 0].tolist(),
+        }
         for count, run, own in zip(counts, runs, times, strict=True)
     ]
 
@@ -99,8 +137,10 @@ def train_sharded(config: dict[str, Any], counts: Sequence[int], repetitions: in
 def _sharded(study: Study, count: int) -> Callable[[], Any]:
     (program,) = study.programs
     mesh = Mesh(np.array(jax.devices()[:count]), ("members",))
-    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("members",), ()))
-    members, dataset = jax.device_put(program.initial(), split), jax.device_put(study.dataset, whole)
+    split = NamedSharding(mesh, PartitionSpec(*(("members",))))
+    whole = NamedSharding(mesh, PartitionSpec(*(())))
+    members = jax.device_put(program.initial(), split)
+    dataset = jax.device_put(study.dataset, whole)
     train = training(program, out_shardings=split)
     return lambda: train(members, dataset)
 

@@ -18,9 +18,11 @@ from hopmix.models.mixer import Mixer
 
 
 class Rematerialised(eqx.Module):
-    """The blocks of a mixer as one loop, whose inner activations are computed again in the backward pass.
+    """The blocks of a mixer as one loop, whose inner activations are computed again in the backward
+    pass.
 
-    A loop, because XLA finds out on CPUs that unrolled blocks are computed twice, and saves them after all.
+    A loop, because XLA finds out on CPUs that unrolled blocks are computed twice, and saves them
+    after all.
     """
 
     blocks: tuple[Callable, ...]
@@ -34,7 +36,8 @@ def cost_memory(sizes: Sequence[Size], kinds: Sequence[str], precision: str) -> 
     """Peak memory of loss and gradient of each size and arm, in MiB, from the compiled program."""
     for size in sizes:
         for kind in kinds:
-            plain, again = (peak_bytes(size, kind, precision, remat) / 2**20 for remat in (False, True))
+            plain = peak_bytes(size, kind, precision, False) / 2**20
+            again = peak_bytes(size, kind, precision, True) / 2**20
             name = f"{size.name} {kind}: rematerialised"
             yield Row("memory", name, (again,), "all saved", (plain,), unit="MiB", race=False)
 
@@ -60,4 +63,8 @@ def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> in
         .memory_analysis()
     )
     assert analysis is not None
-    return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    return (
+        analysis.temp_size_in_bytes
+        + analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+    )

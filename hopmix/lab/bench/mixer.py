@@ -1,4 +1,6 @@
-"""Training step and inference of mixers, in turn with a peer, beside the operations that they need."""
+"""Training step and inference of mixers, in turn with a peer, beside the operations that they
+need.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +22,17 @@ from hopmix.lab.runtime.compiler_options import forward_options, training_option
 from hopmix.lab.train.program import logits_in, objective
 from hopmix.models.mixer import Mixer, MixerConfig
 
-CLASSES, COLOURS = 10, 3
-LONG, MOST = 6e11, 20
+CLASSES = 10
+COLOURS = 3
+LONG = 6e11
+MOST = 20
 """Operations and steps that are timed at once, at most."""
 
 
 class Size(NamedTuple):
-    """A mixer and its batch: pixels per side of image and patch, channels, blocks, images per step."""
+    """A mixer and its batch: pixels per side of image and patch, channels, blocks, images per
+    step.
+    """
 
     name: str
     image: int
@@ -55,7 +61,9 @@ SIZES = (
 
 
 def configure(size: Size, kind: str) -> MixerConfig:
-    """The mixer whose mathematics is that of the peer: joint norm with an elementwise scale, no biases."""
+    """The mixer whose mathematics is that of the peer: joint norm with an elementwise scale, no
+    biases.
+    """
     block, coupling = ("serial", "free") if kind == "serial" else ("parallel", kind)
     image = (size.image, size.image, COLOURS)
     return MixerConfig(
@@ -71,23 +79,30 @@ def configure(size: Size, kind: str) -> MixerConfig:
 
 
 def count_work(config: MixerConfig, batch: int, training: bool, precision: str = "float32") -> Work:
-    """Operations 2mnk of all matrix products (m, n, k), and the bytes of their three matrices, each touched once.
+    """Operations 2mnk of all matrix products (m, n, k), and the bytes of their three matrices, each
+    touched once.
 
     Training takes two more for each, one for each gradient; the first has none of its images.
     """
-    tokens, (token, channel) = config.tokens, config.hidden
+    tokens = config.tokens
+    (token, channel) = config.hidden
     pixels = config.patch_size[0] * config.patch_size[1] * config.image[2]
-    stem, head = (batch * tokens, config.dim, pixels), (batch, config.classes, config.dim)
+    stem = (batch * tokens, config.dim, pixels)
+    head = (batch, config.classes, config.dim)
     mixings = [(token, batch * config.dim, tokens), (batch * tokens, channel, config.dim)]
     others = [head, *2 * config.depth * mixings]  # up, and as much down
     products = 2 * [stem] + 3 * others if training else [stem, *others]
     flops = sum(2 * m * n * k for m, n, k in products)
-    return Work(flops, sum(m * n + n * k + k * m for m, n, k in products) * jnp.dtype(precision).itemsize)
+    return Work(
+        flops, sum(m * n + n * k + k * m for m, n, k in products) * jnp.dtype(precision).itemsize
+    )
 
 
 def steps_at_once(work: Work) -> int:
     """How many steps are timed together: enough to tell, few where each is long."""
-    return MOST if jax.default_backend() == "gpu" else int(min(MOST, max(2, LONG // work.flops)))
+    if jax.default_backend() == "gpu":
+        return MOST
+    return int(min(MOST, max(2, LONG // work.flops)))
 
 
 class Interval:
@@ -101,7 +116,9 @@ class Interval:
     - `members`: trained side by side.
     """
 
-    def __init__(self, size: Size, kind: str, steps: int, precision: str = "float32", members: int = 1):
+    def __init__(
+        self, size: Size, kind: str, steps: int, precision: str = "float32", members: int = 1
+    ):
         self.steps = steps
         config = configure(size, kind)
         make = lambda key: cast(Mixer(config, key=key), "float32")
@@ -112,8 +129,15 @@ class Interval:
         self._carry = parameters, jax.vmap(start)(parameters)
         self._data = frozen, make_batch(config, size.batch)
         self.losses: Any = None
-        each = jax.vmap(train, in_axes=(0, 0, 0, None)) if members > 1 else _alone(train)
-        run = jax.jit(lambda carry, data: each(*carry, *data), donate_argnums=0, compiler_options=training_options())
+        if members > 1:
+            each = jax.vmap(train, in_axes=(0, 0, 0, None))
+        else:
+            each = _alone(train)
+        run = jax.jit(
+            lambda carry, data: each(*carry, *data),
+            donate_argnums=0,
+            compiler_options=training_options(),
+        )
         self.compiled = run.lower(self._carry, self._data).compile()
         self()  # the first run allocates
 
@@ -125,7 +149,9 @@ class Interval:
 
 
 def _alone(train: Callable) -> Callable:
-    """A single member, without the axis of members: what is fast for one is not always what is fast for many."""
+    """A single member, without the axis of members: what is fast for one is not always what is fast
+    for many.
+    """
 
     def run(*arguments):
         *member, batch = arguments
@@ -160,12 +186,19 @@ def make_training(static: Any, steps: int, precision: str) -> tuple[Callable, Ca
 def make_batch(config: MixerConfig, batch: int):
     """Images and targets, at random."""
     images = jr.normal(jr.key(1), (batch, *config.image), jnp.float32)
-    return images, jax.nn.one_hot(jr.randint(jr.key(2), (batch,), 0, config.classes), config.classes, dtype=jnp.float32)
+    return images, jax.nn.one_hot(
+        jr.randint(jr.key(2), (batch,), 0, config.classes), config.classes, dtype=jnp.float32
+    )
 
 
-def make_inference(size: Size, kind: str, calls: int, precision: str = "float32", batches: int = 1) -> Contender:
-    """A contender: the logits of so many batches in a call, as a study evaluates them; milliseconds for each."""
-    config, other = configure(size, kind), None if precision == "float32" else precision
+def make_inference(
+    size: Size, kind: str, calls: int, precision: str = "float32", batches: int = 1
+) -> Contender:
+    """A contender: the logits of so many batches in a call, as a study evaluates them; milliseconds
+    for each.
+    """
+    config = configure(size, kind)
+    other = None if precision == "float32" else precision
     images = jr.normal(jr.key(1), (batches, size.batch, *config.image), jnp.float32)
     arrays, static = eqx.partition(cast(Mixer(config, key=jr.key(0)), "float32"), eqx.is_array)
 
@@ -176,7 +209,9 @@ def make_inference(size: Size, kind: str, calls: int, precision: str = "float32"
     return lambda: run() / batches
 
 
-def _contenders(what: str, size: Size, kind: str, steps: int, precision: str) -> dict[str, Contender]:
+def _contenders(
+    what: str, size: Size, kind: str, steps: int, precision: str
+) -> dict[str, Contender]:
     """By what their rows are called beside size and kind."""
     if what == "step":
         return {"": Interval(size, kind, steps, precision)}
@@ -185,7 +220,12 @@ def _contenders(what: str, size: Size, kind: str, steps: int, precision: str) ->
 
 
 def race_mixers(
-    what: str, sizes: Sequence[Size], kinds: Sequence[str], peers: Sequence[Peer], repetitions: int, precision: str
+    what: str,
+    sizes: Sequence[Size],
+    kinds: Sequence[str],
+    peers: Sequence[Peer],
+    repetitions: int,
+    precision: str,
 ) -> Iterator[Row]:
     """The rows of "step" or "inference": each size and arm, against each peer or alone."""
     for size in sizes:
@@ -193,7 +233,11 @@ def race_mixers(
             work = count_work(configure(size, kind), size.batch, what == "step", precision)
             steps = steps_at_once(work)
             ours = _contenders(what, size, kind, steps, precision)
-            shape = size.shape | {"kind": BY_NAME[kind].baseline, "steps": steps, "forward": what == "inference"}
+            shape = size.shape | {
+                "kind": BY_NAME[kind].baseline,
+                "steps": steps,
+                "forward": what == "inference",
+            }
             theirs = {peer.name: partial(peer.milliseconds, **shape) for peer in peers}
             times = in_turn([*ours.values(), *theirs.values()], repetitions)
             for label, own in zip(ours, times):

@@ -13,14 +13,18 @@ Contender = Callable[[], float]
 
 
 class Work(NamedTuple):
-    """What must be done at least: floating-point operations, and bytes that matrix products read and write."""
+    """What must be done at least: floating-point operations, and bytes that matrix products read
+    and write.
+    """
 
     flops: float
     bytes: float
 
 
 class Limits(NamedTuple):
-    """What the machine can do: operations and bytes per second, and the noise of either, (max - min) / median."""
+    """What the machine can do: operations and bytes per second, and the noise of either, (max -
+    min) / median.
+    """
 
     flops: float
     bandwidth: float
@@ -29,7 +33,9 @@ class Limits(NamedTuple):
 
     def record(self) -> dict[str, float]:
         """As JSON values."""
-        return dict(zip(("flops_per_s", "bytes_per_s", "flops_noise", "bytes_noise"), self, strict=True))
+        return dict(
+            zip(("flops_per_s", "bytes_per_s", "flops_noise", "bytes_noise"), self, strict=True)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Row:
     """A measured line.
 
     - `benchmark`, `name`: what was measured; `against`: with what it was compared, or "".
-    - `hopmix`, `other`: the numbers of each repetition, in `unit`; equally many, or none of the other.
+    - `hopmix`, `other`: the numbers of each repetition, in `unit`; equally many, or none of the
+      other.
     - `race`: whether hopmix loses where the ratio is above 1; a cost or a growth is only told.
     - `work`: what had to be done, where it is known.
     - `note`: what else came out.
@@ -61,17 +68,23 @@ class Row:
     @property
     def other_median(self) -> float | None:
         """The median of the other."""
-        return statistics.median(self.other) if self.other else None
+        if self.other:
+            return statistics.median(self.other)
+        return None
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """hopmix / other of each pair; below 1 hopmix takes less."""
-        return tuple(a / b for a, b in zip(self.hopmix, self.other, strict=True)) if self.other else ()
+        if self.other:
+            return tuple(a / b for a, b in zip(self.hopmix, self.other, strict=True))
+        return ()
 
     @property
     def ratio(self) -> float | None:
         """The median of the ratios of the pairs."""
-        return statistics.median(self.ratios) if self.other else None
+        if self.other:
+            return statistics.median(self.ratios)
+        return None
 
     @property
     def loses(self) -> bool:
@@ -93,13 +106,25 @@ class Row:
         if self.work is None or limits is None:
             return None
         seconds = self.median / 1e3
-        return self.work.flops / seconds / limits.flops, self.work.bytes / seconds / limits.bandwidth
+        return (
+            self.work.flops / seconds / limits.flops,
+            self.work.bytes / seconds / limits.bandwidth,
+        )
 
     def record(self, limits: Limits | None) -> dict[str, Any]:
         """The row as JSON values."""
-        values = dataclasses.asdict(self) | {"work": None if self.work is None else self.work._asdict()}
-        values |= {"hopmix_median": self.median, "other_median": self.other_median, "ratio": self.ratio}
-        values |= {"spread": [min(self.ratios), max(self.ratios)] if self.ratios else None, "loses": self.loses}
+        values = dataclasses.asdict(self) | {
+            "work": None if self.work is None else self.work._asdict()
+        }
+        values |= {
+            "hopmix_median": self.median,
+            "other_median": self.other_median,
+            "ratio": self.ratio,
+        }
+        values |= {
+            "spread": [min(self.ratios), max(self.ratios)] if self.ratios else None,
+            "loses": self.loses,
+        }
         peak, bandwidth = self.shares(limits) or (None, None)
         return values | {"share_of_peak": peak, "share_of_bandwidth": bandwidth}
 
@@ -111,8 +136,8 @@ def in_turn(contenders: Sequence[Contender], repetitions: int) -> list[tuple[flo
 
 
 def timed(function: Callable[..., Any], *arguments: Any, times: int = 1) -> Contender:
-    """A contender that calls a function so often, and waits each time: calls that do not depend on each other may
-    run at once. The call that compiles is made here."""
+    """A contender that calls a function so often, and waits each time: calls that do not depend on
+    each other may run at once. The call that compiles is made here."""
     jax.block_until_ready(function(*arguments))
 
     def run() -> float:

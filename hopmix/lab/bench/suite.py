@@ -1,4 +1,6 @@
-"""Bench: how fast hopmix does what it is for, side by side with a peer and with the limit of the machine."""
+"""Bench: how fast hopmix does what it is for, side by side with a peer and with the limit of the
+machine.
+"""
 
 import contextlib
 import dataclasses
@@ -21,7 +23,9 @@ from hopmix.lab.config import Bench, StudyConfig
 
 @dataclasses.dataclass(frozen=True)
 class Benched:
-    """All rows so far, the machine's limits (none where sizes are too small for them to mean anything), what it is."""
+    """All rows so far, the machine's limits (none where sizes are too small for them to mean
+    anything), what it is.
+    """
 
     rows: list[Row]
     limits: Limits | None
@@ -29,7 +33,12 @@ class Benched:
 
     def record(self, options: Bench, command: str, complete: bool) -> dict[str, Any]:
         """The numbers of `hopmix bench` as JSON values."""
-        about = {"command": command, "machine": self.machine, "precision": options.precision, "quick": options.quick}
+        about = {
+            "command": command,
+            "machine": self.machine,
+            "precision": options.precision,
+            "quick": options.quick,
+        }
         about |= {
             "complete": complete,
             "repetitions": options.repetitions,
@@ -46,8 +55,9 @@ def run_bench(
 ) -> Benched:
     """Run the benchmarks that are asked for.
 
-    `watch` is told what runs, `show` gets the rows of each benchmark when it is done, and `keep` all so far after each
-    row. Raises `UsageError` where the peer does not work, before any long work.
+    `watch` is told what runs, `show` gets the rows of each benchmark when it is done, and `keep`
+    all so far after each row. Raises `UsageError` where the peer does not work, before any long
+    work.
     """
     watch("the peer")
     about = describe()
@@ -58,7 +68,10 @@ def run_bench(
     about |= {"matmul_precision": "float32" if exact else "default"}
     with jax.default_matmul_precision("float32") if exact else contextlib.nullcontext():
         watch("the limits of the machine")
-        limits = None if options.quick else measure_limits(options.precision)
+        if options.quick:
+            limits = None
+        else:
+            limits = measure_limits(options.precision)
         benched = Benched([], limits, about)
         for name in options.only:
             watch(name)
@@ -77,16 +90,23 @@ def run_bench(
 
 def benchmark(name: str, options: Bench, peers: Sequence[Peer] = ()) -> Iterator[Row]:
     """The rows of one benchmark, as they are measured."""
-    quick, precision, repetitions = options.quick, options.precision, options.repetitions
+    quick = options.quick
+    precision = options.precision
+    repetitions = options.repetitions
     match name:
         case "step" | "inference":
-            yield from race_mixers(name, sizes_of(options), options.arms, peers, repetitions, precision)
+            yield from race_mixers(
+                name, sizes_of(options), options.arms, peers, repetitions, precision
+            )
         case "ablation":
             yield from race_ablation(bench_study(quick, precision), peers, repetitions)
         case "descent":
             yield from race_descent(quick, repetitions)
         case "measuring":
-            changes = {} if quick else {"measurements": StudyConfig.measurements}
+            if quick:
+                changes = {}
+            else:
+                changes = {"measurements": StudyConfig.measurements}
             yield from cost_measuring(bench_study(quick, precision, **changes), repetitions)
         case "data":
             yield from cost_data(bench_study(quick, precision), repetitions)
@@ -104,4 +124,6 @@ def sizes_of(options: Bench) -> list[Size]:
     sizes = [size for size in SIZES if size.name in options.sizes]
     if options.batch is not None:
         sizes = [s._replace(name=f"{s.name} x {options.batch}", batch=options.batch) for s in sizes]
-    return [size.quick() for size in sizes] if options.quick else sizes
+    if options.quick:
+        return [size.quick() for size in sizes]
+    return sizes

@@ -26,7 +26,13 @@ OPTIONS = ("compiler_options_training", "compiler_options_measuring")
 
 def rich_table(rows: Sequence[Row], limits: Limits | None) -> Table:
     """The table of one benchmark."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=TITLES[rows[0].benchmark], title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        title=TITLES[rows[0].benchmark],
+        title_justify="left",
+    )
     table.add_column("what", overflow="fold")
     table.add_column("hopmix", justify="right", no_wrap=True)
     table.add_column("against", overflow="fold")
@@ -39,14 +45,22 @@ def rich_table(rows: Sequence[Row], limits: Limits | None) -> Table:
 
 
 def _cells(row: Row) -> tuple[str | Text, ...]:
-    words, own = Text(row.name), number(row.median)
+    words = Text(row.name)
+    own = number(row.median)
     if row.note:
         words.append(f"\n{row.note}", "bold red" if "DIFFERENT" in row.note else "dim")
     if row.ratio is None or row.other_median is None:
         return words, own, "", "", "", ""
     style = "bold red" if row.loses else "green" if row.wins else ""
     spread = f"{_ratio(min(row.ratios))}..{_ratio(max(row.ratios))}"
-    return words, own, Text(row.against), number(row.other_median), Text(_ratio(row.ratio), style), spread
+    return (
+        words,
+        own,
+        Text(row.against),
+        number(row.other_median),
+        Text(_ratio(row.ratio), style),
+        spread,
+    )
 
 
 def _shares(row: Row, limits: Limits | None) -> tuple[str, ...]:
@@ -55,46 +69,65 @@ def _shares(row: Row, limits: Limits | None) -> tuple[str, ...]:
 
 def number(value: float) -> str:
     """Three digits, or whole numbers where they are longer."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    if value >= 0.1:
+        return f"{value:.2f}"
+    return f"{value:.2g}"
 
 
 def sentences(benched: Benched) -> list[str]:
     """What the columns mean, what the machine is, and where hopmix loses; each where it applies."""
-    about, limits, rows = benched.machine, benched.limits, benched.rows
+    about = benched.machine
+    limits = benched.limits
+    rows = benched.rows
     machine = f"{about['cpu']}, {about['cores']} cores, {about['device']}"
     told = []
     if any(row.other for row in rows):
         told.append(
-            "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and greatest ratio, green "
+            "ratio: hopmix / against, median of the pairs, which ran in turn; spread: least and "
+            "greatest ratio, green "
             "where all are below 1."
         )
     if limits is None:
         return [*told, f"{machine}."]
     if any(row.work for row in rows):
         told.append(
-            "peak: share of the matrix-product peak that useful operations reach; band: share of the memory bandwidth "
+            "peak: share of the matrix-product peak that useful operations reach; band: share of "
+            "the memory bandwidth "
             "that the matrices take, each counted once."
         )
     told.append(
-        f"{machine}; matrix products {limits.flops / 1e9:,.0f} GFLOP/s, which varied by {100 * limits.noise:.0f} %, "
+        f"{machine}; matrix products {limits.flops / 1e9:,.0f} GFLOP/s, which varied by "
+        f"{100 * limits.noise:.0f} %, "
         f"memory {limits.bandwidth / 1e9:,.1f} GB/s, by {100 * limits.bandwidth_noise:.0f} %."
     )
     if any(about[name] for name in OPTIONS):
-        told.append("Compiled with options of XLA that HOPMIX_COMPILER_OPTIONS=off leaves out; --json names them.")
-    return [*told, losses(rows)] if any(row.race for row in rows) else told
+        told.append(
+            "Compiled with options of XLA that HOPMIX_COMPILER_OPTIONS=off leaves out; --json "
+            "names them."
+        )
+    if any(row.race for row in rows):
+        return [*told, losses(rows)]
+    return told
 
 
 def losses(rows: Sequence[Row]) -> str:
-    """How many races hopmix wins in every pair, and by name those that it loses or that are undecided."""
+    """How many races hopmix wins in every pair, and by name those that it loses or that are
+    undecided.
+    """
     races = [row for row in rows if row.race and row.other]
     if not races:
         return "hopmix ran against nothing here; name a peer with --peer."
-    named = lambda some: "; ".join(f"{r.benchmark} {r.name} against {r.against} ({_ratio(r.ratio)})" for r in some)
-    lost, open_ = [r for r in races if r.loses], [r for r in races if r.undecided]
+    named = lambda some: "; ".join(
+        f"{r.benchmark} {r.name} against {r.against} ({_ratio(r.ratio)})" for r in some
+    )
+    lost = [r for r in races if r.loses]
+    open_ = [r for r in races if r.undecided]
     told = [f"hopmix wins {sum(r.wins for r in races)} of {len(races)} races in every pair"]
     told += [f"loses {len(lost)}: {named(lost)}"] if lost else ["loses none"]
     told += [f"is ahead, but not in every pair, in {len(open_)}: {named(open_)}"] if open_ else []

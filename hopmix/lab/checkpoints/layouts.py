@@ -1,22 +1,39 @@
 """Layouts: by what names known networks keep the weights of a layer, and how these are to be read.
 
-A layer is found by how its names end; whatever stands before that is its place. So prefixes such as `module.`, `bert.`
-and `transformer.` need no rule.
+A layer is found by how its names end; whatever stands before that is its place. So prefixes such as
+`module.`, `bert.` and `transformer.` need no rule.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from hopmix.lab.checkpoints.formats.weights import FLOATS, AbstractWeights, fitting, listed, shape_text
-from hopmix.lab.checkpoints.layers import Found, Layer, LeftOut, Matrix, Mismatch, pair, query_key, square, tied
+from hopmix.lab.checkpoints.formats.weights import (
+    FLOATS,
+    AbstractWeights,
+    fitting,
+    listed,
+    shape_text,
+)
+from hopmix.lab.checkpoints.layers import (
+    Found,
+    Layer,
+    LeftOut,
+    Matrix,
+    Mismatch,
+    pair,
+    query_key,
+    square,
+    tied,
+)
 from hopmix.lab.errors import UsageError
 
 
 class Reading(NamedTuple):
     """What names don't tell.
 
-    - `breaking`: the second weight of a pair is V - W^T, as in the reference implementation's AsymMixer.
+    - `breaking`: the second weight of a pair is V - W^T, as in the reference implementation's
+      AsymMixer.
     - `heads`: take the queries and keys of each of so many heads as layers of their own too.
     """
 
@@ -25,7 +42,9 @@ class Reading(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the names of a part of a layer end, and what is made of its weights; `build` may raise `Mismatch`."""
+    """How the names of a part of a layer end, and what is made of its weights; `build` may raise
+    `Mismatch`.
+    """
 
     part: str
     names: tuple[str, ...]
@@ -39,9 +58,11 @@ class Unfit(ValueError):
 def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
     """All layers of the known layouts in a checkpoint, in the order of their places.
 
-    **Raises:** `UsageError` where there is none, saying what there is instead; for heads that there aren't.
+    **Raises:** `UsageError` where there is none, saying what there is instead; for heads that there
+    aren't.
     """
-    layers, left_out = [], []
+    layers = []
+    left_out = []
     for name in weights.tensors:
         for layout in LAYOUTS:
             try:
@@ -51,11 +72,16 @@ def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
     if not layers:
         raise UsageError(_nothing(weights, left_out))
     if reading.heads is not None and not any(layer.kind == "query-key" for layer in layers):
-        raise UsageError(f"heads: got {reading.heads}, but {weights.source} has no queries and keys; leave it out.")
+        raise UsageError(
+            f"heads: got {reading.heads}, but {weights.source} has no queries and keys; leave it "
+            f"out."
+        )
     layers = sorted(layers, key=lambda layer: _natural(layer.place))
     known = {name for layer in layers for name in layer.names} | {one.name for one in left_out}
     matrices = [name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2]
-    return Found(weights.source, layers, left_out, tuple(name for name in matrices if name not in known))
+    return Found(
+        weights.source, layers, left_out, tuple(name for name in matrices if name not in known)
+    )
 
 
 def matrix(weights: AbstractWeights, name: str, *, turned: bool = False) -> Matrix:
@@ -78,30 +104,40 @@ def _found(weights: AbstractWeights, name: str, layout: Layout, reading: Reading
     if missing:
         raise Unfit(f"there is no {missing[0]} beside it")
     try:
-        return layout.build(before.removesuffix("."), layout.part, [matrix(weights, n) for n in names], reading)
+        return layout.build(
+            before.removesuffix("."), layout.part, [matrix(weights, n) for n in names], reading
+        )
     except Mismatch as mismatch:
-        raise Unfit(f"{mismatch}; {fitting(weights.tensors, mismatch.name, mismatch.wanted, mismatch.first)}") from None
+        raise Unfit(
+            f"{mismatch}; "
+            f"{fitting(weights.tensors, mismatch.name, mismatch.wanted, mismatch.first)}"
+        ) from None
 
 
 def _natural(place: str) -> list[tuple[int, str]]:
     """Numbers in a name are ordered as numbers: layer 2 comes before layer 10."""
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", place)]
+    return [
+        (int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", place)
+    ]
 
 
 def _nothing(weights: AbstractWeights, left_out: list[LeftOut]) -> str:
     matrices = [name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2]
     why = f" ({left_out[0].name}: {left_out[0].why})" if left_out else ""
     return (
-        f"path: {weights.source} has no layers of a known layout{why}; name its weights with --pairs 'UP:DOWN'. "
+        f"path: {weights.source} has no layers of a known layout{why}; name its weights with "
+        f"--pairs 'UP:DOWN'. "
         f"It has {len(matrices)} matrices: {listed(weights.tensors, matrices)}."
     )
 
 
-# ---- What is made of the weights --------------------------------------------------------------------------------
+# ---- What is made of the weights -----------------------------------------------------------------
 
 
 def _mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
-    """Two layers; where the first has twice the rows, it is gated: unit i reads both row i of u and row i of v."""
+    """Two layers; where the first has twice the rows, it is gated: unit i reads both row i of u and
+    row i of v.
+    """
     up, down = weights
     if up.shape[0] != 2 * down.shape[1]:
         return [pair(place, part, up, down, breaking=reading.breaking)]
@@ -121,8 +157,12 @@ def _gpt2_mlp(place: str, part: str, weights: list[Matrix], reading: Reading) ->
 
 
 def _stored_by_columns(weight: Matrix) -> bool:
-    """Whether the attention beside a square weight of an MLP has its queries, keys and values beside each other."""
-    beside = weight.weights.tensors.get(weight.name.replace("mlp.c_fc.weight", "attn.c_attn.weight"))
+    """Whether the attention beside a square weight of an MLP has its queries, keys and values
+    beside each other.
+    """
+    beside = weight.weights.tensors.get(
+        weight.name.replace("mlp.c_fc.weight", "attn.c_attn.weight")
+    )
     return beside is not None and beside.shape[-1] == 3 * beside.shape[0]
 
 
@@ -130,8 +170,12 @@ def _fused(place: str, part: str, weights: list[Matrix], reading: Reading) -> li
     """Queries, keys and values below each other; in GPT-2 beside each other."""
     rows, columns = weights[0].shape
     qkv = _turned(weights[0], columns == 3 * rows)
-    if qkv.shape[0] != 3 * qkv.shape[1]:  # fewer keys than queries, or heads of another size: where they are is unknown
-        raise Mismatch("itself", qkv.name, qkv.shape, (3 * columns, columns), "no queries, keys and values")
+    if (
+        qkv.shape[0] != 3 * qkv.shape[1]
+    ):  # fewer keys than queries, or heads of another size: where they are is unknown
+        raise Mismatch(
+            "itself", qkv.name, qkv.shape, (3 * columns, columns), "no queries, keys and values"
+        )
     return _attention(place, part, [qkv.share(0, 3), qkv.share(1, 3)], reading)
 
 
@@ -142,7 +186,10 @@ def _attention(place: str, part: str, weights: list[Matrix], reading: Reading) -
 
 def _heads(place: str, query: Matrix, key: Matrix, heads: int) -> Iterator[Layer]:
     if heads and query.shape[0] % heads:
-        raise UsageError(f"heads: got {heads}, which doesn't divide the {query.shape[0]} queries of {query.name}.")
+        raise UsageError(
+            f"heads: got {heads}, which doesn't divide the {query.shape[0]} queries of "
+            f"{query.name}."
+        )
     for i in range(heads):
         yield query_key(place, f"head {i}", query.share(i, heads), key.share(i, heads))
 
@@ -152,9 +199,13 @@ def _square(place: str, part: str, weights: list[Matrix], reading: Reading) -> l
 
 
 def _alone(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
-    """The reference implementation's SymMixer has the second weight alone, (hidden, visible), and uses it both ways."""
+    """The reference implementation's SymMixer has the second weight alone, (hidden, visible), and
+    uses it both ways.
+    """
     first = weights[0].name.replace("fc2", "fc1")
-    return [] if first in weights[0].weights.tensors else [tied(place, part, weights[0])]
+    if first in weights[0].weights.tensors:
+        return []
+    return [tied(place, part, weights[0])]
 
 
 def _turned(weight: Matrix, turned: bool) -> Matrix:
@@ -175,7 +226,9 @@ LAYOUTS = (
     Layout("mlp", ("mlp.fc1.weight", "mlp.fc2.weight"), _mlp),
     # BERT and ViT of Hugging Face; with the names of transformers 5 where they differ
     Layout("qk", ("attention.self.query.weight", "attention.self.key.weight"), _attention),
-    Layout("qk", ("attention.attention.query.weight", "attention.attention.key.weight"), _attention),
+    Layout(
+        "qk", ("attention.attention.query.weight", "attention.attention.key.weight"), _attention
+    ),
     Layout("qk", ("attention.q_proj.weight", "attention.k_proj.weight"), _attention),
     Layout("qk", ("self_attn.q_proj.weight", "self_attn.k_proj.weight"), _attention),
     Layout("mlp", ("intermediate.dense.weight", "output.dense.weight"), _mlp),

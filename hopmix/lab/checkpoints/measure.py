@@ -1,7 +1,7 @@
 """Measure: how symmetric the weights of a network are, layer by layer, whoever trained it.
 
-Only one layer is in memory at a time. What would take long for large layers is left out unless it is asked for, and
-what is left out is said.
+Only one layer is in memory at a time. What would take long for large layers is left out unless it
+is asked for, and what is left out is said.
 """
 
 import dataclasses
@@ -34,21 +34,32 @@ LARGEST_SPECTRUM = 1024
 """The size of the smaller side of W up to which eigenvalues are computed: some seconds."""
 
 LARGEST_WORK = 1e12
-"""Floating-point operations that may go into the significance of the indices of M of one layer: ten seconds or so."""
+"""Floating-point operations that may go into the significance of the indices of M of one layer: ten
+seconds or so.
+"""
 
 LARGEST_SAMPLE = 4096
-"""How many hidden units at most the significance of the other indices is computed from: 64 MiB for their overlaps."""
+"""How many hidden units at most the significance of the other indices is computed from: 64 MiB for
+their overlaps.
+"""
 
 NO_SPECTRUM = f"the spectrum, where both sizes are above {LARGEST_SPECTRUM:,}"
-NO_PRODUCT = f"the significance of symmetry score and directionality, where it takes over {LARGEST_WORK:.0e} operations"
-SAMPLED = f"all but {LARGEST_SAMPLE:,} hidden units, drawn at random, from the significance of the other indices"
+NO_PRODUCT = (
+    f"the significance of symmetry score and directionality, where it takes over "
+    f"{LARGEST_WORK:.0e} operations"
+)
+SAMPLED = (
+    f"all but {LARGEST_SAMPLE:,} hidden units, drawn at random, from the significance of "
+    f"the other indices"
+)
 
 SEED = 0
 """Of the pairings: the same file gives the same numbers."""
 
 
 def _compiled(function: Callable, **options: Any) -> Callable:
-    # Which compiler options there are is asked when the first program is needed, not when this file is imported.
+    # Which compiler options there are is asked when the first program is needed, not when this file
+    # is imported.
     program = functools.cache(lambda: jax.jit(function, compiler_options=once_options(), **options))
     return functools.wraps(function)(lambda *arguments, **named: program()(*arguments, **named))
 
@@ -58,7 +69,9 @@ _units_against_pairings = _compiled_for_pairings(units_against_pairings)
 
 
 class Index(NamedTuple):
-    """An index, and its null distribution as `hopmix.significance` has it; NaN where that was not computed."""
+    """An index, and its null distribution as `hopmix.significance` has it; NaN where that was not
+    computed.
+    """
 
     value: float
     mean: float = math.nan
@@ -69,7 +82,9 @@ class Index(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A layer with its indices by name, the indices of its spectrum, and what was left out to save time."""
+    """A layer with its indices by name, the indices of its spectrum, and what was left out to save
+    time.
+    """
 
     layer: Layer
     indices: dict[str, Index]
@@ -87,7 +102,11 @@ class Report(NamedTuple):
 
 
 def measure_found(
-    found: Found, *, pairings: int, full: bool = False, watch: Callable[[int, Layer], None] = lambda done, layer: None
+    found: Found,
+    *,
+    pairings: int,
+    full: bool = False,
+    watch: Callable[[int, Layer], None] = lambda done, layer: None,
 ) -> Report:
     """Measure layers one after another.
 
@@ -99,7 +118,8 @@ def measure_found(
 
     **Raises:** `UsageError` where a file turns out to be damaged.
     """
-    measured, left_out = [], list(found.left_out)
+    measured = []
+    left_out = list(found.left_out)
     for done, layer in enumerate(found.layers):
         watch(done, layer)
         coupling = layer.load()
@@ -115,7 +135,9 @@ def _fault(coupling: Coupling) -> str:
     sizes = [float(jnp.max(jnp.abs(weights))) for weights in (coupling.up, coupling.down)]
     if not all(map(math.isfinite, sizes)):
         return "it has weights that are not finite"
-    return "it has a matrix of zeros" if 0 in sizes else ""
+    if 0 in sizes:
+        return "it has a matrix of zeros"
+    return ""
 
 
 def _measure(layer: Layer, coupling: Coupling, pairings: int, full: bool) -> Measured:
@@ -145,14 +167,16 @@ def _floats(values: dict[str, Scalar]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-# ---- Significance -----------------------------------------------------------------------------------------------
+# ---- Significance --------------------------------------------------------------------------------
 
 
 def _significance(
     layer: Layer, coupling: Coupling, pairings: int, full: bool
 ) -> tuple[dict[str, tuple[float, ...]], list[str]]:
     """Mean, standard deviation, z and p of indices by name, and what was left out."""
-    tested, left_out, key = {}, [], jr.key(SEED)
+    tested = {}
+    left_out = []
+    key = jr.key(SEED)
     if not pairings or layer.hidden < 2:
         return tested, left_out
     if layer.kind == "pair":
@@ -192,7 +216,9 @@ def _of_product(coupling: Coupling) -> dict[str, Scalar]:
 
 @_compiled_for_pairings
 def _product_against_directions(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    """The indices of `PRODUCT` against pairings of directions: every gauge of hidden units keeps z and p."""
+    """The indices of `PRODUCT` against pairings of directions: every gauge of hidden units keeps z
+    and p.
+    """
     draw = lambda key: _of_product(pair_directions(coupling, key))
     return compare(_of_product(coupling), draw, coupling.up.shape, key=key, draws=pairings)
 
@@ -217,13 +243,14 @@ _PRODUCT_NULLS: dict[Kind, Callable[[Coupling, PRNGKey, int], Significance]] = {
 }
 
 
-# ---- Over seeds, and as JSON ------------------------------------------------------------------------------------
+# ---- Over seeds, and as JSON ---------------------------------------------------------------------
 
 
 class Spread(NamedTuple):
     """An index of one block and branch over the seeds of an arm.
 
-    - `mean`, `std`: of its values (0 for one seed); `null`: mean of the means of the null distributions.
+    - `mean`, `std`: of its values (0 for one seed); `null`: mean of the means of the null
+      distributions.
     - `z`: their sum over the root of their number (Stouffer); `p`: the largest.
     """
 
@@ -249,7 +276,9 @@ def over_seeds(measured: Sequence[Measured]) -> list[OverSeeds]:
         groups.setdefault((one.layer.arm, one.layer.place, one.layer.part), []).append(one)
     return [
         OverSeeds(
-            group[0].layer, len(group), {name: _spread([m.indices[name] for m in group]) for name in group[0].indices}
+            group[0].layer,
+            len(group),
+            {name: _spread([m.indices[name] for m in group]) for name in group[0].indices},
         )
         for group in groups.values()
     ]
@@ -299,8 +328,15 @@ def _layer_record(one: Measured) -> dict[str, Any]:
 
 
 def _spread_record(one: OverSeeds) -> dict[str, Any]:
-    about = {"arm": one.layer.arm, "place": one.layer.place, "part": one.layer.part, "seeds": one.seeds}
-    return about | {"indices": {name: _numbers(spread._asdict()) for name, spread in one.indices.items()}}
+    about = {
+        "arm": one.layer.arm,
+        "place": one.layer.place,
+        "part": one.layer.part,
+        "seeds": one.seeds,
+    }
+    return about | {
+        "indices": {name: _numbers(spread._asdict()) for name, spread in one.indices.items()}
+    }
 
 
 def _numbers(values: dict[str, float]) -> dict[str, float | None]:

@@ -1,4 +1,6 @@
-"""What a path of `hopmix measure` is, told from its content and not from its name alone, and the layers in it."""
+"""What a path of `hopmix measure` is, told from its content and not from its name alone, and the
+layers in it.
+"""
 
 import zipfile
 from pathlib import Path
@@ -30,14 +32,18 @@ SUFFIXES: dict[str, Format] = {
 def open_layers(options: Measure) -> Found:
     """The layers of what a path names, none of them read yet.
 
-    **Raises:** `UsageError` where there is nothing to measure, and for options that don't fit what is there.
+    **Raises:** `UsageError` where there is nothing to measure, and for options that don't fit what
+    is there.
     """
     check_patterns(options.pairs)
     path = Path(options.path).expanduser()
     ours = not options.path.startswith("hub:") and _ours(path)
     if ours:
         if options.pairs or options.breaking or options.heads:
-            raise UsageError(f"pairs, breaking, heads: {path} is hopmix's own and needs none of them; leave them out.")
+            raise UsageError(
+                f"pairs, breaking, heads: {path} is hopmix's own and needs none of them; leave "
+                f"them out."
+            )
         return ours
     weights = _open(options.path)
     if options.pairs:
@@ -49,8 +55,13 @@ def _ours(path: Path) -> Found | None:
     """The layers of a run or of a saved mixer of hopmix, whose weights need no names."""
     if is_run(path):
         return run_layers(path)
-    mixer = open_mixer(path) if path.is_file() and _format(path) == "Equinox" else None
-    return None if mixer is None else Found("a mixer of hopmix", list(model_layers(mixer)), [])
+    if path.is_file() and _format(path) == "Equinox":
+        mixer = open_mixer(path)
+    else:
+        mixer = None
+    if mixer is None:
+        return None
+    return Found("a mixer of hopmix", list(model_layers(mixer)), [])
 
 
 def _open(name: str) -> AbstractWeights:
@@ -71,21 +82,31 @@ def _open(name: str) -> AbstractWeights:
 
 
 def _suggestion(path: Path) -> str:
-    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    if path.parent.is_dir():
+        siblings = [other.name for other in path.parent.iterdir()]
+    else:
+        siblings = []
     if not siblings and len(path.parts) == 2:
         return f"; a model of the Hugging Face Hub is hub:{path}"
     close = nearest(path.name, siblings)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    if close:
+        return f"; did you mean {path.parent / close[0]}?"
+    return ""
 
 
 def _format(path: Path) -> Format:
     """What a file is: by its content, which must agree with its name if that says anything."""
-    said, is_ = SUFFIXES.get(path.suffix.lower()), _content(path)
+    said = SUFFIXES.get(path.suffix.lower())
+    is_ = _content(path)
     if said and is_ and said != is_:
-        raise UsageError(f"path: {path} is named as a file of {said} but is one of {is_}; rename it if you trust it.")
+        raise UsageError(
+            f"path: {path} is named as a file of {said} but is one of {is_}; rename it if you "
+            f"trust it."
+        )
     if not (is_ or said):
         raise UsageError(
-            f"path: {path} is neither safetensors nor a PyTorch state dict nor a file of Equinox; convert it to "
+            f"path: {path} is neither safetensors nor a PyTorch state dict nor a file of "
+            f"Equinox; convert it to "
             "safetensors."
         )
     return is_ or said  # pyright: ignore[reportReturnType]
@@ -100,7 +121,9 @@ def _content(path: Path) -> Format | None:
     if head.startswith((b"\x93NUMPY", b"{")):
         return "Equinox"
     if head.startswith(b"PK"):
-        return "PyTorch" if _is_archive_of_torch(path) else None
+        if _is_archive_of_torch(path):
+            return "PyTorch"
+        return None
     return "PyTorch" if head.startswith(b"\x80") else None  # a pickle
 
 

@@ -1,16 +1,26 @@
-"""Weights that the user pairs by name: patterns such as `blocks.*.up.weight:blocks.*.down.weight`."""
+"""Weights that the user pairs by name: patterns such as
+`blocks.*.up.weight:blocks.*.down.weight`.
+"""
 
 import re
 from typing import NamedTuple
 
-from hopmix.lab.checkpoints.formats.weights import AbstractWeights, fitting, listed, nearest, shortened
+from hopmix.lab.checkpoints.formats.weights import (
+    AbstractWeights,
+    fitting,
+    listed,
+    nearest,
+    shortened,
+)
 from hopmix.lab.checkpoints.layers import Found, Layer, Mismatch, pair, square
 from hopmix.lab.checkpoints.layouts import Unfit, matrix
 from hopmix.lab.errors import UsageError
 
 
 class Pattern(NamedTuple):
-    """A name with stars, each for a piece between dots; `turned` where the weight is stored as its transpose."""
+    """A name with stars, each for a piece between dots; `turned` where the weight is stored as its
+    transpose.
+    """
 
     text: str
     turned: bool
@@ -19,7 +29,11 @@ class Pattern(NamedTuple):
         """The weights with such a name, by what stands before it and in the place of each star."""
         pieces = r"([^.]+)".join(map(re.escape, self.text.split("*")))
         found = {name: re.fullmatch(rf"(.*\.)?{pieces}", name) for name in weights.tensors}
-        return {tuple(part or "" for part in match.groups()): name for name, match in found.items() if match}
+        return {
+            tuple(part or "" for part in match.groups()): name
+            for name, match in found.items()
+            if match
+        }
 
 
 def check_patterns(patterns: tuple[str, ...]):
@@ -27,21 +41,29 @@ def check_patterns(patterns: tuple[str, ...]):
     for text in patterns:
         sides = text.split(":")
         if len(sides) > 2 or not all(side.removesuffix(".T") for side in sides):
-            raise UsageError(f"pairs: got {text!r}, but it must be 'UP:DOWN', two names, or one of a square matrix.")
+            raise UsageError(
+                f"pairs: got {text!r}, but it must be 'UP:DOWN', two names, or one of a square "
+                f"matrix."
+            )
         if len({side.count("*") for side in sides}) > 1:
-            raise UsageError(f"pairs: got {text!r}, but both names must have the same number of stars.")
+            raise UsageError(
+                f"pairs: got {text!r}, but both names must have the same number of stars."
+            )
 
 
-def named_layers(weights: AbstractWeights, patterns: tuple[str, ...], *, breaking: bool = False) -> Found:
+def named_layers(
+    weights: AbstractWeights, patterns: tuple[str, ...], *, breaking: bool = False
+) -> Found:
     """The layers that patterns name, in the order of the patterns and of the file.
 
     **Arguments:**
 
-    - `patterns`: `UP:DOWN` for W (hidden x visible) and V (visible x hidden), or the name of a square matrix; `.T`
-      behind a name for what is stored as the transpose.
+    - `patterns`: `UP:DOWN` for W (hidden x visible) and V (visible x hidden), or the name of a
+      square matrix; `.T` behind a name for what is stored as the transpose.
     - `breaking`: the second weight is V - W^T.
 
-    **Raises:** `UsageError` for a name that there isn't, and for shapes that don't pair, with the nearest that do.
+    **Raises:** `UsageError` for a name that there isn't, and for shapes that don't pair, with the
+    nearest that do.
     """
     layers = []
     for text in patterns:
@@ -55,19 +77,34 @@ def _named(weights: AbstractWeights, sides: list[Pattern], breaking: bool) -> li
     for side, names in zip(sides, found):
         if not names:
             close = nearest(side.text, weights.tensors)
-            raise UsageError(f"pairs: no weight is named {side.text!r}; nearest: {listed(weights.tensors, close)}.")
-    return [_layer(weights, sides, [names.get(key) for names in found], breaking) for key in found[0]]
+            raise UsageError(
+                f"pairs: no weight is named {side.text!r}; nearest: "
+                f"{listed(weights.tensors, close)}."
+            )
+    return [
+        _layer(weights, sides, [names.get(key) for names in found], breaking) for key in found[0]
+    ]
 
 
-def _layer(weights: AbstractWeights, sides: list[Pattern], names: list[str | None], breaking: bool) -> Layer:
+def _layer(
+    weights: AbstractWeights, sides: list[Pattern], names: list[str | None], breaking: bool
+) -> Layer:
     try:
-        own = [matrix(weights, _known(weights, names, i), turned=side.turned) for i, side in enumerate(sides)]
+        own = [
+            matrix(weights, _known(weights, names, i), turned=side.turned)
+            for i, side in enumerate(sides)
+        ]
         place, part = _place([m.name for m in own])
-        return square(place, part, *own) if len(own) == 1 else pair(place, part, *own, breaking=breaking)
+        if len(own) == 1:
+            return square(place, part, *own)
+        return pair(place, part, *own, breaking=breaking)
     except Unfit as unfit:
         raise UsageError(f"pairs: {unfit}.") from None
     except Mismatch as mismatch:
-        wanted = mismatch.wanted[::-1] if sides[-1].turned else mismatch.wanted
+        if sides[-1].turned:
+            wanted = mismatch.wanted[::-1]
+        else:
+            wanted = mismatch.wanted
         raise UsageError(
             f"pairs: {mismatch}; {fitting(weights.tensors, mismatch.name, wanted, mismatch.first)}."
         ) from None
@@ -76,8 +113,12 @@ def _layer(weights: AbstractWeights, sides: list[Pattern], names: list[str | Non
 def _known(weights: AbstractWeights, names: list[str | None], index: int) -> str:
     name = names[index]
     if name is None:
-        close = listed(weights.tensors, nearest(str(names[0]), set(weights.tensors) - {str(names[0])}))
-        raise UsageError(f"pairs: {names[0]} has no partner with the same stars; nearest names: {close}.")
+        close = listed(
+            weights.tensors, nearest(str(names[0]), set(weights.tensors) - {str(names[0])})
+        )
+        raise UsageError(
+            f"pairs: {names[0]} has no partner with the same stars; nearest names: {close}."
+        )
     return name
 
 

@@ -1,4 +1,6 @@
-"""The layers of networks that hopmix trained: all members of a run at a checkpoint, or one mixer from a file."""
+"""The layers of networks that hopmix trained: all members of a run at a checkpoint, or one mixer
+from a file.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -15,7 +17,13 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
 from hopmix.lab.study.arms import make_arms
-from hopmix.lab.study.trained import locate, members_of, progress, read_checkpoint, require_checkpoint
+from hopmix.lab.study.trained import (
+    locate,
+    members_of,
+    progress,
+    read_checkpoint,
+    require_checkpoint,
+)
 from hopmix.lab.train.program import Dataset, Images, Program, programs_of
 from hopmix.models.mixer import Mixer
 
@@ -41,15 +49,20 @@ def run_layers(path: Path) -> Found:
     require_checkpoint(out, step)
     programs = _programs(record.config, record.values.get("data", {}), out)
     step, states, passed = read_checkpoint(programs, out, record, step)
-    layers, diverged = [], []
+    layers = []
+    diverged = []
     for member, arm, seed, model in members_of(programs, states):
         if member.diverged < 0:
             layers += model_layers(model, arm, seed)
         else:
-            diverged.append(LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}"))
+            diverged.append(
+                LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}")
+            )
     if not layers:
         raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
-    source = "; ".join([f"the run {out.name} after {progress(step, record.steps_total)} steps", *passed])
+    source = "; ".join(
+        [f"the run {out.name} after {progress(step, record.steps_total)} steps", *passed]
+    )
     return Found(source, layers, diverged)
 
 
@@ -69,12 +82,18 @@ def _in_float32(coupling: Coupling) -> Coupling:
 
 
 def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Program]:
-    """The programs of a study whose images are only shapes: enough to know what a checkpoint holds."""
+    """The programs of a study whose images are only shapes: enough to know what a checkpoint
+    holds.
+    """
     try:
         arms = make_arms(config, tuple(about["image"]), about["classes"])
-        dataset = eqx.filter_eval_shape(_blank, about["train"], tuple(about["image"]), about["classes"])
+        dataset = eqx.filter_eval_shape(
+            _blank, about["train"], tuple(about["image"]), about["classes"]
+        )
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{out / 'study.json'}: damaged, it does not describe its images ({error!r}).") from None
+        raise UsageError(
+            f"{out / 'study.json'}: damaged, it does not describe its images ({error!r})."
+        ) from None
     return programs_of(config, arms, dataset)
 
 

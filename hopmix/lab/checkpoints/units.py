@@ -1,4 +1,6 @@
-r"""The indices of pairs of hidden units from their cosines: all pairings of a layer without moving its weights."""
+r"""The indices of pairs of hidden units from their cosines: all pairings of a layer without moving
+its weights.
+"""
 
 from typing import NamedTuple
 
@@ -13,24 +15,31 @@ from hopmix._symmetry import Units, units_of
 from hopmix._types import PRNGKey, Scalar
 
 UNITS = ("cosine", "unit_cosine", "mean_unit_cosine", "conservative_distance")
-"""The indices that depend on how hidden units are paired through each unit's own two weight vectors."""
+"""The indices that depend on how hidden units are paired through each unit's own two weight
+vectors.
+"""
 
 
 def units_against_pairings(coupling: Coupling, key: PRNGKey, pairings: int) -> Significance:
-    r"""`significance` of the indices of `UNITS`, from the cosines of $v_\alpha$ and $w_\beta$ of all pairs of units.
+    r"""`significance` of the indices of `UNITS`, from the cosines of $v_\alpha$ and $w_\beta$ of
+    all pairs of units.
 
     Moving the weights for every pairing would take a hundred times as long.
     """
     units = units_of(coupling.down, coupling.up)
     pairs = _Pairs(units)
-    draw = lambda key: pairs.measure(jr.permutation(key, len(pairs.here)), directed_pairing(units, key))
+    draw = lambda key: pairs.measure(
+        jr.permutation(key, len(pairs.here)), directed_pairing(units, key)
+    )
     return compare(pairs.value, draw, coupling.up.shape, key=key, draws=pairings)
 
 
 def of_units(
     overlap: Float[Array, " hidden"], w: Float[Array, " hidden"], v: Float[Array, " hidden"]
 ) -> dict[str, Scalar]:
-    r"""The indices of `UNITS` as in `Asymmetry`, from $v_\alpha \cdot w_\alpha$, $|w_\alpha|$ and $|v_\alpha|$."""
+    r"""The indices of `UNITS` as in `Asymmetry`, from $v_\alpha \cdot w_\alpha$, $|w_\alpha|$ and
+    $|v_\alpha|$.
+    """
     sizes = w * v
     cosines = overlap / jnp.where(sizes > 0, sizes, jnp.nan)
     apart = v**2 * (1 - jnp.where(sizes > 0, cosines, 0) ** 2)
@@ -53,10 +62,11 @@ class _Sizes(NamedTuple):
 
 
 class _Pairs:
-    r"""The cosines of all $v_\alpha$ (rows) and $w_\beta$ (columns), and sizes of units in three gauges.
+    r"""The cosines of all $v_\alpha$ (rows) and $w_\beta$ (columns), and sizes of units in three
+    gauges.
 
-    Indices that a gauge keeps are computed where no size is out of range: those with weights in the gauge of equal
-    sizes, the mean of all cosines for sizes of 1.
+    Indices that a gauge keeps are computed where no size is out of range: those with weights in the
+    gauge of equal sizes, the mean of all cosines for sizes of 1.
     """
 
     def __init__(self, units: Units):
@@ -76,11 +86,17 @@ class _Pairs:
         return self.measure(self.here, Pairing(self.here, self.alike.w))
 
     def measure(self, plain: Int[Array, " hidden"], directed: Pairing) -> dict[str, Scalar]:
-        """Of one pairing of weights, and for the indices that a gauge keeps of one of directions."""
+        """Of one pairing of weights, and for the indices that a gauge keeps of one of
+        directions.
+        """
         directions = directed.signs * self.cosines[directed.partners, self.here]
         paired = _Sizes(self.own.w, self.own.v[plain]).measure(self.cosines[plain, self.here])
-        weighted, alike = (sizes.measure(directions) for sizes in (self.even, self.alike))
-        return paired | {"unit_cosine": weighted["unit_cosine"], "mean_unit_cosine": alike["mean_unit_cosine"]}
+        weighted = self.even.measure(directions)
+        alike = self.alike.measure(directions)
+        return paired | {
+            "unit_cosine": weighted["unit_cosine"],
+            "mean_unit_cosine": alike["mean_unit_cosine"],
+        }
 
 
 def _relative(rows: Rows, lengths: Float[Array, " rows"]) -> Float[Array, " rows"]:

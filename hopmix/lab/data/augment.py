@@ -1,7 +1,9 @@
-r"""Augmentation of a batch of images inside the compiled training step: uint8 in, normalised float32 out.
+r"""Augmentation of a batch of images inside the compiled training step: uint8 in, normalised
+float32 out.
 
-The order is that of `timm`'s loader: crop, flip, RandAugment, normalise, mix two images, erase. What a configuration
-switches off is not in the program. Every function is pure and maps over a population with `jax.vmap`.
+The order is that of `timm`'s loader: crop, flip, RandAugment, normalise, mix two images, erase.
+What a configuration switches off is not in the program. Every function is pure and maps over a
+population with `jax.vmap`.
 """
 
 import math
@@ -37,9 +39,10 @@ class Augment:
     **Arguments:**
 
     - `flip`: probability of mirroring an image left to right.
-    - `crop`: pixels of black border that are put above and below an image, and left and right of it, before a window of
-        its size is cut out at random; one number for both.
-    - `mixup`: $\alpha$ of the share $\lambda\sim\text{Beta}(\alpha,\alpha)$ that an image keeps; 0 is off.
+    - `crop`: pixels of black border that are put above and below an image, and left and right of
+        it, before a window of its size is cut out at random; one number for both.
+    - `mixup`: $\alpha$ of the share $\lambda\sim\text{Beta}(\alpha,\alpha)$ that an image keeps; 0
+      is off.
     - `cutmix`: $\alpha$ for the share of the area that an image keeps; 0 is off.
     - `erase`: probability of filling a random box of an image with Gaussian noise.
     - `rand_augment`: strength of RandAugment, or `None` for off.
@@ -59,10 +62,18 @@ class Augment:
     def __post_init__(self):
         for name in ("flip", "erase", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is no probability; choose one in 0..1")
-        for name, least in (("crop", min(self.borders)), ("mixup", self.mixup), ("cutmix", self.cutmix)):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is no probability; choose one in 0..1"
+                )
+        for name, least in (
+            ("crop", min(self.borders)),
+            ("mixup", self.mixup),
+            ("cutmix", self.cutmix),
+        ):
             if not 0 <= least < math.inf:
-                raise ValueError(f"{name} = {getattr(self, name)} is negative or not finite; 0 switches it off")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is negative or not finite; 0 switches it off"
+                )
 
     @property
     def borders(self) -> tuple[int, int]:
@@ -76,7 +87,8 @@ class Augment:
 
     @classmethod
     def light(cls, image_shape: tuple[int, int, int]) -> "Augment":
-        """The default: a random crop from a border of an eighth of each side, and label smoothing 0.1.
+        """The default: a random crop from a border of an eighth of each side, and label smoothing
+        0.1.
 
         Nothing is mirrored: a mirrored digit is no digit.
 
@@ -90,8 +102,9 @@ class Augment:
     def paper(cls, image_shape: tuple[int, int, int] = (32, 32, 3)) -> "Augment":
         """The recipe of arXiv 2406.12220 for CIFAR-10, as its repository calls `timm` 0.9.2.
 
-        One part differs: timm cuts out a region of random size and enlarges it to 224 pixels. Images here keep their
-        own, small, size, so that the random crop from a border takes its place.
+        One part differs: timm cuts out a region of random size and enlarges it to 224 pixels.
+        Images here keep their own, small, size, so that the random crop from a border takes its
+        place.
 
         **Arguments:**
 
@@ -112,15 +125,21 @@ def _borders(image_shape: tuple[int, int, int]) -> int | tuple[int, int]:
     """An eighth of each side, at least one pixel; of a side of one pixel nothing may be lost."""
     height = _border(image_shape[0])
     width = _border(image_shape[1])
-    return height if height == width else (height, width)
+    if height == width:
+        return height
+    return (height, width)
 
 
 def _border(length: int) -> int:
-    return 0 if length == 1 else max(1, length // 8)
+    if length == 1:
+        return 0
+    return max(1, length // 8)
 
 
 def _both(crop: int | tuple[int, int]) -> tuple[int, int]:
-    return (crop, crop) if isinstance(crop, int) else crop
+    if isinstance(crop, int):
+        return (crop, crop)
+    return crop
 
 
 def augment(
@@ -132,7 +151,8 @@ def augment(
     mean: PerColour,
     std: PerColour,
 ) -> tuple[Images, Targets]:
-    """A training batch: normalised images (float32) and the distribution over the classes that each should get.
+    """A training batch: normalised images (float32) and the distribution over the classes that each
+    should get.
 
     **Arguments:**
 
@@ -167,7 +187,8 @@ def normalise(images: Bytes | Images, mean: PerColour, std: PerColour) -> Images
     - `images`: pixel values 0..255.
     - `mean`, `std`: of each colour, in units of the full range (0..1).
     """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    mean = jnp.asarray(mean, jnp.float32)
+    std = jnp.asarray(std, jnp.float32)
     scaled = images.astype(jnp.float32) / 255.0
     return (scaled - mean[None, None, None]) / std[None, None, None]
 
@@ -185,7 +206,9 @@ def random_crop(key: PRNGKey, images: Bytes, border: int | tuple[int, int]) -> B
     framed = jnp.pad(images, ((0, 0), (height, height), (width, width), (0, 0)))
     corners = jnp.pad(corners, ((0, 0), (0, 1)))  # the first colour
     cut = lambda image, corner: jax.lax.dynamic_slice(image, corner, images.shape[1:])
-    return jax.vmap(cut)(framed, corners)  # measured: faster than shift matrices and than chains of selects
+    return jax.vmap(cut)(
+        framed, corners
+    )  # measured: faster than shift matrices and than chains of selects
 
 
 def random_flip(key: PRNGKey, images: Bytes, probability: float) -> Bytes:
@@ -193,31 +216,42 @@ def random_flip(key: PRNGKey, images: Bytes, probability: float) -> Bytes:
     flipped = jr.bernoulli(key, probability, (len(images),))
     columns = jnp.arange(images.shape[2])
     columns = jnp.where(flipped[:, None], columns[::-1][None], columns[None])
-    return jax.vmap(lambda image, columns: image[:, columns])(images, columns)  # 15 times faster than `rev` on a CPU
+    return jax.vmap(lambda image, columns: image[:, columns])(
+        images, columns
+    )  # 15 times faster than `rev` on a CPU
 
 
-def _rand_augment_batch(config: RandAugment, key: PRNGKey, images: Bytes, mean: PerColour) -> Images:
+def _rand_augment_batch(
+    config: RandAugment, key: PRNGKey, images: Bytes, mean: PerColour
+) -> Images:
     fill = jnp.round(255.0 * jnp.asarray(mean, jnp.float32))
     one = lambda key, image: rand_augment(config, key, image, fill)
     return jax.vmap(one)(jr.split(key, len(images)), images.astype(jnp.float32))
 
 
-def mix(key: PRNGKey, images: Images, targets: Targets, mixup: float, cutmix: float) -> tuple[Images, Targets]:
-    r"""Each image mixed with its partner in the reversed batch, and the targets in the same proportion.
+def mix(
+    key: PRNGKey, images: Images, targets: Targets, mixup: float, cutmix: float
+) -> tuple[Images, Targets]:
+    r"""Each image mixed with its partner in the reversed batch, and the targets in the same
+    proportion.
 
     $$x_i \leftarrow w\,x_i + (1-w)\,x_{n-1-i},\qquad y_i \leftarrow \bar w\,y_i + (1-\bar w)\,y_{n-1-i}$$
 
-    with one weight $w$ per pixel for the whole batch and $\bar w$ its mean: constant for Mixup, 0 in a box and 1
-    outside for CutMix, so that a target has exactly the share of the pixels that its image has.
+    with one weight $w$ per pixel for the whole batch and $\bar w$ its mean: constant for Mixup, 0
+    in a box and 1 outside for CutMix, so that a target has exactly the share of the pixels that its
+    image has.
 
     **Arguments:**
 
     - `mixup`, `cutmix`: the two $\alpha$; where both are positive, each batch draws one of the two.
 
     **Source:** arXiv 1710.09412 and 1905.04899; `timm/data/mixup.py`, mode "batch".
-    """
+    """  # noqa: E501
     share_key, box_key, switch_key = jr.split(key, 3)
-    cut = jr.bernoulli(switch_key, CUTMIX_SHARE) if mixup and cutmix else jnp.asarray(cutmix > 0)
+    if mixup and cutmix:
+        cut = jr.bernoulli(switch_key, CUTMIX_SHARE)
+    else:
+        cut = jnp.asarray(cutmix > 0)
     alpha = jnp.where(cut, cutmix, mixup).astype(jnp.float32)
     kept = jr.beta(share_key, alpha, alpha, dtype=jnp.float32)
     weight = jnp.full(images.shape[1:3], kept)
@@ -231,15 +265,20 @@ def mix(key: PRNGKey, images: Images, targets: Targets, mixup: float, cutmix: fl
     return mixed, share * targets + (1.0 - share) * targets[partner]
 
 
-def _cutmix_box(key: PRNGKey, area: Scalar, height: int, width: int) -> Bool[Array, "{height} {width}"]:
+def _cutmix_box(
+    key: PRNGKey, area: Scalar, height: int, width: int
+) -> Bool[Array, "{height} {width}"]:
     """True in a box that would cover that share of the image if the border did not cut it."""
     row, column = jr.uniform(key, (2,), jnp.float32)
-    return _around(row, jnp.sqrt(area), height)[:, None] & _around(column, jnp.sqrt(area), width)[None]
+    return (
+        _around(row, jnp.sqrt(area), height)[:, None] & _around(column, jnp.sqrt(area), width)[None]
+    )
 
 
 def _around(place: Scalar, share: Scalar, size: int) -> Bool[Array, " {size}"]:
     """True on about `share` of `size` pixels about a centre that `place` in [0, 1) chooses."""
-    centre, half = jnp.floor(place * size), jnp.floor(jnp.floor(share * size) / 2)
+    centre = jnp.floor(place * size)
+    half = jnp.floor(jnp.floor(share * size) / 2)
     position = jnp.arange(size, dtype=jnp.float32)
     return (position >= centre - half) & (position < centre + half)
 
@@ -258,20 +297,28 @@ def random_erase(key: PRNGKey, images: Images, probability: float) -> Images:
     return jnp.where(erased[..., None], jr.normal(noise_key, images.shape, jnp.float32), images)
 
 
-def _erased_box(draws: Float[Array, " draws"], height: int, width: int) -> Bool[Array, "{height} {width}"]:
+def _erased_box(
+    draws: Float[Array, " draws"], height: int, width: int
+) -> Bool[Array, "{height} {width}"]:
     """True in the first of ten random boxes that is smaller than the image in both directions."""
     top, left, *shape = jnp.split(draws, [1, 2, 2 + ERASE_ATTEMPTS])
     area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * shape[0])
     aspect = jnp.exp(math.log(ERASED_ASPECT) * (2.0 * shape[1] - 1.0))
-    rows, columns = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    rows = jnp.round(jnp.sqrt(area * aspect))
+    columns = jnp.round(jnp.sqrt(area / aspect))
     fits = (rows < height) & (columns < width)
     first = jnp.argmax(fits)
-    box = _interval(top[0], rows[first], height)[:, None] & _interval(left[0], columns[first], width)[None]
+    box = (
+        _interval(top[0], rows[first], height)[:, None]
+        & _interval(left[0], columns[first], width)[None]
+    )
     return box & fits[first]
 
 
 def _interval(place: Scalar, length: Scalar, size: int) -> Bool[Array, " {size}"]:
-    """True on `length` of `size` pixels; `place` in [0, 1) says where, every position equally likely."""
+    """True on `length` of `size` pixels; `place` in [0, 1) says where, every position equally
+    likely.
+    """
     start = jnp.floor(place * (size - length + 1.0))
     position = jnp.arange(size, dtype=jnp.float32)
     return (position >= start) & (position < start + length)

@@ -1,9 +1,12 @@
-r"""RandAugment: a few random operations on an image, as `timm` 0.9 does them with Pillow, in a compiled program.
+r"""RandAugment: a few random operations on an image, as `timm` 0.9 does them with Pillow, in a
+compiled program.
 
-Images are floats whose values are the integers 0..255, before and after every operation, as in Pillow; `magnitude`
-runs over 0..10. The fifteen operations are timm's "increasing" set, whose effect grows with the magnitude.
+Images are floats whose values are the integers 0..255, before and after every operation, as in
+Pillow; `magnitude` runs over 0..10. The fifteen operations are timm's "increasing" set, whose
+effect grows with the magnitude.
 
-**Source:** Cubuk et al., arXiv 1909.13719; huggingface/pytorch-image-models, `timm/data/auto_augment.py`.
+**Source:** Cubuk et al., arXiv 1909.13719; huggingface/pytorch-image-models,
+`timm/data/auto_augment.py`.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,9 @@ MAXIMUM = 10.0
 """The largest magnitude; timm calls it the level's denominator."""
 
 ROUNDING = 1e-3
-"""In grey levels: Pillow rounds a sample down, and the mean of equal values in float32 may lie below them."""
+"""In grey levels: Pillow rounds a sample down, and the mean of equal values in float32 may lie
+below them.
+"""
 
 Matrix = Float[Array, "2 3"]
 
@@ -50,20 +55,29 @@ class RandAugment:
         if not 0 <= self.magnitude <= MAXIMUM:
             raise ValueError(f"magnitude = {self.magnitude} is outside 0..10; the reference uses 9")
         if self.magnitude_std < 0:
-            raise ValueError(f"magnitude_std = {self.magnitude_std} is negative; the reference uses 0.5")
+            raise ValueError(
+                f"magnitude_std = {self.magnitude_std} is negative; the reference uses 0.5"
+            )
         if self.layers < 1:
-            raise ValueError(f"layers = {self.layers} is not positive; use rand_augment=None for no operation")
+            raise ValueError(
+                f"layers = {self.layers} is not positive; use rand_augment=None for no operation"
+            )
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability = {self.probability} is outside 0..1; the reference uses 0.5")
+            raise ValueError(
+                f"probability = {self.probability} is outside 0..1; the reference uses 0.5"
+            )
 
 
-def rand_augment(config: RandAugment, key: PRNGKey, image: Image, fill: Float[Array, " colours"]) -> Image:
+def rand_augment(
+    config: RandAugment, key: PRNGKey, image: Image, fill: Float[Array, " colours"]
+) -> Image:
     """One image after `config.layers` random operations.
 
     **Arguments:**
 
     - `image`: values 0..255, whole numbers.
-    - `fill`: the colour (0..255) of pixels that a shift, shear or rotation uncovers; timm takes the mean colour.
+    - `fill`: the colour (0..255) of pixels that a shift, shear or rotation uncovers; timm takes the
+      mean colour.
     """
 
     noise_key, choice_key = jr.split(key)
@@ -79,19 +93,29 @@ def rand_augment(config: RandAugment, key: PRNGKey, image: Image, fill: Float[Ar
         changed = apply_operation(operation, image, magnitude, sign, fill)
         return jnp.where(applied, changed, image), None
 
-    return jax.lax.scan(layer, image, (operations, magnitudes, signs, whether < config.probability))[0]
+    return jax.lax.scan(
+        layer, image, (operations, magnitudes, signs, whether < config.probability)
+    )[0]
 
 
 def apply_operation(
-    operation: Int[Array, ""], image: Image, magnitude: Scalar, sign: Scalar, fill: Float[Array, " colours"]
+    operation: Int[Array, ""],
+    image: Image,
+    magnitude: Scalar,
+    sign: Scalar,
+    fill: Float[Array, " colours"],
 ) -> Image:
-    """The operation of that index in `OPERATIONS` at a magnitude (0..10); `sign` (±1) is the side it moves to.
+    """The operation of that index in `OPERATIONS` at a magnitude (0..10); `sign` (±1) is the side
+    it moves to.
 
-    The five geometric operations share one warp: under `vmap` every branch of the switch is computed.
+    The five geometric operations share one warp: under `vmap` every branch of the switch is
+    computed.
     """
     matrices = jnp.stack([matrix(magnitude, sign, image) for matrix in _MATRICES.values()])
     matrix = matrices[jnp.maximum(operation - len(_POINT), 0)]
-    branches: list[Callable[[], Image]] = [partial(f, image, magnitude, sign) for f in _POINT.values()]
+    branches: list[Callable[[], Image]] = [
+        partial(f, image, magnitude, sign) for f in _POINT.values()
+    ]
     branches.append(partial(warp, image, matrix, fill))
     return jax.lax.switch(jnp.minimum(operation, len(_POINT)), branches)
 
@@ -101,7 +125,8 @@ def apply_operation(
 
 def autocontrast(image: Image) -> Image:
     """Each colour stretched to 0..255 (`PIL.ImageOps.autocontrast`)."""
-    low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
+    low = image.min((0, 1), keepdims=True)
+    high = image.max((0, 1), keepdims=True)
     stretched = jnp.floor((image - low) * 255.0 / jnp.maximum(high - low, 1.0))
     return jnp.where(high > low, stretched, image)
 
@@ -127,7 +152,9 @@ def invert(image: Image) -> Image:
 
 def posterize(image: Image, bits: Scalar) -> Image:
     """Only the highest `bits` of each value kept (`PIL.ImageOps.posterize`)."""
-    quantum = jnp.ldexp(jnp.float32(1.0), 8 - bits.astype(jnp.int32))  # exact, which a power need not be
+    quantum = jnp.ldexp(
+        jnp.float32(1.0), 8 - bits.astype(jnp.int32)
+    )  # exact, which a power need not be
     return jnp.floor(image / quantum) * quantum
 
 
@@ -142,7 +169,9 @@ def solarize_add(image: Image, addend: Scalar) -> Image:
 
 
 def colour(image: Image, factor: Scalar) -> Image:
-    """Towards grey (factor 0) or away from it (`PIL.ImageEnhance.Color`); grey images stay as they are."""
+    """Towards grey (factor 0) or away from it (`PIL.ImageEnhance.Color`); grey images stay as they
+    are.
+    """
     return _blend(jnp.broadcast_to(_luminance(image), image.shape), image, factor)
 
 
@@ -171,12 +200,16 @@ def _luminance(image: Image) -> Float[Array, "height width 1"]:
         return image
     if image.shape[-1] != 3:
         return jnp.floor(image.mean(-1, keepdims=True) + 0.5)
-    red, green, blue = jnp.split(image, 3, axis=-1)  # Pillow's whole-number weights of ITU-R 601-2, in 1/65536
+    red, green, blue = jnp.split(
+        image, 3, axis=-1
+    )  # Pillow's whole-number weights of ITU-R 601-2, in 1/65536
     return jnp.floor((19595.0 * red + 38470.0 * green + 7471.0 * blue) / 65536.0 + 0.5)
 
 
 def _smooth(image: Image) -> Image:
-    """The 3 x 3 mean in which the centre counts five times; pixels of the border stay (`PIL.ImageFilter.SMOOTH`)."""
+    """The 3 x 3 mean in which the centre counts five times; pixels of the border stay
+    (`PIL.ImageFilter.SMOOTH`).
+    """
     height, width, _ = image.shape
     if min(height, width) < 3:
         return image
@@ -189,7 +222,8 @@ def _smooth(image: Image) -> Image:
 
 
 def warp(image: Image, matrix: Matrix, fill: Float[Array, " colours"]) -> Image:
-    r"""The image sampled bilinearly at $A\,(x, y, 1)$, x to the right, y down (`PIL.Image.transform`, `AFFINE`).
+    r"""The image sampled bilinearly at $A\,(x, y, 1)$, x to the right, y down
+    (`PIL.Image.transform`, `AFFINE`).
 
     **Arguments:**
 
@@ -198,24 +232,36 @@ def warp(image: Image, matrix: Matrix, fill: Float[Array, " colours"]) -> Image:
     """
     height, width, _ = image.shape
     y, x = jnp.mgrid[:height, :width].astype(image.dtype) + 0.5
-    column, row = matrix[:, 0, None, None] * x[None] + matrix[:, 1, None, None] * y[None] + matrix[:, 2, None, None]
+    column, row = (
+        matrix[:, 0, None, None] * x[None]
+        + matrix[:, 1, None, None] * y[None]
+        + matrix[:, 2, None, None]
+    )
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    sample = lambda plane: map_coordinates(plane, [row - 0.5, column - 0.5], order=1, mode="nearest")
+    sample = lambda plane: map_coordinates(
+        plane, [row - 0.5, column - 0.5], order=1, mode="nearest"
+    )
     sampled = jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
     whole = jnp.floor(sampled + ROUNDING)
     return jnp.where(inside[..., None], whole, fill[None, None])
 
 
 def _matrix(*rows: tuple[Scalar | float, Scalar | float, Scalar | float]) -> Matrix:
-    return jnp.stack([jnp.stack([jnp.asarray(entry, jnp.float32) for entry in row]) for row in rows])
+    return jnp.stack(
+        [jnp.stack([jnp.asarray(entry, jnp.float32) for entry in row]) for row in rows]
+    )
 
 
 def _rotate(magnitude: Scalar, sign: Scalar, image: Image) -> Matrix:
     """By up to 30 degrees about the centre."""
     angle = -sign * jnp.deg2rad(30.0 * magnitude / MAXIMUM)
-    cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    x, y = image.shape[1] / 2, image.shape[0] / 2
-    return _matrix((cosine, sine, x - cosine * x - sine * y), (-sine, cosine, y + sine * x - cosine * y))
+    cosine = jnp.cos(angle)
+    sine = jnp.sin(angle)
+    x = image.shape[1] / 2
+    y = image.shape[0] / 2
+    return _matrix(
+        (cosine, sine, x - cosine * x - sine * y), (-sine, cosine, y + sine * x - cosine * y)
+    )
 
 
 def _shear_x(magnitude: Scalar, sign: Scalar, image: Image) -> Matrix:
@@ -235,7 +281,9 @@ def _translate_y(magnitude: Scalar, sign: Scalar, image: Image) -> Matrix:
 
 
 def _factor(magnitude: Scalar, sign: Scalar) -> Scalar:
-    """The weight of the image in a blend: 1 changes nothing, either side of it is a stronger change."""
+    """The weight of the image in a blend: 1 changes nothing, either side of it is a stronger
+    change.
+    """
     return jnp.maximum(1.0 + sign * 0.9 * magnitude / MAXIMUM, 0.1)
 
 
@@ -247,13 +295,21 @@ _POINT: dict[str, Callable[[Image, Scalar, Scalar], Image]] = {
     "AutoContrast": lambda image, magnitude, sign: autocontrast(image),
     "Equalize": lambda image, magnitude, sign: equalize(image),
     "Invert": lambda image, magnitude, sign: invert(image),
-    "PosterizeIncreasing": lambda image, magnitude, sign: posterize(image, 4.0 - _share(magnitude, 4.0)),
-    "SolarizeIncreasing": lambda image, magnitude, sign: solarize(image, 256.0 - _share(magnitude, 256.0)),
+    "PosterizeIncreasing": lambda image, magnitude, sign: posterize(
+        image, 4.0 - _share(magnitude, 4.0)
+    ),
+    "SolarizeIncreasing": lambda image, magnitude, sign: solarize(
+        image, 256.0 - _share(magnitude, 256.0)
+    ),
     "SolarizeAdd": lambda image, magnitude, sign: solarize_add(image, _share(magnitude, 110.0)),
     "ColorIncreasing": lambda image, magnitude, sign: colour(image, _factor(magnitude, sign)),
     "ContrastIncreasing": lambda image, magnitude, sign: contrast(image, _factor(magnitude, sign)),
-    "BrightnessIncreasing": lambda image, magnitude, sign: brightness(image, _factor(magnitude, sign)),
-    "SharpnessIncreasing": lambda image, magnitude, sign: sharpness(image, _factor(magnitude, sign)),
+    "BrightnessIncreasing": lambda image, magnitude, sign: brightness(
+        image, _factor(magnitude, sign)
+    ),
+    "SharpnessIncreasing": lambda image, magnitude, sign: sharpness(
+        image, _factor(magnitude, sign)
+    ),
 }
 
 _MATRICES: dict[str, Callable[[Scalar, Scalar, Image], Matrix]] = {

@@ -10,7 +10,15 @@ from jaxtyping import Float32, Int32, UInt8
 
 from hopmix.lab.config import StudyConfig, check_sides
 from hopmix.lab.data.overview import Row, describe
-from hopmix.lab.data.partition import TEST_SEED, TEST_SHARE, Marks, cut, in_two_classes, keep_in_place, mark
+from hopmix.lab.data.partition import (
+    TEST_SEED,
+    TEST_SHARE,
+    Marks,
+    cut,
+    in_two_classes,
+    keep_in_place,
+    mark,
+)
 from hopmix.lab.data.sources.lost import Lost, collecting
 from hopmix.lab.data.sources.names import exists, suggestion
 from hopmix.lab.data.sources.room import require_room
@@ -43,7 +51,8 @@ class Data:
     - `mean`, `std`: of each colour of the training images, in units of the full range (0..1).
     - `test`: reads the test split; nothing before the results may call it.
     - `digest`: of the pixels and labels of all three splits.
-    - `overview`: lines that the user sees before training: counts, classes, origins, and what is unusual.
+    - `overview`: lines that the user sees before training: counts, classes, origins, and what is
+      unusual.
     """
 
     name: str
@@ -93,7 +102,9 @@ class _Chosen(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """How many images were left out, for they are in another split as well: of training, and of validation."""
+    """How many images were left out, for they are in another split as well: of training, and of
+    validation.
+    """
 
     train: int
     validation: int
@@ -132,35 +143,43 @@ def load(
 ) -> Data:
     """A data set by name, with everything about it checked that can be wrong.
 
-    No image is in two splits. Where splits are cut here, equal images stay together; where the author's splits share
-    images, they are left out of training, or out of validation where the test has them.
+    No image is in two splits. Where splits are cut here, equal images stay together; where the
+    author's splits share images, they are left out of training, or out of validation where the test
+    has them.
 
-    The test split is decoded here once, so that a damaged image in it does not come to light at the very end, and
-    forgotten again.
+    The test split is decoded here once, so that a damaged image in it does not come to light at the
+    very end, and forgotten again.
 
     **Arguments:**
 
-    - `data`: `digits` (scikit-learn's); a .parquet, .tar (WebDataset), .npz or .csv file; a folder of parquet or tar
-      files, of images (one subfolder per class, with or without `train` and `test` above them), or one that
-      `save_to_disk` of `datasets` wrote; or `hub:owner/name`.
-    - `label_column`, `image_column`: their names, where a table leaves a choice; a field of a column is COLUMN.FIELD.
+    - `data`: `digits` (scikit-learn's); a .parquet, .tar (WebDataset), .npz or .csv file; a folder
+      of parquet or tar files, of images (one subfolder per class, with or without `train` and
+      `test` above them), or one that `save_to_disk` of `datasets` wrote; or `hub:owner/name`.
+    - `label_column`, `image_column`: their names, where a table leaves a choice; a field of a
+      column is COLUMN.FIELD.
     - `resize`: height and width that all images are brought to, or one number for both.
     - `validation`: share of the training images, in (0, 0.5], that is held out, class by class.
     - `split_seed`: decides which; the test split does not depend on it.
-    - `limit`: keep at most so many images for training and validation together, and as many for the test.
+    - `limit`: keep at most so many images for training and validation together, and as many for the
+      test.
     - `batch`: how many images a training step will take, which must fit into memory too.
 
     **Raises:** `UsageError` for data that cannot be used.
     """
     if not 0 < validation <= 0.5:
-        raise UsageError(f"validation = {validation} is outside (0, 0.5]; choose a share such as 0.1")
+        raise UsageError(
+            f"validation = {validation} is outside (0, 0.5]; choose a share such as 0.1"
+        )
     if limit is not None and limit < 1:
         raise UsageError(f"limit = {limit} is not positive; leave it out to use all images")
     if resize is not None:
         check_sides("resize", resize)
     size = (resize, resize) if isinstance(resize, int) else resize
     if not data.isprintable():
-        raise UsageError(f"data = {data!r} has characters that cannot be printed; rename it, or make a link to it")
+        raise UsageError(
+            f"data = {data!r} has characters that cannot be printed; rename it, or make a link "
+            f"to it"
+        )
     source = _open(data, Options(image_column, label_column, size))
     _check_classes(data, source)
     _check_room(source, size, limit, batch)
@@ -168,12 +187,20 @@ def load(
         return _load(data, source, validation, split_seed, limit, lost)
 
 
-def _load(data: str, source: Source, share: float, seed: int, limit: int | None, lost: Lost) -> Data:
-    # Equal images of what is cut here stay together, and only all of the pixels tell which are equal.
-    pool = source.train.rows.read(np.arange(len(source.train.labels))) if limit is None else None
+def _load(
+    data: str, source: Source, share: float, seed: int, limit: int | None, lost: Lost
+) -> Data:
+    # Equal images of what is cut here stay together, and only all of the pixels tell which are
+    # equal.
+    if limit is None:
+        pool = source.train.rows.read(np.arange(len(source.train.labels)))
+    else:
+        pool = None
     marks = None if pool is None else mark(pool)
     train, held_out, test = _partition(source, share, seed, limit, marks)
-    _check_counts(data, source, train, held_out, test, "" if limit is None else f" (limit = {limit})")
+    _check_counts(
+        data, source, train, held_out, test, "" if limit is None else f" (limit = {limit})"
+    )
     images = train.read() if pool is None else pool
     like = Like(images.shape[1:], train.part.rows.name(int(train.index[0])))
     held_images = _pixels(held_out, source.train, pool, like)
@@ -184,7 +211,9 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None,
     kept, kept_held, shared = _apart(marks, held_marks, test_marks)
     chosen = (train, held_out, test)
     twice = _told_twice(source.classes, chosen, np.concatenate([marks, held_marks, test_marks]))
-    train_split = Split(keep_in_place(images, kept if pool is None else train.index[kept]), train.labels[kept])
+    train_split = Split(
+        keep_in_place(images, kept if pool is None else train.index[kept]), train.labels[kept]
+    )
     validation_split = Split(held_images[kept_held], held_out.labels[kept_held])
     left = "".join(f" ({told})" for told in _told(shared))
     _check_counts(data, source, train_split, validation_split, test, left)
@@ -210,7 +239,10 @@ def _load(data: str, source: Source, share: float, seed: int, limit: int | None,
 def _unchanged(data: str, test: Split, marks: np.ndarray) -> Split:
     """The test split as it is read at the end, which must be the one that the digest is of."""
     if not np.array_equal(mark(test.images), marks):
-        raise UsageError(f"data = {data!r}: its test images have changed since the study began; restore and resume")
+        raise UsageError(
+            f"data = {data!r}: its test images have changed since the study began; restore and "
+            f"resume"
+        )
     return test
 
 
@@ -226,7 +258,8 @@ def _open(data: str, options: Options) -> Source:
         return open_hub(data, options)
     if not data.strip() or not exists(data):
         raise UsageError(
-            f"data = {data!r} is neither 'digits' nor a local folder or file nor 'hub:owner/name'{suggestion(data)}"
+            f"data = {data!r} is neither 'digits' nor a local folder or file nor "
+            f"'hub:owner/name'{suggestion(data)}"
         )
     from hopmix.lab.data.sources.local import open_local
 
@@ -249,7 +282,9 @@ def _partition(
         pool, rows = cut(labels, pool, round(validation * len(pool)), seed, marks)
         held_out = _Chosen(source.train, rows)
     else:
-        held_out = _limited(_Chosen(source.validation, np.arange(len(source.validation.labels))), limit)
+        held_out = _limited(
+            _Chosen(source.validation, np.arange(len(source.validation.labels))), limit
+        )
     return _Chosen(source.train, pool), held_out, test
 
 
@@ -259,11 +294,15 @@ def _limited(chosen: _Chosen, limit: int | None) -> _Chosen:
 
 def _pixels(chosen: _Chosen, train: Part, pool: Pixels | None, like: Like) -> Pixels:
     """The images of some rows, which those of training may be decoded for already."""
-    return chosen.read(like) if pool is None or chosen.part is not train else pool[chosen.index]
+    if pool is None or chosen.part is not train:
+        return chosen.read(like)
+    return pool[chosen.index]
 
 
 def _apart(train: Marks, held_out: Marks, test: Marks) -> tuple[Index, Index, _Shared]:
-    """The rows of training and of validation whose images are in no later split, and how many are."""
+    """The rows of training and of validation whose images are in no later split, and how many
+    are.
+    """
     kept_held = np.flatnonzero(~np.isin(held_out, test))
     kept = np.flatnonzero(~np.isin(train, test) & ~np.isin(train, held_out))
     return kept, kept_held, _Shared(len(train) - len(kept), len(held_out) - len(kept_held))
@@ -272,9 +311,13 @@ def _apart(train: Marks, held_out: Marks, test: Marks) -> tuple[Index, Index, _S
 def _told(shared: _Shared) -> list[str]:
     told = []
     if shared.train:
-        told.append(f"{shared.train:,} training images, which validation or test have as well, are left out")
+        told.append(
+            f"{shared.train:,} training images, which validation or test have as well, are left out"
+        )
     if shared.validation:
-        told.append(f"{shared.validation:,} validation images, which the test has as well, are left out")
+        told.append(
+            f"{shared.validation:,} validation images, which the test has as well, are left out"
+        )
     return told
 
 
@@ -295,13 +338,16 @@ def _told_twice(classes: Sequence[str], chosen: Sequence[_Chosen], marks: Marks)
 def _check_classes(data: str, source: Source):
     if len(source.classes) == 1:
         raise UsageError(
-            f"data = {data!r} has one class only ({source.classes[0]!r}); at least two are needed, each in a folder or "
+            f"data = {data!r} has one class only ({source.classes[0]!r}); at least two are "
+            f"needed, each in a folder or "
             "with a label of its own"
         )
 
 
 def _check_room(source: Source, size: Size | None, limit: int | None, batch: int):
-    """Raise `UsageError` where all images, of that size or else that of the first one, cannot fit into memory."""
+    """Raise `UsageError` where all images, of that size or else that of the first one, cannot fit
+    into memory.
+    """
     parts = [part for part in (source.train, source.validation, source.test) if part is not None]
     count = sum(min(len(part.labels), limit or len(part.labels)) for part in parts)
     if size is not None:
@@ -323,20 +369,27 @@ def _check_counts(
     counts = np.bincount(train.labels, minlength=classes)
     if not counts.all():
         raise UsageError(
-            f"data = {data!r} leaves {counts.sum()} images of {np.count_nonzero(counts)} classes for training, but has "
-            f"{classes} classes ({source.classes[int(counts.argmin())]!r} has none left){why}; use more images of each "
+            f"data = {data!r} leaves {counts.sum()} images of {np.count_nonzero(counts)} classes "
+            f"for training, but has "
+            f"{classes} classes ({source.classes[int(counts.argmin())]!r} has none left){why}; "
+            f"use more images of each "
             f"class{source.label_cure}"
         )
     cures = {"validation": "a larger --validation", "test": "give a test split"}
     for (name, cure), split in zip(cures.items(), (validation, test)):
         if not len(split.labels):
             raise UsageError(
-                f"data = {data!r} leaves no images for {name}{why}; use more images (equal ones count once), or {cure}"
+                f"data = {data!r} leaves no images for {name}{why}; use more images (equal ones "
+                f"count once), or {cure}"
             )
 
 
-def _statistics(images: Pixels) -> tuple[Float32[np.ndarray, " colours"], Float32[np.ndarray, " colours"]]:
-    """Mean and standard deviation of each colour in 0..1, exact; a constant colour gets 1, to be divided by."""
+def _statistics(
+    images: Pixels,
+) -> tuple[Float32[np.ndarray, " colours"], Float32[np.ndarray, " colours"]]:
+    """Mean and standard deviation of each colour in 0..1, exact; a constant colour gets 1, to be
+    divided by.
+    """
     pixels = images.reshape(-1, images.shape[-1])
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(pixels), PIXELS_AT_ONCE):
@@ -369,16 +422,26 @@ def _rows(
     cut_held = f"{100 * share:g} % of the training images, seed {seed}"
     return (
         Row("training", train, source.train.where),
-        Row("validation", validation, f"{supplied}, {source.validation.where}" if source.validation else cut_held),
+        Row(
+            "validation",
+            validation,
+            f"{supplied}, {source.validation.where}" if source.validation else cut_held,
+        ),
         Row("test", test, f"{supplied}, {source.test.where}" if source.test else cut_test),
     )
 
 
 def _provenance(
-    source: Source, image: tuple[int, ...], rows: tuple[Row, Row, Row], limit: int | None, shared: _Shared
+    source: Source,
+    image: tuple[int, ...],
+    rows: tuple[Row, Row, Row],
+    limit: int | None,
+    shared: _Shared,
 ) -> str:
     _, validation, test = rows
-    sizes = "{:,} training, {:,} validation and {:,} test images".format(*(len(row.labels) for row in rows))
+    sizes = "{:,} training, {:,} validation and {:,} test images".format(
+        *(len(row.labels) for row in rows)
+    )
     shape = " x ".join(str(length) for length in image)
     limited = "" if limit is None else f", limited to {limit:,}"
     told = "".join(f"; {each}" for each in _told(shared))

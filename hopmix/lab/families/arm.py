@@ -16,10 +16,10 @@ from hopmix._types import PRNGKey
 class Look:
     """How an arm is drawn, the same in every chart, table and picture.
 
-    - `colours`: one of them as `#rrggbb`, or a ramp from light to dark along which arms of one kind are graded by
-      their strength.
-    - `dash`: solid, dash, dot or dashdot; `marker`: circle, square, diamond, triangle-up or triangle-down. They tell
-      arms apart where colour cannot.
+    - `colours`: one of them as `#rrggbb`, or a ramp from light to dark along which arms of one kind
+      are graded by their strength.
+    - `dash`: solid, dash, dot or dashdot; `marker`: circle, square, diamond, triangle-up or
+      triangle-down. They tell arms apart where colour cannot.
     """
 
     colours: tuple[str, ...]
@@ -35,10 +35,12 @@ class Arm:
     - `kind`: the name without the strength.
     - `title`: the name in the literature.
     - `about`: what it is, in a sentence of HTML.
-    - `make`: from a key to a model. Arms whose models have the same tree and shapes train in one compiled program; the
-        weights of a seed are those of its key in every arm.
-    - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no such penalty.
-    - `activations`: how many numbers of one example the gradients need at the least, for an estimate of memory.
+    - `make`: from a key to a model. Arms whose models have the same tree and shapes train in one
+        compiled program; the weights of a seed are those of its key in every arm.
+    - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no
+      such penalty.
+    - `activations`: how many numbers of one example the gradients need at the least, for an
+      estimate of memory.
     """
 
     name: str
@@ -58,7 +60,9 @@ class Arm:
     def form(self) -> Hashable:
         """The tree, shapes and constants of a model: arms with equal ones train in one program."""
         leaves, structure = jax.tree.flatten(self.shapes)
-        return structure, tuple((leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves)
+        return structure, tuple(
+            (leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves
+        )
 
 
 def is_shape(leaf: Any) -> bool:

@@ -5,7 +5,10 @@ import xarray as xr
 from hopmix.symmetry.quantities import DIVERGED, MEASURED
 
 COORDINATES = {
-    "arm": {"long_name": "arm", "comment": "what is compared: a model and the strength of its penalty"},
+    "arm": {
+        "long_name": "arm",
+        "comment": "what is compared: a model and the strength of its penalty",
+    },
     "kind": {"long_name": "arm without its strength"},
     "title": {"long_name": "name of the arm in the literature"},
     "strength": {
@@ -13,7 +16,10 @@ COORDINATES = {
         "range": "0 and up, NaN where there is no penalty",
         "units": "1",
     },
-    "seed": {"long_name": "seed of a member", "comment": "the same seed gives every arm the same W and batches"},
+    "seed": {
+        "long_name": "seed of a member",
+        "comment": "the same seed gives every arm the same W and batches",
+    },
     "step": {"long_name": "training steps done", "range": "0 and up", "units": "step"},
     "block": {"long_name": "block, from the stem on"},
     "branch": {"long_name": "branch of a block: mixing of tokens or of channels"},

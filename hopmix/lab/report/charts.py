@@ -33,7 +33,8 @@ class Change:
 
     - `data`: for each trace of the figure what is put in its place.
     - `layout`: likewise of the layout.
-    - `log`: of the layout again, where the reader asks for a logarithmic axis; `None` if none helps.
+    - `log`: of the layout again, where the reader asks for a logarithmic axis; `None` if none
+      helps.
     - `log_data`: of the traces again there; empty if nothing in them has to be left out.
     """
 
@@ -52,12 +53,15 @@ class Chart:
     """A Plotly figure that all panels of a chart share, and the choices of each panel by name."""
 
     figure: go.Figure
-    panels: Mapping[str, Mapping[str, Change]] = dataclasses.field(default_factory=lambda: {"": {"": Change()}})
+    panels: Mapping[str, Mapping[str, Change]] = dataclasses.field(
+        default_factory=lambda: {"": {"": Change()}}
+    )
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON values."""
         panels = {
-            name: {key: change.plain() for key, change in choices.items()} for name, choices in self.panels.items()
+            name: {key: change.plain() for key, change in choices.items()}
+            for name, choices in self.panels.items()
         }
         return {**self.figure.to_plotly_json(), "panels": panels}
 
@@ -65,7 +69,8 @@ class Chart:
 def payload(run: Run, charts: Mapping[str, Chart]) -> str:
     """JSON of all charts of a page and of its arms, safe to stand inside a script element."""
     arms = [
-        {"name": style.name, "colour": style.colour, "dash": style.dash} for style in arm_styles(run.metrics).values()
+        {"name": style.name, "colour": style.colour, "dash": style.dash}
+        for style in arm_styles(run.metrics).values()
     ]
     values = {"arms": arms, "charts": {name: chart.plain() for name, chart in charts.items()}}
     text = json.dumps(values, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
@@ -75,7 +80,10 @@ def payload(run: Run, charts: Mapping[str, Chart]) -> str:
 def thin_steps(metrics: xr.Dataset) -> xr.Dataset:
     """At most 120 measured steps: 80 evenly chosen, and 40 of those that have spectra too."""
     every = np.arange(metrics.step.size)
-    measured = metrics.departure.dropna("step", how="all").step if "departure" in metrics else []
+    if "departure" in metrics:
+        measured = metrics.departure.dropna("step", how="all").step
+    else:
+        measured = []
     expensive = every[np.isin(metrics.step, measured)]
     kept = np.union1d(_evenly(every, _MOST_STEPS), _evenly(expensive, _MOST_EXPENSIVE))
     return metrics.isel(step=kept)
@@ -88,7 +96,10 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
 
 def packed(values: np.ndarray) -> dict[str, str]:
     """Numbers as Plotly's typed array: 4 bytes each, NaN where nothing was measured."""
-    kind = np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32
+    if np.issubdtype(values.dtype, np.integer):
+        kind = np.int32
+    else:
+        kind = np.float32
     narrow = np.ascontiguousarray(values, kind)
     encoded = {"dtype": "i4" if kind is np.int32 else "f4"}
     encoded["bdata"] = base64.b64encode(narrow.tobytes()).decode()
@@ -207,7 +218,9 @@ def curve_figure(run: Run, metrics: xr.Dataset) -> go.Figure:
     return go.Figure(traces, layout("training step"))
 
 
-def _curve_traces(index: int, style: ArmStyle, parts: Sequence[str], steps: np.ndarray) -> list[go.Scatter]:
+def _curve_traces(
+    index: int, style: ArmStyle, parts: Sequence[str], steps: np.ndarray
+) -> list[go.Scatter]:
     name = literal(style.name)
     shared = {"meta": index, "connectgaps": True, "x": packed(steps)}
     edge = {**shared, "mode": "lines", "line": {"width": 0, "color": style.colour}}
@@ -240,7 +253,9 @@ def faded(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha:g})"
 
 
-def curve_change(drawn: Spread, about: Quantity, *, frame: np.ndarray | None = None, **axis: Any) -> Change:
+def curve_change(
+    drawn: Spread, about: Quantity, *, frame: np.ndarray | None = None, **axis: Any
+) -> Change:
     """The curves of one quantity (arm, step), in a figure of `curve_figure`.
 
     **Arguments:**
@@ -282,8 +297,13 @@ def _curve(drawn: Spread, row: int, name: str) -> dict[str, Any]:
 
 
 def _positive_data(drawn: Spread) -> list[dict[str, Any]]:
-    """Arms without the steps at which a seed is not above zero: their curves would fall to the bottom."""
-    least = drawn.parts["low"] if "low" in drawn.parts else drawn.parts["mean"]
+    """Arms without the steps at which a seed is not above zero: their curves would fall to the
+    bottom.
+    """
+    if "low" in drawn.parts:
+        least = drawn.parts["low"]
+    else:
+        least = drawn.parts["mean"]
     known = np.isfinite(drawn.parts["mean"])
     kept = known & (least > 0)
     if (kept == known).all():
@@ -306,4 +326,6 @@ def _range(values: np.ndarray) -> list[float]:
 def limits(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
     """The least and the largest finite value; 0 and 1 where there is none."""
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if finite.size:
+        return (float(finite.min()), float(finite.max()))
+    return (0.0, 1.0)

@@ -1,4 +1,6 @@
-"""Two runs side by side: accuracy and final indices of the arms that both have, and what else differs."""
+"""Two runs side by side: accuracy and final indices of the arms that both have, and what else
+differs.
+"""
 
 import dataclasses
 import math
@@ -96,7 +98,9 @@ def _finished(path: Path) -> Run:
     run = read_run(path)
     if not run.finished:
         planned = int(run.study.get("steps_total", 0))
-        raise UsageError(f"{path}: not finished, step {run.last_step} of {planned}; go on with: hopmix resume")
+        raise UsageError(
+            f"{path}: not finished, step {run.last_step} of {planned}; go on with: hopmix resume"
+        )
     return run
 
 
@@ -163,8 +167,15 @@ def terminal_table(compared: Comparison) -> Table:
 
 def sentences(compared: Comparison) -> list[str]:
     """What is said below the table, as text."""
-    told = [f"Only in {name}: {', '.join(arms)}." for name, arms in zip(compared.names, compared.alone) if arms]
-    settings = [f"{name} {html.setting(pair[0])} → {html.setting(pair[1])}" for name, pair in compared.settings.items()]
+    told = [
+        f"Only in {name}: {', '.join(arms)}."
+        for name, arms in zip(compared.names, compared.alone)
+        if arms
+    ]
+    settings = [
+        f"{name} {html.setting(pair[0])} → {html.setting(pair[1])}"
+        for name, pair in compared.settings.items()
+    ]
     told.append(f"Set differently: {'; '.join(settings)}." if settings else "Set alike.")
     return told
 
@@ -194,9 +205,8 @@ def _table(compared: Comparison) -> str:
 def _row(one: Difference) -> str:
     cells = "".join(f"<td>{cell}</td>" for cell in one.cells)
     seeds = f'<span class="sub">n = {one.first.n} and {one.second.n}</span>'
-    return (
-        f'<tr><th scope="row" class="words">{escape(one.arm)}{seeds}</th><td class="words">{one.what}</td>{cells}</tr>'
-    )
+    head = f'<th scope="row" class="words">{escape(one.arm)}{seeds}</th>'
+    return f'<tr>{head}<td class="words">{one.what}</td>{cells}</tr>'
 
 
 def _settings_table(compared: Comparison) -> str:

@@ -18,7 +18,10 @@ def csv_of(table: str) -> str:
     reader = _Cells()
     reader.feed(table)
     head, *rows = reader.rows
-    columns = [_columns(name, cells) for name, cells in zip(head, zip(*rows))] if rows else []
+    if rows:
+        columns = [_columns(name, cells) for name, cells in zip(head, zip(*rows))]
+    else:
+        columns = []
     names = [name for column in columns for name in column] or head
     values = [cells for column in columns for cells in column.values()]
     out = io.StringIO()
@@ -56,7 +59,9 @@ def _plain_number(text: str) -> str:
     if _NUMBER.fullmatch(number):
         return number.replace(",", "")
     # A spreadsheet would compute what begins like a formula; names may come from anybody.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    if text.startswith(("=", "+", "-", "@")):
+        return f"'{text}"
+    return text
 
 
 class _Cells(HTMLParser):

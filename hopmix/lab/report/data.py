@@ -47,7 +47,9 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """One row of the accuracy table; `test` is absent while the run goes on, `paired` where there is no reference."""
+    """One row of the accuracy table; `test` is absent while the run goes on, `paired` where there
+    is no reference.
+    """
 
     name: str
     title: str
@@ -63,7 +65,8 @@ class ArmResult:
 def read_run(path: Path) -> Run:
     """Read study, metrics and, where they exist, results and weights.
 
-    **Raises:** `UsageError` if the folder is no run, nothing has been measured in it yet, or something in it is
+    **Raises:** `UsageError` if the folder is no run, nothing has been measured in it yet, or
+    something in it is
         damaged or of another run.
     """
     record = store.read_record(path)
@@ -74,21 +77,31 @@ def read_run(path: Path) -> Run:
 
 
 def arm_results(run: Run) -> list[ArmResult]:
-    """Accuracies and paired tests per arm: as recorded in the results, or from validation while there are none."""
+    """Accuracies and paired tests per arm: as recorded in the results, or from validation while
+    there are none.
+    """
     recorded = {arm["name"]: arm for arm in (run.results or {}).get("arms", [])}
     return [_arm_result(run, name, recorded.get(name)) for name in run.arms]
 
 
 def kinds_of_arms(run: Run) -> dict[str, str]:
-    """What each kind of arm of a run is, in a sentence of HTML: as this version knows it, or as recorded."""
+    """What each kind of arm of a run is, in a sentence of HTML: as this version knows it, or as
+    recorded.
+    """
     # What a folder says is text: it may be of anybody.
-    recorded = {arm.get("kind"): escape(str(arm.get("about", ""))) for arm in run.study.get("arms", [])}
+    recorded = {
+        arm.get("kind"): escape(str(arm.get("about", ""))) for arm in run.study.get("arms", [])
+    }
     kinds = dict.fromkeys(str(kind) for kind in run.metrics.kind.values)
-    return {kind: BY_NAME[kind].about if kind in BY_NAME else recorded.get(kind, "") for kind in kinds}
+    return {
+        kind: BY_NAME[kind].about if kind in BY_NAME else recorded.get(kind, "") for kind in kinds
+    }
 
 
 def accuracy_by_seed(run: Run) -> xr.DataArray:
-    """Test accuracy (arm, seed), or validation accuracy at the last step while there are no results."""
+    """Test accuracy (arm, seed), or validation accuracy at the last step while there are no
+    results.
+    """
     if run.results is None:
         return run.metrics.validation_accuracy.isel(step=-1)
     recorded = {arm["name"]: arm["test_accuracy"]["values"] for arm in run.results["arms"]}
@@ -101,12 +114,16 @@ def accuracy_by_seed(run: Run) -> xr.DataArray:
 
 
 def weight_pairs(run: Run) -> dict[tuple[int, str], dict[str, xr.DataArray]]:
-    """For each stored (block, branch) and each arm: W^T, V and V - W^T as one array (part, visible, hidden)."""
+    """For each stored (block, branch) and each arm: W^T, V and V - W^T as one array (part, visible,
+    hidden).
+    """
     pairs: dict[tuple[int, str], dict[str, xr.DataArray]] = {}
     for key in run.weights or {}:
         name, block, branch, side = key.rsplit("|", 3)
         if side == "up" and name in run.arms:
-            pairs.setdefault((int(block), branch), {})[name] = _weight_pair(run, f"{name}|{block}|{branch}")
+            pairs.setdefault((int(block), branch), {})[name] = _weight_pair(
+                run, f"{name}|{block}|{branch}"
+            )
     return dict(sorted(pairs.items(), key=lambda item: (item[0][0], item[0][1] == "channel")))
 
 
@@ -122,7 +139,8 @@ def has_values(metrics: xr.Dataset, name: str) -> bool:
 
 
 def coupling_sizes(run: Run) -> xr.Dataset | None:
-    """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or the configuration.
+    """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or
+    the configuration.
 
     `None` where neither tells, as in runs of another version that have not ended.
     """
@@ -131,7 +149,9 @@ def coupling_sizes(run: Run) -> xr.Dataset | None:
     if any((arm, branch) not in found for arm in run.arms for branch in branches):
         return None
     sizes = np.array([[found[arm, branch] for branch in branches] for arm in run.arms])
-    parts = {name: (("arm", "branch"), sizes[..., i]) for i, name in enumerate(("visible", "hidden"))}
+    parts = {
+        name: (("arm", "branch"), sizes[..., i]) for i, name in enumerate(("visible", "hidden"))
+    }
     return xr.Dataset(parts, {"arm": run.metrics.arm, "branch": run.metrics.branch})
 
 
@@ -163,7 +183,8 @@ def _units(coupling: Coupling) -> tuple[int, int]:
 
 def _weight_pair(run: Run, key: str) -> xr.DataArray:
     assert run.weights is not None
-    tied, down = run.weights[f"{key}|up"].T.astype(float), run.weights[f"{key}|down"].astype(float)
+    tied = run.weights[f"{key}|up"].T.astype(float)
+    down = run.weights[f"{key}|down"].astype(float)
     parts = ["Wᵀ", "V", "V − Wᵀ"]
     return xr.DataArray(
         np.stack([tied, down, down - tied]),
@@ -175,7 +196,11 @@ def _weight_pair(run: Run, key: str) -> xr.DataArray:
 def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
     metrics = run.metrics.sel(arm=name)
     validation = run.metrics.validation_accuracy.isel(step=-1)
-    diverged = {int(s): int(at) for s, at in zip(run.metrics.seed.values, metrics.diverged_step.values) if at >= 0}
+    diverged = {
+        int(s): int(at)
+        for s, at in zip(run.metrics.seed.values, metrics.diverged_step.values)
+        if at >= 0
+    }
     return ArmResult(
         name=name,
         title=str(metrics.title.item()),
@@ -186,14 +211,18 @@ def _arm_result(run: Run, name: str, recorded: dict | None) -> ArmResult:
         validation=_summary(recorded["validation_accuracy"], recorded["n"])
         if recorded
         else summarise(validation.sel(arm=name).values.astype(float)),
-        paired=_recorded_test(recorded.get("paired")) if recorded else _validation_test(run, name, validation),
+        paired=_recorded_test(recorded.get("paired"))
+        if recorded
+        else _validation_test(run, name, validation),
         diverged=diverged,
     )
 
 
 def _strength(arm: xr.Dataset) -> float | None:
     strength = float(arm.strength)
-    return None if np.isnan(strength) else strength
+    if np.isnan(strength):
+        return None
+    return strength
 
 
 def _parameters(run: Run, name: str) -> int:
@@ -207,7 +236,9 @@ def _summary(record: dict, n: int) -> Summary:
 def _recorded_test(record: dict | None) -> PairedTest | None:
     if record is None:
         return None
-    return PairedTest(int(record["n"]), *(_float(record[field]) for field in ("difference", "stderr", "t", "p")))
+    return PairedTest(
+        int(record["n"]), *(_float(record[field]) for field in ("difference", "stderr", "t", "p"))
+    )
 
 
 def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTest | None:
@@ -221,11 +252,15 @@ def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTes
 
 def _plain_text(metrics: xr.Dataset) -> xr.Dataset:
     """The same with ordinary strings as coordinates, however wide the store made them."""
-    return metrics.assign_coords({name: metrics[name].astype(object) for name in ("arm", "branch", "title", "kind")})
+    return metrics.assign_coords(
+        {name: metrics[name].astype(object) for name in ("arm", "branch", "title", "kind")}
+    )
 
 
 def _float(value: float | int | None) -> float:
-    return float("nan") if value is None else float(value)
+    if value is None:
+        return float("nan")
+    return float(value)
 
 
 def _floats(values: list) -> Float[np.ndarray, " seeds"]:

@@ -51,7 +51,9 @@ def svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hopmix"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     # A hundredth of a point is finer than any printer; the digits beyond it are half of the file.
-    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), buffer.getvalue())
+    return re.sub(
+        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), buffer.getvalue()
+    )
 
 
 def resource(name: str) -> str:

@@ -1,4 +1,6 @@
-"""What the sections of a page are made of: frames of charts, tables, choices and notices, as HTML."""
+"""What the sections of a page are made of: frames of charts, tables, choices and notices, as
+HTML.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +10,9 @@ from hopmix.lab.report.csv_table import csv_of, link
 from hopmix.lab.report.data import Run
 from hopmix.symmetry.quantities import Quantity
 
-LEGEND = '<div class="legend live" role="group" aria-label="Arms shown, press to hide or show"></div>'
+LEGEND = (
+    '<div class="legend live" role="group" aria-label="Arms shown, press to hide or show"></div>'
+)
 
 
 OLDER = "it was written by an earlier version of hopmix, or measured with <code>--deep 0</code>"
@@ -17,16 +21,21 @@ OLDER = "it was written by an earlier version of hopmix, or measured with <code>
 
 def band_note(run: Run) -> str:
     """What lines and bands are."""
-    many = "Lines are means over seeds, bands reach from the lowest to the highest seed."
-    return f'<p class="note">{many if run.metrics.seed.size > 1 else "One seed, so there are no bands."}</p>'
+    if run.metrics.seed.size > 1:
+        note = "Lines are means over seeds, bands reach from the lowest to the highest seed."
+    else:
+        note = "One seed, so there are no bands."
+    return f'<p class="note">{note}</p>'
 
 
 def facts(run: Run) -> str:
     """The line under the title."""
-    state = (
-        "finished" if run.finished else f"in progress, step {run.last_step:,} of {run.study.get('steps_total', 0):,}"
-    )
-    arms, seeds = len(run.arms), run.metrics.seed.size
+    if run.finished:
+        state = "finished"
+    else:
+        state = f"in progress, step {run.last_step:,} of {run.study.get('steps_total', 0):,}"
+    arms = len(run.arms)
+    seeds = run.metrics.seed.size
     parts = [
         f"{arms} arm{'s' * (arms > 1)} × {seeds} seed{'s' * (seeds > 1)}",
         f"{run.last_step:,} steps",
@@ -69,7 +78,9 @@ def chart(
 
 def charts(frames: Sequence[str], columns: int) -> str:
     """Charts side by side on a wide screen, one below the other on a narrow one."""
-    return f'<div class="charts live" style="--columns: {columns}">\n' + "\n".join(frames) + "\n</div>"
+    return (
+        f'<div class="charts live" style="--columns: {columns}">\n' + "\n".join(frames) + "\n</div>"
+    )
 
 
 def still(source: str, alt: str, key: str = "") -> str:
@@ -92,7 +103,10 @@ def missing(words: str) -> str:
 
 def select(name: str, label: str, options: Mapping[str, str]) -> str:
     """A labelled choice."""
-    items = "".join(f'<option value="{escape(value)}">{escape(words)}</option>' for value, words in options.items())
+    items = "".join(
+        f'<option value="{escape(value)}">{escape(words)}</option>'
+        for value, words in options.items()
+    )
     return f'<label for="{name}">{label} <select id="{name}">{items}</select></label>'
 
 
@@ -116,17 +130,23 @@ def table(label: str, head: str, rows: Sequence[str], *, css: str = "results") -
     - `css`: its classes.
     """
     body = "\n".join(rows)
-    inner = f'<table class="{css}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+    inner = (
+        f'<table class="{css}"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+    )
     return scroll(escape(label), inner) + link(label, csv_of(inner))
 
 
 def heads(names: Sequence[str], words: int = 1) -> str:
     """Cells of the head of a table, the first of them above words instead of numbers."""
-    return "".join(f'<th scope="col"{_of_words(i < words)}>{name}</th>' for i, name in enumerate(names))
+    return "".join(
+        f'<th scope="col"{_of_words(i < words)}>{name}</th>' for i, name in enumerate(names)
+    )
 
 
 def _of_words(is_words: bool) -> str:
-    return ' class="words"' if is_words else ""
+    if is_words:
+        return ' class="words"'
+    return ""
 
 
 def swatch(colour: str) -> str:
@@ -141,12 +161,17 @@ def scroll(label: str, table: str) -> str:
 
 def fold(title: str, body: str, *, opened: bool = False) -> str:
     """A part of the page that the reader opens."""
-    return f"<details{' open' * opened}><summary>{escape(title)}</summary><div>{body}</div></details>"
+    return (
+        f"<details{' open' * opened}><summary>{escape(title)}</summary><div>{body}</div></details>"
+    )
 
 
 def pairs(values: Mapping) -> str:
     """Names and values side by side."""
-    items = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(setting(value))}</dd>" for name, value in values.items())
+    items = "".join(
+        f"<dt>{escape(str(name))}</dt><dd>{escape(setting(value))}</dd>"
+        for name, value in values.items()
+    )
     return f'<dl class="pairs">{items}</dl>'
 
 
@@ -156,4 +181,6 @@ def setting(value: object) -> str:
         return "none"
     if isinstance(value, str):
         return value
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value, ensure_ascii=False)

@@ -17,33 +17,45 @@ def title(run: Run) -> str:
 def data_name(run: Run) -> str:
     """Short name of the data set: the last part of a folder's path, other names as they are."""
     name = str(run.study.get("data", {}).get("name", "unnamed data"))
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
+    if name.startswith(("/", ".", "~")):
+        return Path(name).name
+    return name
 
 
 def adjusted_p(results: Sequence[ArmResult]) -> dict[str, float]:
     """Holm-adjusted p per arm, over all the comparisons of this study."""
-    values = holm(np.array([arm.paired.p if arm.paired else np.nan for arm in results], dtype=float))
+    values = holm(
+        np.array([arm.paired.p if arm.paired else np.nan for arm in results], dtype=float)
+    )
     return {arm.name: float(p) for arm, p in zip(results, values)}
 
 
 def percent(value: float) -> str:
     """A fraction as a percentage with the digits that five seeds can carry."""
-    return "–" if np.isnan(value) else f"{100 * value:.2f} %"
+    if np.isnan(value):
+        return "–"
+    return f"{100 * value:.2f} %"
 
 
 def p_text(p: float) -> str:
-    """A p-value to three places, four where it is small; rounding never hides on which side of a level it lies."""
+    """A p-value to three places, four where it is small; rounding never hides on which side of a
+    level it lies.
+    """
     if np.isnan(p):
         return "–"
     if p < 1e-4:
         return "< 0.0001"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.4f}"
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.4f}"
 
 
 def signed(points: float, digits: int = 2) -> str:
     """A number with its sign, a true minus among them."""
     text = f"{points:+.{digits}f}"
-    return text.replace("-", "−") if float(text) else f"±{0:.{digits}f}"
+    if float(text):
+        return text.replace("-", "−")
+    return f"±{0:.{digits}f}"
 
 
 def enumerate_words(parts: Sequence[str]) -> str:
@@ -60,9 +72,13 @@ def number(mean: float, error: float) -> str:
 
 
 def with_error(mean: float, error: float, digits: int) -> str:
-    """A mean and its error, each with so many digits after the point; the mean alone where there is no error."""
+    """A mean and its error, each with so many digits after the point; the mean alone where there is
+    no error.
+    """
     told = plain(mean, digits)
-    return told if np.isnan(error) else f"{told} ± {plain(error, digits)}"
+    if np.isnan(error):
+        return told
+    return f"{told} ± {plain(error, digits)}"
 
 
 def plain(value: float, digits: int) -> str:
@@ -70,7 +86,9 @@ def plain(value: float, digits: int) -> str:
     if np.isnan(value):
         return "–"
     told = f"{value:,.{digits}f}"
-    return told.replace("-", "−") if float(told.replace(",", "")) else told.lstrip("-")
+    if float(told.replace(",", "")):
+        return told.replace("-", "−")
+    return told.lstrip("-")
 
 
 def z_score(value: float) -> str:

@@ -16,9 +16,10 @@ SHORTEST = 0.2
 def use_compilation_cache():
     """Let JAX keep what it compiles, unless the user has chosen a folder or switched the cache off.
 
-    The folder is `hopmix/compiled` in the user's cache; JAX's own `JAX_COMPILATION_CACHE_DIR` names another one, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. A program is found again by what it computes, the compiler's
-    version and options, and the hardware: results are the same with and without the cache.
+    The folder is `hopmix/compiled` in the user's cache; JAX's own `JAX_COMPILATION_CACHE_DIR` names
+    another one, and `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. A program is found again
+    by what it computes, the compiler's version and options, and the hardware: results are the same
+    with and without the cache.
     """
     if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:  # pyright: ignore
         return

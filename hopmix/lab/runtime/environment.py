@@ -42,6 +42,10 @@ def _commit() -> str:
         return "unknown"
     folder = Path(hopmix.__file__).parent
     head = subprocess.run(
-        [git, "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False
+        [git, "describe", "--always", "--dirty"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return head.stdout.strip() or "unknown"

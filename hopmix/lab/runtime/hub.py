@@ -1,4 +1,6 @@
-"""The Hugging Face Hub, asked once whether it answers: without a network nothing is tried again and again."""
+"""The Hugging Face Hub, asked once whether it answers: without a network nothing is tried again and
+again.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM: heard at once even while a compiled program runs, and asked for where work can stop."""
+"""Ctrl-C and SIGTERM: heard at once even while a compiled program runs, and asked for where work
+can stop.
+"""
 
 import contextlib
 import os
@@ -18,13 +20,13 @@ PATIENCE = 1.5
 def heard(leave: Callable[[], None]) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise `KeyboardInterrupt`, or else end the process.
 
-    Python forgets what is raised in a callback of a library, such as JAX's of the garbage collector: what runs would go
-    on as if nothing had been said.
+    Python forgets what is raised in a callback of a library, such as JAX's of the garbage
+    collector: what runs would go on as if nothing had been said.
 
     **Arguments:**
 
-    - `leave`: called, from another thread, where what was raised has not ended this context in time; it is to end the
-      process.
+    - `leave`: called, from another thread, where what was raised has not ended this context in
+      time; it is to end the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -54,8 +56,8 @@ class Interrupted(Exception):
 class Interrupts:
     """Turns signals into a question; a context.
 
-    Python runs handlers between its own steps only, and a compiled program may take minutes: the first signal is
-    answered by a thread of its own, and so is the second, which ends the process.
+    Python runs handlers between its own steps only, and a compiled program may take minutes: the
+    first signal is answered by a thread of its own, and so is the second, which ends the process.
 
     **Arguments:**
 
@@ -86,7 +88,9 @@ class Interrupts:
         for number in SIGNALS:
             previous = signal.signal(number, self._mark)
             self._exits.callback(signal.signal, number, previous or signal.SIG_DFL)
-        self._exits.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer, warn_on_full_buffer=False))
+        self._exits.callback(
+            signal.set_wakeup_fd, signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        )
         return self
 
     def __exit__(self, *exception):
@@ -96,7 +100,9 @@ class Interrupts:
         self._heard.set()
 
     def _listen(self, reader: int):
-        """Answer the signals whose numbers Python writes into the pipe, until its other end is closed."""
+        """Answer the signals whose numbers Python writes into the pipe, until its other end is
+        closed.
+        """
         with open(reader, "rb", buffering=0) as pipe:
             heard = 0
             while number := pipe.read(1):

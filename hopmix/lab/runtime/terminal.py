@@ -6,7 +6,14 @@ from typing import Any
 from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderHook
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.text import Text
 
@@ -41,9 +48,11 @@ def terminal(**options: Any) -> Console:
 
 
 class TrainingBar:
-    """Steps done and in all with the time left, and below them the current losses; nothing off a terminal.
+    """Steps done and in all with the time left, and below them the current losses; nothing off a
+    terminal.
 
-    It turns while programs are compiled. Each arm's loss is whole on a line, and none takes the place of the count.
+    It turns while programs are compiled. Each arm's loss is whole on a line, and none takes the
+    place of the count.
     """
 
     def __init__(self, console: Console, total: int):
@@ -56,7 +65,11 @@ class TrainingBar:
             expand=True,
         )
         self._task = self._progress.add_task("compiling", total=total)
-        self._live = Live(self._progress, console=console, auto_refresh=True) if console.is_terminal else None
+        self._live = (
+            Live(self._progress, console=console, auto_refresh=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Callable[[Any], None]:
         if self._live is not None:
@@ -70,6 +83,9 @@ class TrainingBar:
     def _update(self, progress: Any):
         self._progress.update(self._task, completed=progress.step, description="step")
         if self._live is not None:
-            losses = [Text(f"{printable(name)} {loss:.3f}", style="dim") for name, loss in progress.losses.items()]
+            losses = [
+                Text(f"{printable(name)} {loss:.3f}", style="dim")
+                for name, loss in progress.losses.items()
+            ]
             below = Columns(losses, padding=(0, 2))
             self._live.update(Group(self._progress, Text("validation loss", style="dim"), below))

@@ -1,7 +1,7 @@
 """Checkpoints: the last few states of a study's members, kept by Orbax.
 
-Orbax commits each by a rename. Beside its own files each holds their digests, so that damage is proved before anything
-is unpacked, and a statement of whose it is.
+Orbax commits each by a rename. Beside its own files each holds their digests, so that damage is
+proved before anything is unpacked, and a statement of whose it is.
 """
 
 import contextlib
@@ -33,7 +33,9 @@ class Damaged(ValueError):
 
 
 class Restored(NamedTuple):
-    """The states of a checkpoint, and the digest of the measurements that lead to it, where it is known."""
+    """The states of a checkpoint, and the digest of the measurements that lead to it, where it is
+    known.
+    """
 
     step: int
     states: list[PyTree]
@@ -79,11 +81,16 @@ class Checkpoints:
 
         - `chain`: the digest of all measurements up to there.
         """
-        leaves = {f"program_{i}": list(map(np.asarray, jax.tree.leaves(state))) for i, state in enumerate(states)}
+        leaves = {
+            f"program_{i}": list(map(np.asarray, jax.tree.leaves(state)))
+            for i, state in enumerate(states)
+        }
         statement = (self._owner or Owner()).statement(step, chain) | {"crc32": _checksum(leaves)}
         self._manager.save(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), checksum=ocp.args.JsonSave(statement)),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(leaves), checksum=ocp.args.JsonSave(statement)
+            ),
             force=True,
         )
         folder = self._folder / str(step)
@@ -96,7 +103,8 @@ class Checkpoints:
             self.read(step, states)
         except Damaged as error:
             raise UsageError(
-                f"out: the first checkpoint in {self._folder} can't be read back ({error}); name another folder."
+                f"out: the first checkpoint in {self._folder} can't be read back ({error}); name "
+                f"another folder."
             ) from None
         self._proved = True
 
@@ -105,8 +113,11 @@ class Checkpoints:
         """The steps of all checkpoints, damaged or not."""
         return steps_in(self._out)  # Orbax knows only of those that it calls complete
 
-    def restore(self, like: Sequence[PyTree], latest: int | None = None) -> tuple[Restored, list[str]]:
-        """The newest undamaged states, and a sentence for each checkpoint passed over, which is set aside.
+    def restore(
+        self, like: Sequence[PyTree], latest: int | None = None
+    ) -> tuple[Restored, list[str]]:
+        """The newest undamaged states, and a sentence for each checkpoint passed over, which is set
+        aside.
 
         **Arguments:**
 
@@ -128,7 +139,10 @@ class Checkpoints:
                     self._set_aside(passed)
                     return restored, told
             passed.append(step)
-            told.append(f"checkpoint of step {step} {why}, is passed over and kept in {self._out / 'damaged'}")
+            told.append(
+                f"checkpoint of step {step} {why}, is passed over and kept in "
+                f"{self._out / 'damaged'}"
+            )
         raise UsageError(
             f"{self._folder}: none of {len(told)} checkpoints is readable; {_ANEW}."
             if told
@@ -144,7 +158,8 @@ class Checkpoints:
     def read(self, step: int, like: Sequence[PyTree]) -> Restored:
         """The states of a checkpoint.
 
-        **Raises:** `Damaged` where that is proved; `UsageError` for one that is not of this study, or that cannot be
+        **Raises:** `Damaged` where that is proved; `UsageError` for one that is not of this study,
+        or that cannot be
             read now.
         """
         place = self._folder / str(step)
@@ -156,7 +171,10 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for damaged files
             raise_if_unreadable(place, error)
             if (place / _FILES).exists():
-                told = f"{place}: whole, but can't be restored ({reason(error)}); use the version that wrote it."
+                told = (
+                    f"{place}: whole, but can't be restored ({reason(error)}); use the "
+                    f"version that wrote it."
+                )
                 raise UsageError(told) from None
             raise Damaged(reason(error)) from None
         statement = restored["checksum"]
@@ -170,7 +188,9 @@ class Checkpoints:
         return Restored(step, states, statement.get("chain"))
 
     def _check_files(self, place: Path):
-        """Read all files, and hold them against their digests where those were written: not by earlier versions."""
+        """Read all files, and hold them against their digests where those were written: not by
+        earlier versions.
+        """
         found = file_digests(place, _files_in(place))
         if not (place / _FILES).exists():
             return
@@ -189,29 +209,42 @@ class Checkpoints:
         }
         return self._manager.restore(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(targets), checksum=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(targets), checksum=ocp.args.JsonRestore()
+            ),
         )
 
     def _check_owner(self, place: Path, step: int, statement: dict[str, Any]):
         if self._owner is None or not (self._owner.sealed or "study" in statement):
             return
         expected = self._owner.statement(step, "")
-        wrong = [name for name in ("study", "arms", "seeds", "step") if statement.get(name) != expected[name]]
+        wrong = [
+            name
+            for name in ("study", "arms", "seeds", "step")
+            if statement.get(name) != expected[name]
+        ]
         if wrong:
             told = ", ".join(f"{name} {statement.get(name)!r:.60}" for name in wrong)
-            raise UsageError(f"{place}: of another study or moment ({told}); restore it, or take it away.")
+            raise UsageError(
+                f"{place}: of another study or moment ({told}); restore it, or take it away."
+            )
 
 
 def steps_in(out: Path) -> list[int]:
     """The steps of the checkpoints of a study, without opening any."""
     folder = out / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+    else:
+        names = []
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 @contextlib.contextmanager
 def _plain_path(out: Path) -> Iterator[Path]:
-    """A path to a folder that Orbax reads as we do: it takes brackets for a pattern and a backslash for a slash."""
+    """A path to a folder that Orbax reads as we do: it takes brackets for a pattern and a backslash
+    for a slash.
+    """
     out = out.absolute()
     if not _is_special(out):
         yield out
@@ -219,7 +252,10 @@ def _plain_path(out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hopmix-") as folder:
         link = Path(folder).absolute() / "run"
         if _is_special(link):
-            raise UsageError(f"out: {out} and the folder for temporary files have one of {_SPECIAL}; name another.")
+            raise UsageError(
+                f"out: {out} and the folder for temporary files have one of {_SPECIAL}; name "
+                f"another."
+            )
         link.symlink_to(out)
         yield link
 

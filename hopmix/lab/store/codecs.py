@@ -1,6 +1,7 @@
 """Codecs: what a run's arrays may be packed with, looked at before anything is unpacked.
 
-The description of an array names the codecs that unpack it, and a library may know some that run what they unpack.
+The description of an array names the codecs that unpack it, and a library may know some that run
+what they unpack.
 """
 
 import json
@@ -29,7 +30,9 @@ class NotAllowed(ValueError):
 
 
 def require_plain_arrays(folder: Path):
-    """Raise `NotAllowed` for any array in a Zarr folder whose codecs or entries are not on the lists above."""
+    """Raise `NotAllowed` for any array in a Zarr folder whose codecs or entries are not on the
+    lists above.
+    """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise NotAllowed(f"{path.relative_to(folder)} is a link")
@@ -47,7 +50,9 @@ def _require_plain_of_format_2(about: Any):
     filters = about.get("filters")
     if filters:
         names = filters if isinstance(filters, list) else [filters]
-        raise NotAllowed(f"the filter {', '.join(_name(one, 'id') for one in names)} is not allowed")
+        raise NotAllowed(
+            f"the filter {', '.join(_name(one, 'id') for one in names)} is not allowed"
+        )
     if about.get("compressor") is not None:
         _require_compressor(about["compressor"])
     kind = about.get("dtype")
@@ -59,7 +64,10 @@ def _require_compressor(compressor: Any):
     name = _name(compressor, "id")
     if name not in COMPRESSORS:
         raise NotAllowed(f"the compressor {name} is not allowed")
-    inner = str(compressor.get("cname", "lz4")) if isinstance(compressor, dict) else ""
+    if isinstance(compressor, dict):
+        inner = str(compressor.get("cname", "lz4"))
+    else:
+        inner = ""
     if name == "blosc" and inner not in BLOSC:
         raise NotAllowed(f"the compressor blosc with {inner:.40} is not allowed")
 
@@ -88,4 +96,6 @@ def _require_plain_of_format_3(about: Any):
 
 
 DESCRIPTIONS = {".zarray": _require_plain_of_format_2, "zarr.json": _require_plain_of_format_3}
-"""What describes an array in Zarr's two formats, and what is required of it; hopmix writes the first."""
+"""What describes an array in Zarr's two formats, and what is required of it; hopmix writes the
+first.
+"""

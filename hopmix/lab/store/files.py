@@ -19,7 +19,9 @@ from typing import Any
 from hopmix.lab.errors import UsageError
 
 _LONGEST = 100
-"""Bytes of a file's name that stand in the name of its temporary: no file system takes names of more than 255."""
+"""Bytes of a file's name that stand in the name of its temporary: no file system takes names of
+more than 255.
+"""
 
 
 @contextlib.contextmanager
@@ -95,7 +97,9 @@ def set_aside(out: Path, path: Path) -> Path:
 
 
 def write_json(path: Path, value: Any):
-    """Write a value as JSON: atomically, or straight into what is no ordinary file, such as a pipe or /dev/stdout."""
+    """Write a value as JSON: atomically, or straight into what is no ordinary file, such as a pipe
+    or /dev/stdout.
+    """
     text = _json(value)
     stream = _stream(path)
     if stream is not None:
@@ -115,13 +119,19 @@ def _json(value: Any) -> str:
 
 
 def _stream(path: Path) -> Path | int | None:
-    """What is written to directly: a descriptor of this process, a device or a pipe; `None` for ordinary files."""
+    """What is written to directly: a descriptor of this process, a device or a pipe; `None` for
+    ordinary files.
+    """
     # Opened by its name, a file that the output goes to would be written from its beginning.
     found = re.fullmatch(r"/(?:dev|proc/self)/(?:(stdout)|(stderr)|fd/(\d+))", str(path.absolute()))
     if found:
-        return 1 if found[1] else 2 if found[2] else int(found[3])
+        if found[1]:
+            return 1
+        return 2 if found[2] else int(found[3])
     special = path.exists() and not path.is_file() and not path.is_dir()
-    return path if special else None
+    if special:
+        return path
+    return None
 
 
 def _write_into(stream: Path | int, text: str):
@@ -142,36 +152,56 @@ def require_target(field: str, path: Path):
         if path.is_file() and not os.access(path, os.W_OK):
             raise UsageError(f"{field}: {path} is write-protected; name another file.")
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{field}: {path} can't be written ({reason(error)}); name another file.") from None
+        raise UsageError(
+            f"{field}: {path} can't be written ({reason(error)}); name another file."
+        ) from None
 
 
-OWN = {"study.json", "results.json", ".report.json", "checkpoints", "metrics.zarr", ".metrics", "damaged"}
+OWN = {
+    "study.json",
+    "results.json",
+    ".report.json",
+    "checkpoints",
+    "metrics.zarr",
+    ".metrics",
+    "damaged",
+}
 """What a study's folder holds of JSON files that are not the user's."""
 
 
 def require_json_target(field: str, path: Path):
-    """Raise `UsageError` for a file that numbers must not be written over: of a study, or one that holds no JSON."""
+    """Raise `UsageError` for a file that numbers must not be written over: of a study, or one that
+    holds no JSON.
+    """
     place = path.resolve()
     for folder in place.parents:
         if (folder / "study.json").is_file() and place.relative_to(folder).parts[0] in OWN:
-            raise UsageError(f"{field}: {path} belongs to the study in {folder}; name another file.")
+            raise UsageError(
+                f"{field}: {path} belongs to the study in {folder}; name another file."
+            )
     if not place.is_file() or _stream(path) is not None:
         return
     try:
         json.loads(place.read_text(encoding="utf-8") or "{}")
     except (ValueError, RecursionError):
-        raise UsageError(f"{field}: {path} is there and holds something else than JSON; name another file.") from None
+        raise UsageError(
+            f"{field}: {path} is there and holds something else than JSON; name another file."
+        ) from None
 
 
 def require_folder(field: str, folder: Path):
-    """Raise `UsageError` unless files can be made in this folder, or in what it would be made in; nothing is left."""
+    """Raise `UsageError` unless files can be made in this folder, or in what it would be made in;
+    nothing is left.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(f"{field}: {there} is a file, not a folder; name another folder.")
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise UsageError(f"{field}: {there} can't be written ({reason(error)}); name another folder.") from None
+        raise UsageError(
+            f"{field}: {there} can't be written ({reason(error)}); name another folder."
+        ) from None
 
 
 def reason(error: BaseException) -> str:
@@ -179,7 +209,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    if lines:
+        return lines[0][:120]
+    return type(error).__name__
 
 
 def read_json(path: Path) -> Any:
@@ -188,12 +220,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"{path.parent}: no study here ({path.name} is missing); name the folder given to --out."
+            f"{path.parent}: no study here ({path.name} is missing); name the folder given to "
+            f"--out."
         ) from None
     except OSError as error:
-        raise UsageError(f"{path}: can't be read ({reason(error)}); mend that and try again.") from None
+        raise UsageError(
+            f"{path}: can't be read ({reason(error)}); mend that and try again."
+        ) from None
     except (ValueError, RecursionError):
-        raise UsageError(f"{path}: damaged, it is not JSON; restore it, or start anew under another name.") from None
+        raise UsageError(
+            f"{path}: damaged, it is not JSON; restore it, or start anew under another name."
+        ) from None
 
 
 def digest(value: Any) -> str:
@@ -219,13 +256,16 @@ def require_space(out: Path, needed: int):
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UsageError(
-            f"out: {parent} has {free / 1e6:.0f} MB free, the study needs {needed / 1e6:.0f} MB; free some."
+            f"out: {parent} has {free / 1e6:.0f} MB free, the study needs {needed / 1e6:.0f} MB; "
+            f"free some."
         )
 
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error says that the disk is full."""
-    return any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in causes(error))
+    return any(
+        isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in causes(error)
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -237,15 +277,21 @@ def _says_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     # XLA and TensorStore have no kind of error of their own for it.
-    return isinstance(error, MemoryError) or any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "bad_alloc"))
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("RESOURCE_EXHAUSTED", "bad_alloc")
+    )
 
 
 def raise_if_unreadable(path: Path, error: Exception):
-    """What can't be read now may be whole: raise what says so, and return where an error may mean damage."""
+    """What can't be read now may be whole: raise what says so, and return where an error may mean
+    damage.
+    """
     if is_out_of_memory(error):
         raise error
     for cause in causes(error):
-        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError):
+        if isinstance(cause, OSError) and not isinstance(
+            cause, FileNotFoundError | NotADirectoryError
+        ):
             told = f"{path}: can't be read ({reason(cause)}), and is kept; mend that and try again."
             raise UsageError(told) from None
 

@@ -47,7 +47,9 @@ class History:
     @property
     def chain(self) -> str:
         """The digest of all that was measured so far, in its order."""
-        return self._chain[-1] if self._chain else ""
+        if self._chain:
+            return self._chain[-1]
+        return ""
 
     def append(self, step: int, row: dict[str, np.ndarray]):
         """Add the measurements of one moment, arrays of (arm, seed, ...)."""
@@ -66,7 +68,10 @@ class History:
     def dataset(self) -> xr.Dataset:
         """All measurements as labelled arrays."""
         variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-            name: (("arm", "seed", "step", *dims), np.stack([row[name] for row in self.rows], axis=2))
+            name: (
+                ("arm", "seed", "step", *dims),
+                np.stack([row[name] for row in self.rows], axis=2),
+            )
             for name, dims in (DIMENSIONS | DEEP).items()
         }
         variables["diverged_step"] = (("arm", "seed"), self.rows[-1]["diverged_step"])
@@ -132,7 +137,9 @@ def _version_name(step: int) -> str:
 
 
 def _version_in_use(out: Path) -> Path | None:
-    """The version that `metrics.zarr` stands for; a folder in its place, as copies have it, becomes one."""
+    """The version that `metrics.zarr` stands for; a folder in its place, as copies have it, becomes
+    one.
+    """
     path = out / NAME
     if path.is_dir() and not path.is_symlink():
         place = out / VERSIONS / _version_name(1)  # not `FIRST`: it is whole
@@ -140,7 +147,9 @@ def _version_in_use(out: Path) -> Path | None:
         path.rename(place)
         return place
     found = _target(out)
-    return None if found is None else out / VERSIONS / found.name
+    if found is None:
+        return None
+    return out / VERSIONS / found.name
 
 
 def _remove_version(path: Path):
@@ -151,14 +160,18 @@ def _remove_version(path: Path):
 
 
 def _target(out: Path) -> Path | None:
-    """The folder that `metrics.zarr` is or points to, be it there or not; `None` where there is nothing."""
+    """The folder that `metrics.zarr` is or points to, be it there or not; `None` where there is
+    nothing.
+    """
     path = out / NAME
     if path.is_symlink():
         return out / os.readlink(path)
     if path.is_file():  # archives that know no links keep the name in a file
         name = path.read_text(encoding="utf-8", errors="replace").strip()
         return out / VERSIONS / Path(name).name
-    return path if path.exists() else None
+    if path.exists():
+        return path
+    return None
 
 
 def read_metrics(out: Path, record: Record | None = None) -> xr.Dataset:
@@ -175,18 +188,26 @@ def read_metrics(out: Path, record: Record | None = None) -> xr.Dataset:
     found = _target(out)
     if found is None:
         if _versions(out):
-            raise UsageError(f"{path}: missing; `hopmix resume {out}` goes on from an earlier version.")
-        raise UsageError(f"{out}: nothing has been measured yet (no {NAME}); continue with `hopmix resume {out}`.")
+            raise UsageError(
+                f"{path}: missing; `hopmix resume {out}` goes on from an earlier version."
+            )
+        raise UsageError(
+            f"{out}: nothing has been measured yet (no {NAME}); continue with `hopmix resume "
+            f"{out}`."
+        )
     if not found.is_dir():
         raise UsageError(
-            f"{path}: it points to {VERSIONS}/{found.name}, which is missing; copy the hidden folder {VERSIONS} too."
+            f"{path}: it points to {VERSIONS}/{found.name}, which is missing; copy the hidden "
+            f"folder {VERSIONS} too."
         )
     return _read_version(path, found, record, _cure(out, found))
 
 
 def _cure(out: Path, damaged: Path) -> str:
     others = [version for version in _versions(out) if version.name != damaged.name]
-    return f"`hopmix resume {out}` goes on from the version before it" if others else _ANEW
+    if others:
+        return f"`hopmix resume {out}` goes on from the version before it"
+    return _ANEW
 
 
 def _read_version(path: Path, version: Path, record: Record | None, cure: str) -> xr.Dataset:
@@ -195,7 +216,10 @@ def _read_version(path: Path, version: Path, record: Record | None, cure: str) -
         dataset = _load(version.resolve())
         dataset.validation_accuracy.isel(arm=0, seed=0, step=-1)
         expected = dataset.attrs.get("digest")
-        intact = expected == dataset_digest(dataset) if expected or _is_sealed(record) else True
+        if expected or _is_sealed(record):
+            intact = expected == dataset_digest(dataset)
+        else:
+            intact = True
     except Exception as error:  # Zarr raises many kinds for damaged files
         raise_if_unreadable(path, error)
         raise Damaged(f"{path}: damaged ({reason(error)}); {cure}.") from None
@@ -209,7 +233,9 @@ def _read_version(path: Path, version: Path, record: Record | None, cure: str) -
 
 def _load(version: Path) -> xr.Dataset:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are no arrays: what is missing shows in the digest
+        warnings.simplefilter(
+            "ignore"
+        )  # of files that are no arrays: what is missing shows in the digest
         return xr.open_zarr(version, consolidated=False).load()
 
 
@@ -228,7 +254,8 @@ def _versions(out: Path) -> list[Path]:
 
 
 def recover_metrics(out: Path, record: Record) -> tuple[xr.Dataset, list[str]]:
-    """The measurements of a study, or their newest version that is whole, with a sentence if it is not the last one.
+    """The measurements of a study, or their newest version that is whole, with a sentence if it is
+    not the last one.
 
     `metrics.zarr` then is that version, and what was damaged is set aside.
     """
@@ -239,7 +266,10 @@ def recover_metrics(out: Path, record: Record) -> tuple[xr.Dataset, list[str]]:
         if broken is not None and broken.exists() and not isinstance(error, Damaged):
             raise
         for version in _versions(out):
-            dataset = None if broken is not None and version.name == broken.name else _try_version(version, record)
+            if broken is not None and version.name == broken.name:
+                dataset = None
+            else:
+                dataset = _try_version(version, record)
             if dataset is not None:
                 return dataset, [_put_in_place(out, broken, version, dataset)]
         raise
@@ -257,11 +287,16 @@ def _put_in_place(out: Path, broken: Path | None, version: Path, dataset: xr.Dat
     if broken is not None and broken.exists():
         kept = f", and kept in {set_aside(out, broken)}"
     _point_to(version)
-    return f"{NAME} is missing or damaged{kept}; going on from its version of step {int(dataset.step.values[-1])}"
+    return (
+        f"{NAME} is missing or damaged{kept}; going on from its version of step "
+        f"{int(dataset.step.values[-1])}"
+    )
 
 
 def dataset_digest(dataset: xr.Dataset) -> str:
-    """A hash of all arrays: names, dimensions, shapes, types, entries and what is said about them."""
+    """A hash of all arrays: names, dimensions, shapes, types, entries and what is said about
+    them.
+    """
     hashed = hashlib.blake2b(digest_size=16)
     for name in sorted(map(str, dataset.variables)):
         variable = dataset.variables[name]
@@ -271,7 +306,9 @@ def dataset_digest(dataset: xr.Dataset) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)
 
 
 def _hash_array(hashed: Any, name: str, values: np.ndarray):
@@ -280,6 +317,8 @@ def _hash_array(hashed: Any, name: str, values: np.ndarray):
         hashed.update(json.dumps([name, values.shape, entries]).encode())
         return
     if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), values.dtype.type(np.nan), values)  # files keep no kinds of NaN
+        values = np.where(
+            np.isnan(values), values.dtype.type(np.nan), values
+        )  # files keep no kinds of NaN
     hashed.update(f"{name} {values.shape} {values.dtype.str}".encode())
     hashed.update(np.ascontiguousarray(values).tobytes())

@@ -15,10 +15,11 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def only_writer(out: Path, *, create: bool = True) -> Iterator[None]:
-    """Hold a study's folder against other processes; the hold ends with the process, however that ends.
+    """Hold a study's folder against other processes; the hold ends with the process, however that
+    ends.
 
-    Taken before anything in the folder is read or written; who does not get it changes nothing. A folder that was made
-    for it and in which nothing was written is removed again.
+    Taken before anything in the folder is read or written; who does not get it changes nothing. A
+    folder that was made for it and in which nothing was written is removed again.
 
     **Arguments:**
 
@@ -29,7 +30,9 @@ def only_writer(out: Path, *, create: bool = True) -> Iterator[None]:
     """
     with _out_errors(out):
         if not create and not out.is_dir():
-            raise UsageError(f"{out}: no study here (study.json is missing); name the folder given to --out.")
+            raise UsageError(
+                f"{out}: no study here (study.json is missing); name the folder given to --out."
+            )
         missing = [path for path in (out, *out.parents) if not path.exists()]
         descriptor, made = _acquire(out)
     try:
@@ -45,11 +48,15 @@ def _out_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        raise UsageError(f"out: another process is writing {out}; wait for it, or name a new folder.") from None
+        raise UsageError(
+            f"out: another process is writing {out}; wait for it, or name a new folder."
+        ) from None
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"out: {out} is a file, or lies in one; name a folder.") from None
     except OSError as error:
-        raise UsageError(f"out: {out} can't be written ({reason(error)}); name another folder.") from None
+        raise UsageError(
+            f"out: {out} can't be written ({reason(error)}); name another folder."
+        ) from None
 
 
 def _acquire(out: Path) -> tuple[int, bool]:
@@ -86,7 +93,9 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 
 def _remove(out: Path, made: list[Path]):
-    """Take the lock's file away, while it is held, and then the folders that were made, as far as they are empty."""
+    """Take the lock's file away, while it is held, and then the folders that were made, as far as
+    they are empty.
+    """
     with contextlib.suppress(OSError):
         (out / NAME).unlink()
         for folder in made:

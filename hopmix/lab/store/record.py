@@ -17,20 +17,34 @@ IDENTITY = ("config", "arms", "data", "steps_total")
 """What never changes in the record of a study."""
 
 FORMAT = 3
-"""Of what is written now. Folders of the first format carry no digests; those of the second call the strength of a
-penalty "penalty", so they are read, but not gone on with."""
+"""Of what is written now. Folders of the first format carry no digests; those of the second call
+the strength of a penalty "penalty", so they are read, but not gone on with."""
 
-TYPES = {"config": dict, "arms": list, "data": dict, "steps_total": int, "data_path": str | None, "format": int}
+TYPES = {
+    "config": dict,
+    "arms": list,
+    "data": dict,
+    "steps_total": int,
+    "data_path": str | None,
+    "format": int,
+}
 
 
 def _are_arms(arms: Any) -> bool:
-    return arms is None or all(isinstance(arm, dict) and isinstance(arm.get("name"), str) for arm in arms)
+    return arms is None or all(
+        isinstance(arm, dict) and isinstance(arm.get("name"), str) for arm in arms
+    )
 
 
 def _are_sizes(data: Any) -> bool:
-    counts = [data[name] for name in ("classes", "train", "validation", "test") if name in (data or {})]
+    counts = [
+        data[name] for name in ("classes", "train", "validation", "test") if name in (data or {})
+    ]
     image = data.get("image", [1, 1, 1]) if data else [1, 1, 1]
-    sizes = [*counts, *image] if isinstance(image, list) and len(image) == 3 else [None]
+    if isinstance(image, list) and len(image) == 3:
+        sizes = [*counts, *image]
+    else:
+        sizes = [None]
     return all(isinstance(size, int) and 0 < size <= LARGEST for size in sizes)
 
 
@@ -42,7 +56,8 @@ MEMBERS = {"arms": _are_arms, "data": _are_sizes}
 class Owner:
     """Whose the checkpoints of a folder are.
 
-    - `study`: the identity of the study, or `None` where it is not known, as in those of earlier versions.
+    - `study`: the identity of the study, or `None` where it is not known, as in those of earlier
+      versions.
     - `arms`, `seeds`: of its members.
     - `sealed`: whether each of them must say so.
     """
@@ -68,7 +83,8 @@ class Record:
     """What `study.json` says, held against its own digests.
 
     - `values`: all of it.
-    - `identity`: the digest of what never changes in it, or `None` in a study of an earlier version.
+    - `identity`: the digest of what never changes in it, or `None` in a study of an earlier
+      version.
     """
 
     values: dict[str, Any]
@@ -85,11 +101,14 @@ class Record:
         return self.values.get("format", 1) >= 2
 
     def require_format_of_today(self, out: Path):
-        """Raise `UsageError` for a study that an earlier version began: what it measured has other names."""
+        """Raise `UsageError` for a study that an earlier version began: what it measured has other
+        names.
+        """
         found = self.values.get("format", 1)
         if found < FORMAT:
             raise UsageError(
-                f"{out}: begun by an earlier version of hopmix (its format is {found}, now it is {FORMAT}); resume it "
+                f"{out}: begun by an earlier version of hopmix (its format is {found}, now it is "
+                f"{FORMAT}); resume it "
                 "with that version, or start anew under another name."
             )
 
@@ -129,12 +148,16 @@ def read_record(out: Path) -> Record:
     values = read_json(path)
     fault = _fault(values)
     if fault is not None:
-        raise UsageError(f"{path}: edited or damaged: {fault}; restore it, or start anew under another name.")
+        raise UsageError(
+            f"{path}: edited or damaged: {fault}; restore it, or start anew under another name."
+        )
     return Record(values, values.get("identity"))
 
 
 def _fault(values: Any) -> str | None:
-    """What is wrong with the contents of a record; one of an earlier version has less to be held against."""
+    """What is wrong with the contents of a record; one of an earlier version has less to be held
+    against.
+    """
     if not isinstance(values, dict) or "config" not in values:
         return "it holds no configuration"
     for name, kind in TYPES.items():
@@ -171,18 +194,28 @@ def open_study(out: Path, config: StudyConfig, *, resume: bool) -> bool:
 
     Where the data are does not matter: their digest is compared when they are read.
 
-    Raises `UsageError` if the folder holds another study, or this one and `resume` is false, or other files.
+    Raises `UsageError` if the folder holds another study, or this one and `resume` is false, or
+    other files.
     """
     if not (out / NAME).exists():
         if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UsageError(
-                f"out: {out} is not empty and holds no study ({NAME} is missing); name a new folder, or restore it."
+                f"out: {out} is not empty and holds no study ({NAME} is missing); name a new "
+                f"folder, or restore it."
             )
         return False
     found = read_config(out).to_json()
-    changed = [name for name, value in config.to_json().items() if found.get(name) != value and name != "data"]
+    changed = [
+        name
+        for name, value in config.to_json().items()
+        if found.get(name) != value and name != "data"
+    ]
     if changed:
-        raise UsageError(f"out: {out} holds a study with other {', '.join(changed)}; name a new folder.")
+        raise UsageError(
+            f"out: {out} holds a study with other {', '.join(changed)}; name a new folder."
+        )
     if not resume:
-        raise UsageError(f"out: {out} holds this study already; continue it with --resume, or name a new folder.")
+        raise UsageError(
+            f"out: {out} holds this study already; continue it with --resume, or name a new folder."
+        )
     return True

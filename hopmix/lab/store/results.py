@@ -9,7 +9,14 @@ import numpy as np
 
 from hopmix.lab.errors import UsageError
 from hopmix.lab.store.earlier import results_with_names_of_today
-from hopmix.lab.store.files import digest, file_digest, raise_if_unreadable, reason, replacing, write_json
+from hopmix.lab.store.files import (
+    digest,
+    file_digest,
+    raise_if_unreadable,
+    reason,
+    replacing,
+    write_json,
+)
 from hopmix.lab.store.record import Record
 
 NAME = "results.json"
@@ -23,7 +30,9 @@ class Damaged(UsageError):
 def write_results(
     out: Path, record: Record, results: dict[str, Any], weights: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Write weights and results, with the digests that tie them to each other and to the study; returns the results."""
+    """Write weights and results, with the digests that tie them to each other and to the study;
+    returns the results.
+    """
     arrays: dict[str, Any] = dict(weights)
     with replacing(out / WEIGHTS) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -39,7 +48,8 @@ def write_results(
 def read_results(out: Path, record: Record) -> dict[str, Any] | None:
     """The contents of `results.json`; `None` where the study has not ended.
 
-    **Raises:** `Damaged` where they, or the weights, are not what was written; `UsageError` for those of another study.
+    **Raises:** `Damaged` where they, or the weights, are not what was written; `UsageError` for
+    those of another study.
     """
     path = out / NAME
     if not path.exists():
@@ -51,7 +61,9 @@ def read_results(out: Path, record: Record) -> dict[str, Any] | None:
     if sealed and values.get("checksum") != digest(contents):
         raise Damaged(f"{path}: edited or damaged (its checksum does not match); {again}.")
     if sealed and values.get("study") != record.identity:
-        raise UsageError(f"{path}: of another study than study.json; restore it, or take it away and resume.")
+        raise UsageError(
+            f"{path}: of another study than study.json; restore it, or take it away and resume."
+        )
     if sealed and values.get("step") != record.steps_total:
         raise Damaged(f"{path}: of step {values.get('step')}, not of the last; {again}.")
     if sealed or (out / WEIGHTS).exists():
@@ -63,7 +75,9 @@ def _read(path: Path, again: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: can't be read ({reason(error)}); mend that and try again.") from None
+        raise UsageError(
+            f"{path}: can't be read ({reason(error)}); mend that and try again."
+        ) from None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or not isinstance(values.get("arms"), list):
@@ -80,7 +94,9 @@ def _check_weights(out: Path, expected: str | None, again: str):
     except FileNotFoundError:
         raise Damaged(f"{path}: missing; {again}.") from None
     except OSError as error:
-        raise UsageError(f"{path}: can't be read ({reason(error)}); mend that and try again.") from None
+        raise UsageError(
+            f"{path}: can't be read ({reason(error)}); mend that and try again."
+        ) from None
     if expected is not None and found != expected:
         raise Damaged(f"{path}: edited or damaged (its digest does not match {NAME}); {again}.")
 
@@ -95,4 +111,6 @@ def read_weights(out: Path) -> dict[str, np.ndarray] | None:
             return dict(stored)
     except Exception as error:  # what a damaged archive raises is of many kinds
         raise_if_unreadable(path, error)
-        raise Damaged(f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again.") from None
+        raise Damaged(
+            f"{path}: damaged ({reason(error)}); `hopmix resume {out}` makes it again."
+        ) from None

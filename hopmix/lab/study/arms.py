@@ -28,15 +28,21 @@ def default_patch(height: int, width: int) -> int:
         if height % patch == 0 and width % patch == 0 and 1 < tokens <= MOST_TOKENS:
             return patch
     raise UsageError(
-        f"patch: no square patch of at least 2 pixels cuts {height} x {width} images into 2 to {MOST_TOKENS} tokens; "
-        f"give one with --patch{_example(height, width)}, or bring images to another size with --resize."
+        f"patch: no square patch of at least 2 pixels cuts {height} x {width} images into 2 to "
+        f"{MOST_TOKENS} tokens; "
+        f"give one with --patch{_example(height, width)}, or bring images to another size with "
+        f"--resize."
     )
 
 
 def _example(height: int, width: int) -> str:
-    """The most nearly square patch that leaves 2 to 64 tokens, as a part of a sentence; nothing where there is none."""
+    """The most nearly square patch that leaves 2 to 64 tokens, as a part of a sentence; nothing
+    where there is none.
+    """
     sizes = [(down, across) for down in _divisors(height) for across in _divisors(width)]
-    possible = [size for size in sizes if 1 < (height // size[0]) * (width // size[1]) <= MOST_TOKENS]
+    possible = [
+        size for size in sizes if 1 < (height // size[0]) * (width // size[1]) <= MOST_TOKENS
+    ]
     if not possible:
         return ""
     down, across = min(possible, key=lambda size: (abs(math.log(size[0] / size[1])), size))
@@ -57,24 +63,29 @@ def few_tokens(config: StudyConfig, image: tuple[int, int, int], classes: int) -
     size = f"{image[0]} x {image[1]}"
     if model.tokens == 1:
         return [
-            f"patches of {height} x {width} make one token of {size} images: there is nothing to mix between tokens, "
+            f"patches of {height} x {width} make one token of {size} images: there is nothing to "
+            f"mix between tokens, "
             "and indices of symmetry of token couplings are left out"
         ]
     return [
-        f"patches of {height} x {width} make only {model.tokens} tokens of {size} images: token couplings are small, "
+        f"patches of {height} x {width} make only {model.tokens} tokens of {size} images: token "
+        f"couplings are small, "
         "and their indices of symmetry near those of chance; --patch cuts finer"
     ]
 
 
 def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
-    """The arms of a study on images of a shape, in the order asked for; penalised kinds once per strength.
+    """The arms of a study on images of a shape, in the order asked for; penalised kinds once per
+    strength.
 
-    Raises `UsageError` where the patch does not divide the image, and where it is all of it unless it was asked for.
+    Raises `UsageError` where the patch does not divide the image, and where it is all of it unless
+    it was asked for.
     """
     models = {name: mixer_of(config, BY_NAME[name], image, classes) for name in config.arms}
     if models[config.arms[0]].tokens == 1 and config.patch is None:
         raise UsageError(
-            f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give another "
+            f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give "
+            f"another "
             f"with --patch{_example(*image[:2])}, or larger images with --resize."
         )
     return [arm for name, model in models.items() for arm in _of_kind(BY_NAME[name], model, config)]
@@ -105,11 +116,17 @@ def _name(name: str, strength: float | None) -> str:
     if strength is None:
         return name
     # Never fewer digits than tell two strengths apart.
-    return f"{name} λ={strength:g}" if float(f"{strength:g}") == strength else f"{name} λ={strength!r}"
+    if float(f"{strength:g}") == strength:
+        return f"{name} λ={strength:g}"
+    return f"{name} λ={strength!r}"
 
 
-def mixer_of(config: StudyConfig, kind: Kind, image: tuple[int, int, int], classes: int) -> MixerConfig:
-    """The mixer of a kind in a study on images of a shape; raises `UsageError` where there is none."""
+def mixer_of(
+    config: StudyConfig, kind: Kind, image: tuple[int, int, int], classes: int
+) -> MixerConfig:
+    """The mixer of a kind in a study on images of a shape; raises `UsageError` where there is
+    none.
+    """
     options: dict[str, Any] = {
         "image": image,
         "classes": classes,
@@ -118,12 +135,18 @@ def mixer_of(config: StudyConfig, kind: Kind, image: tuple[int, int, int], class
         "n_iter": config.n_iter,
         "drop_path": config.drop_path,
     }
-    options |= {name: value for name in ("dim", "depth", "patch") if (value := getattr(config, name)) is not None}
+    options |= {
+        name: value
+        for name in ("dim", "depth", "patch")
+        if (value := getattr(config, name)) is not None
+    }
     if config.size is None:
         options = {"dim": 32, "depth": 3} | options
         options.setdefault("patch", config.patch or default_patch(*image[:2]))
     options |= kind.options
     try:
-        return MixerConfig(**options) if config.size is None else MixerConfig.named(config.size, **options)
+        if config.size is None:
+            return MixerConfig(**options)
+        return MixerConfig.named(config.size, **options)
     except ValueError as error:
         raise UsageError(str(error)) from None

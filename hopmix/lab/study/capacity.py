@@ -19,22 +19,29 @@ COPIES = 3
 def need_memory(config: StudyConfig, arms: Sequence[Arm]):
     """Refuse a study whose members cannot be in memory, before anything of them is made.
 
-    **Raises:** `UsageError` where parameters, moments, and the states that gradients need, are more than there is.
+    **Raises:** `UsageError` where parameters, moments, and the states that gradients need, are more
+    than there is.
     """
     members = sum(_parameters(arm) for arm in arms) * config.seeds
-    trained = len(arms) * config.seeds if config.together is None else config.together
+    if config.together is None:
+        trained = len(arms) * config.seeds
+    else:
+        trained = config.together
     states = max(arm.activations for arm in arms) * config.batch * min(trained, config.seeds)
     least = NUMBER * (COPIES * members + states)
     there = memory()
     if there is not None and least > there:
         raise UsageError(
-            f"dim, depth, seeds, batch: {len(arms)} arms of {config.seeds} seeds need {least / 1e9:,.1f} GB at least, "
+            f"dim, depth, seeds, batch: {len(arms)} arms of {config.seeds} seeds need "
+            f"{least / 1e9:,.1f} GB at least, "
             f"and {there / 1e9:,.1f} GB are free; choose smaller ones, fewer arms, or --together 1."
         )
 
 
 def memory() -> int | None:
-    """Bytes of memory that arrays can be in: of the device where it tells, or else of what the machine has free."""
+    """Bytes of memory that arrays can be in: of the device where it tells, or else of what the
+    machine has free.
+    """
     told = jax.devices()[0].memory_stats() or {}
     return told.get("bytes_limit") or free_memory()
 

@@ -25,7 +25,9 @@ class Estimate(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """Seconds of one program: drawing the rows of an interval, a step, measuring, and measuring deeply."""
+    """Seconds of one program: drawing the rows of an interval, a step, measuring, and measuring
+    deeply.
+    """
 
     rows: float
     step: float
@@ -34,7 +36,9 @@ class _Trial(NamedTuple):
 
 
 def estimate(study: Study) -> Estimate:
-    """Compile everything, time a few steps of every member and measurements on a few images, and scale them up."""
+    """Compile everything, time a few steps of every member and measurements on a few images, and
+    scale them up.
+    """
     few = jax.tree.map(lambda a: a[:TRIAL_IMAGES], study.dataset.validation)
     trial = dataclasses.replace(study.dataset, validation=few)
     states = [program.initial() for program in study.programs]
@@ -43,24 +47,38 @@ def estimate(study: Study) -> Estimate:
     compile_s = time.perf_counter() - begin
     tried = [_try(study, *both, trial) for both in zip(study.programs, states, strict=True)]
     drawn, *rest = zip(*tried, strict=True)
-    rows, (step, measure, deepen) = max(drawn), map(sum, rest)  # all programs train on the same rows
+    rows, (step, measure, deepen) = (
+        max(drawn),
+        map(sum, rest),
+    )  # all programs train on the same rows
     # Validation reads every image once; energies read theirs twice, of any split the same number.
-    larger = (study.dataset.validation.labels.size + 2 * ENERGY_BATCH) / (few.labels.size + 2 * ENERGY_BATCH)
+    larger = (study.dataset.validation.labels.size + 2 * ENERGY_BATCH) / (
+        few.labels.size + 2 * ENERGY_BATCH
+    )
     intervals, times, deeply = study.count_measurements()
-    train_s = intervals * rows + study.schedule.total * step + times * larger * measure + deeply * deepen
+    train_s = (
+        intervals * rows + study.schedule.total * step + times * larger * measure + deeply * deepen
+    )
     return Estimate(compile_s, train_s, _peak_bytes(study))
 
 
 def _try(study: Study, program: Program, members: Member, trial: Dataset) -> _Trial:
     """Each runs twice: the first call pays for allocation."""
-    interval, observer = study.schedule.interval, study.observer
-    steps, times = min(TRIAL_STEPS, interval), _Trial(0, 0, 0, 0)
+    interval = study.schedule.interval
+    observer = study.observer
+    steps = min(TRIAL_STEPS, interval)
+    times = _Trial(0, 0, 0, 0)
     for i in range(2):
         rows, drawn = _timed(program.rows, (i + 1) * interval, trial)
         numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(steps))
-        (members, *_), trained = _timed(program.compiled, members, program.no_logs(), *numbers, rows, trial)
+        (members, *_), trained = _timed(
+            program.compiled, members, program.no_logs(), *numbers, rows, trial
+        )
         _, measured = _timed(observer.measure, program, members, trial)
-        deepened = _timed(observer.measure_deeply, program, members, 0, trial)[1] if study.config.deep else 0.0
+        if study.config.deep:
+            deepened = _timed(observer.measure_deeply, program, members, 0, trial)[1]
+        else:
+            deepened = 0.0
         times = _Trial(drawn, trained / steps, measured, deepened)
     return times
 
@@ -72,14 +90,17 @@ def _timed(call: Callable, *arguments: Any) -> tuple[Any, float]:
 
 
 def _peak_bytes(study: Study) -> int:
-    # One program runs at a time, but all members and the images stay. What trains returns the last updates beside the
-    # members, whose memory it takes over; what measures spectra and fields begins with a step of copies of them, and
-    # all that measures takes copies of those of an arm.
+    # One program runs at a time, but all members and the images stay. What trains returns the last
+    # updates beside the members, whose memory it takes over; what measures spectra and fields
+    # begins with a step of copies of them, and all that measures takes copies of those of an arm.
     training = [_memory(p) for program in study.programs for p in program.compiled.programs]
     measuring = [_memory(p) for p in study.observer.programs]
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(study.dataset))
     updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
-    copies = max(a.alias_size_in_bytes for a in training) if study.config.deep else 0
+    if study.config.deep:
+        copies = max(a.alias_size_in_bytes for a in training)
+    else:
+        copies = 0
     working = max(a.temp_size_in_bytes for a in training + measuring)
     copies += max(a.argument_size_in_bytes for a in measuring)
     return study.state_bytes() + images + updates + copies + working

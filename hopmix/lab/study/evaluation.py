@@ -19,7 +19,11 @@ from hopmix.models.mixer import Mixer
 
 
 def accuracies_of(
-    programs: Sequence[Program], states: Sequence[Member], observer: Observer, split: Split, dataset: Dataset
+    programs: Sequence[Program],
+    states: Sequence[Member],
+    observer: Observer,
+    split: Split,
+    dataset: Dataset,
 ) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The accuracy of each member on a split, by arm; NaN for members that diverged."""
     images = on_device(split)
@@ -34,9 +38,13 @@ def accuracies_of(
 
 
 def result_of(
-    name: str, accuracies: dict[str, Float[np.ndarray, " seeds"]], validation: Float[np.ndarray, " seeds"]
+    name: str,
+    accuracies: dict[str, Float[np.ndarray, " seeds"]],
+    validation: Float[np.ndarray, " seeds"],
 ) -> dict[str, Any]:
-    """What is recorded of an arm at the end: how many members lived, accuracies, the paired test."""
+    """What is recorded of an arm at the end: how many members lived, accuracies, the paired
+    test.
+    """
     accuracy = accuracies[name]
     return {
         "n": int(np.isfinite(accuracy).sum()),
@@ -51,7 +59,9 @@ def _paired(name: str, accuracies: dict[str, np.ndarray]) -> dict[str, Any] | No
     if name == REFERENCE or REFERENCE not in accuracies:
         return None
     test = statistics.paired_test(accuracies[name], accuracies[REFERENCE])
-    return {"against": REFERENCE} | {name: _number(value) for name, value in dataclasses.asdict(test).items()}
+    return {"against": REFERENCE} | {
+        name: _number(value) for name, value in dataclasses.asdict(test).items()
+    }
 
 
 def _summary(values: np.ndarray) -> dict[str, Any]:
@@ -65,7 +75,9 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 
 def _number(value: float | int) -> float | int | None:
     # JSON has no NaN.
-    return value if np.isfinite(value) else None
+    if np.isfinite(value):
+        return value
+    return None
 
 
 def end_weights(programs: Sequence[Program], states: Sequence[Member]) -> dict[str, np.ndarray]:

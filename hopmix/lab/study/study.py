@@ -1,4 +1,6 @@
-"""A study from configuration to results: prepare, train by intervals with everything saved, evaluate, report."""
+"""A study from configuration to results: prepare, train by intervals with everything saved,
+evaluate, report.
+"""
 
 import dataclasses
 import datetime
@@ -30,12 +32,22 @@ from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.observer import Observer
-from hopmix.lab.train.program import Dataset, Member, Program, Schedule, make_dataset, on_host, programs_of
+from hopmix.lab.train.program import (
+    Dataset,
+    Member,
+    Program,
+    Schedule,
+    make_dataset,
+    on_host,
+    programs_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a watcher of a study is told after each interval: steps done and in all, and mean losses by arm."""
+    """What a watcher of a study is told after each interval: steps done and in all, and mean losses
+    by arm.
+    """
 
     step: int
     total: int
@@ -72,12 +84,17 @@ class Study:
         return self.programs[0].schedule
 
     def measures_deeply(self, step: int) -> bool:
-        """Whether spectra and fields are measured after so many steps: at the first and the last measurement too."""
-        every, index = self.config.deep, step // self.schedule.interval
+        """Whether spectra and fields are measured after so many steps: at the first and the last
+        measurement too.
+        """
+        every = self.config.deep
+        index = step // self.schedule.interval
         return every > 0 and (index % every == 0 or step == self.schedule.total)
 
     def count_measurements(self) -> tuple[int, int, int]:
-        """The intervals of a study, how often it measures, and how often it measures spectra and fields too."""
+        """The intervals of a study, how often it measures, and how often it measures spectra and
+        fields too.
+        """
         steps = range(0, self.schedule.total + 1, self.schedule.interval)
         return len(steps) - 1, len(steps), sum(self.measures_deeply(step) for step in steps)
 
@@ -87,7 +104,9 @@ class Study:
 
     def compiled(self) -> list[jax.stages.Compiled]:
         """The compiled programs; waits for those that are being compiled."""
-        return [p for program in self.programs for p in program.compiled.programs] + self.observer.programs
+        return [
+            p for program in self.programs for p in program.compiled.programs
+        ] + self.observer.programs
 
     def state_bytes(self) -> int:
         """The size of the state of all members."""
@@ -96,17 +115,22 @@ class Study:
 
 
 def prepare(config: StudyConfig) -> Study:
-    """Load the data and lay out arms and programs; raises `UsageError` for what does not fit together."""
+    """Load the data and lay out arms and programs; raises `UsageError` for what does not fit
+    together.
+    """
     data = study_data.load_for(config)
     if config.batch > len(data.train):
         raise UsageError(
-            f"batch: got {config.batch}, but there are only {len(data.train)} training images; give fewer."
+            f"batch: got {config.batch}, but there are only {len(data.train)} training images; "
+            f"give fewer."
         )
     arms = make_arms(config, data.image_shape, len(data.classes))
     need_memory(config, arms)
     dataset = make_dataset(data)
     # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
-    data = dataclasses.replace(data, train=on_host(dataset.train), validation=on_host(dataset.validation))
+    data = dataclasses.replace(
+        data, train=on_host(dataset.train), validation=on_host(dataset.validation)
+    )
     return Study(config, data, arms, dataset, programs_of(config, arms, dataset), Observer(config))
 
 
@@ -128,12 +152,14 @@ def run(
     - `out`: its folder, held with `store.only_writer` and checked with `store.open_study`.
     - `resume`: whether `out` holds a part of this study.
     - `command`: the command line, for the record.
-    - `watch`: called after each interval; `say`: called with a sentence where something unusual happens.
+    - `watch`: called after each interval; `say`: called with a sentence where something unusual
+      happens.
     - `compiled`: called when everything is compiled, before the first interval.
 
     **Returns:** the contents of `results.json`.
 
-    **Raises:** `Interrupted` after Ctrl-C or SIGTERM, when what runs has come to a place where it can stop.
+    **Raises:** `Interrupted` after Ctrl-C or SIGTERM, when what runs has come to a place where it
+    can stop.
     """
     started = time.perf_counter()
     if resume:
@@ -149,14 +175,18 @@ def run(
     else:
         record = store.write_record(out, _description(study, command))
     with store.Checkpoints(out, record.owner) as checkpoints, _interrupts(out, say) as interrupts:
-        folder = _Folder(out, record, checkpoints, store.History(study.arms, study.seeds, study.depth))
+        folder = _Folder(
+            out, record, checkpoints, store.History(study.arms, study.seeds, study.depth)
+        )
         step, states = _start(study, folder, say)
         timing = {"prepare_s": time.perf_counter() - started}
         timing |= _train(study, folder, step, states, watch, compiled, interrupts)
         results = evaluate(study, states, folder.history)
         interrupts.check()
         timing["total_s"] = time.perf_counter() - started
-        return store.write_results(out, record, results | {"timing": timing}, end_weights(study.programs, states))
+        return store.write_results(
+            out, record, results | {"timing": timing}, end_weights(study.programs, states)
+        )
 
 
 class _Folder(NamedTuple):
@@ -175,9 +205,14 @@ class _Folder(NamedTuple):
 
 
 def _resumed(study: Study, out: Path, record: store.Record, command: str) -> store.Record:
-    """The record of a study that goes on, with how, in what environment and where its data are now."""
+    """The record of a study that goes on, with how, in what environment and where its data are
+    now.
+    """
     resumed = {"command": command, "created": _now(), "environment": environment()}
-    added = {"resumed": [*record.values.get("resumed", []), resumed], "data_path": data_path(study.config.data)}
+    added = {
+        "resumed": [*record.values.get("resumed", []), resumed],
+        "data_path": data_path(study.config.data),
+    }
     return store.write_record(out, record.values | added)
 
 
@@ -189,7 +224,9 @@ def located(record: store.Record, data: str | None = None) -> StudyConfig:
     place = data or record.data_path
     path = data_path(place)
     if data is None and path is not None and not Path(path).exists():
-        raise UsageError(f"data: {place} is not there any more; restore it, or name its new place with --data.")
+        raise UsageError(
+            f"data: {place} is not there any more; restore it, or name its new place with --data."
+        )
     return dataclasses.replace(record.config, data=place)
 
 
@@ -197,7 +234,8 @@ def require_same_data(study: Study, record: store.Record, out: Path):
     """Raise `UsageError` unless the data are those that the study was begun with."""
     if record.values.get("data", {}).get("digest") != study.data.digest:
         raise UsageError(
-            f"data: {study.data.name} has changed since {out} was begun (its digest differs); restore it, or name the "
+            f"data: {study.data.name} has changed since {out} was begun (its digest differs); "
+            f"restore it, or name the "
             "place of the same images with --data."
         )
 
@@ -219,7 +257,8 @@ def _start(study: Study, folder: _Folder, say: Callable[[str], None]) -> tuple[i
     history.truncate(restored.step)
     if restored.chain is not None and restored.chain != history.chain:
         raise UsageError(
-            f"{out / 'metrics.zarr'}: not what was measured before the checkpoint of step {restored.step} was saved; "
+            f"{out / 'metrics.zarr'}: not what was measured before the checkpoint of step "
+            f"{restored.step} was saved; "
             "restore it, or start anew under another name."
         )
     return restored.step, [jax.tree.map(jnp.asarray, state) for state in restored.states]
@@ -269,14 +308,16 @@ def _interrupts(out: Path, say: Callable[[str], None]) -> Interrupts:
     go_on = f"go on with: hopmix resume {shlex.quote(str(out))}"
 
     def leave():
-        # Neither Python nor a compiled program can be asked to end at once; what is on the disk is whole.
+        # Neither Python nor a compiled program can be asked to end at once; what is on the disk is
+        # whole.
         say(f"Stopped at once; what was saved is whole: {go_on}")
         sys.stdout.flush()
         os._exit(1)
 
     return Interrupts(
         lambda: say(
-            "Heard: stops within seconds (after compiling, if that is what runs); the interval that runs is done again "
+            "Heard: stops within seconds (after compiling, if that is what runs); the interval "
+            "that runs is done again "
             "on resuming. Once more stops at once."
         ),
         leave,
@@ -285,10 +326,12 @@ def _interrupts(out: Path, say: Callable[[str], None]) -> Interrupts:
 
 def compile_all(study: Study, states: list[Member], dataset: Dataset):
     """Compile what trains and what measures."""
-    # One program is traced, in Python, while another one is compiled; two compiled at a time would take twice the
-    # memory, and are hardly faster, for XLA uses all cores as it is.
-    compiler, collecting = ThreadPoolExecutor(1), gc.isenabled()
-    # Nearly all objects that tracing makes stay: a tenth of its time would go to looking for garbage among them.
+    # One program is traced, in Python, while another one is compiled; two compiled at a time would
+    # take twice the memory, and are hardly faster, for XLA uses all cores as it is.
+    compiler = ThreadPoolExecutor(1)
+    collecting = gc.isenabled()
+    # Nearly all objects that tracing makes stay: a tenth of its time would go to looking for
+    # garbage among them.
     gc.disable()
     try:
         for program, members in zip(study.programs, states, strict=True):
@@ -304,8 +347,8 @@ def compile_all(study: Study, states: list[Member], dataset: Dataset):
 def advance(
     study: Study, states: list[Member], step: int, between: Callable[[], None] = lambda: None
 ) -> dict[str, np.ndarray]:
-    """Train every program for an interval, in place of `states` (or only measure, at step -1), and join what is
-    measured, as arrays of (arm, seed, ...).
+    """Train every program for an interval, in place of `states` (or only measure, at step -1), and
+    join what is measured, as arrays of (arm, seed, ...).
 
     `between` is called every half a second or so, and may end it by raising.
     """
@@ -316,37 +359,56 @@ def advance(
     for i, program in enumerate(study.programs):
         logs = jnp.full((len(program.members), 4), jnp.nan)
         if step >= 0:
-            states[i], logs, _ = program.run(states[i], step, study.schedule.interval, study.dataset, between)
+            states[i], logs, _ = program.run(
+                states[i], step, study.schedule.interval, study.dataset, between
+            )
         between()
         measured = study.observer.measure(program, states[i], study.dataset)
-        more = study.observer.measure_deeply(program, states[i], done, study.dataset) if deep else {}
+        if deep:
+            more = study.observer.measure_deeply(program, states[i], done, study.dataset)
+        else:
+            more = {}
         for arm in program.arms:
-            rows[arm.name] = _named(program.of_arm(logs, arm)) | measured[arm.name] | more.get(arm.name, nothing)
+            rows[arm.name] = (
+                _named(program.of_arm(logs, arm)) | measured[arm.name] | more.get(arm.name, nothing)
+            )
     found = {name: _of_the_living(row) for name, row in jax.device_get(rows).items()}
-    return {name: np.stack([found[arm.name][name] for arm in study.arms]) for name in found[study.arms[0].name]}
+    return {
+        name: np.stack([found[arm.name][name] for arm in study.arms])
+        for name in found[study.arms[0].name]
+    }
 
 
 def _named(logs: Float[Array, "members 4"]) -> Metrics:
-    return dict(zip(("train_loss", "train_accuracy", "penalty", "gradient_norm"), logs.T, strict=True))
+    return dict(
+        zip(("train_loss", "train_accuracy", "penalty", "gradient_norm"), logs.T, strict=True)
+    )
 
 
 def _of_the_living(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """NaN in place of everything that was measured of a member that diverged."""
     dead = row["diverged_step"] >= 0
     mask = lambda values: np.where(dead.reshape(-1, *(1,) * (values.ndim - 1)), np.nan, values)
-    return {name: values if name == "diverged_step" else mask(values) for name, values in row.items()}
+    return {
+        name: values if name == "diverged_step" else mask(values) for name, values in row.items()
+    }
 
 
 def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
     """The mean validation loss of the members of each arm that are alive."""
     losses = row["validation_loss"]
     alive = [values[np.isfinite(values)] for values in losses]
-    return {arm.name: float(v.mean()) if v.size else np.nan for arm, v in zip(study.arms, alive, strict=True)}
+    return {
+        arm.name: float(v.mean()) if v.size else np.nan
+        for arm, v in zip(study.arms, alive, strict=True)
+    }
 
 
 def evaluate(study: Study, states: list[Member], history: store.History) -> dict[str, Any]:
     """The results of all arms on the test split, which nothing before this has looked at."""
-    accuracies = accuracies_of(study.programs, states, study.observer, study.data.test(), study.dataset)
+    accuracies = accuracies_of(
+        study.programs, states, study.observer, study.data.test(), study.dataset
+    )
     validation = history.rows[-1]["validation_accuracy"]
     return {
         "arms": [
@@ -383,7 +445,9 @@ def _description(study: Study, command: str) -> dict[str, Any]:
 
 
 def data_path(data: str) -> str | None:
-    """Where data lie on this machine, whatever folder they are named from; `None` for digits and the Hub."""
+    """Where data lie on this machine, whatever folder they are named from; `None` for digits and
+    the Hub.
+    """
     if data == "digits" or data.startswith("hub:"):
         return None
     return str(Path(data).expanduser().absolute())

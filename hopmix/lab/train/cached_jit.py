@@ -11,10 +11,11 @@ from jaxtyping import PyTree
 
 
 class CachedJit:
-    """A function that is compiled when it is prepared for arguments, or else when it is first called with such.
+    """A function that is compiled when it is prepared for arguments, or else when it is first
+    called with such.
 
-    Arguments are trees of arrays, or of shapes where it is prepared; other leaves, such as the activation function of
-    a layer, are constants of what is compiled.
+    Arguments are trees of arrays, or of shapes where it is prepared; other leaves, such as the
+    activation function of a layer, are constants of what is compiled.
 
     **Arguments:**
 
@@ -28,7 +29,9 @@ class CachedJit:
         self._jobs: dict[Hashable, Future[jax.stages.Compiled]] = {}
 
     def prepare(self, compiler: Executor, *arguments: Any):
-        """Trace the function here and let `compiler` compile it, unless that was done for arguments of this form."""
+        """Trace the function here and let `compiler` compile it, unless that was done for arguments
+        of this form.
+        """
         arrays, constants = eqx.partition(arguments, _is_array)
         form = _form(arrays, constants)
         if not self._has(form):
@@ -44,7 +47,9 @@ class CachedJit:
             self._jobs[form].set_result(program)
         return self._jobs[form].result()(*arrays)
 
-    def _lowered(self, arrays: tuple[PyTree, ...], constants: tuple[PyTree, ...]) -> jax.stages.Lowered:
+    def _lowered(
+        self, arrays: tuple[PyTree, ...], constants: tuple[PyTree, ...]
+    ) -> jax.stages.Lowered:
         def of_arrays(*arrays: PyTree) -> Any:
             return self._function(*eqx.combine(arrays, constants))
 

@@ -1,7 +1,8 @@
-"""Training: a population of members that share a form, in one compiled program for all steps of an interval.
+"""Training: a population of members that share a form, in one compiled program for all steps of an
+interval.
 
-A member is a pure function of its seed and its arm's numbers. Members of one form are stacked and mapped over, and
-stay on the device throughout.
+A member is a pure function of its seed and its arm's numbers. Members of one form are stacked and
+mapped over, and stay on the device throughout.
 """
 
 import dataclasses
@@ -49,8 +50,8 @@ class Images(eqx.Module):
 
 
 class Dataset(eqx.Module):
-    """What training reads: the train and validation splits, the number of classes, and the statistics of the pixels in
-    units of 0 to 1."""
+    """What training reads: the train and validation splits, the number of classes, and the
+    statistics of the pixels in units of 0 to 1."""
 
     train: Images
     validation: Images
@@ -97,12 +98,19 @@ class Schedule:
         epoch = max(1, images // config.batch)
         interval = max(1, -(-config.epochs * epoch // config.measurements))
         total = interval * -(-config.epochs * epoch // interval)
-        need(total <= LARGEST, "epochs", config.epochs, f"so few that their {total:,} steps are at most {LARGEST:,}")
+        need(
+            total <= LARGEST,
+            "epochs",
+            config.epochs,
+            f"so few that their {total:,} steps are at most {LARGEST:,}",
+        )
         return cls(total, epoch, interval)
 
 
 def make_optimiser(config: StudyConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine, clipping by the norm of the whole gradient, decay of matrices only."""
+    """AdamW with warm-up and cosine, clipping by the norm of the whole gradient, decay of matrices
+    only.
+    """
     warmup = int(config.warmup * steps)
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
     return optax.chain(
@@ -112,12 +120,16 @@ def make_optimiser(config: StudyConfig, steps: int) -> optax.GradientTransformat
 
 
 def decayed(tree: PyTree) -> PyTree:
-    """True at the leaves that weight decay acts on: couplings and linear maps, neither norms nor biases."""
+    """True at the leaves that weight decay acts on: couplings and linear maps, neither norms nor
+    biases.
+    """
     matrices = (Coupling, eqx.nn.Linear)
 
     def mark(node):
         spec = jax.tree.map(lambda _: isinstance(node, matrices), node)
-        return eqx.tree_at(lambda m: m.bias, spec, False) if isinstance(node, eqx.nn.Linear) else spec
+        if isinstance(node, eqx.nn.Linear):
+            return eqx.tree_at(lambda m: m.bias, spec, False)
+        return spec
 
     return jax.tree.map(mark, tree, is_leaf=lambda node: isinstance(node, matrices))
 
@@ -134,10 +146,12 @@ def objective(
 
     **Arguments:**
 
-    - `model`, `images`, `targets`: one member's model, a batch, and the (smoothed, mixed) label distributions.
+    - `model`, `images`, `targets`: one member's model, a batch, and the (smoothed, mixed) label
+      distributions.
     - `strength`: lambda.
     - `key`: of the stochastic depth, or `None`.
-    - `precision`: the dtype in which logits are computed, by default the model's; the rest keeps the model's.
+    - `precision`: the dtype in which logits are computed, by default the model's; the rest keeps
+      the model's.
 
     **Returns:** the loss, and the accuracy with the penalty as auxiliary values.
 
@@ -150,7 +164,10 @@ def objective(
 
 
 def logits_in(
-    precision: str | None, model: Mixer, images: Float[Array, "batch height width colours"], key: PRNGKey | None = None
+    precision: str | None,
+    model: Mixer,
+    images: Float[Array, "batch height width colours"],
+    key: PRNGKey | None = None,
 ) -> Float[Array, "batch classes"]:
     """The logits of a batch, computed in another precision than that of the weights."""
     if precision is not None:
@@ -196,11 +213,15 @@ class Program:
     @property
     def parameters(self) -> int:
         """The number of trainable parameters of one member."""
-        leaves = jax.tree.map(lambda leaf, train: leaf.size if train else 0, self._shapes, self._trainable)
+        leaves = jax.tree.map(
+            lambda leaf, train: leaf.size if train else 0, self._shapes, self._trainable
+        )
         return sum(jax.tree.leaves(leaves))
 
     def initial(self) -> Member:
-        """The members before training; one seed gives the same stem, head and up-weights in every arm."""
+        """The members before training; one seed gives the same stem, head and up-weights in every
+        arm.
+        """
         return self._stacked(partial(jax.jit, compiler_options=once_options()))
 
     def shapes(self) -> Member:
@@ -208,16 +229,23 @@ class Program:
         return jax.eval_shape(lambda: self._stacked(lambda function: function))
 
     def _stacked(self, compile: Callable) -> Member:
-        start = {make: compile(jax.vmap(partial(self._start, make))) for make in {arm.make for arm in self.arms}}
+        start = {
+            make: compile(jax.vmap(partial(self._start, make)))
+            for make in {arm.make for arm in self.arms}
+        }
         seeds = jnp.asarray(self.config.seed_numbers, jnp.int32)
         strengths = [jnp.full(seeds.shape, arm.strength or 0.0, jnp.float32) for arm in self.arms]
         parts = [start[arm.make](seeds, strength) for arm, strength in zip(self.arms, strengths)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
-    def _start(self, make: Callable[[PRNGKey], PyTree], seed: Int[Array, ""], strength: Float[Array, ""]) -> Member:
+    def _start(
+        self, make: Callable[[PRNGKey], PyTree], seed: Int[Array, ""], strength: Float[Array, ""]
+    ) -> Member:
         model = make(jr.fold_in(jr.key(seed), 0))
         arrays = cast(eqx.filter(model, eqx.is_array), "float32")
-        return Member(arrays, self.optimiser.init(self._split(arrays)[0]), seed, strength, jnp.int32(-1))
+        return Member(
+            arrays, self.optimiser.init(self._split(arrays)[0]), seed, strength, jnp.int32(-1)
+        )
 
     def model(self, arrays: PyTree) -> Any:
         """The model of one member, or those of several side by side."""
@@ -249,29 +277,51 @@ class Program:
         - `done`, `steps`: how many steps of it were done before, and how many to do now.
         - `rows`: of all steps of the interval.
 
-        **Returns:** the members; loss, accuracy, penalty and gradient norm added to `logs`; and what the last step
-        added to the parameters.
+        **Returns:** the members; loss, accuracy, penalty and gradient norm added to `logs`; and
+        what the last step added to the parameters.
         """
 
-        def run(learn: Callable, members: Member, logs: Array, rows: Int[Array, "... interval batch"]):
+        def run(
+            learn: Callable, members: Member, logs: Array, rows: Int[Array, "... interval batch"]
+        ):
             begin = self.parameters_of(members)
-            return take_steps(learn, members, begin, jnp.moveaxis(rows, -2, 0), first_step, steps, done, logs)
+            return take_steps(
+                learn, members, begin, jnp.moveaxis(rows, -2, 0), first_step, steps, done, logs
+            )
 
         learn = lambda member, at, rows: self.step(member, at, rows, dataset)
         if self.config.together is None:
-            # All members in each step, not all steps of each member: JAX would trace a loop within a map thrice.
+            # All members in each step, not all steps of each member: JAX would trace a loop within
+            # a map thrice.
             return run(jax.vmap(learn, in_axes=(0, None, 0)), members, logs, rows)
-        return jax.lax.map(lambda one: run(learn, *one), (members, logs, rows), batch_size=self.config.together)
+        return jax.lax.map(
+            lambda one: run(learn, *one), (members, logs, rows), batch_size=self.config.together
+        )
 
     def prepare(self, compiler: Executor, members: Member, dataset: Dataset):
         """Trace the training, and let `compiler` compile it."""
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        self.compiled.prepare(compiler, members, self.no_logs(), number, number, number, self.rows(0, dataset), dataset)
+        self.compiled.prepare(
+            compiler,
+            members,
+            self.no_logs(),
+            number,
+            number,
+            number,
+            self.rows(0, dataset),
+            dataset,
+        )
 
     def run(
-        self, members: Member, first_step: int, steps: int, dataset: Dataset, between: Callable[[], None] = lambda: None
+        self,
+        members: Member,
+        first_step: int,
+        steps: int,
+        dataset: Dataset,
+        between: Callable[[], None] = lambda: None,
     ) -> tuple[Member, Float[Array, "members 4"], PyTree]:
-        """Train for so many steps, in calls of about half a second, with the same results as in one.
+        """Train for so many steps, in calls of about half a second, with the same results as in
+        one.
 
         **Arguments:**
 
@@ -279,8 +329,8 @@ class Program:
         - `first_step`, `steps`: where an interval begins, and how many of its steps to do.
         - `between`: called between two calls; what it raises ends the training.
 
-        **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps; and what the last
-        step added to the parameters.
+        **Returns:** the members; loss, accuracy, penalty and gradient norm, means over the steps;
+        and what the last step added to the parameters.
         """
         assert 0 < steps <= self.schedule.interval, "the rows are those of an interval"
         rows = self.rows(first_step, dataset)
@@ -306,7 +356,8 @@ class Program:
 
     def next_updates(self, members: Member, step: int, dataset: Dataset) -> PyTree:
         """What the next step will add to the parameters of all members, which stay as they are."""
-        # Copies take that step and are forgotten: the program that trains is there already, with its exact updates.
+        # Copies take that step and are forgotten: the program that trains is there already, with
+        # its exact updates.
         return self.run(jax.device_put(members, may_alias=False), step, 1, dataset)[2]
 
     def of_arm(self, tree: PyTree, arm: Arm) -> PyTree:
@@ -316,8 +367,8 @@ class Program:
         return _slice(tree, self.arms.index(arm) * self.config.seeds, self.config.seeds)
 
     def rows(self, first_step: int, dataset: Dataset) -> Int[Array, "members interval batch"]:
-        """The rows of the training split that each member sees in each step of an interval; those of a seed, in all
-        arms."""
+        """The rows of the training split that each member sees in each step of an interval; those
+        of a seed, in all arms."""
         images = dataset.train.labels.size
         batch = min(self.config.batch, images)
         drawn = _rows_of_seeds(self.config.seed_numbers, first_step, self.schedule, batch, images)
@@ -326,10 +377,18 @@ class Program:
     def step(
         self, member: Member, at: Int[Array, ""], rows: Int[Array, " batch"], dataset: Dataset
     ) -> tuple[Member, Float[Array, " 4"], PyTree]:
-        """A step of one member, on rows of the training split; what it returns is that of `learn`."""
+        """A step of one member, on rows of the training split; what it returns is that of
+        `learn`.
+        """
         return self.learn(member, at, self.batch(dataset, member.seed, at, rows))
 
-    def batch(self, dataset: Dataset, seed: Int[Array, ""], step: Int[Array, ""], rows: Int[Array, " batch"]) -> Batch:
+    def batch(
+        self,
+        dataset: Dataset,
+        seed: Int[Array, ""],
+        step: Int[Array, ""],
+        rows: Int[Array, " batch"],
+    ) -> Batch:
         """The augmented images and the targets of a step."""
         return augment(
             self.augment,
@@ -341,13 +400,20 @@ class Program:
             dataset.std,
         )
 
-    def learn(self, member: Member, step: Int[Array, ""], batch: Batch) -> tuple[Member, Float[Array, " 4"], PyTree]:
-        """A member after a step on a batch; the loss, accuracy, penalty and gradient norm of the step; its updates."""
+    def learn(
+        self, member: Member, step: Int[Array, ""], batch: Batch
+    ) -> tuple[Member, Float[Array, " 4"], PyTree]:
+        """A member after a step on a batch; the loss, accuracy, penalty and gradient norm of the
+        step; its updates.
+        """
         parameters, frozen = self._split(member.arrays)
 
         def loss(parameters):
             model = self.model(eqx.combine(parameters, frozen))
-            drop = jr.fold_in(_step_key(member.seed, step), 1) if self.config.drop_path else None
+            if self.config.drop_path:
+                drop = jr.fold_in(_step_key(member.seed, step), 1)
+            else:
+                drop = None
             return objective(model, *batch, member.strength, drop, self.config.precision)
 
         (value, (accuracy, penalty)), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
@@ -365,7 +431,9 @@ class Program:
 
 
 class _Pace:
-    """How many steps a call takes, so that it lasts about half a second: between two calls a study can stop."""
+    """How many steps a call takes, so that it lasts about half a second: between two calls a study
+    can stop.
+    """
 
     def __init__(self):
         self.steps = 1
@@ -397,12 +465,15 @@ def take_steps(
     - `steps`, `done`: how many to take, after those of `data` that were taken before.
     - `total`: the sums of the logs of those.
 
-    **Returns:** members, the sums of the logs and the updates of the last step, as `Program.train` does.
+    **Returns:** members, the sums of the logs and the updates of the last step, as `Program.train`
+    does.
     """
 
     def step(i: Int[Array, ""], carry: tuple[Member, Float[Array, "... 4"], PyTree]):
         members, total, _ = carry
-        members, logs, updates = learn(members, first_step + i, jax.tree.map(lambda leaf: leaf[i], data))
+        members, logs, updates = learn(
+            members, first_step + i, jax.tree.map(lambda leaf: leaf[i], data)
+        )
         return members, total + logs, updates
 
     if total is None:
@@ -412,22 +483,37 @@ def take_steps(
 
 @partial(jax.jit, static_argnames=("schedule", "batch", "images"))
 def draw_rows(
-    seeds: Int[Array, " seeds"], first_step: Int[Array, ""], schedule: Schedule, batch: int, images: int
+    seeds: Int[Array, " seeds"],
+    first_step: Int[Array, ""],
+    schedule: Schedule,
+    batch: int,
+    images: int,
 ) -> Int[Array, "seeds interval batch"]:
-    """The rows of a split of so many images for each step of an interval: a fresh permutation each epoch."""
-    per_epoch, interval = schedule.epoch, schedule.interval
-    epochs = first_step // per_epoch + jnp.arange((interval + per_epoch - 2) // per_epoch + 1, dtype=jnp.int32)
+    """The rows of a split of so many images for each step of an interval: a fresh permutation each
+    epoch.
+    """
+    per_epoch = schedule.epoch
+    interval = schedule.interval
+    epochs = first_step // per_epoch + jnp.arange(
+        (interval + per_epoch - 2) // per_epoch + 1, dtype=jnp.int32
+    )
     start = (first_step % per_epoch) * batch
 
     def draw(seed: Int[Array, ""]) -> Int[Array, "interval batch"]:
         keys = jax.vmap(lambda epoch: jr.fold_in(jr.fold_in(jr.key(seed), 1), epoch))(epochs)
-        orders = jax.vmap(lambda key: jr.permutation(key, images)[: per_epoch * batch])(keys).astype(jnp.int32)
-        return jax.lax.dynamic_slice(orders.reshape(-1), (start,), (interval * batch,)).reshape(interval, batch)
+        orders = jax.vmap(lambda key: jr.permutation(key, images)[: per_epoch * batch])(
+            keys
+        ).astype(jnp.int32)
+        return jax.lax.dynamic_slice(orders.reshape(-1), (start,), (interval * batch,)).reshape(
+            interval, batch
+        )
 
     return jax.vmap(draw)(seeds)
 
 
-@lru_cache(maxsize=2)  # all programs of a study ask for those of an interval and, to look ahead, of the next one
+@lru_cache(
+    maxsize=2
+)  # all programs of a study ask for those of an interval and, to look ahead, of the next one
 def _rows_of_seeds(
     seeds: range, first_step: int, schedule: Schedule, batch: int, images: int
 ) -> Int[Array, "seeds interval batch"]:
@@ -456,7 +542,8 @@ def make_augment(config: StudyConfig, image: tuple[int, int, int]) -> Augment:
 
 def make_dataset(data: Data) -> Dataset:
     """The train and validation splits of loaded data, on the device."""
-    train, validation = on_device(data.train), on_device(data.validation)
+    train = on_device(data.train)
+    validation = on_device(data.validation)
     mean = jnp.asarray(data.mean, jnp.float32)
     std = jnp.asarray(data.std, jnp.float32)
     return Dataset(train, validation, mean, std, len(data.classes))

@@ -1,4 +1,6 @@
-"""Verify: claims of the theory measured again, and the blocks of a trained run against their certificates."""
+"""Verify: claims of the theory measured again, and the blocks of a trained run against their
+certificates.
+"""
 
 import contextlib
 import dataclasses
@@ -31,7 +33,7 @@ from hopmix.lab.study.trained import locate, members_of, read_checkpoint, requir
 from hopmix.lab.train.program import Member
 from hopmix.models.mixer import Mixer
 
-# ---- The claims -------------------------------------------------------------------------------------------------
+# ---- The claims ----------------------------------------------------------------------------------
 
 
 class Measured(NamedTuple):
@@ -43,19 +45,29 @@ class Measured(NamedTuple):
 
 
 def select_claims(ids: Sequence[str]) -> tuple[Claim, ...]:
-    """The claims of these ids, all without any; raises `UsageError` for an id that does not exist."""
+    """The claims of these ids, all without any; raises `UsageError` for an id that does not
+    exist.
+    """
     known = {claim.id: claim for claim in catalogue.CLAIMS}
     unknown = [name for name in ids if name.upper() not in known]
     if unknown:
-        raise UsageError(f"claim: got {', '.join(map(repr, unknown))}; the claims are {', '.join(known)}.")
+        raise UsageError(
+            f"claim: got {', '.join(map(repr, unknown))}; the claims are {', '.join(known)}."
+        )
     wanted = {name.upper() for name in ids} or set(known)
     return tuple(claim for name, claim in known.items() if name in wanted)
 
 
 def measure_claims(
-    claims: Sequence[Claim], *, examples: int, seed: int, watch: Callable[[Claim], None] = lambda claim: None
+    claims: Sequence[Claim],
+    *,
+    examples: int,
+    seed: int,
+    watch: Callable[[Claim], None] = lambda claim: None,
 ) -> list[Measured]:
-    """Measure claims in float64, whatever JAX is set to; `watch` is called before each, from another thread."""
+    """Measure claims in float64, whatever JAX is set to; `watch` is called before each, from
+    another thread.
+    """
 
     def measured(claim: Claim) -> Measured:
         watch(claim)
@@ -64,7 +76,8 @@ def measure_claims(
             measurement = catalogue.remeasure(claim, examples=examples, seed=seed)
         return Measured(claim, measurement, time.perf_counter() - begin)
 
-    # Nearly all of the time is spent tracing and compiling, and compiling runs outside Python's lock.
+    # Nearly all of the time is spent tracing and compiling, and compiling runs outside Python's
+    # lock.
     pool = ThreadPoolExecutor(2)
     try:
         return list(pool.map(measured, claims))
@@ -77,11 +90,20 @@ def claims_record(measured: Sequence[Measured], seed: int) -> dict[str, Any]:
     fields = ("id", "statement", "source", "status", "what")
     rows = [
         {name: getattr(m.claim, name) for name in fields}
-        | {"error": _number(m.measurement.error), "bound": m.measurement.bound, "examples": m.measurement.examples}
+        | {
+            "error": _number(m.measurement.error),
+            "bound": m.measurement.bound,
+            "examples": m.measurement.examples,
+        }
         | {"seconds": m.seconds, "passed": m.measurement.passed}
         for m in measured
     ]
-    return {"seed": seed, "precision": "float64", "passed": all(r["passed"] for r in rows), "claims": rows}
+    return {
+        "seed": seed,
+        "precision": "float64",
+        "passed": all(r["passed"] for r in rows),
+        "claims": rows,
+    }
 
 
 def require_markers(page: Path):
@@ -107,7 +129,7 @@ def _page_errors(page: Path) -> Iterator[None]:
         raise UsageError(f"write: {page}: {error}") from None
 
 
-# ---- The blocks of a trained run --------------------------------------------------------------------------------
+# ---- The blocks of a trained run -----------------------------------------------------------------
 
 Verdict = Literal["holds", "not certified", "not conservative", "contradicted"]
 SEVERITY: tuple[Verdict, ...] = ("holds", "not certified", "not conservative", "contradicted")
@@ -115,7 +137,8 @@ STEPS = 16
 """How often each block is applied to each state, to see whether its energy ever rises."""
 
 EPS = float(np.finfo(np.float64).eps)
-ASYMMETRY, WORK = 1e4 * EPS, 1e-9
+ASYMMETRY = 1e4 * EPS
+WORK = 1e-9
 """What rounding grants: the asymmetry of a gradient, work relative to dissipation."""
 
 
@@ -124,11 +147,15 @@ class BlockCheck:
     """One block of one member, checked in float64 from the states that reach it.
 
     - `arm`, `seed`, `block`: whose it is.
-    - `claim`: the strongest claim whose assumptions hold, or `None`; `reason` then says which one does not.
-    - `step`, `step_bound`: the step it takes, and the largest for which descent is proved from all of these states.
-    - `flow_rises`, `step_rises`: shares of the states from which its energy rises along the flow, and in one step; for
-        weights that are not tied that is the energy of the symmetrised interaction.
-    - `worst_rise`: the largest rise in `STEPS` applications of the block, relative to the largest energy.
+    - `claim`: the strongest claim whose assumptions hold, or `None`; `reason` then says which one
+      does not.
+    - `step`, `step_bound`: the step it takes, and the largest for which descent is proved from all
+      of these states.
+    - `flow_rises`, `step_rises`: shares of the states from which its energy rises along the flow,
+        and in one step; for weights that are not tied that is the energy of the symmetrised
+        interaction.
+    - `worst_rise`: the largest rise in `STEPS` applications of the block, relative to the largest
+      energy.
     - `asymmetry`: the metric-aware asymmetry of the field, 0 for a gradient.
     - `verdict`: whether the certificate and the numbers agree.
     """
@@ -156,7 +183,9 @@ class FirstStep(NamedTuple):
 
 
 class RunCheck(NamedTuple):
-    """All blocks of a run: after how many training steps, on how many images, and which members had diverged."""
+    """All blocks of a run: after how many training steps, on how many images, and which members had
+    diverged.
+    """
 
     step: int
     images: int
@@ -170,7 +199,9 @@ class RunCheck(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A study with its members as a checkpoint holds them, and a sentence for each checkpoint passed over."""
+    """A study with its members as a checkpoint holds them, and a sentence for each checkpoint
+    passed over.
+    """
 
     study: Study
     step: int
@@ -179,7 +210,8 @@ class Trained(NamedTuple):
 
 
 def load_run(path: Path, data: str | None = None) -> Trained:
-    """The members of a run at its newest readable checkpoint, or at the checkpoint that the path names.
+    """The members of a run at its newest readable checkpoint, or at the checkpoint that the path
+    names.
 
     Nothing in the folder is changed.
 
@@ -197,10 +229,15 @@ def load_run(path: Path, data: str | None = None) -> Trained:
     return Trained(study, *read_checkpoint(study.programs, out, record, step))
 
 
-def check_run(trained: Trained, *, examples: int, watch: Callable[[str], None] = lambda member: None) -> RunCheck:
-    """Check each block of each member, from the states of so many validation images; `watch` is told of each member."""
+def check_run(
+    trained: Trained, *, examples: int, watch: Callable[[str], None] = lambda member: None
+) -> RunCheck:
+    """Check each block of each member, from the states of so many validation images; `watch` is
+    told of each member.
+    """
     images = _validation_images(trained.study, examples)
-    diverged, blocks = [], []
+    diverged = []
+    blocks = []
     for member, arm, seed, model in members_of(trained.study.programs, trained.states):
         name = f"{arm}, seed {seed}"
         watch(name)
@@ -221,16 +258,22 @@ def _validation_images(study: Study, examples: int) -> np.ndarray:
 def _check_model(model: Mixer, images: np.ndarray, arm: str, seed: int) -> Iterator[BlockCheck]:
     with jax.enable_x64(True):
         model, pixels = jax.tree.map(_in_float64, (model, images))
-        for i, (block, states) in enumerate(zip(model.blocks, states_of(model, pixels), strict=True)):
+        for i, (block, states) in enumerate(
+            zip(model.blocks, states_of(model, pixels), strict=True)
+        ):
             yield check_block(block, states, arm, seed, i)
 
 
 def _in_float64(leaf: Any) -> Any:
-    return jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array_like(leaf) else leaf
+    if eqx.is_inexact_array_like(leaf):
+        return jnp.asarray(leaf, jnp.float64)
+    return leaf
 
 
 @eqx.filter_jit
-def states_of(model: Mixer, images: Float[Array, "n height width colours"]) -> list[Float[Array, "n ..."]]:
+def states_of(
+    model: Mixer, images: Float[Array, "n height width colours"]
+) -> list[Float[Array, "n ..."]]:
     """The states that reach each block of a model."""
 
     def of_one(image: Image) -> list[Layer]:
@@ -239,11 +282,17 @@ def states_of(model: Mixer, images: Float[Array, "n height width colours"]) -> l
             states.append(block(states[-1]))
         return states[:-1]
 
-    return jax.lax.map(of_one, images)  # one at a time: fast enough, and large models need no more memory than that
+    return jax.lax.map(
+        of_one, images
+    )  # one at a time: fast enough, and large models need no more memory than that
 
 
 def check_block(
-    block: Block | SerialBlock, states: Float[Array, "n ..."], arm: str = "", seed: int = 0, index: int = 0
+    block: Block | SerialBlock,
+    states: Float[Array, "n ..."],
+    arm: str = "",
+    seed: int = 0,
+    index: int = 0,
 ) -> BlockCheck:
     """The certificate of a block as it is, against numbers from the states that reach it."""
     certificate = certify(block)
@@ -296,14 +345,27 @@ def _step_bounds(certificate: Certificate, states: Float[Array, "n ..."]) -> np.
 
 
 def _reason(certificate: Certificate) -> str:
-    """The first assumption of descent along the flow that is not known to hold, as the certificate prints it."""
-    return next((f"[{a.verdict}] {a.statement}: {a.reason}" for a in certificate.flow if a.verdict != "holds"), "")
+    """The first assumption of descent along the flow that is not known to hold, as the certificate
+    prints it.
+    """
+    return next(
+        (
+            f"[{a.verdict}] {a.statement}: {a.reason}"
+            for a in certificate.flow
+            if a.verdict != "holds"
+        ),
+        "",
+    )
 
 
-def _verdict(certificate: Certificate, check: Check, first: FirstStep | None, bounds: np.ndarray) -> Verdict:
+def _verdict(
+    certificate: Certificate, check: Check, first: FirstStep | None, bounds: np.ndarray
+) -> Verdict:
     conservative = check.asymmetry <= ASYMMETRY
     if certificate.claim is None or first is None:
-        return "not certified" if conservative else "not conservative"
+        if conservative:
+            return "not certified"
+        return "not conservative"
     step = certificate.system.step  # pyright: ignore[reportAttributeAccessIssue]
     agrees = (
         conservative,
@@ -311,7 +373,9 @@ def _verdict(certificate: Certificate, check: Check, first: FirstStep | None, bo
         not np.any(np.asarray(first.rises) & (step <= bounds)),
         check.worst_rise <= rounding_unit(np.float64) or not certificate.descends_in_steps,
     )
-    return "holds" if all(agrees) else "contradicted"
+    if all(agrees):
+        return "holds"
+    return "contradicted"
 
 
 def over_seeds(checks: Sequence[BlockCheck]) -> list[BlockCheck]:
@@ -337,16 +401,30 @@ def _worst(group: Sequence[BlockCheck]) -> BlockCheck:
 
 def _extreme(group: Sequence[BlockCheck], choose: Callable, name: str) -> float:
     values = [getattr(check, name) for check in group]
-    return math.nan if any(map(math.isnan, values)) else choose(values)
+    if any(map(math.isnan, values)):
+        return math.nan
+    return choose(values)
 
 
 def run_record(checked: RunCheck) -> dict[str, Any]:
-    """The numbers of `hopmix verify RUN` as JSON values; a bound that is infinite or not known is null."""
-    rows = [{name: _number(value) for name, value in dataclasses.asdict(block).items()} for block in checked.blocks]
-    about = {"step": checked.step, "images": checked.images, "precision": "float64", "diverged": [*checked.diverged]}
+    """The numbers of `hopmix verify RUN` as JSON values; a bound that is infinite or not known is
+    null.
+    """
+    rows = [
+        {name: _number(value) for name, value in dataclasses.asdict(block).items()}
+        for block in checked.blocks
+    ]
+    about = {
+        "step": checked.step,
+        "images": checked.images,
+        "precision": "float64",
+        "diverged": [*checked.diverged],
+    }
     return about | {"passed": checked.passed, "blocks": rows}
 
 
 def _number(value: Any) -> Any:
     # JSON has neither NaN nor infinity.
-    return value if not isinstance(value, float) or math.isfinite(value) else None
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None

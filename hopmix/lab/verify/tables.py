@@ -26,9 +26,14 @@ def claims_table(measured: Sequence[Measured]) -> Table:
     for name in ("error", "bound", "examples", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for claim, (error, bound, examples, passed), seconds in ((m.claim, _numbers(m), m.seconds) for m in measured):
+    for claim, (error, bound, examples, passed), seconds in (
+        (m.claim, _numbers(m), m.seconds) for m in measured
+    ):
         words = Text.assemble(claim.statement, (f"\nmeasured: {claim.what}", "dim"))
-        verdict = Text("holds", "green") if passed else Text("fails", "bold red")
+        if passed:
+            verdict = Text("holds", "green")
+        else:
+            verdict = Text("fails", "bold red")
         table.add_row(claim.id, words, error, bound, examples, f"{seconds:.1f}", verdict)
     return table
 
@@ -42,8 +47,14 @@ def claims_sentence(measured: Sequence[Measured], seconds: float) -> str:
     """What came out, in one sentence."""
     failed = [m.claim.id for m in measured if not m.measurement.passed]
     if failed:
-        return f"{len(failed)} of {len(measured)} claims failed: {', '.join(failed)} ({seconds:.0f} s)."
-    holding = f"All {len(measured)} claims hold" if len(measured) > 1 else f"{measured[0].claim.id} holds"
+        return (
+            f"{len(failed)} of {len(measured)} claims failed: {', '.join(failed)} "
+            f"({seconds:.0f} s)."
+        )
+    if len(measured) > 1:
+        holding = f"All {len(measured)} claims hold"
+    else:
+        holding = f"{measured[0].claim.id} holds"
     return f"{holding} ({seconds:.0f} s, float64)."
 
 
@@ -79,11 +90,15 @@ def legend(checked: RunCheck) -> list[str]:
     """What the columns of `blocks_table` mean, and what is left out of it."""
     left_out = f"Left out, diverged in training: {'; '.join(checked.diverged)}."
     return [
-        f"After {checked.step} training steps; worst over the seeds, from the states of {checked.images} validation "
+        f"After {checked.step} training steps; worst over the seeds, from the states of "
+        f"{checked.images} validation "
         "images; weights cast to float64.",
-        "claim: the claim that covers the block as trained; bound: the largest step for which descent is proved from "
-        "these states; flow, step: share of them whose energy rises along the flow, and in the step that the block "
-        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the two energies compared or, "
+        "claim: the claim that covers the block as trained; bound: the largest step for which "
+        "descent is proved from "
+        "these states; flow, step: share of them whose energy rises along the flow, and in the "
+        "step that the block "
+        f"takes; rise: the largest beyond rounding in {STEPS} applications, relative to the two "
+        f"energies compared or, "
         "where these are less, to all that they add up; asym.: "
         "asymmetry of the field, 0 for a gradient.",
         *([left_out] if checked.diverged else []),
@@ -91,23 +106,32 @@ def legend(checked: RunCheck) -> list[str]:
 
 
 def reasons(checks: Sequence[BlockCheck]) -> list[str]:
-    """Why no claim covers an arm: a line for each that has such a block, of the block that is the least symmetric."""
+    """Why no claim covers an arm: a line for each that has such a block, of the block that is the
+    least symmetric.
+    """
     lines = []
     for arm in dict.fromkeys(check.arm for check in checks):
         own = [check for check in checks if check.arm == arm and check.claim is None]
         if own:
             worst = max(own, key=lambda check: check.asymmetry)
-            lines.append(f"{arm}: {worst.verdict} (asymmetry {worst.asymmetry:.1g}); {worst.reason}")
+            lines.append(
+                f"{arm}: {worst.verdict} (asymmetry {worst.asymmetry:.1g}); {worst.reason}"
+            )
     return lines
 
 
 def blocks_sentence(worst: Sequence[BlockCheck]) -> str:
     """What came out, in one sentence."""
-    contradicted = [f"{check.arm} block {check.block}" for check in worst if check.verdict == "contradicted"]
+    contradicted = [
+        f"{check.arm} block {check.block}" for check in worst if check.verdict == "contradicted"
+    ]
     if contradicted:
         return f"The numbers contradict the certificate of {', '.join(contradicted)}."
     held = sum(check.verdict == "holds" for check in worst)
-    return f"{held} of {len(worst)} blocks are certified, and the numbers agree with every certificate."
+    return (
+        f"{held} of {len(worst)} blocks are certified, and the numbers agree with every "
+        f"certificate."
+    )
 
 
 def _table(*names: str) -> Table:
@@ -115,8 +139,12 @@ def _table(*names: str) -> Table:
 
 
 def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.0f} %"
+    if math.isnan(share):
+        return "-"
+    return f"{100 * share:.0f} %"
 
 
 def _short(value: float) -> str:
-    return "-" if math.isnan(value) else "any" if math.isinf(value) else f"{value:.1g}"
+    if math.isnan(value):
+        return "-"
+    return "any" if math.isinf(value) else f"{value:.1g}"

@@ -33,7 +33,8 @@ PEER = """
 import json, sys
 words = sys.argv[1:]
 print("warming up")
-print(json.dumps({"median_ms": 2.0 if "--compile" in words else 4.0, "torch": "9.9", "words": words}))
+median = 2.0 if "--compile" in words else 4.0
+print(json.dumps({"median_ms": median, "torch": "9.9", "words": words}))
 """
 
 
@@ -56,7 +57,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return code, out, " ".join(err.split())
 
 
-# ---- Arithmetic -------------------------------------------------------------------------------------------------
+# ---- Arithmetic ----------------------------------------------------------------------------------
 
 
 def test_numbers_of_a_row_on_made_up_times():
@@ -65,7 +66,10 @@ def test_numbers_of_a_row_on_made_up_times():
     assert row.ratios == (0.5, 1.5, 0.5)
     assert row.ratio == 0.5  # the median of the ratios, not the ratio of the medians
     assert not row.loses
-    assert row.shares(LIMITS) == (1.0, 0.5)  # 2e7 operations in 20 ms at 1e9 per second; 1e6 bytes at 1e8
+    assert row.shares(LIMITS) == (
+        1.0,
+        0.5,
+    )  # 2e7 operations in 20 ms at 1e9 per second; 1e6 bytes at 1e8
     record = json.loads(json.dumps(row.record(LIMITS)))
     assert record["spread"] == [0.5, 1.5]
     assert record["work"] == {"flops": 2e7, "bytes": 1e6}
@@ -79,14 +83,17 @@ def test_a_row_alone_has_no_ratio_and_a_cost_does_not_lose():
 
 
 def test_contenders_run_in_turn():
-    order, clock = [], itertools.count()
+    order = []
+    clock = itertools.count()
     contender = lambda name: lambda: order.append(name) or float(next(clock))
     assert in_turn([contender("A"), contender("B")], 3) == [(0.0, 2.0, 4.0), (1.0, 3.0, 5.0)]
     assert order == ["A", "B"] * 3
 
 
 def test_a_race_is_won_where_every_pair_is():
-    row = lambda *ratios, race=True: Row("step", "r", ratios, "peer", (1.0,) * len(ratios), race=race)
+    row = lambda *ratios, race=True: Row(
+        "step", "r", ratios, "peer", (1.0,) * len(ratios), race=race
+    )
     assert row(0.5, 0.9).wins
     assert not row(0.5, 1.1).wins
     assert not row(0.5, 1.1).loses
@@ -95,7 +102,13 @@ def test_a_race_is_won_where_every_pair_is():
 
 
 def test_sentences_are_there_where_they_apply():
-    machine = {"cpu": "C", "cores": 2, "device": "D", "compiler_options_training": "", "compiler_options_measuring": ""}
+    machine = {
+        "cpu": "C",
+        "cores": 2,
+        "device": "D",
+        "compiler_options_training": "",
+        "compiler_options_measuring": "",
+    }
 
     def told(rows: list[Row], limits: Limits | None = LIMITS, **more: str) -> str:
         return " ".join(tables.sentences(suite.Benched(rows, limits, machine | more)))
@@ -117,15 +130,19 @@ def test_the_last_sentence_names_every_loss_and_no_other():
     losses = tables.losses
     assert losses([won, cost]) == "hopmix wins 1 of 1 races in every pair, loses none."
     assert losses([won, cost, lost, close]) == (
-        "hopmix wins 1 of 3 races in every pair, loses 1: step lost against peer (1.50), is ahead, but not in every "
+        "hopmix wins 1 of 3 races in every pair, loses 1: step lost against peer (1.50), is "
+        "ahead, but not in every "
         "pair, in 1: step close against peer (0.50)."
     )
     assert "--peer" in tables.losses([cost, Row("step", "alone", (1.0,))])
 
 
 def test_operations_are_those_of_a_count_by_hand():
-    config = MixerConfig((8, 8, 3), 4, dim=6, depth=2, classes=10)  # 4 tokens of 48 numbers; hidden 3 and 24
-    stem, head = 4 * 48 * 6, 6 * 10
+    config = MixerConfig(
+        (8, 8, 3), 4, dim=6, depth=2, classes=10
+    )  # 4 tokens of 48 numbers; hidden 3 and 24
+    stem = 4 * 48 * 6
+    head = 6 * 10
     block = 2 * (3 * 4 * 6) + 2 * (4 * 6 * 24)
     assert count_work(config, 5, training=False).flops == 2 * 5 * (stem + 2 * block + head)
     # Two gradients for each product, but none of the images.
@@ -136,13 +153,16 @@ def test_operations_are_those_of_a_count_by_hand():
 @pytest.mark.parametrize("kind", ["serial", "free", "broken", "symmetric"])
 def test_operations_are_about_those_that_xla_counts(kind, getkey):
     config = configure(Size("", 32, 4, 64, 2, 16), kind)
-    model, images = Mixer(config, key=getkey()), make_batch(config, 16)[0]
+    model = Mixer(config, key=getkey())
+    images = make_batch(config, 16)[0]
     counted = jax.jit(lambda images: model.batch(images)).lower(images).cost_analysis()
     assert counted is not None
-    assert 1 <= counted["flops"] / count_work(config, 16, training=False).flops < 1.3  # norms and activations too
+    assert (
+        1 <= counted["flops"] / count_work(config, 16, training=False).flops < 1.3
+    )  # norms and activations too
 
 
-# ---- Both sides of a race do the same ---------------------------------------------------------------------------
+# ---- Both sides of a race do the same ------------------------------------------------------------
 
 
 def test_one_by_one_trains_to_the_losses_of_the_population():
@@ -160,16 +180,24 @@ def test_prepared_batches_train_to_the_same_losses():
 
 
 def test_both_energies_and_forces_are_the_same(getkey):
-    memory, block = make_memory(4, 6), make_block(4, 6)
-    state = {name: jax.random.normal(getkey(), layer.shape, np.float32) for name, layer in memory.neurons.items()}
-    ours, plain = derived(memory)(state), differentiated(memory)(state)
+    memory = make_memory(4, 6)
+    block = make_block(4, 6)
+    state = {
+        name: jax.random.normal(getkey(), layer.shape, np.float32)
+        for name, layer in memory.neurons.items()
+    }
+    ours = derived(memory)(state)
+    plain = differentiated(memory)(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, plain)
-    np.testing.assert_allclose(block.force(state["x"]), gradient_force(block, state["x"]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        block.force(state["x"]), gradient_force(block, state["x"]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("arguments", [False, True])
 def test_the_loop_takes_the_steps_of_descend(getkey, arguments):
-    block, x = make_block(4, 6), jax.random.normal(getkey(), (4, 6), np.float32)
+    block = make_block(4, 6)
+    x = jax.random.normal(getkey(), (4, 6), np.float32)
     states, energies = make_loop(block, 5, arguments)(x)
     descent = descend(block, x, 5)
     np.testing.assert_allclose(np.stack(states), descent.states, rtol=1e-4, atol=1e-5)
@@ -178,13 +206,16 @@ def test_the_loop_takes_the_steps_of_descend(getkey, arguments):
 
 
 def test_members_in_another_precision_train_alike():
-    one, rough = Interval(TINY, "broken", 3), Interval(TINY, "broken", 3, "bfloat16", members=2)
+    one = Interval(TINY, "broken", 3)
+    rough = Interval(TINY, "broken", 3, "bfloat16", members=2)
     assert (one.losses.shape, rough.losses.shape) == ((1, 3), (2, 3))
-    np.testing.assert_allclose(rough.losses[0], one.losses[0], rtol=0.2)  # the head starts at zero: all start at ln 10
+    np.testing.assert_allclose(
+        rough.losses[0], one.losses[0], rtol=0.2
+    )  # the head starts at zero: all start at ln 10
     assert rough.losses[0, -1] != one.losses[0, -1]
 
 
-# ---- Each benchmark ---------------------------------------------------------------------------------------------
+# ---- Each benchmark ------------------------------------------------------------------------------
 
 
 def require_numbers(rows: list[Row]):
@@ -250,7 +281,9 @@ def test_devices_share_the_members_and_agree(monkeypatch):
 
 
 def test_a_start_is_timed(monkeypatch):
-    times = start.start_study({"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0, "batch": 16})
+    times = start.start_study(
+        {"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0, "batch": 16}
+    )
     assert all(value > 0 for value in times.values())
     monkeypatch.setattr(start, "_start_twice", lambda config: [{"wall": 4.0, "compile": 2.0}] * 2)
     rows = list(start.cost_starting(True, 1))
@@ -260,7 +293,9 @@ def test_a_start_is_timed(monkeypatch):
 
 def test_rematerialised_blocks_take_less_memory():
     deep = Size("", 32, 4, 8, 4, 8)
-    assert 0 < peak_bytes(deep, "free", "float32", True) < peak_bytes(deep, "free", "float32", False)
+    assert (
+        0 < peak_bytes(deep, "free", "float32", True) < peak_bytes(deep, "free", "float32", False)
+    )
 
 
 def test_the_limits_are_positive():
@@ -270,7 +305,7 @@ def test_the_limits_are_positive():
     assert min(limits.noise, limits.bandwidth_noise) >= 0
 
 
-# ---- The peer ---------------------------------------------------------------------------------------------------
+# ---- The peer ------------------------------------------------------------------------------------
 
 
 def test_the_peer_is_told_the_shape(peer):
@@ -285,7 +320,10 @@ def test_the_peer_is_told_the_shape(peer):
 @pytest.mark.parametrize(
     "program, told",
     [
-        ("import sys; sys.exit('no torch here')", "it said: no torch here; run that line by itself"),
+        (
+            "import sys; sys.exit('no torch here')",
+            "it said: no torch here; run that line by itself",
+        ),
         ("print('hello')", "did not print a line of JSON"),
         ("print('{\"ms\": 1}')", "did not print a line of JSON"),
         ("", "did not print a line of JSON"),
@@ -299,24 +337,39 @@ def test_a_peer_that_does_not_work_is_told(tmp_path, program, told):
 
 
 def test_a_peer_that_does_not_compile_is_told_before_any_work(tmp_path):
-    (tmp_path / "peer.py").write_text("import sys\nif '--compile' in sys.argv: sys.exit('no compiler')\n" + PEER)
+    (tmp_path / "peer.py").write_text(
+        "import sys\nif '--compile' in sys.argv: sys.exit('no compiler')\n" + PEER
+    )
     with pytest.raises(UsageError, match="--compile failed, it said: no compiler"):
         find_peers(f"{sys.executable} {tmp_path / 'peer.py'}", True, "float32")
 
 
-# ---- The command ------------------------------------------------------------------------------------------------
+# ---- The command ---------------------------------------------------------------------------------
 
 
 def test_the_command_prints_tables_and_writes_json(capsys, tmp_path, peer):
     file = tmp_path / "folder" / "bench.json"
-    options = "--only step descent --sizes small --arms serial --repetitions 2 --quick --peer-compile --json"
+    options = (
+        "--only step descent --sizes small --arms serial --repetitions 2 --quick "
+        "--peer-compile --json"
+    )
     code, out, err = run(capsys, *options.split(), str(file), "--peer", peer)
     assert code == 0, err
     assert "Training step" in out
     assert "peer compiled" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
     record = json.loads(file.read_text(), parse_constant=pytest.fail)
-    assert {"cpu", "cores", "device", "python", "jax", "jaxlib", "hopmix", "torch", "commit"} <= set(record["machine"])
+    assert {
+        "cpu",
+        "cores",
+        "device",
+        "python",
+        "jax",
+        "jaxlib",
+        "hopmix",
+        "torch",
+        "commit",
+    } <= set(record["machine"])
     assert record["machine"]["torch"] == "9.9"
     assert [row["other_median"] for row in record["rows"][:2]] == [4.0, 2.0]
     assert record["limits"] is None
@@ -332,7 +385,9 @@ def test_rows_are_kept_one_by_one(monkeypatch, capsys, tmp_path):
         raise UsageError("peer: it died.")
 
     monkeypatch.setattr(suite, "benchmark", fail_late)
-    code, out, err = run(capsys, "--only", "start", "--quick", "--json", str(tmp_path / "bench.json"))
+    code, out, err = run(
+        capsys, "--only", "start", "--quick", "--json", str(tmp_path / "bench.json")
+    )
     assert code == 2
     assert "it died" in err
     record = json.loads((tmp_path / "bench.json").read_text())

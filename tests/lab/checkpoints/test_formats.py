@@ -49,7 +49,7 @@ class Bomb:
         return os.mkdir, (str(self.marker),)
 
 
-# ---- Safetensors ------------------------------------------------------------------------------------------------
+# ---- Safetensors ---------------------------------------------------------------------------------
 
 
 def test_a_file_and_a_folder_with_one(tmp_path):
@@ -68,7 +68,9 @@ def shards(folder: Path, names: dict[str, str] | None = None) -> Path:
         save(folder / file, {name: arrays[name] for name in own})
     known = {name: file for file, own in parts.items() for name in own}
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": known if names is None else known | names}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": known if names is None else known | names})
+    )
     return index
 
 
@@ -86,7 +88,10 @@ def test_several_files_with_an_index(tmp_path):
     "names, message",
     [
         ({"x": "../../etc/secret.safetensors"}, "it may only name files in its own folder"),
-        ({"x": "model-3.safetensors"}, "names model-3.safetensors, which is not in its folder; fetch the whole model"),
+        (
+            {"x": "model-3.safetensors"},
+            "names model-3.safetensors, which is not in its folder; fetch the whole model",
+        ),
         ({"x": "model-2.safetensors"}, "model-2.safetensors has no x, where the index says so"),
     ],
 )
@@ -112,7 +117,9 @@ def test_a_file_that_is_damaged_after_it_was_opened(tmp_path):
     path = save(tmp_path / "model.safetensors", bert())
     found = opened(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UsageError, match=r"path: bert\.encoder\.layer\.0.* can't be read from a safetensors file"):
+    with pytest.raises(
+        UsageError, match=r"path: bert\.encoder\.layer\.0.* can't be read from a safetensors file"
+    ):
         found.layers[0].load()
 
 
@@ -134,13 +141,14 @@ def test_a_path_that_there_is_not(tmp_path, monkeypatch):
     )
 
 
-# ---- The Hub ----------------------------------------------------------------------------------------------------
+# ---- The Hub -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A stand-in for the Hub: a folder, of which each download is noted."""
-    folder, asked = tmp_path / "0123abc", []
+    folder = tmp_path / "0123abc"
+    asked = []
     folder.mkdir()
 
     def download(name: str, file: str, revision: str | None = None) -> str:
@@ -171,13 +179,18 @@ def test_a_model_of_the_hub_in_several_files(hub):
 
 def test_a_model_of_the_hub_without_safetensors(hub):
     (hub[0] / "pytorch_model.bin").touch()
-    assert "has neither model.safetensors nor model.safetensors.index.json" in refusal("hub:google/bert")
+    assert "has neither model.safetensors nor model.safetensors.index.json" in refusal(
+        "hub:google/bert"
+    )
 
 
 @pytest.mark.parametrize(
     "error, message",
     [
-        (LocalEntryNotFoundError("offline"), "isn't in the local cache and the Hub can't be reached; go online."),
+        (
+            LocalEntryNotFoundError("offline"),
+            "isn't in the local cache and the Hub can't be reached; go online.",
+        ),
         (ConnectionError("no route"), "can't be fetched (no route); check name and network."),
     ],
 )
@@ -194,11 +207,13 @@ def test_a_name_that_is_none_of_the_hub(name):
     assert f"got hub:{name}, but a model of the Hub is hub:OWNER/NAME" in refusal(f"hub:{name}")
 
 
-# ---- Equinox ----------------------------------------------------------------------------------------------------
+# ---- Equinox -------------------------------------------------------------------------------------
 
 
 def test_a_mixer_in_a_file(tmp_path):
-    """Of hopmix's own file everything is known: the layers have names, and tied weights are tied."""
+    """Of hopmix's own file everything is known: the layers have names, and tied weights are
+    tied.
+    """
     config = MixerConfig(image=(8, 8, 1), patch=4, dim=6, depth=2, classes=3, coupling="symmetric")
     model = Mixer(config, key=jr.key(0))
     save_mixer(tmp_path / "mixer.eqx", model)
@@ -207,18 +222,29 @@ def test_a_mixer_in_a_file(tmp_path):
     assert [(layer.place, layer.part) for layer in found.layers] == [
         (f"block {i}", branch) for i in range(2) for branch in ("token", "channel")
     ]
-    own = [branch_coupling(block, branch) for block in model.blocks for branch in ("token", "channel")]
+    own = [
+        branch_coupling(block, branch) for block in model.blocks for branch in ("token", "channel")
+    ]
     for layer, coupling in zip(found.layers, own):
         np.testing.assert_allclose(layer.load().up, coupling.up, rtol=1e-6)
         np.testing.assert_allclose(layer.load().down, coupling.up.T, rtol=1e-6)
-    assert "is hopmix's own and needs none of them" in refusal(tmp_path / "mixer.eqx", pairs=("0:1",))
+    assert "is hopmix's own and needs none of them" in refusal(
+        tmp_path / "mixer.eqx", pairs=("0:1",)
+    )
 
 
 @pytest.mark.parametrize("line", ["", '{"width": 20, "depth": 1}\n'])
 def test_arrays_without_names(tmp_path, line):
-    """Without the skeleton only arrays are known; they are named by their place, and can be paired by it."""
+    """Without the skeleton only arrays are known; they are named by their place, and can be paired
+    by it.
+    """
     w = make_weights("tied")
-    tree = {"a": jnp.asarray(w.up), "b": jnp.zeros(3), "c": jnp.asarray(w.down, jnp.bfloat16), "d": 0.5}
+    tree = {
+        "a": jnp.asarray(w.up),
+        "b": jnp.zeros(3),
+        "c": jnp.asarray(w.down, jnp.bfloat16),
+        "d": 0.5,
+    }
     path = tmp_path / "model.eqx"
     with path.open("wb") as file:
         file.write(line.encode())
@@ -227,7 +253,9 @@ def test_arrays_without_names(tmp_path, line):
     assert EquinoxArrays(path).tensors["2"].dtype == "bfloat16"
     (layer,) = opened(path, pairs=("0:2",)).layers
     np.testing.assert_array_equal(layer.load().up, w.up)
-    np.testing.assert_array_equal(layer.load().down, np.asarray(jnp.asarray(w.down, jnp.bfloat16), np.float32))
+    np.testing.assert_array_equal(
+        layer.load().down, np.asarray(jnp.asarray(w.down, jnp.bfloat16), np.float32)
+    )
 
 
 def test_an_array_stored_column_by_column(tmp_path):
@@ -270,8 +298,12 @@ def test_mixers_of_the_first_format_are_read_and_later_ones_refused(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (-32,)}".ljust(117) + b"\n",
-        b"\x93NUMPY\x01\x00\x36\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (".ljust(53) + b"\n",
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (-32,)}".ljust(117)
+        + b"\n",
+        b"\x93NUMPY\x01\x00\x36\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (".ljust(53)
+        + b"\n",
         b'{"image": [8, 8, 1], "patch": 4, "dim": 6, "depth": 300000000, "classes": 3}\n',
         b'{"a": ' + b"[" * 100_000 + b"\n",
     ],
@@ -281,7 +313,7 @@ def test_a_file_of_equinox_that_never_ends(tmp_path, content):
     assert refusal(tmp_path / "a.eqx").startswith("path: ")
 
 
-# ---- Files that would do harm, and files that lie ---------------------------------------------------------------
+# ---- Files that would do harm, and files that lie ------------------------------------------------
 
 
 def pickled(marker: Path) -> bytes:
@@ -303,10 +335,13 @@ def in_numpy(marker: Path) -> bytes:
 
 
 @pytest.mark.parametrize("hostile", [pickled, archived, in_numpy])
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".eqx", ".safetensors", ".pkl", ""])
+@pytest.mark.parametrize(
+    "suffix", [".pt", ".pth", ".bin", ".ckpt", ".eqx", ".safetensors", ".pkl", ""]
+)
 def test_no_code_in_a_file_is_ever_executed(tmp_path, hostile, suffix):
     """With torch installed too: then it is torch that refuses."""
-    marker, path = tmp_path / "executed", tmp_path / f"model{suffix}"
+    marker = tmp_path / "executed"
+    path = tmp_path / f"model{suffix}"
     path.write_bytes(hostile(marker))
     refusal(path)
     assert not marker.exists()
@@ -337,21 +372,23 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, message)
 def test_formats_are_told_from_the_content_where_the_name_says_nothing(tmp_path):
     assert len(opened(save(tmp_path / "weights", bert())).layers) == 6
     (tmp_path / "notes.txt").write_text("weights")
-    assert "notes.txt is neither safetensors nor a PyTorch state dict nor a file of Equinox" in refusal(
-        tmp_path / "notes.txt"
+    assert (
+        "notes.txt is neither safetensors nor a PyTorch state dict nor a file of Equinox"
+        in refusal(tmp_path / "notes.txt")
     )
     np.savez(tmp_path / "weights.npz", a=np.ones(3))
     assert "is neither safetensors nor" in refusal(tmp_path / "weights.npz")
 
 
-# ---- PyTorch ----------------------------------------------------------------------------------------------------
+# ---- PyTorch -------------------------------------------------------------------------------------
 
 
 def test_without_torch_the_cure_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "model.pt").write_bytes(archived(tmp_path / "executed"))
-    assert "which only torch reads safely: pip install torch, or convert it to safetensors" in refusal(
-        tmp_path / "model.pt"
+    assert (
+        "which only torch reads safely: pip install torch, or convert it to safetensors"
+        in refusal(tmp_path / "model.pt")
     )
 
 
@@ -359,7 +396,9 @@ def test_a_torch_that_can_be_fooled_is_not_used(tmp_path, monkeypatch):
     def load(*_, **__):
         pytest.fail("it was loaded")
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu", load=load))
+    monkeypatch.setitem(
+        sys.modules, "torch", types.SimpleNamespace(__version__="2.5.1+cpu", load=load)
+    )
     (tmp_path / "model.pt").write_bytes(archived(tmp_path / "executed"))
     assert "torch 2.5.1+cpu can be made to execute code" in refusal(tmp_path / "model.pt")
 
@@ -385,7 +424,11 @@ def test_a_state_dict(torch, tmp_path):
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "module"])
 def test_a_state_dict_within_a_checkpoint(torch, tmp_path, wrap):
-    content = {wrap: tensors(torch, bert()), "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}}
+    content = {
+        wrap: tensors(torch, bert()),
+        "epoch": 3,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+    }
     torch.save({"model": content} if wrap == "state_dict" else content, tmp_path / "model.pth")
     assert len(opened(tmp_path / "model.pth").layers) == 6
 
@@ -406,8 +449,9 @@ def test_a_file_of_an_old_torch(torch, tmp_path):
 
 def test_a_module_instead_of_a_state_dict(torch, tmp_path):
     torch.save({"net": torch.nn.Linear(2, 3)}, tmp_path / "model.pt")
-    assert "is no state dict of tensors alone (it asks for torch.nn.modules.linear.Linear)" in refusal(
-        tmp_path / "model.pt"
+    assert (
+        "is no state dict of tensors alone (it asks for torch.nn.modules.linear.Linear)"
+        in refusal(tmp_path / "model.pt")
     )
     torch.save({"epoch": 3}, tmp_path / "model.pt")
     assert "holds no tensors by name" in refusal(tmp_path / "model.pt")
@@ -421,7 +465,9 @@ def test_a_truncated_state_dict(torch, tmp_path):
 
 def test_layers_of_torch(torch, tmp_path):
     """The names of PyTorch's own encoder, and what is read is what it computes with."""
-    module = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(12, 3, 20), 2, enable_nested_tensor=False)
+    module = torch.nn.TransformerEncoder(
+        torch.nn.TransformerEncoderLayer(12, 3, 20), 2, enable_nested_tensor=False
+    )
     torch.save({"state_dict": module.state_dict()}, tmp_path / "model.pt")
     found = opened(tmp_path / "model.pt", heads=3)
     assert [layer.part for layer in found.layers[:5]] == ["qk", "head 0", "head 1", "head 2", "mlp"]
@@ -429,7 +475,9 @@ def test_layers_of_torch(torch, tmp_path):
     query, key, _ = first.self_attn.in_proj_weight.detach().chunk(3)
     np.testing.assert_array_equal(found.layers[2].load().up, key[4:8].numpy())
     np.testing.assert_array_equal(found.layers[2].load().down, query[4:8].numpy().T)
-    np.testing.assert_array_equal(found.layers[4].load().down, first.linear2.weight.detach().numpy())
+    np.testing.assert_array_equal(
+        found.layers[4].load().down, first.linear2.weight.detach().numpy()
+    )
 
 
 def test_names_of_a_state_dict_stay_as_they_are(torch, tmp_path):

@@ -1,4 +1,6 @@
-"""`hopmix measure`: the numbers of each layer, what is left out of large ones, the command, its JSON and its page."""
+"""`hopmix measure`: the numbers of each layer, what is left out of large ones, the command, its
+JSON and its page.
+"""
 
 import json
 import math
@@ -51,7 +53,7 @@ def measured(*couplings: hm.Coupling, pairings: int = 99, **options) -> list[mea
     return measure.measure_found(found(*couplings), pairings=pairings, **options).measured
 
 
-# ---- Numbers ----------------------------------------------------------------------------------------------------
+# ---- Numbers -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,9 @@ def test_values_are_those_of_the_public_functions(three):
         abs=1e-6,  # float32, compiled apart
     )
     spectrum = hm.measure_spectrum(own)._asdict()
-    assert three[2].spectrum == pytest.approx({name: float(value) for name, value in spectrum.items()}, abs=2e-3)
+    assert three[2].spectrum == pytest.approx(
+        {name: float(value) for name, value in spectrum.items()}, abs=2e-3
+    )
 
 
 def test_known_symmetries(three):
@@ -85,9 +89,12 @@ def test_known_symmetries(three):
 
 
 def test_the_null_is_that_of_the_theory():
-    """Of independent weights the cosine has mean 0 and standard deviation 1/sqrt(nh), the score mean 1/n."""
+    """Of independent weights the cosine has mean 0 and standard deviation 1/sqrt(nh), the score
+    mean 1/n.
+    """
     rng = np.random.default_rng(3)
-    up, down = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((300, 40), (40, 300)))
+    up = jnp.asarray(rng.normal(size=((300, 40))), jnp.float32)
+    down = jnp.asarray(rng.normal(size=((40, 300))), jnp.float32)
     wide = hm.Coupling.from_weights(up, down)
     (one,) = measured(wide, pairings=199)
     assert one.indices["cosine"].std == pytest.approx(1 / math.sqrt(300 * 40), rel=0.3)
@@ -97,10 +104,14 @@ def test_the_null_is_that_of_the_theory():
 
 def test_indices_of_units_are_those_of_any_coupling():
     rng = np.random.default_rng(4)
-    w, v = rng.normal(size=(9, 5)), rng.normal(size=(9, 5))
+    w = rng.normal(size=(9, 5))
+    v = rng.normal(size=(9, 5))
     w[2], v[4] = 0, 0  # units that do nothing
-    overlaps, sizes = jnp.asarray(np.sum(w * v, 1)), [jnp.asarray(np.linalg.norm(a, axis=1)) for a in (w, v)]
-    expected = hm.measure_asymmetry(hm.Coupling.from_weights(jnp.asarray(w), jnp.asarray(v.T)))._asdict()
+    overlaps = jnp.asarray(np.sum(w * v, 1))
+    sizes = [jnp.asarray(np.linalg.norm(a, axis=1)) for a in (w, v)]
+    expected = hm.measure_asymmetry(
+        hm.Coupling.from_weights(jnp.asarray(w), jnp.asarray(v.T))
+    )._asdict()
     for name, value in measure.of_units(overlaps, *sizes).items():
         assert float(value) == pytest.approx(float(expected[name]), abs=1e-6), name
 
@@ -111,9 +122,12 @@ def test_significance_is_that_of_the_public_function():
     (one,) = measured(own, pairings=999)
     public = hm.significance(own, key=jr.key(5), pairings=999)
     for name in (*measure.UNITS, *measure.PRODUCT):
-        index, std = one.indices[name], float(getattr(public.std, name))
+        index = one.indices[name]
+        std = float(getattr(public.std, name))
         assert index.std == pytest.approx(std, rel=0.15), name
-        assert index.mean == pytest.approx(float(getattr(public.mean, name)), abs=6 * std / math.sqrt(999)), name
+        assert index.mean == pytest.approx(
+            float(getattr(public.mean, name)), abs=6 * std / math.sqrt(999)
+        ), name
 
 
 def test_the_same_weights_give_the_same_numbers(three):
@@ -123,7 +137,9 @@ def test_the_same_weights_give_the_same_numbers(three):
 
 
 def test_a_gauge_keeps_value_z_and_p_of_pairs():
-    """w -> c w, v -> v / c with c of either sign, in float32; the cosine, which a gauge changes, gets another z."""
+    """w -> c w, v -> v / c with c of either sign, in float32; the cosine, which a gauge changes,
+    gets another z.
+    """
     rng = np.random.default_rng(5)
     own = coupling("independent")
     gauge = (np.exp(2 * rng.normal(size=HIDDEN)) * rng.choice([-1, 1], HIDDEN)).astype(np.float32)
@@ -141,7 +157,10 @@ def test_a_basis_keeps_value_z_and_p_of_queries_and_keys():
     queries, keys = rng.normal(size=(2, 4, VISIBLE))
     change = np.eye(4) + 0.3 * rng.normal(size=(4, 4))
     both = [(queries, keys), (change @ queries, np.linalg.solve(change.T, keys))]
-    heads = [hm.Coupling.from_weights(jnp.asarray(k, jnp.float32), jnp.asarray(q.T, jnp.float32)) for q, k in both]
+    heads = [
+        hm.Coupling.from_weights(jnp.asarray(k, jnp.float32), jnp.asarray(q.T, jnp.float32))
+        for q, k in both
+    ]
     one, same = measure.measure_found(found(*heads, kind="query-key"), pairings=99).measured
     for name in measure.PRODUCT:
         assert same.indices[name] == pytest.approx(one.indices[name], rel=1e-3, abs=1e-3), name
@@ -150,7 +169,9 @@ def test_a_basis_keeps_value_z_and_p_of_queries_and_keys():
 
 def test_rows_of_a_square_matrix_are_put_in_order_at_random():
     """One draw of nineteen for each order: z and p are in the range of so many numbers."""
-    own = hm.Coupling.from_weights(jnp.asarray(np.random.default_rng(7).normal(size=(9, 9)), jnp.float32), jnp.eye(9))
+    own = hm.Coupling.from_weights(
+        jnp.asarray(np.random.default_rng(7).normal(size=(9, 9)), jnp.float32), jnp.eye(9)
+    )
     (one,) = measure.measure_found(found(own, kind="square"), pairings=19).measured
     assert abs(one.indices["symmetry_score"].z) <= 19 / math.sqrt(20)
     assert one.indices["symmetry_score"].p >= 1 / 20
@@ -188,30 +209,44 @@ def test_a_layer_of_one_hidden_unit_has_nothing_to_pair():
 
 def test_weights_that_are_not_finite_are_told(capsys, tmp_path):
     arrays = bert()
-    arrays["bert.encoder.layer.1.output.dense.weight"] = np.full((VISIBLE, HIDDEN), np.nan, np.float32)
-    code, out, _ = hopmix(capsys, "measure", save(tmp_path / "a.safetensors", arrays), "--pairings", 0)
+    arrays["bert.encoder.layer.1.output.dense.weight"] = np.full(
+        (VISIBLE, HIDDEN), np.nan, np.float32
+    )
+    code, out, _ = hopmix(
+        capsys, "measure", save(tmp_path / "a.safetensors", arrays), "--pairings", 0
+    )
     assert code == 0
-    assert "Not measured: bert.encoder.layer.1 mlp: it has weights that are not finite." in " ".join(out.split())
+    assert (
+        "Not measured: bert.encoder.layer.1 mlp: it has weights that are not finite."
+        in " ".join(out.split())
+    )
     assert "5 layers of a safetensors file." in out
 
 
 def test_zeros_and_what_cannot_be_a_score_stay_out_of_the_median(capsys, tmp_path):
     arrays = bert()
     arrays["bert.encoder.layer.1.output.dense.weight"] = np.zeros((VISIBLE, HIDDEN), np.float32)
-    code, out, _ = hopmix(capsys, "measure", save(tmp_path / "a.safetensors", arrays), "--pairings", 0)
+    code, out, _ = hopmix(
+        capsys, "measure", save(tmp_path / "a.safetensors", arrays), "--pairings", 0
+    )
     assert code == 0
-    assert "Not measured: bert.encoder.layer.1 mlp: it has a matrix of zeros." in " ".join(out.split())
+    assert "Not measured: bert.encoder.layer.1 mlp: it has a matrix of zeros." in " ".join(
+        out.split()
+    )
     assert "nan" not in out
 
 
 def test_names_that_look_like_formulas_are_only_names(capsys, tmp_path):
     w = make_weights("tied")
-    path = save(tmp_path / "a.safetensors", {r"b.$\frac$.mlp.fc1.weight": w.up, r"b.$\frac$.mlp.fc2.weight": w.down})
+    path = save(
+        tmp_path / "a.safetensors",
+        {r"b.$\frac$.mlp.fc1.weight": w.up, r"b.$\frac$.mlp.fc2.weight": w.down},
+    )
     code, _, err = hopmix(capsys, "measure", path, "--pairings", 0, "--out", tmp_path / "page")
     assert (code, err) == (0, "")
 
 
-# ---- Large layers -----------------------------------------------------------------------------------------------
+# ---- Large layers --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -232,7 +267,9 @@ def test_what_takes_long_is_left_out_and_told():
     assert one.indices["cosine"].p == pytest.approx(0.1)  # from a sample of the units
     assert one.left_out == (measure.SAMPLED, measure.NO_PRODUCT, measure.NO_SPECTRUM)
     told = tables.omissions(report)
-    assert told[0].startswith("Left out of 1 of 1 layers: all but 4,096 hidden units, drawn at random, from the")
+    assert told[0].startswith(
+        "Left out of 1 of 1 layers: all but 4,096 hidden units, drawn at random, from the"
+    )
     assert told[-1] == "--full computes what was left out."
 
 
@@ -255,7 +292,8 @@ def test_the_work_of_a_layer():
 def test_only_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     """A file of 48 MB is measured in the memory of a few of its layers."""
     monkeypatch.setattr(measure, "LARGEST_SPECTRUM", 0)
-    path, layer = tmp_path / "large.safetensors", 2 * 128 * 1024 * 4
+    path = tmp_path / "large.safetensors"
+    layer = 2 * 128 * 1024 * 4
     rng = np.random.default_rng(0)
     arrays = {}
     for i in range(48):
@@ -265,7 +303,8 @@ def test_only_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     del arrays
     assert path.stat().st_size > 45 * layer
     layers = open_layers(Measure(str(path)))
-    before, held = sum(a.nbytes for a in jax.live_arrays()), []
+    before = sum(a.nbytes for a in jax.live_arrays())
+    held = []
     tracemalloc.start()
     try:
         told = lambda done, layer: held.append(sum(a.nbytes for a in jax.live_arrays()) - before)
@@ -278,7 +317,7 @@ def test_only_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     assert peak < 8 * layer  # by NumPy
 
 
-# ---- The command ------------------------------------------------------------------------------------------------
+# ---- The command ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -297,19 +336,35 @@ def test_the_command_prints_tables_of_80_columns(capsys, monkeypatch, checkpoint
     assert pair, out
     assert product, out
     words = " ".join(out.split())
-    assert re.search(r"Median symmetry score: \S+ of 3 queries and keys; \S+ of 3 pairs W, V\.", words)
-    assert "against 19 random pairings of the same hidden units; p is two-sided and at least 0.05." in words
+    assert re.search(
+        r"Median symmetry score: \S+ of 3 queries and keys; \S+ of 3 pairs W, V\.", words
+    )
+    assert (
+        "against 19 random pairings of the same hidden units; p is two-sided and at least 0.05."
+        in words
+    )
 
 
 def test_json_holds_every_number(capsys, checkpoint, tmp_path):
-    code, _, _ = hopmix(capsys, "measure", checkpoint, "--pairings", 19, "--heads", 2, "--json", tmp_path / "a.json")
+    code, _, _ = hopmix(
+        capsys, "measure", checkpoint, "--pairings", 19, "--heads", 2, "--json", tmp_path / "a.json"
+    )
     assert code == 0
     record = json.loads((tmp_path / "a.json").read_text("utf-8"), parse_constant=pytest.fail)
-    assert (record["path"], record["pairings"], record["hopmix"]) == (str(checkpoint), 19, hm.__version__)
+    assert (record["path"], record["pairings"], record["hopmix"]) == (
+        str(checkpoint),
+        19,
+        hm.__version__,
+    )
     assert [row["part"] for row in record["layers"][:4]] == ["qk", "head 0", "head 1", "mlp"]
     mlp = record["layers"][3]
     place = "bert.encoder.layer.0"
-    assert (mlp["place"], mlp["kind"], mlp["visible"], mlp["hidden"]) == (place, "pair", VISIBLE, HIDDEN)
+    assert (mlp["place"], mlp["kind"], mlp["visible"], mlp["hidden"]) == (
+        place,
+        "pair",
+        VISIBLE,
+        HIDDEN,
+    )
     assert mlp["names"] == [f"{place}.intermediate.dense.weight", f"{place}.output.dense.weight"]
     assert set(mlp["indices"]) == set(hm.Asymmetry._fields)
     assert mlp["indices"]["cosine"]["value"] == pytest.approx(1, abs=1e-6)
@@ -321,11 +376,17 @@ def test_json_holds_every_number(capsys, checkpoint, tmp_path):
 
 def test_the_page_needs_no_other_file(capsys, tmp_path):
     arrays = {name.replace("bert", "<b>x</b>"): a for name, a in bert().items()}
-    arrays |= {"<script>.mlp.fc1.weight": arrays["<b>x</b>.encoder.layer.0.intermediate.dense.weight"]}
+    arrays |= {
+        "<script>.mlp.fc1.weight": arrays["<b>x</b>.encoder.layer.0.intermediate.dense.weight"]
+    }
     path = save(tmp_path / "model.safetensors", arrays)
     code, _, _ = hopmix(capsys, "measure", path, "--pairings", 9, "--out", tmp_path / "page")
     assert code == 0
-    assert {p.name for p in (tmp_path / "page").iterdir()} == {"measure.html", "symmetry.png", "symmetry.svg"}
+    assert {p.name for p in (tmp_path / "page").iterdir()} == {
+        "measure.html",
+        "symmetry.png",
+        "symmetry.svg",
+    }
     assert (tmp_path / "page" / "symmetry.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (tmp_path / "page" / "symmetry.svg").read_text("utf-8")
     page = (tmp_path / "page" / "measure.html").read_text("utf-8")
@@ -334,9 +395,14 @@ def test_the_page_needs_no_other_file(capsys, tmp_path):
     assert "url(" not in page
     assert "<script" not in page
     assert "<b>" not in page
-    assert "Not measured: &lt;script&gt;.mlp.fc1.weight: there is no &lt;script&gt;.mlp.fc2.weight beside it." in page
+    assert (
+        "Not measured: &lt;script&gt;.mlp.fc1.weight: there is no &lt;script&gt;.mlp.fc2.weight "
+        "beside it." in page
+    )
     for label in ("0 qk", "2 mlp"):
-        assert page.count(f'<th scope="row" class="words">{label}</th>') == 2  # in its table and among all numbers
+        assert (
+            page.count(f'<th scope="row" class="words">{label}</th>') == 2
+        )  # in its table and among all numbers
     assert "$" not in re.sub(r'src="data:[^"]*"', "", page)  # every field of the template is filled
 
 
@@ -347,7 +413,11 @@ def test_a_heat_map_of_parts_by_place(checkpoint):
     assert values.sel(index="symmetry_score", part="mlp").values[0] == pytest.approx(1, abs=1e-6)
     assert np.isnan(values.sel(index="unit_cosine", part="qk").values).all()
     panels = [axes for axes in picture.symmetry_map(values).axes if axes.get_title(loc="left")]
-    assert [len(axes.get_yticks()) for axes in panels] == [1, 2, 2]  # no row for what an index does not apply to
+    assert [len(axes.get_yticks()) for axes in panels] == [
+        1,
+        2,
+        2,
+    ]  # no row for what an index does not apply to
     assert [label.get_text() for label in panels[-1].get_xticklabels()] == ["0", "1", "2"]
     assert panels[-1].get_xlabel() == "bert.encoder.layer"
 
@@ -357,7 +427,10 @@ def test_a_heat_map_of_parts_by_place(checkpoint):
     [
         (("--pairings", 1), "pairings: got 1, but it must be 0 or at least 2."),
         (("--heads", 0), "heads: got 0, but it must be at least 1."),
-        (("--heads", 5), "heads: got 5, which doesn't divide the 12 queries of bert.encoder.layer.0.attention"),
+        (
+            ("--heads", 5),
+            "heads: got 5, which doesn't divide the 12 queries of bert.encoder.layer.0.attention",
+        ),
         (("--pairs", "a:b"), "pairs: no weight is named 'a'; nearest: "),
         (("--pairs", "a:b:c"), "pairs: got 'a:b:c', but it must be 'UP:DOWN'"),
         (("--json", "{folder}"), "is a folder, not a file; name a file in it."),
@@ -365,7 +438,9 @@ def test_a_heat_map_of_parts_by_place(checkpoint):
         (("--out", "{file}/page"), "is no usable path (Not a directory)"),
     ],
 )
-def test_mistakes_are_told_before_any_work(capsys, monkeypatch, checkpoint, tmp_path, options, message):
+def test_mistakes_are_told_before_any_work(
+    capsys, monkeypatch, checkpoint, tmp_path, options, message
+):
     monkeypatch.setattr(measure, "measure_found", lambda *_, **__: pytest.fail("it was measured"))
     (tmp_path / "file").touch()
     options = [str(o).format(folder=tmp_path, file=tmp_path / "file") for o in options]
@@ -375,7 +450,9 @@ def test_mistakes_are_told_before_any_work(capsys, monkeypatch, checkpoint, tmp_
 
 
 def test_names_in_a_file_cannot_style_the_terminal(capsys, tmp_path):
-    arrays = {f"[red]\x1b[2J.{i}.mlp.{name}.weight": a for i in (0, 1) for name, a in _fc(i).items()}
+    arrays = {
+        f"[red]\x1b[2J.{i}.mlp.{name}.weight": a for i in (0, 1) for name, a in _fc(i).items()
+    }
     _, out, _ = hopmix(capsys, "measure", save(tmp_path / "a.safetensors", arrays), "--pairings", 0)
     assert "\x1b" not in out
     assert "2J" in out
@@ -386,12 +463,14 @@ def _fc(seed: int) -> dict[str, np.ndarray]:
     return {"fc1": w.up, "fc2": w.down}
 
 
-# ---- A run of hopmix --------------------------------------------------------------------------------------------
+# ---- A run of hopmix -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def a_run(as_in_a_study, tmp_path_factory) -> Path:
-    """Two checkpoints of members that moved at random, as training would move them; one of them diverged."""
+    """Two checkpoints of members that moved at random, as training would move them; one of them
+    diverged.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_data, "load", tiny_data)
         out = tmp_path_factory.mktemp("runs") / "run"
@@ -407,7 +486,9 @@ def of_the_run(a_run) -> measure.Report:
 
 def test_every_member_of_a_run_is_measured_without_its_images(of_the_run):
     assert of_the_run.source == "the run run after 6 of 24 steps"
-    members = [(m.layer.arm, m.layer.seed, m.layer.place, m.layer.part) for m in of_the_run.measured]
+    members = [
+        (m.layer.arm, m.layer.seed, m.layer.place, m.layer.part) for m in of_the_run.measured
+    ]
     assert members == [
         (arm, seed, "block 0", branch)
         for arm in ("free", "broken λ=0.01", "symmetric")
@@ -428,7 +509,9 @@ def test_mean_and_spread_over_the_seeds(of_the_run):
         ("free", "channel", 2),
         ("broken λ=0.01", "token", 3),
     ]
-    own = [m for m in of_the_run.measured if (m.layer.arm, m.layer.part) == ("broken λ=0.01", "token")]
+    own = [
+        m for m in of_the_run.measured if (m.layer.arm, m.layer.part) == ("broken λ=0.01", "token")
+    ]
     cosines = [m.indices["cosine"].value for m in own]
     spread = rows[2].indices["cosine"]
     assert (spread.mean, spread.std) == pytest.approx((np.mean(cosines), np.std(cosines, ddof=1)))
@@ -452,13 +535,17 @@ def test_a_run_on_the_command_line(capsys, monkeypatch, a_run, tmp_path):
 
 
 def test_a_checkpoint_before_training_is_tied(a_run):
-    report = measure.measure_found(open_layers(Measure(str(a_run / "checkpoints" / "0"))), pairings=0)
+    report = measure.measure_found(
+        open_layers(Measure(str(a_run / "checkpoints" / "0"))), pairings=0
+    )
     scores = {m.layer.arm: m.indices["cosine"].value for m in report.measured}
     assert scores["broken λ=0.01"] == pytest.approx(1, abs=1e-6)
     assert scores["free"] < 0.9
 
 
-def test_a_damaged_checkpoint_beside_the_one_that_is_read_makes_no_noise(capsys, caplog, a_run, tmp_path):
+def test_a_damaged_checkpoint_beside_the_one_that_is_read_makes_no_noise(
+    capsys, caplog, a_run, tmp_path
+):
     copy = shutil.copytree(a_run, tmp_path / "run", symlinks=True)
     metadata = copy / "checkpoints" / "6" / "_CHECKPOINT_METADATA"
     metadata.write_text(metadata.read_text()[:100])
@@ -469,7 +556,9 @@ def test_a_damaged_checkpoint_beside_the_one_that_is_read_makes_no_noise(capsys,
 
 
 def test_what_does_not_go_with_a_run(a_run, tmp_path):
-    with pytest.raises(UsageError, match=r"pairs, breaking, heads: .* is hopmix's own and needs none of them"):
+    with pytest.raises(
+        UsageError, match=r"pairs, breaking, heads: .* is hopmix's own and needs none of them"
+    ):
         open_layers(Measure(str(a_run), heads=2))
     store.write_json(tmp_path / "study.json", store.read_json(a_run / "study.json"))
     with pytest.raises(UsageError, match="there is no checkpoint yet"):

@@ -20,7 +20,12 @@ def message(data, **options):
 
 
 def in_arrays(folder, train, test):
-    arrays = {"x_train": noise((20, 6, 5)), "y_train": train, "x_test": noise((20, 6, 5), 1), "y_test": test}
+    arrays = {
+        "x_train": noise((20, 6, 5)),
+        "y_train": train,
+        "x_test": noise((20, 6, 5), 1),
+        "y_test": test,
+    }
     np.savez(folder / "a.npz", **arrays)
     return folder / "a.npz"
 
@@ -54,7 +59,12 @@ def test_names_of_labels_in_any_case(folder, name):
 def test_an_image_column_is_advised_where_another_may_hold_images(folder):
     path = in_a_table(folder, label=HALF, shade=HALF)
     fails(path, "image_column = 'shade'", "choose 'photo' with it", image_column="shade")
-    fails(path, "both the image and the label", "another image with --image-column", image_column="label")
+    fails(
+        path,
+        "both the image and the label",
+        "another image with --image-column",
+        image_column="label",
+    )
 
 
 def test_a_namesake_of_digits_is_told(folder, monkeypatch):

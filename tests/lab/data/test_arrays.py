@@ -1,4 +1,6 @@
-"""Arrays whose range or layout may be taken for another are refused, or what is made of them is told."""
+"""Arrays whose range or layout may be taken for another are refused, or what is made of them is
+told.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ def with_test(folder, train, test):
 def stretched(low, high):
     """Fractions from one value to another."""
     images = GREY / 255
-    return (low + (high - low) * (images - images.min()) / (images.max() - images.min())).astype(np.float32)
+    return (low + (high - low) * (images - images.min()) / (images.max() - images.min())).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("low, high", [(0, 1.02), (-0.05, 1.04), (0, 1.9), (-0.9, 1.5)])
@@ -39,7 +43,9 @@ def test_what_overshoots_by_rounding_is_clipped_and_told(folder, low, high):
     images = stretched(low, high)
     data = load(alone(folder, images))
     expected = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    assert {image.tobytes() for image in all_images(data)} == {image.tobytes() for image in expected}
+    assert {image.tobytes() for image in all_images(data)} == {
+        image.tobytes() for image in expected
+    }
     assert told(data, "clipped to 0..1")
     assert not told(load(alone(folder, stretched(0, 1))), "clipped")
 
@@ -68,18 +74,34 @@ def test_fractions_beside_bytes_do_not_become_black(folder, train, test):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 4, 4), (3, 8, 3), (3, 3, 3), (1, 8, 3), (3, 8, 1), (1, 8, 1), (1, 4, 4), (1, 1, 3)]
+    "shape",
+    [(3, 4, 4), (3, 8, 3), (3, 3, 3), (1, 8, 3), (3, 8, 1), (1, 8, 1), (1, 4, 4), (1, 1, 3)],
 )
 def test_two_layouts(folder, shape):
-    fails(alone(folder, noise((20, *shape))), f"(20, {', '.join(map(str, shape))})", "transpose it", "neither 1 nor 3")
+    fails(
+        alone(folder, noise((20, *shape))),
+        f"(20, {', '.join(map(str, shape))})",
+        "transpose it",
+        "neither 1 nor 3",
+    )
 
 
 @pytest.mark.parametrize(
-    "shape, image", [((4, 3, 3), (4, 3, 3)), ((8, 3, 1), (8, 3, 1)), ((3, 8, 8), (8, 8, 3)), ((8, 1, 4), (8, 1, 3))]
+    "shape, image",
+    [
+        ((4, 3, 3), (4, 3, 3)),
+        ((8, 3, 1), (8, 3, 1)),
+        ((3, 8, 8), (8, 8, 3)),
+        ((8, 1, 4), (8, 1, 3)),
+    ],
 )
 def test_one_layout(folder, shape, image):
     assert load(alone(folder, noise((20, *shape)))).image_shape == image
 
 
 def test_single_pixels_are_the_same_in_both(folder):
-    assert load(alone(folder, np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1))).image_shape == (1, 1, 1)
+    assert load(alone(folder, np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1))).image_shape == (
+        1,
+        1,
+        1,
+    )

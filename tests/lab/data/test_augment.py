@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from helpers import equations
 
-from hopmix.lab.data.augment import Augment, augment, mix, normalise, random_crop, random_erase, random_flip
+from hopmix.lab.data.augment import (
+    Augment,
+    augment,
+    mix,
+    normalise,
+    random_crop,
+    random_erase,
+    random_flip,
+)
 from hopmix.lab.data.randaugment import RandAugment
 
 MEAN, STD = np.array([[0.2, 0.5, 0.7], [0.1, 0.3, 0.25]], np.float32)
@@ -17,7 +25,9 @@ AUGMENT = jax.jit(augment, static_argnums=(0, 4))
 
 
 def pictures(batch=6, shape=(8, 10, 3), seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (batch, *shape)).astype(np.uint8))
+    return jnp.asarray(
+        np.random.default_rng(seed).integers(0, 256, (batch, *shape)).astype(np.uint8)
+    )
 
 
 def apply(config, key, images, labels=None, classes=4):
@@ -62,7 +72,9 @@ class TestConfiguration:
         )
         assert Augment.paper() == Augment.paper((32, 32, 3)) == expected
 
-    @pytest.mark.parametrize("name, value", [("flip", -0.1), ("erase", 1.1), ("label_smoothing", 2.0)])
+    @pytest.mark.parametrize(
+        "name, value", [("flip", -0.1), ("erase", 1.1), ("label_smoothing", 2.0)]
+    )
     def test_probabilities(self, name, value):
         with pytest.raises(ValueError, match=rf"{name} = {value} is no probability.*0\.\.1"):
             Augment(**{name: value})
@@ -71,7 +83,9 @@ class TestConfiguration:
         "name, value", [("crop", -1), ("crop", (2, -1)), ("mixup", -0.5), ("cutmix", float("inf"))]
     )
     def test_sizes(self, name, value):
-        with pytest.raises(ValueError, match=rf"{name} = {re.escape(str(value))} is negative or not finite"):
+        with pytest.raises(
+            ValueError, match=rf"{name} = {re.escape(str(value))} is negative or not finite"
+        ):
             Augment(**{name: value})
 
 
@@ -109,14 +123,21 @@ class TestAugment:
         np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
 
     def test_same_key_same_batch(self, getkey):
-        images, config, key = pictures(), Augment.paper((8, 10, 3)), getkey()
-        first, same, other = apply(config, key, images), apply(config, key, images), apply(config, getkey(), images)
+        images = pictures()
+        config = Augment.paper((8, 10, 3))
+        key = getkey()
+        first = apply(config, key, images)
+        same = apply(config, key, images)
+        other = apply(config, getkey(), images)
         for a, b in zip(first, same):
             np.testing.assert_array_equal(a, b)
-        assert not np.array_equal(first[0], other[0])  # the shares of two boxes, which are the labels, may be equal
+        assert not np.array_equal(
+            first[0], other[0]
+        )  # the shares of two boxes, which are the labels, may be equal
 
     def test_population_is_its_members(self, getkey):
-        images, config = jnp.stack([pictures(seed=seed) for seed in range(3)]), Augment.paper((8, 10, 3))
+        images = jnp.stack([pictures(seed=seed) for seed in range(3)])
+        config = Augment.paper((8, 10, 3))
         keys = jr.split(getkey(), 3)
         together = jax.jit(jax.vmap(lambda key, images: apply(config, key, images)))(keys, images)
         alone = [apply(config, key, images) for key, images in zip(keys, images)]
@@ -125,7 +146,8 @@ class TestAugment:
                 np.testing.assert_allclose(a[member], b, rtol=1e-5, atol=1e-5)
 
     def test_what_is_off_is_not_in_the_program(self):
-        drawing, moving = {"random_bits"}, {"gather", "dynamic_slice", "pad", "rev"}
+        drawing = {"random_bits"}
+        moving = {"gather", "dynamic_slice", "pad", "rev"}
         assert not primitives(Augment.none(), pictures()) & (drawing | moving | {"scan", "while"})
         light = primitives(Augment.light((8, 10, 3)), pictures())
         assert drawing <= light
@@ -140,7 +162,8 @@ class TestAugment:
         """An image of the mean colour looks the same wherever it is moved."""
         mean = np.array([51, 102, 204], np.float32) / 255
         images = jnp.broadcast_to(jnp.asarray([51, 102, 204], jnp.uint8), (200, 8, 8, 3))
-        config, labels = Augment(rand_augment=RandAugment(layers=1)), jnp.zeros(200, jnp.int32)
+        config = Augment(rand_augment=RandAugment(layers=1))
+        labels = jnp.zeros(200, jnp.int32)
         pixels, _ = AUGMENT(config, getkey(), images, labels, 2, mean, np.ones(3, np.float32))
         spread = np.asarray(pixels).max((1, 2)) - np.asarray(pixels).min((1, 2))
         np.testing.assert_array_equal(spread, 0)
@@ -154,7 +177,12 @@ class TestCrop:
         framed = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
         places = set()
         for frame, result in zip(framed, results):
-            found = [(y, x) for y in range(5) for x in range(5) if np.array_equal(frame[y : y + 5, x : x + 6], result)]
+            found = [
+                (y, x)
+                for y in range(5)
+                for x in range(5)
+                if np.array_equal(frame[y : y + 5, x : x + 6], result)
+            ]
             assert len(found) == 1
             places.add(found[0])
         assert len(places) == 25
@@ -195,13 +223,16 @@ class TestFlip:
     @pytest.mark.parametrize("probability, step", [(0.0, 1), (1.0, -1)])
     def test_certainty(self, getkey, probability, step):
         images = pictures()
-        np.testing.assert_array_equal(random_flip(getkey(), images, probability), images[:, :, ::step])
+        np.testing.assert_array_equal(
+            random_flip(getkey(), images, probability), images[:, :, ::step]
+        )
 
 
 class TestMix:
     """Image i has the value i everywhere, so that a pixel tells where it comes from."""
 
-    BATCH, SHAPE = 5, (6, 8, 1)
+    BATCH = 5
+    SHAPE = (6, 8, 1)
     IMAGES = jnp.broadcast_to(jnp.arange(5, dtype=jnp.float32)[:, None, None, None], (5, 6, 8, 1))
     TARGETS = jnp.eye(5, dtype=jnp.float32)
 
@@ -215,7 +246,9 @@ class TestMix:
         share = targets[:, 0, 0]
         np.testing.assert_allclose(targets[:, 0, 4], 1 - share, atol=1e-6)
         np.testing.assert_allclose(
-            images[:, 0], np.broadcast_to(4 * (1 - share[:, None, None, None]), images[:, 0].shape), atol=1e-5
+            images[:, 0],
+            np.broadcast_to(4 * (1 - share[:, None, None, None]), images[:, 0].shape),
+            atol=1e-5,
         )
         np.testing.assert_allclose(images[:, 2], 2, atol=1e-5)  # its own partner
         deviation = 0.5 / np.sqrt(2 * 0.8 + 1)  # of Beta(a, a)
@@ -227,8 +260,11 @@ class TestMix:
         foreign = images[:, 0, ..., 0] == 4
         assert np.isin(images[:, 0], (0, 4)).all()
         np.testing.assert_allclose(targets[:, 0, 4], foreign.mean((1, 2)), atol=1e-6)
-        np.testing.assert_array_equal(targets[:, 2], np.broadcast_to(self.TARGETS[2], targets[:, 2].shape))
-        rows, columns = foreign.any(2), foreign.any(1)
+        np.testing.assert_array_equal(
+            targets[:, 2], np.broadcast_to(self.TARGETS[2], targets[:, 2].shape)
+        )
+        rows = foreign.any(2)
+        columns = foreign.any(1)
         np.testing.assert_array_equal(foreign, rows[:, :, None] & columns[:, None])  # a box
         assert (np.abs(np.diff(rows, axis=1)).sum(1) <= 2).all()  # without gaps
         assert (np.abs(np.diff(columns, axis=1)).sum(1) <= 2).all()
@@ -256,7 +292,8 @@ class TestErase:
         assert results.dtype == np.float32
         erased = (results != 0).all(-1)
         np.testing.assert_array_equal(erased, (results != 0).any(-1))
-        rows, columns = erased.any(2), erased.any(1)
+        rows = erased.any(2)
+        columns = erased.any(1)
         np.testing.assert_array_equal(erased, rows[:, :, None] & columns[:, None])
         assert (np.abs(np.diff(rows, axis=1)).sum(1) <= 2).all()
         assert (np.abs(np.diff(columns, axis=1)).sum(1) <= 2).all()
@@ -266,7 +303,8 @@ class TestErase:
 
     def test_area_and_aspect(self, getkey):
         erased = (self.draw(getkey(), 1.0) != 0).all(-1)
-        height, width = erased.any(2).sum(1), erased.any(1).sum(1)
+        height = erased.any(2).sum(1)
+        width = erased.any(1).sum(1)
         assert (height > 0).all()
         # Each side is rounded by up to half a pixel.
         assert ((height - 0.5) * (width - 0.5) <= 320 / 3).all()

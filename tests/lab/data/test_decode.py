@@ -23,7 +23,9 @@ def saved(image, kind="PNG", **options):
 
 
 def decode(*contents, **options):
-    return decode_images([(f"image {i}", content) for i, content in enumerate(contents)], len(contents), **options)
+    return decode_images(
+        [(f"image {i}", content) for i, content in enumerate(contents)], len(contents), **options
+    )
 
 
 def palette_image(palette):
@@ -54,9 +56,13 @@ class TestColours:
 
     def test_grey_gifs(self):
         pixels = noise((6, 5))
-        np.testing.assert_array_equal(decode(saved(Image.fromarray(pixels), "GIF"))[0, ..., 0], pixels)
+        np.testing.assert_array_equal(
+            decode(saved(Image.fromarray(pixels), "GIF"))[0, ..., 0], pixels
+        )
 
-    @pytest.mark.parametrize("mode, colours", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3)])
+    @pytest.mark.parametrize(
+        "mode, colours", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3)]
+    )
     def test_modes(self, mode, colours):
         image = Image.fromarray(noise((6, 5, 3))).convert(mode)
         expected = np.asarray(image.convert("L" if colours == 1 else "RGB")).reshape(6, 5, colours)
@@ -73,10 +79,18 @@ class TestFormats:
             decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n")
 
     @pytest.mark.parametrize(
-        "content", [b"", b"no image", saved(Image.fromarray(noise((6, 5))))[:60], b"GIF89a" + bytes(range(99))]
+        "content",
+        [
+            b"",
+            b"no image",
+            saved(Image.fromarray(noise((6, 5))))[:60],
+            b"GIF89a" + bytes(range(99)),
+        ],
     )
     def test_damaged_ones_are_named_in_one_line(self, content):
-        with pytest.raises(UsageError, match=r"^data: image 0 cannot be decoded \(.+\); replace or remove it$"):
+        with pytest.raises(
+            UsageError, match=r"^data: image 0 cannot be decoded \(.+\); replace or remove it$"
+        ):
             decode(content)
 
     @pytest.mark.parametrize("target", ["/dev/zero", "nowhere.png"])
@@ -119,7 +133,9 @@ class TestMemory:
         content = encode(noise((6, 5)))["bytes"]
         assert decode(content).shape == (1, 6, 5, 1)
         with pytest.raises(UsageError, match=r"100 images of 6 x 5 x 1 .*free; .*--resize") as told:
-            decode_images((pytest.fail("read on") if i else ("first", content) for i in range(100)), 100)
+            decode_images(
+                (pytest.fail("read on") if i else ("first", content) for i in range(100)), 100
+            )
         assert "\n" not in str(told.value)
         fails("digits", "1,797 images of 8 x 8 x 1", "--resize")
 
@@ -128,7 +144,9 @@ class TestMemory:
         assert load("digits", batch=10)
         fails("digits", "a batch of 11", "--resize", batch=11)
 
-    def test_a_size_that_cannot_fit_is_refused_before_the_first_image_is_read(self, tmp_path, monkeypatch):
+    def test_a_size_that_cannot_fit_is_refused_before_the_first_image_is_read(
+        self, tmp_path, monkeypatch
+    ):
         write_classes(tmp_path / "pets")
         (tmp_path / "pets" / "cat" / "0.png").write_text("no image")
         monkeypatch.setattr(room, "free_memory", lambda: 2 * 20 * 64 - 1)
@@ -162,7 +180,9 @@ class TestMemory:
         assert lengths.tolist() == [len(encode(noise((16, 16), row))["bytes"]) for row in range(30)]
         index = np.asarray([3, 4, 9, *range(12, 30)])
         chunks = rows._chunks(index)
-        assert [row for start, stop in chunks for row in range(start, stop)] == list(range(len(index)))
+        assert [row for start, stop in chunks for row in range(start, stop)] == list(
+            range(len(index))
+        )
         for start, stop in chunks:
             assert stop == start + 1 or lengths[index[start:stop]].sum() <= 1000
             assert stop == len(index) or lengths[index[start : stop + 1]].sum() > 1000

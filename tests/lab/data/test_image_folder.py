@@ -1,4 +1,6 @@
-"""Splits and classes of folders: by the first level, where all of it are names of splits, and by nothing else."""
+"""Splits and classes of folders: by the first level, where all of it are names of splits, and by
+nothing else.
+"""
 
 import os
 
@@ -34,7 +36,16 @@ def test_words_in_the_names_of_classes_decide_nothing(folder, classes):
 
 
 def test_words_in_the_names_of_files_decide_nothing(folder):
-    names = ("train", "test_3", "photo of a dev", "x_validation_y", "eval", "img", "test tube", "val-2")
+    names = (
+        "train",
+        "test_3",
+        "photo of a dev",
+        "x_validation_y",
+        "eval",
+        "img",
+        "test tube",
+        "val-2",
+    )
     for number, kind in enumerate(("cat", "dog")):
         for row, name in enumerate(names):
             write(folder / kind / f"{name}.png", noise((6, 5), 100 * number + row))
@@ -43,7 +54,9 @@ def test_words_in_the_names_of_files_decide_nothing(folder):
     assert len(all_images(data)) == 16
 
 
-@pytest.mark.parametrize("names", [("train", "test"), ("TRAIN", "Test"), ("training", "eval"), ("train", "val")])
+@pytest.mark.parametrize(
+    "names", [("train", "test"), ("TRAIN", "Test"), ("training", "eval"), ("train", "val")]
+)
 def test_every_folder_is_a_split(folder, names):
     for seed, name in ((0, names[0]), (500, names[1])):
         write_classes(folder / name, seed=seed)
@@ -52,7 +65,9 @@ def test_every_folder_is_a_split(folder, names):
     assert data.classes == ("cat", "dog")
     assert sizes(data) == (18, 2, 20)
     assert {image.tobytes() for image in data.test().images} == {
-        noise((6, 5, 3), 1000 * number + 500 + row).tobytes() for number in (0, 1) for row in range(10)
+        noise((6, 5, 3), 1000 * number + 500 + row).tobytes()
+        for number in (0, 1)
+        for row in range(10)
     }
     assert any(f"folder {names[1]}" in line for line in data.overview)
 
@@ -82,7 +97,9 @@ def test_what_lies_deeper_belongs_to_its_class(folder):
     for number, kind in enumerate(("cat", "dog")):
         for place, seed in ((".", 0), ("train", 100), ("test/2026", 200)):
             for row in range(4):
-                write(folder / kind / place / f"{row}.png", noise((6, 5), 1000 * number + seed + row))
+                write(
+                    folder / kind / place / f"{row}.png", noise((6, 5), 1000 * number + seed + row)
+                )
     data = load(str(folder), validation=0.2)
     check(data)
     assert data.classes == ("cat", "dog")
@@ -102,15 +119,21 @@ def test_what_is_left_out_is_named(folder):
     (folder / "metadata.csv").write_text("file_name,label\ncat/0.png,dog\n")
     data = load(str(folder))
     assert len(all_images(data)) == 20
-    assert [line for line in told(data, "note:") if "1 of 21 images" in line and "'logo.png'" in line]
+    assert [
+        line for line in told(data, "note:") if "1 of 21 images" in line and "'logo.png'" in line
+    ]
     assert [line for line in told(data, "note:") if "metadata.csv" in line]
 
 
 def test_a_split_name_among_classes_is_told(folder):
     write_classes(folder, classes=("train", "tram"))
-    assert [line for line in told(load(str(folder)), "note:") if "'train'" in line and "classes" in line]
+    assert [
+        line for line in told(load(str(folder)), "note:") if "'train'" in line and "classes" in line
+    ]
     write_classes(folder.parent / "plain", classes=("train of thought", "tram"))
-    assert not [line for line in told(load(str(folder.parent / "plain")), "note:") if "split" in line]
+    assert not [
+        line for line in told(load(str(folder.parent / "plain")), "note:") if "split" in line
+    ]
 
 
 def test_hidden_files_scripts_and_readmes_are_not_read(folder):

@@ -62,7 +62,9 @@ def test_minus_one_is_told(folder, make):
 
 @pytest.mark.parametrize("make", [in_arrays, in_a_table])
 def test_labels_beyond_64_bits(folder, make):
-    fails(make(folder, np.asarray([0, 2**64 - 1] * 10, np.uint64)), "18446744073709551615", "64 bits")
+    fails(
+        make(folder, np.asarray([0, 2**64 - 1] * 10, np.uint64)), "18446744073709551615", "64 bits"
+    )
 
 
 @pytest.mark.parametrize("alike", [("01", "1"), ("Cat", "cat"), ("007", "7")])

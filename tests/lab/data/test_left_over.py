@@ -20,7 +20,9 @@ def about(folder, text):
     return [note for note in notes(folder) if text in note]
 
 
-@pytest.mark.parametrize("suffix, kind", [(".heic", "2 .heic"), ("", "2 without suffix"), (".txt", "2 .txt")])
+@pytest.mark.parametrize(
+    "suffix, kind", [(".heic", "2 .heic"), ("", "2 without suffix"), (".txt", "2 .txt")]
+)
 def test_a_class_whose_files_are_no_images_is_told(folder, suffix, kind):
     write_classes(folder)
     put(folder, f"bird/0{suffix}", f"bird/1{suffix}")
@@ -50,7 +52,15 @@ def test_empty_folders_of_both_levels_are_told(folder):
 
 def test_what_tells_of_data_is_not_told(folder):
     write_classes(folder)
-    put(folder, "README.md", "LICENSE", "cat/Thumbs.db", ".git/x", "__MACOSX/cat/._0.png", "__pycache__/a.pyc")
+    put(
+        folder,
+        "README.md",
+        "LICENSE",
+        "cat/Thumbs.db",
+        ".git/x",
+        "__MACOSX/cat/._0.png",
+        "__pycache__/a.pyc",
+    )
     assert not [note for note in notes(folder) if "test images" not in note]
 
 

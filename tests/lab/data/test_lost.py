@@ -69,7 +69,8 @@ def test_colours_of_sixteen_bits_are_told(folder):
         (b"IEND", b""),
     ]
     parts = [
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
     ]
     (folder / "cat" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     (note,) = notes(folder)
@@ -98,7 +99,10 @@ def test_the_first_frame_is_the_first_one_still(folder):
     frames = [Image.fromarray(noise((6, 5), seed)) for seed in range(3)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    cells = [{"bytes": buffer.getvalue(), "path": None}, *(encode(noise((6, 5), 10 + row)) for row in range(19))]
+    cells = [
+        {"bytes": buffer.getvalue(), "path": None},
+        *(encode(noise((6, 5), 10 + row)) for row in range(19)),
+    ]
     rows = table([0, 1] * 10).remove_columns("image").add_column("image", cells)
     data = load(write_parquet(folder / "a.parquet", rows))
     images = [*data.train.images, *data.validation.images, *data.test().images]
@@ -128,7 +132,10 @@ def test_equal_images_of_two_classes_are_told(folder, split):
         write_classes(folder / "test", seed=500)
     for row in range(3):
         write(root / "cat" / f"same{row}.png", noise((6, 5, 3), 7000 + row))
-        write((folder / "test" if split else root) / "dog" / f"same{row}.png", noise((6, 5, 3), 7000 + row))
+        write(
+            (folder / "test" if split else root) / "dog" / f"same{row}.png",
+            noise((6, 5, 3), 7000 + row),
+        )
     (note,) = [note for note in notes(folder) if "two classes" in note]
     assert "6 images" in note
     assert "as 'cat'" in note

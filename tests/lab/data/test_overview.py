@@ -52,14 +52,25 @@ def test_many_classes_are_not_all_listed():
 
 
 def test_names_are_cleaned():
-    lines = described((9, 9), (9, 9), (9, 9), classes=("\x1b]0;title\x07", "a" * 500), notes=["left out: '\u202e'"])
+    lines = described(
+        (9, 9),
+        (9, 9),
+        (9, 9),
+        classes=("\x1b]0;title\x07", "a" * 500),
+        notes=["left out: '\u202e'"],
+    )
     assert all(line.isprintable() for line in lines)
     assert len(lines[0]) < 200
 
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("plain Ünicode 猫", "plain Ünicode 猫"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff")],
+    [
+        ("plain Ünicode 猫", "plain Ünicode 猫"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\udcff", "\\udcff"),
+    ],
 )
 def test_printable(text, expected):
     assert escaped(text) == expected
@@ -74,7 +85,21 @@ def test_a_dry_run_and_a_study_begin_with_it(tmp_path, monkeypatch, capsys, as_i
     monkeypatch.setattr(dry_run, "estimate", lambda study: dry_run.Estimate(0.0, 0.0, 0))
     write_classes(tmp_path / "pets", shape=(8, 8))
     options = [
-        *["--arms", "free", "--seeds", "1", "--dim", "4", "--depth", "1", "--batch", "2", "--patch", "4", "8"],
+        *[
+            "--arms",
+            "free",
+            "--seeds",
+            "1",
+            "--dim",
+            "4",
+            "--depth",
+            "1",
+            "--batch",
+            "2",
+            "--patch",
+            "4",
+            "8",
+        ],
         "--data",
         str(tmp_path / "pets"),
     ]
@@ -98,14 +123,24 @@ def test_the_data_of_a_study_are_loaded_with_all_of_its_options(monkeypatch):
         return tiny_data()
 
     monkeypatch.setattr(study_data, "load", told)
-    config = StudyConfig(data="a", label_column="b", image_column="c", resize=(4, 3), validation=0.3, batch=7)
+    config = StudyConfig(
+        data="a", label_column="b", image_column="c", resize=(4, 3), validation=0.3, batch=7
+    )
     load_for(config)
     load_for(config, "elsewhere")
-    options = {"label_column": "b", "image_column": "c", "resize": (4, 3), "validation": 0.3, "batch": 7}
+    options = {
+        "label_column": "b",
+        "image_column": "c",
+        "resize": (4, 3),
+        "validation": 0.3,
+        "batch": 7,
+    }
     assert asked == [("a", options), ("elsewhere", options)]
 
 
-@pytest.mark.parametrize("fields", [{"resize": (4, 3), "patch": (2, 1)}, {"resize": 4, "patch": 2}, {}])
+@pytest.mark.parametrize(
+    "fields", [{"resize": (4, 3), "patch": (2, 1)}, {"resize": 4, "patch": 2}, {}]
+)
 def test_sizes_survive_json(fields):
     config = StudyConfig(**fields)
     assert StudyConfig.from_json(config.to_json()) == config

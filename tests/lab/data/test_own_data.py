@@ -1,4 +1,6 @@
-"""Data as people have them: arrays, lists of paths, saved tables, archives, and tables that declare nothing."""
+"""Data as people have them: arrays, lists of paths, saved tables, archives, and tables that declare
+nothing.
+"""
 
 import io
 import json
@@ -9,7 +11,18 @@ import datasets.config
 import numpy as np
 import pandas as pd
 import pytest
-from lab.pictures import all_images, check, encode, fails, noise, splits, table, told, write, write_parquet
+from lab.pictures import (
+    all_images,
+    check,
+    encode,
+    fails,
+    noise,
+    splits,
+    table,
+    told,
+    write,
+    write_parquet,
+)
 
 from hopmix.lab.data.study_data import load
 
@@ -20,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def same_images(data, expected):
-    assert {image.tobytes() for image in all_images(data)} == {image.tobytes() for image in expected}
+    assert {image.tobytes() for image in all_images(data)} == {
+        image.tobytes() for image in expected
+    }
 
 
 class TestArrays:
@@ -123,9 +138,19 @@ class TestArrays:
     def test_the_splits_have_one_range_and_one_shape(self, folder):
         images = noise((40, 6, 5))
         train = {"x_train": images[:20] / 255, "y_train": LABELS}
-        fails(self.save(folder, **train, x_test=images[20:] * 1.0, y_test=LABELS), "'x_test'", "0..1", "one range")
+        fails(
+            self.save(folder, **train, x_test=images[20:] * 1.0, y_test=LABELS),
+            "'x_test'",
+            "0..1",
+            "one range",
+        )
         train["x_train"] = images[:20]
-        fails(self.save(folder, **train, x_test=noise((20, 4, 5)), y_test=LABELS), "x_test", "4 x 5", "--resize")
+        fails(
+            self.save(folder, **train, x_test=noise((20, 4, 5)), y_test=LABELS),
+            "x_test",
+            "4 x 5",
+            "--resize",
+        )
 
     def test_an_array_too_large_is_refused_by_its_header(self, folder, monkeypatch):
         path = self.one(folder, noise((20, 6, 5)))
@@ -140,13 +165,19 @@ class TestPaths:
             path = f"pictures/[{number}].png"
             write(folder / path, noise((6, 5), number))
             split = "test" if number % 4 < 2 else "train"
-            lines.append(row.format(path=path, row=number, kind=("cat", "dog")[number % 2], split=split))
+            lines.append(
+                row.format(path=path, row=number, kind=("cat", "dog")[number % 2], split=split)
+            )
         (folder / name).write_text("\n".join(lines) + "\n", **options)
         return str(folder / name)
 
     @pytest.mark.parametrize(
         "header, row",
-        [("path,label", "{path},{kind}"), ("class;file", "{kind};{path}"), ("id\tx\tlabel", "{row}\t{path}\t{kind}")],
+        [
+            ("path,label", "{path},{kind}"),
+            ("class;file", "{kind};{path}"),
+            ("id\tx\tlabel", "{row}\t{path}\t{kind}"),
+        ],
     )
     def test_paths_count_from_the_file(self, folder, header, row, monkeypatch):
         path = self.listed(folder, header, row, encoding="utf-8-sig")
@@ -157,7 +188,9 @@ class TestPaths:
         same_images(data, [noise((6, 5), number) for number in range(20)])
 
     def test_a_column_of_splits(self, folder):
-        data = load(self.listed(folder, "path,label,split", "{path},{kind},{split}"), validation=0.2)
+        data = load(
+            self.listed(folder, "path,label,split", "{path},{kind},{split}"), validation=0.2
+        )
         check(data)
         assert (len(data.train), len(data.validation), data.test_size) == (8, 2, 10)
 
@@ -190,7 +223,9 @@ class TestPaths:
         (folder / "pictures" / "[7].png").unlink()
         fails(path, "line 9", "pictures/[7].png", "no such file")
 
-    @pytest.mark.parametrize("content", [b"", b"path,label\n", bytes(300), b'path,label\n"a.png,cat\n'])
+    @pytest.mark.parametrize(
+        "content", [b"", b"path,label\n", bytes(300), b'path,label\n"a.png,cat\n']
+    )
     def test_files_that_are_no_lists(self, folder, content):
         (folder / "a.csv").write_bytes(content)
         fails(folder / "a.csv", "a.csv")
@@ -212,7 +247,11 @@ class TestTables:
         cells = [{"bytes": content, "path": None} for content in self.pictures()]
         same_images(load(self.frame(folder, photo=cells, label=LABELS)), expected)
         fails(self.frame(folder, photo=[b"no"] * 20, label=LABELS), "no image column", "as bytes")
-        fails(self.frame(folder, photo=["x.png"] * 20, label=LABELS), "no image column", "of paths with --image-column")
+        fails(
+            self.frame(folder, photo=["x.png"] * 20, label=LABELS),
+            "no image column",
+            "of paths with --image-column",
+        )
 
     def test_two_columns_of_images(self, folder):
         path = self.frame(folder, photo=self.pictures(), mask=self.pictures(), label=LABELS)
@@ -220,14 +259,19 @@ class TestTables:
         check(load(path, image_column="mask"))
 
     def test_fields_of_columns(self, folder):
-        pairs = [{"png": content, "kind": row % 2, "cls": row % 4} for row, content in enumerate(self.pictures())]
+        pairs = [
+            {"png": content, "kind": row % 2, "cls": row % 4}
+            for row, content in enumerate(self.pictures())
+        ]
         path = self.frame(folder, pair=pairs)
         assert load(path).classes == ("0", "1", "2", "3")
         assert load(path, image_column="pair.png", label_column="pair.kind").classes == ("0", "1")
         fails(path, "image_column = 'pair.jpg'", "'pair.png'", image_column="pair.jpg")
 
     def test_categories(self, folder):
-        path = self.frame(folder, photo=self.pictures(), label=pd.Categorical(np.where(LABELS, "cat", "dog")))
+        path = self.frame(
+            folder, photo=self.pictures(), label=pd.Categorical(np.where(LABELS, "cat", "dog"))
+        )
         assert load(path).classes == ("cat", "dog")
 
     def named(self, names, labels, seed=0):
@@ -235,8 +279,12 @@ class TestTables:
 
     def test_names_of_classes_in_another_order(self, folder):
         write_parquet(folder / "train-0.parquet", self.named(["cat", "dog"], LABELS.tolist()))
-        write_parquet(folder / "train-1.parquet", self.named(["dog", "cat"], LABELS.tolist(), seed=100))
-        write_parquet(folder / "test.parquet", self.named(["x", "dog", "cat"], [1, 1, 2, 2], seed=200))
+        write_parquet(
+            folder / "train-1.parquet", self.named(["dog", "cat"], LABELS.tolist(), seed=100)
+        )
+        write_parquet(
+            folder / "test.parquet", self.named(["x", "dog", "cat"], [1, 1, 2, 2], seed=200)
+        )
         data = load(str(folder))
         assert data.classes == ("cat", "dog")
         assert data.test().labels.tolist() == [1, 1, 0, 0]
@@ -252,8 +300,12 @@ class TestTables:
 
     def test_labels_beyond_their_names(self, folder):
         rows = table([0, 1, 7, 1] * 5)
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-        rows = datasets.Dataset(rows.data.cast(features.arrow_schema), info=datasets.DatasetInfo(features=features))
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+        )
+        rows = datasets.Dataset(
+            rows.data.cast(features.arrow_schema), info=datasets.DatasetInfo(features=features)
+        )
         fails(write_parquet(folder / "a.parquet", rows), "row 2 of train", "label 7", "0 to 1")
 
     def test_words_in_the_names_of_files_decide_nothing(self, folder):
@@ -294,7 +346,11 @@ class TestArchives:
         with tarfile.open(path, "w") as file:
             for row in range(20):
                 written = {"cls": str(row % 2), "json": json.dumps({"label": row % 2})}[label]
-                members = {"png": encode(noise((6, 5), seed + row))["bytes"], label: written.encode(), **more}
+                members = {
+                    "png": encode(noise((6, 5), seed + row))["bytes"],
+                    label: written.encode(),
+                    **more,
+                }
                 for suffix, content in members.items():
                     entry = tarfile.TarInfo(f"{row:03}.{suffix}")
                     entry.size = len(content)
@@ -332,7 +388,11 @@ class TestArchives:
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.npy", "a.txt", "a"])
 def test_other_files_are_refused_with_what_is_read(folder, name):
     (folder / name).write_bytes(b"something")
-    fails(folder / name, "not read", "unpack" if name.endswith(("zip", "gz")) else ".parquet, .npz, .csv or .tar")
+    fails(
+        folder / name,
+        "not read",
+        "unpack" if name.endswith(("zip", "gz")) else ".parquet, .npz, .csv or .tar",
+    )
 
 
 def test_two_kinds_in_one_folder(folder):
@@ -382,12 +442,19 @@ class TestPathsInTables:
         same_images(load(str(folder / "a.parquet"), image_column="photo"), expected)
 
     def test_one_that_is_missing_is_named(self, folder):
-        pd.DataFrame({"photo": self.pictures(folder), "label": LABELS}).to_parquet(folder / "a.parquet")
+        pd.DataFrame({"photo": self.pictures(folder), "label": LABELS}).to_parquet(
+            folder / "a.parquet"
+        )
         (folder / "pictures" / "7.png").unlink()
         fails(folder / "a.parquet", "pets/pictures/7.png", "No such file", image_column="photo")
 
     def test_a_saved_table(self, folder, monkeypatch):
-        rows = datasets.Dataset.from_dict({"photo": self.pictures(folder / "saved"), "label": LABELS})
+        rows = datasets.Dataset.from_dict(
+            {"photo": self.pictures(folder / "saved"), "label": LABELS}
+        )
         rows.save_to_disk(str(folder / "saved"))
         monkeypatch.chdir(folder.parent)
-        same_images(load(str(folder / "saved"), image_column="photo"), [noise((6, 5), row) for row in range(20)])
+        same_images(
+            load(str(folder / "saved"), image_column="photo"),
+            [noise((6, 5), row) for row in range(20)],
+        )

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from hopmix.lab.data.randaugment import OPERATIONS, RandAugment, apply_operation, equalize, rand_augment, warp
+from hopmix.lab.data.randaugment import (
+    OPERATIONS,
+    RandAugment,
+    apply_operation,
+    equalize,
+    rand_augment,
+    warp,
+)
 
 SHAPES = [(8, 8, 1), (17, 13, 3), (32, 32, 3)]
 GREY = 128
@@ -34,7 +41,11 @@ def fill_of(image):
 
 def affine(image, *matrix):
     return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill_of(image)
+        image.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.BILINEAR,
+        fillcolor=fill_of(image),
     )
 
 
@@ -44,7 +55,8 @@ def posterize(image, bits):
 
 def solarize_add(image, addend):
     return image.point(
-        [min(value + addend, 255) if value < 128 else value for value in range(256)] * len(image.getbands())
+        [min(value + addend, 255) if value < 128 else value for value in range(256)]
+        * len(image.getbands())
     )
 
 
@@ -53,7 +65,8 @@ def reference(name, image, magnitude, sign):
     share = magnitude / 10
     factor = max(1 + sign * 0.9 * share, 0.1)
     width, height = image.size
-    slope, angle = sign * 0.3 * share, sign * 30 * share
+    slope = sign * 0.3 * share
+    angle = sign * 30 * share
     operations = {
         "AutoContrast": lambda: ImageOps.autocontrast(image),
         "Equalize": lambda: ImageOps.equalize(image),
@@ -77,12 +90,16 @@ def reference(name, image, magnitude, sign):
 
 @jax.jit
 def apply_jitted(operation, image, magnitude, sign):
-    return apply_operation(operation, image, magnitude, sign, jnp.full(image.shape[-1], GREY, jnp.float32))
+    return apply_operation(
+        operation, image, magnitude, sign, jnp.full(image.shape[-1], GREY, jnp.float32)
+    )
 
 
 def apply(name, pixels, magnitude, sign):
     numbers = (jnp.float32(magnitude), jnp.float32(sign))
-    return np.asarray(apply_jitted(jnp.int32(OPERATIONS.index(name)), jnp.asarray(pixels, jnp.float32), *numbers))
+    return np.asarray(
+        apply_jitted(jnp.int32(OPERATIONS.index(name)), jnp.asarray(pixels, jnp.float32), *numbers)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -94,7 +111,8 @@ def test_operation_is_the_one_of_pillow(name, shape):
         result = apply(name, pixels, magnitude, sign)
         assert result.dtype == np.float32
         difference = np.abs(result - expected.astype(np.float32))
-        # Both round down, and a value that is a whole number up to rounding can fall on either side.
+        # Both round down, and a value that is a whole number up to rounding can fall on either
+        # side.
         assert difference.max() <= 1, (magnitude, sign)
         assert (difference > 0).mean() < 0.1, (magnitude, sign)
 
@@ -102,11 +120,15 @@ def test_operation_is_the_one_of_pillow(name, shape):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_result_is_whole_numbers_up_to_255(name):
     for seed in range(3):
-        result = apply(name, np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8), 9.0, 1)
+        result = apply(
+            name, np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8), 9.0, 1
+        )
         np.testing.assert_array_equal(result, np.clip(np.round(result), 0, 255))
 
 
-@pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "SharpnessIncreasing", "ContrastIncreasing"])
+@pytest.mark.parametrize(
+    "name", ["AutoContrast", "Equalize", "SharpnessIncreasing", "ContrastIncreasing"]
+)
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_constant_image(name, value):
     pixels = np.full((8, 8, 1), value, np.uint8)
@@ -137,7 +159,9 @@ def test_unusual_shapes(name, shape):
 def test_warp_by_the_identity():
     pixels = jnp.asarray(picture((7, 5, 3)), jnp.float32)
     identity = jnp.eye(2, 3, dtype=jnp.float32)
-    np.testing.assert_array_equal(jax.jit(warp)(pixels, identity, jnp.zeros(3, jnp.float32)), pixels)
+    np.testing.assert_array_equal(
+        jax.jit(warp)(pixels, identity, jnp.zeros(3, jnp.float32)), pixels
+    )
 
 
 def test_warp_by_whole_pixels_shifts_and_fills():
@@ -146,7 +170,8 @@ def test_warp_by_whole_pixels_shifts_and_fills():
     expected = np.full((4, 5, 1), 9.0)
     expected[1:, :3] = pixels[:3, 2:]
     np.testing.assert_array_equal(
-        jax.jit(warp)(jnp.asarray(pixels, jnp.float32), matrix, jnp.full(1, 9, jnp.float32)), expected
+        jax.jit(warp)(jnp.asarray(pixels, jnp.float32), matrix, jnp.full(1, 9, jnp.float32)),
+        expected,
     )
 
 
@@ -161,8 +186,12 @@ class TestRandAugment:
     def test_one_certain_layer_is_one_of_the_operations(self, getkey):
         results = self.draw(RandAugment(magnitude_std=0.0, layers=1, probability=1.0), getkey())
         pixels = np.asarray(self.IMAGE).astype(np.uint8)
-        possible = {apply(name, pixels, 9.0, sign).tobytes() for name in OPERATIONS for sign in (-1, 1)}
-        assert {result.tobytes() for result in results} == possible  # one of thirty is left out once in 10^13 times
+        possible = {
+            apply(name, pixels, 9.0, sign).tobytes() for name in OPERATIONS for sign in (-1, 1)
+        }
+        assert {
+            result.tobytes() for result in results
+        } == possible  # one of thirty is left out once in 10^13 times
 
     def test_half_of_the_operations_are_applied_with_varying_strength(self, getkey):
         results = self.draw(RandAugment(layers=1), getkey())

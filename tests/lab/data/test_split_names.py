@@ -1,4 +1,6 @@
-"""What names splits is used, or told: no test image of the author's is trained on without a word."""
+"""What names splits is used, or told: no test image of the author's is trained on without a
+word.
+"""
 
 import io
 import tarfile
@@ -20,7 +22,9 @@ def listed(folder, header, row, splits=SPLITS, count=40):
     for number in range(count):
         path = f"{number}.png"
         write(folder / path, noise((6, 5), number))
-        lines.append(row.format(path=path, kind="cat" if number % 8 < 4 else "dog", split=splits[number]))
+        lines.append(
+            row.format(path=path, kind="cat" if number % 8 < 4 else "dog", split=splits[number])
+        )
     (folder / "a.csv").write_text("\n".join(lines) + "\n")
     return str(folder / "a.csv")
 
@@ -51,7 +55,11 @@ def test_a_column_of_splits_in_other_writing(folder, header, row):
 def test_a_column_of_another_name_is_told(folder, name):
     data = load(listed(folder, f"path,label,{name}", "{path},{kind},{split}"))
     assert sizes(data) == (32, 8)
-    assert told(data, f"column {name!r} is not read, but names splits ('train', 'test'); to use them, call it 'split'")
+    assert told(
+        data,
+        f"column {name!r} is not read, but names splits ('train', 'test'); to use them, call it "
+        f"'split'",
+    )
 
 
 def test_a_column_that_names_splits_in_part_is_told(folder):
@@ -65,7 +73,9 @@ def test_a_column_of_one_split_other_than_train_is_told(folder):
     assert told(data, "'test', which makes no split")
 
 
-@pytest.mark.parametrize("header", ["path,label,label", "path,label, label", "path,split,label,Split"])
+@pytest.mark.parametrize(
+    "header", ["path,label,label", "path,label, label", "path,split,label,Split"]
+)
 def test_repeated_headers_are_refused(folder, header):
     row = "{path},{kind},{kind}" if "split" not in header else "{path},{split},{kind},{split}"
     fails(listed(folder, header, row), "several columns called", "rename all but one")
@@ -78,7 +88,9 @@ def test_paths_in_folders_of_splits_are_told(folder):
         write(folder / path, noise((6, 5), number))
         lines.append(f"{path},{number // 4 % 2}")
     (folder / "a.csv").write_text("\n".join(lines) + "\n")
-    assert told(load(str(folder / "a.csv")), "paths in the folders 'test', 'train' are read as one pool")
+    assert told(
+        load(str(folder / "a.csv")), "paths in the folders 'test', 'train' are read as one pool"
+    )
 
 
 @pytest.mark.parametrize("name", ["split", "Split"])
@@ -104,14 +116,18 @@ def test_a_declared_class_of_splits(folder):
 
 
 def test_a_column_of_splits_that_is_the_label(folder):
-    data = load(write_parquet(folder / "a.parquet", with_column("split", SPLITS)), label_column="split")
+    data = load(
+        write_parquet(folder / "a.parquet", with_column("split", SPLITS)), label_column="split"
+    )
     assert data.classes == ("test", "train")
 
 
 def test_columns_of_tables_that_name_splits_unused_are_told(folder):
     data = load(write_parquet(folder / "a.parquet", with_column("set", SPLITS)))
     assert told(data, "column 'set' is not read, but names splits")
-    data = load(write_parquet(folder / "b.parquet", with_column("split", ["fold 1", "fold 2"] * 20)))
+    data = load(
+        write_parquet(folder / "b.parquet", with_column("split", ["fold 1", "fold 2"] * 20))
+    )
     assert told(data, "'fold 1'")
     write_parquet(folder / "c" / "train.parquet", with_column("split", SPLITS))
     write_parquet(folder / "c" / "test.parquet", with_column("split", SPLITS, 100))
@@ -136,9 +152,15 @@ def test_folders_in_an_archive(folder, name, expected):
     with tarfile.open(folder / f"{name}.tar", "w") as file:
         for row in range(20):
             place = ("train", "test")[row // 2 % 2] if expected else "pictures"
-            for suffix, content in (("png", encode(noise((6, 5), row))["bytes"]), ("cls", str(row % 2).encode())):
+            for suffix, content in (
+                ("png", encode(noise((6, 5), row))["bytes"]),
+                ("cls", str(row % 2).encode()),
+            ):
                 entry = tarfile.TarInfo(f"{place}/{row:03}.{suffix}")
                 entry.size = len(content)
                 file.addfile(entry, io.BytesIO(content))
-    notes = told(load(str(folder / f"{name}.tar")), "folders in the archive 'train', 'test' are read as one pool")
+    notes = told(
+        load(str(folder / f"{name}.tar")),
+        "folders in the archive 'train', 'test' are read as one pool",
+    )
     assert bool(notes) == expected

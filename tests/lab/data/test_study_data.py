@@ -5,7 +5,18 @@ import datasets
 import datasets.config
 import numpy as np
 import pytest
-from lab.pictures import check, encode, fails, noise, rows_of, splits, table, write, write_classes, write_parquet
+from lab.pictures import (
+    check,
+    encode,
+    fails,
+    noise,
+    rows_of,
+    splits,
+    table,
+    write,
+    write_classes,
+    write_parquet,
+)
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -29,7 +40,9 @@ class TestDigits:
         splits = [rows_of(data.train), rows_of(data.validation), rows_of(data.test())]
         original = cast(Any, load_digits())
         images = np.rint(original.images / 16 * 255).astype(np.uint8)
-        everything = {image.tobytes() + bytes([label]) for image, label in zip(images, original.target)}
+        everything = {
+            image.tobytes() + bytes([label]) for image, label in zip(images, original.target)
+        }
         assert set.union(*splits) == everything
         assert sum(map(len, splits)) == len(everything) == 1797
 
@@ -41,7 +54,9 @@ class TestDigits:
             assert np.abs(np.bincount(split.labels) - expected).max() <= 1
 
     def test_split_seed_moves_validation_and_leaves_test(self):
-        first, same, other = load("digits"), load("digits"), load("digits", split_seed=1)
+        first = load("digits")
+        same = load("digits")
+        other = load("digits", split_seed=1)
         assert first.digest == same.digest != other.digest
         assert rows_of(first.validation) != rows_of(other.validation)
         assert rows_of(first.test()) == rows_of(other.test())
@@ -252,7 +267,12 @@ class TestHub:
             raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nafter five attempts")
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        fails("hub:owner/pictures", "'hub:owner/pictures'", "Couldn't reach", "check the name and the network")
+        fails(
+            "hub:owner/pictures",
+            "'hub:owner/pictures'",
+            "Couldn't reach",
+            "check the name and the network",
+        )
 
     def test_out_of_reach_nothing_is_tried_but_the_cache(self, monkeypatch):
         seen = []
@@ -264,7 +284,11 @@ class TestHub:
         before = datasets.config.HF_HUB_OFFLINE
         monkeypatch.setattr(hub, "_answers", lambda ask: False)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        fails("hub:owner/pictures", "out of reach and nothing of that name is in its cache", "check the network")
+        fails(
+            "hub:owner/pictures",
+            "out of reach and nothing of that name is in its cache",
+            "check the network",
+        )
         assert seen == [True]
         assert before == datasets.config.HF_HUB_OFFLINE
 
@@ -303,7 +327,9 @@ class TestBadInput:
         fails(folder, "without images")
 
     def test_file_that_is_no_table(self, folder):
-        fails(write(folder / "a.png", noise((6, 5))), "a.png", "a .parquet, .npz, .csv or .tar file")
+        fails(
+            write(folder / "a.png", noise((6, 5))), "a.png", "a .parquet, .npz, .csv or .tar file"
+        )
 
     def test_damaged_parquet(self, folder):
         path = folder / "a.parquet"
@@ -328,8 +354,14 @@ class TestBadInput:
         images[7] = {"bytes": b"no picture", "path": "seven.png"}
         images[9] = None  # the first bad row is told
         features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-        rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 10}, features=features)
-        fails(write_parquet(folder / "a.parquet", rows), "row 7 of train (seven.png)", "cannot be decoded")
+        rows = datasets.Dataset.from_dict(
+            {"image": images, "label": [0, 1] * 10}, features=features
+        )
+        fails(
+            write_parquet(folder / "a.parquet", rows),
+            "row 7 of train (seven.png)",
+            "cannot be decoded",
+        )
 
     def test_floating_point_pictures(self, folder):
         write_classes(folder)
@@ -354,18 +386,30 @@ class TestBadInput:
         fails(path, "image_column = 'photo'", "'image', 'label'", image_column="photo")
 
     def test_table_without_images(self, folder):
-        path = write_parquet(folder / "a.parquet", datasets.Dataset.from_dict({"x": [1, 2], "label": [0, 1]}))
+        path = write_parquet(
+            folder / "a.parquet", datasets.Dataset.from_dict({"x": [1, 2], "label": [0, 1]})
+        )
         fails(path, "no image column among 'x', 'label'", "give image files as bytes")
-        fails(path, "image_column = 'x'", "no images", "give image files as bytes", image_column="x")
+        fails(
+            path, "image_column = 'x'", "no images", "give image files as bytes", image_column="x"
+        )
 
     def test_two_image_columns(self, folder):
         rows = table([0, 1] * 10)
-        rows = rows.add_column("mask", rows.cast_column("image", datasets.Image(decode=False))["image"])
+        rows = rows.add_column(
+            "mask", rows.cast_column("image", datasets.Image(decode=False))["image"]
+        )
         rows = rows.cast_column("mask", datasets.Image())
-        fails(write_parquet(folder / "a.parquet", rows), "several image columns: 'image', 'mask'", "--image-column")
+        fails(
+            write_parquet(folder / "a.parquet", rows),
+            "several image columns: 'image', 'mask'",
+            "--image-column",
+        )
 
     def test_fractional_labels(self, folder):
-        path = write_parquet(folder / "a.parquet", table([0.5, 1.5] * 10, datasets.Value("float64")))
+        path = write_parquet(
+            folder / "a.parquet", table([0.5, 1.5] * 10, datasets.Value("float64"))
+        )
         fails(path, "label_column = 'label'", "float64")
 
     def test_missing_label(self, folder):
@@ -381,7 +425,11 @@ class TestBadInput:
         fails(write_parquet(folder / "a.parquet", table([4] * 20)), "one class only ('4')")
 
     def test_one_picture_per_class(self, folder):
-        fails(write_parquet(folder / "a.parquet", table(list(range(20)))), "20 classes", "--label-column")
+        fails(
+            write_parquet(folder / "a.parquet", table(list(range(20)))),
+            "20 classes",
+            "--label-column",
+        )
 
     def test_too_few_for_a_validation_split(self, folder):
         write_parquet(folder / "train.parquet", table([0, 1, 0, 1]))

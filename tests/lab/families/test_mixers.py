@@ -21,7 +21,9 @@ def test_a_row_is_whole(kind):
     assert kind.look.dash in DASHES
     assert kind.look.marker in MARKERS
     assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in kind.look.colours)
-    assert len(kind.look.colours) > 1 or not kind.penalised, "strengths are told apart by their shade"
+    assert len(kind.look.colours) > 1 or not kind.penalised, (
+        "strengths are told apart by their shade"
+    )
     model = MixerConfig((8, 8, 1), patch=2, dim=8, depth=1, classes=2, **kind.options)
     assert kind.penalised == (model.coupling == "broken")
 
@@ -47,7 +49,9 @@ def test_a_row_is_the_only_place_of_a_kind(monkeypatch):
     from hopmix.plot.style import arm_styles
 
     look = Look(("#123456", "#abcdef"), "dash", "diamond")
-    new = dataclasses.replace(BY_NAME["broken"], name="half", title="HalfMixer", about="New.", look=look)
+    new = dataclasses.replace(
+        BY_NAME["broken"], name="half", title="HalfMixer", about="New.", look=look
+    )
     monkeypatch.setitem(BY_NAME, "half", new)
     monkeypatch.setattr(config, "ARMS", tuple(BY_NAME))
     made = arms.make_arms(config.StudyConfig(arms=("half",), lambdas=(0.0, 1.0)), (8, 8, 1), 2)
@@ -56,7 +60,10 @@ def test_a_row_is_the_only_place_of_a_kind(monkeypatch):
         ("half λ=1", "HalfMixer λ=1", "New."),
     ]
     styles = arm_styles(labelled([arm.name for arm in made], ["half", "half"], [0.0, 1.0]))
-    assert [(style.colour, style.dash) for style in styles.values()] == [("#123456", "dash"), ("#abcdef", "dash")]
+    assert [(style.colour, style.dash) for style in styles.values()] == [
+        ("#123456", "dash"),
+        ("#abcdef", "dash"),
+    ]
 
 
 def labelled(names, kinds, strengths):

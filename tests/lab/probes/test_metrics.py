@@ -20,11 +20,14 @@ from hopmix import (
 )
 from hopmix.lab.probes import metrics
 
-descent, fields = eqx.filter_jit(metrics.energy_descent), eqx.filter_jit(metrics.fields)
+descent = eqx.filter_jit(metrics.energy_descent)
+fields = eqx.filter_jit(metrics.fields)
 asymmetry = eqx.filter_jit(lambda model: metrics.asymmetry(metrics.branches(model)))
 spectra = eqx.filter_jit(lambda model: metrics.spectra(metrics.branches(model)))
 rates = eqx.filter_jit(
-    lambda model, updates: metrics.breaking_rates(metrics.branches(model), metrics.branches(updates))
+    lambda model, updates: metrics.breaking_rates(
+        metrics.branches(model), metrics.branches(updates)
+    )
 )
 SMALL = {"image": (8, 8, 1), "patch": 4, "dim": 6, "depth": 2, "classes": 3}
 
@@ -34,12 +37,15 @@ def mixer(key, **options) -> Any:  # what kind of blocks a model has, each test 
 
 
 @pytest.mark.parametrize(
-    "options", [{"coupling": "free"}, {"coupling": "broken", "breaking": "xavier"}, {"block": "serial"}]
+    "options",
+    [{"coupling": "free"}, {"coupling": "broken", "breaking": "xavier"}, {"block": "serial"}],
 )
 def test_asymmetry_is_that_of_each_coupling(getkey, options):
     model = mixer(getkey(), **options)
     measured = asymmetry(model)
-    one_by_one = [measure_asymmetry(c) for block in model.blocks for c in _token_then_channel(block)]
+    one_by_one = [
+        measure_asymmetry(c) for block in model.blocks for c in _token_then_channel(block)
+    ]
     for name, values in measured.items():
         expected = [getattr(a, name) for a in one_by_one]
         np.testing.assert_allclose(
@@ -51,11 +57,15 @@ def test_asymmetry_is_that_of_each_coupling(getkey, options):
 def test_of_one_visible_unit_what_can_only_be_symmetric_is_nan(getkey, coupling):
     model = mixer(getkey(), patch=8, coupling=coupling)  # one token
     measured = asymmetry(model) | spectra(model)
-    token, channel = ({name: np.asarray(values)[:, branch] for name, values in measured.items()} for branch in (0, 1))
+    token = {name: np.asarray(values)[:, 0] for name, values in measured.items()}
+    channel = {name: np.asarray(values)[:, 1] for name, values in measured.items()}
     says_nothing = {name for name in measured if np.isnan(token[name]).all()}
     assert says_nothing == set(metrics.OF_SEVERAL_UNITS)
     assert all(np.isfinite(channel[name]).all() for name in says_nothing)
-    assert all(np.isfinite(token[name]).all() for name in ("cosine", "relative_breaking", "breaking_ratio", "balance"))
+    assert all(
+        np.isfinite(token[name]).all()
+        for name in ("cosine", "relative_breaking", "breaking_ratio", "balance")
+    )
 
 
 def _token_then_channel(block):
@@ -63,14 +73,19 @@ def _token_then_channel(block):
 
 
 def as_complex(measured) -> np.ndarray:
-    return np.asarray(measured["eigenvalue_real"]) + 1j * np.asarray(measured["eigenvalue_imaginary"])
+    return np.asarray(measured["eigenvalue_real"]) + 1j * np.asarray(
+        measured["eigenvalue_imaginary"]
+    )
 
 
 @pytest.mark.parametrize("options", [{"coupling": "free"}, {"block": "serial"}])
 def test_spectra_are_those_of_each_coupling(getkey, options):
-    """And the eigenvalues are all of them where there are fewer than are kept, the largest first."""
+    """And the eigenvalues are all of them where there are fewer than are kept, the largest
+    first.
+    """
     model = mixer(getkey(), **options)
-    measured, every = spectra(model), [c for block in model.blocks for c in _token_then_channel(block)]
+    measured = spectra(model)
+    every = [c for block in model.blocks for c in _token_then_channel(block)]
     for name in ("complex_fraction", "largest_imaginary", "departure", "overlap"):
         expected = [getattr(measure_spectrum(c), name) for c in every]
         np.testing.assert_allclose(measured[name].reshape(-1), expected, atol=1e-7)
@@ -86,25 +101,31 @@ def test_spectra_are_those_of_each_coupling(getkey, options):
 
 def test_of_many_eigenvalues_the_largest_are_kept(getkey):
     model = mixer(getkey(), dim=40, coupling="free")
-    measured, coupling = spectra(model), metrics.branch_coupling(model.blocks[0], "channel")
+    measured = spectra(model)
+    coupling = metrics.branch_coupling(model.blocks[0], "channel")
     kept = np.abs(as_complex(measured)[0, 1])
     every = np.sort(np.abs(np.linalg.eigvals(np.asarray(coupling.down @ coupling.up))))[::-1]
     np.testing.assert_allclose(kept, every[: metrics.EIGENVALUES], rtol=1e-8)
 
 
 def test_fields_are_those_of_each_block(fixedkey):
-    """The estimate against the exact index, and the two parts of the rate of the energy, at the states in between."""
+    """The estimate against the exact index, and the two parts of the rate of the energy, at the
+    states in between.
+    """
     model = mixer(fixedkey(), coupling="free")
     model = jax.tree.map(lambda leaf: 3 * leaf if eqx.is_inexact_array(leaf) else leaf, model)
     images = jr.normal(fixedkey(), (6, 8, 8, 1))
-    measured, states = fields(model, images, fixedkey()), jax.vmap(model.embed)(images)
+    measured = fields(model, images, fixedkey())
+    states = jax.vmap(model.embed)(images)
     for i, block in enumerate(model.blocks):
         norm = block.potential.neurons.lagrangian
         exact = jax.jit(jax.vmap(lambda x, b=block, n=norm: field_asymmetry(b.force, x, n)))(states)
         gap = abs(measured["field_asymmetry"][i] - jnp.mean(exact))
         assert gap < 5 * measured["field_asymmetry_stderr"][i] + 0.03 * jnp.mean(exact)
         spent = jax.vmap(lambda x, b=block: power(b, x))(states)
-        np.testing.assert_allclose(measured["dissipation"][i], jnp.mean(spent.dissipation), rtol=1e-9)
+        np.testing.assert_allclose(
+            measured["dissipation"][i], jnp.mean(spent.dissipation), rtol=1e-9
+        )
         np.testing.assert_allclose(measured["work"][i], jnp.mean(spent.work), rtol=1e-9)
         margins = jax.vmap(lambda x, b=block: descent_margin(b, x))(states)
         np.testing.assert_allclose(measured["margin_used"][i], jnp.mean(1 / margins), rtol=1e-9)
@@ -119,21 +140,27 @@ def test_fields_of_tied_and_of_serial_blocks(fixedkey):
     assert np.all(tied["margin_used"] == 0)
     serial = fields(mixer(fixedkey(), block="serial", coupling="symmetric"), images, fixedkey())
     assert np.all(serial["field_asymmetry"] > 1e-4)
-    assert np.all(np.abs(serial["work"]) < 1e-10 * serial["dissipation"])  # each mixing by itself is tied
+    assert np.all(
+        np.abs(serial["work"]) < 1e-10 * serial["dissipation"]
+    )  # each mixing by itself is tied
     assert np.all(np.isnan(serial["margin_used"]))
 
 
 def breaking_pace(model: Any, updates: Any) -> np.ndarray:
     """How fast the breaking and W move, in units of W: the size of the terms of the rate."""
-    paces, norm = [], lambda matrix: float(np.linalg.norm(matrix))
+    paces = []
+    norm = lambda matrix: float(np.linalg.norm(matrix))
     for at, along in zip(model.blocks, updates.blocks):
         for c, u in zip(_token_then_channel(at), _token_then_channel(along)):
-            paces.append((norm(u.breaking) + norm(c.breaking) * norm(u.up) / norm(c.up)) / norm(c.up))
+            paces.append(
+                (norm(u.breaking) + norm(c.breaking) * norm(u.up) / norm(c.up)) / norm(c.up)
+            )
     return np.reshape(paces, (len(model.blocks), -1))
 
 
 def test_breaking_rates_are_the_derivative_of_the_ratio_along_an_update(getkey):
-    model, small = mixer(getkey(), coupling="broken", breaking="xavier"), 1e-6
+    model = mixer(getkey(), coupling="broken", breaking="xavier")
+    small = 1e-6
     parameters, rest = eqx.partition(model, trainable(model))
     updates = jax.tree.map(lambda leaf: jr.normal(getkey(), leaf.shape), parameters)
     moved = eqx.combine(jax.tree.map(lambda p, u: p + small * u, parameters, updates), rest)
@@ -161,7 +188,8 @@ def test_energy_falls_in_symmetric_blocks_and_rises_against_the_gradient(fixedke
     tied = descent(mixer(fixedkey(), coupling="symmetric"), images)
     assert jnp.all(tied["energy_change"] < 0)
     assert jnp.all(tied["energy_rise_fraction"] == 0)
-    # A scale of -1 on the way in only turns the force round: small steps then climb, for every image.
+    # A scale of -1 on the way in only turns the force round: small steps then climb, for every
+    # image.
     model = mixer(fixedkey(), coupling="symmetric", norm_scale="elementwise")
     neurons = [block.potential.memory.neurons["visible"] for block in model.blocks]
     climbing = eqx.tree_at(

@@ -77,7 +77,8 @@ def test_panels_share_their_axis(run):
 
 def test_on_a_logarithmic_axis_zeros_are_left_out(run):
     change = asymmetry.charts(run)["asymmetry"].panels["0-0"]["relative_breaking"]
-    bent, tied = change.log_data[5], change.log_data[8]
+    bent = change.log_data[5]
+    tied = change.log_data[8]
     assert (unpacked(bent["y"]) > 0).all()
     assert 0 not in unpacked(bent["x"])  # broken arms start tied
     assert unpacked(tied["y"]).size == 0
@@ -157,7 +158,9 @@ def test_frames_on_the_page_are_panels_of_charts(run, tmp_path):
     frames = text.split('class="plot"')[1:]
     assert len(frames) > 10
     for frame in frames:
-        name, panel = (frame.split(f'data-{part}="')[1].split('"')[0] for part in ("chart", "panel"))
+        name, panel = (
+            frame.split(f'data-{part}="')[1].split('"')[0] for part in ("chart", "panel")
+        )
         assert panel in made[name].panels
 
 

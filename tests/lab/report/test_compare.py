@@ -1,4 +1,6 @@
-"""Two runs side by side: by the names of arms, with spreads, differences, and one line for bad input."""
+"""Two runs side by side: by the names of arms, with spreads, differences, and one line for bad
+input.
+"""
 
 import html
 import json
@@ -32,7 +34,10 @@ def change_of(run: Path, strength: float):
 
 def test_arms_are_compared_by_name_with_their_spread(runs):
     compared = compare.compare_runs(*runs)
-    assert list(dict.fromkeys(one.arm for one in compared.differences)) == ["free", "broken λ=0.001"]
+    assert list(dict.fromkeys(one.arm for one in compared.differences)) == [
+        "free",
+        "broken λ=0.001",
+    ]
     one = compared.differences[0]
     values = [100 * accuracy_by_seed(read_run(run)).sel(arm="free").values for run in runs]
     assert (one.first.n, one.second.n) == (2, 3)
@@ -82,13 +87,16 @@ def test_the_command_prints_a_table_and_writes_a_page(runs, tmp_path, capsys):
     text = (out / "compare.html").read_text(encoding="utf-8")
     assert "Set differently" not in text
     assert "<td>" in text
-    assert not [a for a in re.findall(r'(?:src|href)="([^"]*)"', text) if a[:5] != "data:" and a[0] != "#"]
+    assert not [
+        a for a in re.findall(r'(?:src|href)="([^"]*)"', text) if a[:5] != "data:" and a[0] != "#"
+    ]
 
 
 def test_names_are_text_on_the_page(tmp_path):
     hostile = "<b onclick=x>&amp;\"'</b>"
     arm = Arm(hostile, "ParaMixer", "free", None, 10, 0.9, (1.0, 1.0))
-    first, second = (small_run(tmp_path / name, arm) for name in ("first", "second"))
+    first = small_run(tmp_path / "first", arm)
+    second = small_run(tmp_path / "second", arm)
     compared = compare.compare_runs(first, second)
     text = compare.write_comparison(compared, tmp_path).read_text(encoding="utf-8")
     assert hostile not in text

@@ -34,7 +34,13 @@ def test_means_errors_and_z_have_columns_of_their_own():
 
 @pytest.mark.parametrize(
     ("cell", "expected"),
-    [("112,714", "112714"), ("–", ""), ("+1.5", "+1.5"), ("72.0 %", "72.0"), ("&lt; 0.0001", "< 0.0001")],
+    [
+        ("112,714", "112714"),
+        ("–", ""),
+        ("+1.5", "+1.5"),
+        ("72.0 %", "72.0"),
+        ("&lt; 0.0001", "< 0.0001"),
+    ],
 )
 def test_numbers_are_plain(cell, expected):
     (row,) = read(csv_of(table("<th>n</th>", f"<td>{cell}</td>")))

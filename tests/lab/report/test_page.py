@@ -69,7 +69,9 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Figures are made but not painted, which takes most of a report's time, where a test is about the words."""
+    """Figures are made but not painted, which takes most of a report's time, where a test is about
+    the words.
+    """
     monkeypatch.setattr(page, "save_figure", lambda figure, folder, name: "data:,")
 
 
@@ -85,16 +87,25 @@ def test_table_holds_the_recorded_numbers(run, page_text):
     for arm in json.loads((run / "results.json").read_text())["arms"]:
         row = next(row for row in page_text.split("<tr>") if f"</span>{arm['name']}" in row)
         test = arm["test_accuracy"]
-        assert f"<td>{arm['n']}</td><td>{100 * test['mean']:.2f} ± {100 * test['stderr']:.2f}</td>" in row
+        assert (
+            f"<td>{arm['n']}</td><td>{100 * test['mean']:.2f} ± {100 * test['stderr']:.2f}</td>"
+            in row
+        )
         assert f"<td>{arm['parameters']:,}</td>" in row
         assert f'<td class="words">{arm["title"]}</td>' in row
         if arm["paired"]:
-            assert f"{signed(100 * arm['paired']['difference'])} ± {100 * arm['paired']['stderr']:.2f}" in row
+            assert (
+                f"{signed(100 * arm['paired']['difference'])} ± {100 * arm['paired']['stderr']:.2f}"
+                in row
+            )
 
 
 def test_diverged_member_is_named_with_its_step(page_text):
     assert "seed 3 diverged at step 450" in page_text
-    assert "1 member diverged and left the averages from there on: broken λ=1e-05, seed 3, step 450." in page_text
+    assert (
+        "1 member diverged and left the averages from there on: broken λ=1e-05, seed 3, step 450."
+        in page_text
+    )
 
 
 def test_nothing_is_fetched_and_plotly_is_there_once(page_text):
@@ -134,7 +145,10 @@ def test_every_figure_is_there_as_png_and_svg(run):
     ("name", "expected"),
     [
         ("learning_curves", {"serial", "free", "training step", "validation loss"}),
-        ("asymmetry_map_symmetry_score", {"symmetry score of VW", "symmetric-wide", "token", "block"}),
+        (
+            "asymmetry_map_symmetry_score",
+            {"symmetry score of VW", "symmetric-wide", "token", "block"},
+        ),
         ("spectra_2_channel", {"broken λ=0.1", "1,200", "Re λ / max |λ|"}),
         ("alignment_0_token", {"symmetric", "cos(v, w)", "Vᵀ"}),
         ("onset", {"token, measured", "channel, predicted", "broken λ=0.001"}),
@@ -142,7 +156,9 @@ def test_every_figure_is_there_as_png_and_svg(run):
 )
 def test_text_in_svg_is_text(run, name, expected):
     tree = ElementTree.parse(run / "figures" / f"{name}.svg")
-    assert expected <= {"".join(node.itertext()) for node in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert expected <= {
+        "".join(node.itertext()) for node in tree.iter("{http://www.w3.org/2000/svg}text")
+    }
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -164,8 +180,12 @@ def test_a_report_that_is_whole_is_left_as_it_is(run, monkeypatch):
     assert times(run) == before
 
 
-@pytest.mark.parametrize("file", ["report.html", "symmetry.html", "figures/onset.svg", "figures/onset.png", SEAL])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+@pytest.mark.parametrize(
+    "file", ["report.html", "symmetry.html", "figures/onset.svg", "figures/onset.png", SEAL]
+)
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]
+)
 def test_what_is_lost_or_damaged_of_a_report_is_made_again(small, file, damage):
     path, drawn = small
     before = contents(path)
@@ -173,7 +193,11 @@ def test_what_is_lost_or_damaged_of_a_report_is_made_again(small, file, damage):
     drawn.clear()
     write_report(path)
     assert contents(path) == before
-    expected = {SEAL: [name for name in before if name.endswith(".svg")], "report.html": [], "symmetry.html": []}
+    expected = {
+        SEAL: [name for name in before if name.endswith(".svg")],
+        "report.html": [],
+        "symmetry.html": [],
+    }
     assert sorted(drawn) == sorted(expected.get(file, ["figures/onset.svg"]))
 
 
@@ -209,7 +233,9 @@ def small(tmp_path, monkeypatch):
         return page.saved_figure(folder, name)
 
     named = page._figures
-    monkeypatch.setattr(page, "_figures", lambda run: [(name, lambda: None) for name, _ in named(run)])
+    monkeypatch.setattr(
+        page, "_figures", lambda run: [(name, lambda: None) for name, _ in named(run)]
+    )
     monkeypatch.setattr(page, "save_figure", save)
     path = small_run(tmp_path, FREE, broken(0.1))
     write_report(path)
@@ -218,7 +244,12 @@ def small(tmp_path, monkeypatch):
 
 def contents(run: Path) -> dict[str, bytes]:
     """Every file of a report, in its order."""
-    names = [SEAL, "report.html", "symmetry.html", *(f"figures/{path.name}" for path in (run / "figures").iterdir())]
+    names = [
+        SEAL,
+        "report.html",
+        "symmetry.html",
+        *(f"figures/{path.name}" for path in (run / "figures").iterdir()),
+    ]
     return {name: (run / name).read_bytes() for name in names}
 
 
@@ -341,13 +372,18 @@ class Tags(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found += [tag for name, value in attrs if name in ("onclick", "evil") or value == "evil"]
+        self.found += [
+            tag for name, value in attrs if name in ("onclick", "evil") or value == "evil"
+        ]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_names_from_anywhere_are_text_on_both_pages(tmp_path):
     """Of arms, and of all that `study.json` holds, the name of a data folder among them."""
-    names = [Arm(f"{kind} {HOSTILE}", HOSTILE, kind, 0.0, 10, 0.9, (1.0, 1.0)) for kind in ("free", "broken")]
+    names = [
+        Arm(f"{kind} {HOSTILE}", HOSTILE, kind, 0.0, 10, 0.9, (1.0, 1.0))
+        for kind in ("free", "broken")
+    ]
     path = small_run(tmp_path, FREE, *names, diverged=((names[0].name, 0, 1),))
     study = json.loads((path / "study.json").read_text())
     changed = spoiled(study) | {"arms": study["arms"], "steps_total": study["steps_total"]}
@@ -392,20 +428,31 @@ def test_summary_claims_only_what_the_test_supports(tmp_path):
     results["arms"][2]["paired"] |= {"p": 0.024, "difference": -0.02}
     (path / "results.json").write_text(json.dumps(results))
     # Holm: 0.024 * 2 = 0.048 is below 0.05, and so is max(0.048, 0.03).
-    assert "difference is significant for serial (−0.10 points) and symmetric (−2.00 points)" in summary_of(path)
+    assert (
+        "difference is significant for serial (−0.10 points) and symmetric (−2.00 points)"
+        in summary_of(path)
+    )
     results["arms"][2]["paired"]["p"] = 0.026
     (path / "results.json").write_text(json.dumps(results))
-    assert "no significant difference was found for serial (−0.10 points) and symmetric" in summary_of(path)
+    assert (
+        "no significant difference was found for serial (−0.10 points) and symmetric"
+        in summary_of(path)
+    )
     assert "the difference is significant" not in summary_of(path)
 
 
 def test_summary_names_best_and_worst(tmp_path):
     path = small_run(tmp_path, FREE, SYMMETRIC)
     means = {
-        arm["name"]: arm["test_accuracy"]["mean"] for arm in json.loads((path / "results.json").read_text())["arms"]
+        arm["name"]: arm["test_accuracy"]["mean"]
+        for arm in json.loads((path / "results.json").read_text())["arms"]
     }
-    best, worst = max(means, key=lambda name: means[name]), min(means, key=lambda name: means[name])
-    assert f"The highest mean test accuracy is that of {best}, {100 * means[best]:.2f} %" in summary_of(path)
+    best = max(means, key=lambda name: means[name])
+    worst = min(means, key=lambda name: means[name])
+    assert (
+        f"The highest mean test accuracy is that of {best}, {100 * means[best]:.2f} %"
+        in summary_of(path)
+    )
     assert f"the lowest that of {worst}, {100 * means[worst]:.2f} %" in summary_of(path)
 
 
@@ -414,17 +461,23 @@ def test_summary_tells_the_departure_from_symmetry(tmp_path):
     final = xr.open_zarr(path / "metrics.zarr", consolidated=False).relative_breaking.isel(step=-1)
     ends = final.mean(("seed", "block", "branch")).values
     words = summary_of(path).replace("&nbsp;", " ")
-    assert f"ended at {ends[2]:.2g} at λ = 1e-05 and {ends[1]:.2g} at λ = 0.1, against {ends[0]:.2g} in free" in words
+    assert (
+        f"ended at {ends[2]:.2g} at λ = 1e-05 and {ends[1]:.2g} at λ = 0.1, against "
+        f"{ends[0]:.2g} in free" in words
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+    ("words", "expected"),
+    [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")],
 )
 def test_enumeration(words, expected):
     assert enumerate_words(words) == expected
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1.234, "+1.23"), (-0.5, "−0.50"), (-0.001, "±0.00")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1.234, "+1.23"), (-0.5, "−0.50"), (-0.001, "±0.00")]
+)
 def test_signed_numbers(value, expected):
     assert signed(value) == expected
 
@@ -442,7 +495,8 @@ def labelled(*arms: Arm) -> xr.DataArray:
 
 
 def test_an_arm_has_one_colour_whatever_stands_beside_it():
-    everything, few = arm_styles(labelled(*DEFAULT)), arm_styles(labelled(WIDE, FREE))
+    everything = arm_styles(labelled(*DEFAULT))
+    few = arm_styles(labelled(WIDE, FREE))
     assert few["free"] == everything["free"]
     assert few["symmetric-wide"] == everything["symmetric-wide"]
     assert len({style.colour for style in everything.values()}) == len(DEFAULT)
@@ -450,7 +504,10 @@ def test_an_arm_has_one_colour_whatever_stands_beside_it():
 
 def test_broken_arms_darken_with_lambda():
     styles = arm_styles(labelled(*(broken(strength) for strength in (1e-1, 0.0, 1e-3, 1.0))))
-    lightness = [sum(bytes.fromhex(styles[broken(strength).name].colour[1:])) for strength in (0.0, 1e-3, 1e-1, 1.0)]
+    lightness = [
+        sum(bytes.fromhex(styles[broken(strength).name].colour[1:]))
+        for strength in (0.0, 1e-3, 1e-1, 1.0)
+    ]
     assert lightness == sorted(lightness, reverse=True)
     assert len(set(lightness)) == 4
 
@@ -468,7 +525,9 @@ def test_lambda_axis_without_zero_and_without_anything_else():
     assert strength_axis(labelled(FREE)).ticks == ()
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1e-5, "10⁻⁵"), (5e-4, "5·10⁻⁴"), (0.1, "0.1"), (1.0, "1")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1e-5, "10⁻⁵"), (5e-4, "5·10⁻⁴"), (0.1, "0.1"), (1.0, "1")]
+)
 def test_powers_of_ten(value, expected):
     assert power_of_ten(value) == expected
 
@@ -483,7 +542,10 @@ def pixels(weights: np.ndarray, limit: float) -> np.ndarray:
 
 def test_colours_of_weights_are_centred_at_zero():
     row = pixels(np.array([[-9.0, -1.0, 0.0, 1.0, 9.0, np.nan]]), 1.0)[0]
-    below, zero, above, unknown = row[0], row[len(row) // 2 - 1], row[-len(row) // 6 - 1], row[-1]
+    below = row[0]
+    zero = row[len(row) // 2 - 1]
+    above = row[-len(row) // 6 - 1]
+    unknown = row[-1]
     assert below[2] > below[0]  # blue
     assert above[0] > above[2]  # red
     assert np.ptp(zero) <= 3  # neither
@@ -499,9 +561,16 @@ def test_small_matrices_are_enlarged_and_large_ones_cut():
 
 
 def test_one_scale_for_all_arms_ignores_what_is_not_finite():
-    picture = lambda values: xr.DataArray(np.array(values).reshape(3, 1, 2), dims=("part", "visible", "hidden"))
+    picture = lambda values: xr.DataArray(
+        np.array(values).reshape(3, 1, 2), dims=("part", "visible", "hidden")
+    )
     assert (
-        weight_limit({"a": picture([0.5, np.nan, -0.5, 0.5, 99, 99]), "b": picture([-0.5, 0.5, 0.5, np.inf, 0, 0])})
+        weight_limit(
+            {
+                "a": picture([0.5, np.nan, -0.5, 0.5, 99, 99]),
+                "b": picture([-0.5, 0.5, 0.5, np.inf, 0, 0]),
+            }
+        )
         == 0.5
     )
     assert weight_limit({"a": picture([0.0] * 6)}) == 1.0

@@ -8,7 +8,14 @@ from lab.tiny import tiny_study, train_study
 
 from hopmix.lab.errors import UsageError
 from hopmix.lab.runtime import compiler_options
-from hopmix.lab.runtime.compiler_options import FORWARD, ONCE, TRAINING, forward_options, once_options, training_options
+from hopmix.lab.runtime.compiler_options import (
+    FORWARD,
+    ONCE,
+    TRAINING,
+    forward_options,
+    once_options,
+    training_options,
+)
 from hopmix.lab.runtime.environment import environment
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -41,7 +48,9 @@ def test_options_are_switched_off_and_the_record_says_so(monkeypatch):
 
 def test_a_switch_that_is_neither_on_nor_off_is_named(monkeypatch):
     monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", "0")
-    with pytest.raises(UsageError, match="HOPMIX_COMPILER_OPTIONS: got '0', but it must be on or off"):
+    with pytest.raises(
+        UsageError, match="HOPMIX_COMPILER_OPTIONS: got '0', but it must be on or off"
+    ):
         forward_options()
 
 
@@ -60,7 +69,9 @@ def test_a_score_is_the_same_with_and_without_options(monkeypatch):
         members = program.initial()
         move = lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)
         members = dataclasses.replace(members, arrays=jax.tree.map(move, members.arrays))
-        scores.append(small.observer.score(program, members, small.dataset.validation, small.dataset)["free"])
+        scores.append(
+            small.observer.score(program, members, small.dataset.validation, small.dataset)["free"]
+        )
     np.testing.assert_allclose(scores[0]["loss"], scores[1]["loss"], rtol=1e-5)
     np.testing.assert_array_equal(scores[0]["accuracy"], scores[1]["accuracy"])
 

@@ -47,7 +47,9 @@ def test_a_model_out_of_reach_is_told_without_trying_again(monkeypatch, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    with pytest.raises(UsageError, match=r"hub:owner/model isn't in the local cache and the Hub can't be reached"):
+    with pytest.raises(
+        UsageError, match=r"hub:owner/model isn't in the local cache and the Hub can't be reached"
+    ):
         open_hub("owner/model")
     assert slept == []
     assert caplog.text == ""

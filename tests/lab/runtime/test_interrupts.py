@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM are heard while a compiled program runs, and the second one ends the process."""
+"""Ctrl-C and SIGTERM are heard while a compiled program runs, and the second one ends the
+process.
+"""
 
 import contextlib
 import os
@@ -108,7 +110,10 @@ def test_what_a_library_swallows_ends_the_process_all_the_same(monkeypatch):
 
 
 def test_the_command_stops_before_its_imports_are_done():
-    script = "import signal; from hopmix import __main__; __main__.needs_extra = lambda *_: signal.raise_signal(2)"
+    script = (
+        "import signal; from hopmix import __main__; __main__.needs_extra = lambda *_: "
+        "signal.raise_signal(2)"
+    )
     run = [sys.executable, "-c", f"{script}; __main__.main()"]
     stopped = subprocess.run(run, capture_output=True, text=True, check=False)
     assert stopped.returncode == 1

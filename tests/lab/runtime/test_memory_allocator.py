@@ -6,7 +6,9 @@ import pytest
 
 from hopmix.lab.runtime.memory_allocator import VARIABLES, keep_memory
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
+)
 
 PAGES = """
 import resource, sys
@@ -59,6 +61,8 @@ def test_memory_that_is_kept_can_be_given_back(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     command = [sys.executable, "-c", RELEASED]
-    kept, released = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    kept, released = map(
+        int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    )
     assert released > 20_000  # of the 32,000 pages
     assert kept < 0.1 * released

@@ -43,10 +43,14 @@ def test_a_console_sends_no_control_characters_of_names(colours):
 def shown(width: int, arms: int, step: int | None) -> list[str]:
     """The last picture of the bar, line by line, as a terminal of that width has it."""
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=width, color_system=None, legacy_windows=False)
+    console = Console(
+        file=file, force_terminal=True, width=width, color_system=None, legacy_windows=False
+    )
     with TrainingBar(console, 34_200) as watch:
         if step is not None:
-            watch(Progress(step, 34_200, {f"broken λ={10.0**-arm:g}": 1.234 for arm in range(arms)}))
+            watch(
+                Progress(step, 34_200, {f"broken λ={10.0**-arm:g}": 1.234 for arm in range(arms)})
+            )
     last = file.getvalue().rsplit("\x1b[2K", 1)[-1] if step is not None else file.getvalue()
     return [re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line).rstrip() for line in last.splitlines()]
 

@@ -1,4 +1,6 @@
-"""Checkpoints: the newest undamaged one of this study, and none is lost that was not proved damaged."""
+"""Checkpoints: the newest undamaged one of this study, and none is lost that was not proved
+damaged.
+"""
 
 import errno
 
@@ -12,7 +14,9 @@ from hopmix.lab.store import checkpoints
 
 
 def states(value: float):
-    return [{"weights": jnp.full((3, 2), value, jnp.float32), "count": jnp.full((3,), 7, jnp.int32)}]
+    return [
+        {"weights": jnp.full((3, 2), value, jnp.float32), "count": jnp.full((3,), 7, jnp.int32)}
+    ]
 
 
 def test_checkpoints_restore_the_newest(tmp_path):
@@ -51,7 +55,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, damage):
 
 
 def test_no_checkpoint_at_all(tmp_path):
-    with store.Checkpoints(tmp_path) as checkpoints, pytest.raises(UsageError, match="there is no checkpoint"):
+    with (
+        store.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(UsageError, match="there is no checkpoint"),
+    ):
         checkpoints.restore(states(0))
 
 
@@ -92,7 +99,10 @@ def test_a_checkpoint_of_another_study_is_refused_and_kept(tmp_path, other):
     save(tmp_path, 10)
     save(tmp_path, 20, owner=other)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=r"checkpoints/20: of another study or moment .*; restore it, or take it away"):
+    with pytest.raises(
+        UsageError,
+        match=r"checkpoints/20: of another study or moment .*; restore it, or take it away",
+    ):
         restore(tmp_path)
     assert contents(tmp_path) == before
 
@@ -139,7 +149,9 @@ def test_files_that_a_copy_adds_are_no_damage(tmp_path):
     assert restore(tmp_path)[0].step == 10
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.EACCES, "denied")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), OSError(errno.EACCES, "denied")]
+)
 def test_a_checkpoint_that_cannot_be_read_is_kept(tmp_path, monkeypatch, error):
     save(tmp_path, 10, 20)
     before = contents(tmp_path)
@@ -149,7 +161,9 @@ def test_a_checkpoint_that_cannot_be_read_is_kept(tmp_path, monkeypatch, error):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "file_digests", unreadable)
-        with pytest.raises(UsageError, match=r"checkpoints/20: can't be read \(.*\), and is kept; mend that"):
+        with pytest.raises(
+            UsageError, match=r"checkpoints/20: can't be read \(.*\), and is kept; mend that"
+        ):
             restore(tmp_path)
     assert contents(tmp_path) == before
     assert restore(tmp_path)[0].step == 20

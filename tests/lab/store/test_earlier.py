@@ -50,6 +50,9 @@ def test_results():
 @pytest.mark.parametrize("found", [None, 1, 2])
 def test_a_study_of_an_earlier_format_is_not_gone_on_with(tmp_path, found):
     values = {"config": tiny_config().to_json()} | ({} if found is None else {"format": found})
-    with pytest.raises(UsageError, match=r"begun by an earlier version .*resume it with that version, or start anew"):
+    with pytest.raises(
+        UsageError,
+        match=r"begun by an earlier version .*resume it with that version, or start anew",
+    ):
         store.Record(values, None).require_format_of_today(tmp_path)
     store.Record(values | {"format": store.FORMAT}, None).require_format_of_today(tmp_path)

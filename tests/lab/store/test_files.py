@@ -178,7 +178,11 @@ def test_what_an_error_means_is_known_under_other_errors():
     assert store.is_full_disk(full)
     assert store.is_full_disk(wrapped)
     assert not store.is_full_disk(OSError(errno.ENOENT, "no such file"))
-    for error in (MemoryError(), OSError(errno.ENOMEM, ""), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")):
+    for error in (
+        MemoryError(),
+        OSError(errno.ENOMEM, ""),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ):
         assert store.is_out_of_memory(error)
     assert not store.is_out_of_memory(wrapped)
 
@@ -199,12 +203,22 @@ def test_numbers_are_written_over_json_alone_and_never_over_a_study(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "3").mkdir(parents=True)
     (run / "study.json").write_text("{}")
-    for name in ("study.json", "results.json", ".report.json", "checkpoints/3/files.json", "metrics.zarr/.zattrs"):
-        with pytest.raises(UsageError, match=r"json: .* belongs to the study in .*run; name another file"):
+    for name in (
+        "study.json",
+        "results.json",
+        ".report.json",
+        "checkpoints/3/files.json",
+        "metrics.zarr/.zattrs",
+    ):
+        with pytest.raises(
+            UsageError, match=r"json: .* belongs to the study in .*run; name another file"
+        ):
             store.require_json_target("json", run / name)
     store.require_json_target("json", run / "mine.json")
     (tmp_path / "model.safetensors").write_bytes(b"\x93weights")
-    with pytest.raises(UsageError, match=r"json: .* holds something else than JSON; name another file"):
+    with pytest.raises(
+        UsageError, match=r"json: .* holds something else than JSON; name another file"
+    ):
         store.require_json_target("json", tmp_path / "model.safetensors")
     (tmp_path / "before.json").write_text('{"a": 1}')
     (tmp_path / "empty.json").touch()

@@ -24,9 +24,12 @@ ALL = DIMENSIONS | DEEP
 
 def make_history(moments: int) -> store.History:
     arms = make_arms(tiny_config(), (8, 8, 1), 3)
-    history, rng = store.History(arms, [0, 1], depth=2), np.random.default_rng(0)
+    history = store.History(arms, [0, 1], depth=2)
+    rng = np.random.default_rng(0)
     for i in range(moments):
-        row = {name: rng.normal(size=(2, 2, *(SIZES[d] for d in dims))) for name, dims in ALL.items()}
+        row = {
+            name: rng.normal(size=(2, 2, *(SIZES[d] for d in dims))) for name, dims in ALL.items()
+        }
         history.append(10 * i, row | {"diverged_step": np.full((2, 2), -1, np.int32)})
     return history
 
@@ -65,7 +68,9 @@ def test_metrics_are_the_old_ones_until_the_new_ones_are_whole(tmp_path, monkeyp
     assert store.read_metrics(tmp_path).sizes["step"] == 1
     store.write_metrics(tmp_path, make_history(3))
     assert store.read_metrics(tmp_path).sizes["step"] == 3
-    assert len(list((tmp_path / ".metrics").iterdir())) == 2  # and the last one, which may still be read
+    assert (
+        len(list((tmp_path / ".metrics").iterdir())) == 2
+    )  # and the last one, which may still be read
 
 
 def test_damaged_metrics_are_told(tmp_path):
@@ -78,7 +83,13 @@ def test_damaged_metrics_are_told(tmp_path):
 
 @pytest.fixture
 def record(tmp_path) -> store.Record:
-    values = {"format": store.FORMAT, "config": tiny_config().to_json(), "arms": [], "data": {}, "steps_total": 20}
+    values = {
+        "format": store.FORMAT,
+        "config": tiny_config().to_json(),
+        "arms": [],
+        "data": {},
+        "steps_total": 20,
+    }
     return store.write_record(tmp_path, values)
 
 
@@ -104,13 +115,20 @@ def test_every_file_damaged_or_lost_is_true_or_told(tmp_path, record):
     write(tmp_path, record, 3)
     whole = store.read_metrics(tmp_path, record)
     some = {"metrics.zarr", "arm", "step", "strength", "cosine", "eigenvalue_real", "diverged_step"}
-    files = [path for path in files_of(tmp_path) if path.parent.name in some or path.parent.suffix == ".zarr"]
+    files = [
+        path
+        for path in files_of(tmp_path)
+        if path.parent.name in some or path.parent.suffix == ".zarr"
+    ]
     assert len(files) >= 20
     told = []
     for path in files:
         content = path.read_bytes()
         middle = len(content) // 2
-        for damaged in (content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :], None):
+        for damaged in (
+            content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :],
+            None,
+        ):
             path.unlink()
             if damaged is not None:
                 path.write_bytes(damaged)
@@ -131,7 +149,9 @@ def test_edited_measurements_are_told(tmp_path, record):
     xr.open_zarr(place, consolidated=False).load().assign(strength=("arm", [9.0, 9.0])).to_zarr(
         place, mode="w", consolidated=False, zarr_format=2
     )
-    with pytest.raises(UsageError, match=r"metrics\.zarr: edited or damaged \(its digest does not match\)"):
+    with pytest.raises(
+        UsageError, match=r"metrics\.zarr: edited or damaged \(its digest does not match\)"
+    ):
         store.read_metrics(tmp_path, record)
 
 
@@ -185,7 +205,9 @@ def test_without_a_whole_version_they_are_told_and_kept(tmp_path, record):
     damage(tmp_path)
     before = files_of(tmp_path)
     for read in (store.read_metrics, store.recover_metrics):
-        with pytest.raises(UsageError, match=r"metrics\.zarr: damaged .*; restore it, or start anew"):
+        with pytest.raises(
+            UsageError, match=r"metrics\.zarr: damaged .*; restore it, or start anew"
+        ):
             read(tmp_path, record)
     assert files_of(tmp_path) == before
 
@@ -230,7 +252,9 @@ def test_a_copy_without_hidden_folders_says_what_is_missing(tmp_path, record):
     write(tmp_path, record, 2)
     shutil.rmtree(tmp_path / ".metrics")
     for read in (store.read_metrics, store.recover_metrics):
-        with pytest.raises(UsageError, match=r"which is missing; copy the hidden folder \.metrics too"):
+        with pytest.raises(
+            UsageError, match=r"which is missing; copy the hidden folder \.metrics too"
+        ):
             read(tmp_path, record)
 
 
@@ -266,14 +290,17 @@ def test_measurements_are_on_the_disk_before_they_are_in_place(tmp_path, record,
         move(source, target)
 
     monkeypatch.setattr(history, "flush", lambda path: flushed.append(str(path)))
-    monkeypatch.setattr(history, "flush_all", lambda folder: flushed.extend(map(str, [folder, *folder.rglob("*")])))
+    monkeypatch.setattr(
+        history, "flush_all", lambda folder: flushed.extend(map(str, [folder, *folder.rglob("*")]))
+    )
     monkeypatch.setattr(history.os, "replace", watched_move)
     write(tmp_path, record, 1)
     assert str(tmp_path) in flushed
 
 
 def test_the_chain_is_that_of_all_that_was_measured(tmp_path):
-    one, two = make_history(3), make_history(3)
+    one = make_history(3)
+    two = make_history(3)
     assert one.chain == two.chain != make_history(2).chain
     two.truncate(10)
     assert two.chain == make_history(2).chain
@@ -296,7 +323,10 @@ def test_the_chain_is_that_of_all_that_was_measured(tmp_path):
         ({"filters": [{"id": "vlen-utf8"}]}, "the filter vlen-utf8 is not allowed"),
         ({"filters": {"id": "json2"}}, "the filter json2 is not allowed"),
         ({"compressor": {"id": "pickle"}}, "the compressor pickle is not allowed"),
-        ({"compressor": {"id": "blosc", "cname": "other"}}, "the compressor blosc with other is not allowed"),
+        (
+            {"compressor": {"id": "blosc", "cname": "other"}},
+            "the compressor blosc with other is not allowed",
+        ),
         ({"compressor": 7}, "the compressor 7 is not allowed"),
         ({"dtype": "|O"}, "entries of '|O' are not allowed"),
         ({"dtype": [["a", "<i4"]]}, "are not allowed"),
@@ -304,7 +334,9 @@ def test_the_chain_is_that_of_all_that_was_measured(tmp_path):
         ({"compressor": {"id": "mine", "name": "zlib"}}, "the compressor mine is not allowed"),
     ],
 )
-def test_codecs_that_are_not_ours_are_refused_before_anything_is_decoded(tmp_path, record, monkeypatch, changed, told):
+def test_codecs_that_are_not_ours_are_refused_before_anything_is_decoded(
+    tmp_path, record, monkeypatch, changed, told
+):
     write(tmp_path, record, 1)
     about = (tmp_path / "metrics.zarr").resolve() / "cosine" / ".zarray"
     store.write_json(about, json.loads(about.read_text()) | changed)

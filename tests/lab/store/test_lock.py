@@ -29,7 +29,10 @@ def held(tmp_path):
     """A folder that another process holds."""
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -53,7 +56,9 @@ def test_a_second_process_is_refused_and_changes_nothing(held, create):
 def test_the_hold_ends_with_the_process(held, tmp_path):
     with pytest.raises(UsageError, match="another process"):
         take(held)
-    process = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path / "other")], input="", text=True, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", HOLD, str(tmp_path / "other")], input="", text=True, check=True
+    )
     assert process.returncode == 0
     take(tmp_path / "other")
 
@@ -83,7 +88,8 @@ def test_nothing_is_made_for_a_study_that_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, told", [("file", "is a file"), ("file/run", "is a file"), ("n" * 300, "can't be written")]
+    "name, told",
+    [("file", "is a file"), ("file/run", "is a file"), ("n" * 300, "can't be written")],
 )
 @pytest.mark.parametrize("create", [True, False])
 def test_what_cannot_be_a_folder_is_told(tmp_path, name, told, create):

@@ -30,10 +30,17 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_identity_is_that_of_what_never_changes(tmp_path):
     first = store.write_record(tmp_path, VALUES)
-    resumed = store.write_record(tmp_path, first.values | {"resumed": [{}], "data_path": "/elsewhere"})
+    resumed = store.write_record(
+        tmp_path, first.values | {"resumed": [{}], "data_path": "/elsewhere"}
+    )
     assert resumed.identity == first.identity
     assert store.read_record(tmp_path).data_path == "/elsewhere"
-    for name, value in {"steps_total": 25, "data": {}, "arms": [], "config": tiny_config(seeds=7).to_json()}.items():
+    for name, value in {
+        "steps_total": 25,
+        "data": {},
+        "arms": [],
+        "config": tiny_config(seeds=7).to_json(),
+    }.items():
         assert store.write_record(tmp_path, VALUES | {name: value}).identity != first.identity
 
 
@@ -45,7 +52,9 @@ def test_any_field_edited_is_told(tmp_path, field, value):
     if written[field] == value:
         return
     store.write_json(tmp_path / "study.json", written | {field: value})
-    with pytest.raises(UsageError, match=r"study\.json: edited or damaged: .*; restore it, or start anew"):
+    with pytest.raises(
+        UsageError, match=r"study\.json: edited or damaged: .*; restore it, or start anew"
+    ):
         store.read_record(tmp_path)
 
 
@@ -91,7 +100,9 @@ def test_a_folder_with_another_study_is_never_taken(tmp_path):
         with pytest.raises(UsageError, match="other seeds; name a new folder"):
             store.open_study(out, tiny_config(seeds=7), resume=resume)
     (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / ".study.json.hopmix-123-0123abcd").touch()  # a first write that was killed is no hindrance
+    (
+        tmp_path / "cut" / ".study.json.hopmix-123-0123abcd"
+    ).touch()  # a first write that was killed is no hindrance
     assert store.open_study(tmp_path / "cut", CONFIG, resume=True) is False
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").touch()
@@ -114,7 +125,9 @@ def test_a_folder_with_another_study_is_never_taken(tmp_path):
 def test_a_record_of_an_earlier_version_with_parts_that_cannot_be_is_told(tmp_path, part):
     config = tiny_config().to_json()
     store.write_json(tmp_path / "study.json", {"config": config} | part)
-    with pytest.raises(UsageError, match=rf"study\.json: edited or damaged: {next(iter(part))} is "):
+    with pytest.raises(
+        UsageError, match=rf"study\.json: edited or damaged: {next(iter(part))} is "
+    ):
         store.read_record(tmp_path)
 
 

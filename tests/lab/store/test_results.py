@@ -22,7 +22,13 @@ STATES = [{"weights": jnp.zeros((3, 2))}]
 @pytest.fixture
 def record(tmp_path) -> store.Record:
     arms = [{"name": "free"}, {"name": "broken λ=0.01"}]
-    values = {"format": store.FORMAT, "config": tiny_config().to_json(), "arms": arms, "data": {}, "steps_total": 20}
+    values = {
+        "format": store.FORMAT,
+        "config": tiny_config().to_json(),
+        "arms": arms,
+        "data": {},
+        "steps_total": 20,
+    }
     return store.write_record(tmp_path, values)
 
 
@@ -40,7 +46,10 @@ def ended(tmp_path, record):
 def measure(out, record: store.Record, moments: int):
     history = store.History(make_arms(tiny_config(), (8, 8, 1), 3), [0, 1], depth=2)
     for i in range(moments):
-        row = {name: np.zeros((2, 2, *(SIZES[d] for d in dims))) for name, dims in (DIMENSIONS | DEEP).items()}
+        row = {
+            name: np.zeros((2, 2, *(SIZES[d] for d in dims)))
+            for name, dims in (DIMENSIONS | DEEP).items()
+        }
         history.append(10 * i, row | {"diverged_step": np.full((2, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)
 
@@ -53,7 +62,12 @@ def finished(out, record: store.Record) -> tuple[dict | None, list[str]]:
 def test_what_is_written_is_read(ended, record):
     found, told = finished(ended, record)
     assert found is not None
-    assert (found["arms"], found["study"], found["step"], told) == (RESULTS["arms"], record.identity, 20, [])
+    assert (found["arms"], found["study"], found["step"], told) == (
+        RESULTS["arms"],
+        record.identity,
+        20,
+        [],
+    )
     weights = store.read_weights(ended)
     assert weights is not None
     np.testing.assert_array_equal(weights["free|0|token|up"], WEIGHTS["free|0|token|up"])
@@ -95,7 +109,9 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_results_are_told_and_made_again_by_resuming(ended, record, damage):
     damage(ended)
-    with pytest.raises(UsageError, match=r"(results\.json|weights\.npz): .*; `hopmix resume .*` makes it again"):
+    with pytest.raises(
+        UsageError, match=r"(results\.json|weights\.npz): .*; `hopmix resume .*` makes it again"
+    ):
         store.read_results(ended, record)
     found, (told,) = finished(ended, record)
     assert found is None
@@ -148,14 +164,18 @@ def test_what_is_missing_is_named(ended, record):
     shutil.rmtree(ended / "checkpoints")
     assert finished(ended, record)[0] is not None  # it has ended: nothing needs them
     (ended / "results.json").unlink()
-    with pytest.raises(UsageError, match=r"checkpoints: missing or empty, though 20 steps were measured; restore"):
+    with pytest.raises(
+        UsageError, match=r"checkpoints: missing or empty, though 20 steps were measured; restore"
+    ):
         finished(ended, record)
 
 
 def test_checkpoints_without_measurements_are_told(ended, record):
     (ended / "metrics.zarr").unlink()
     shutil.rmtree(ended / ".metrics")
-    with pytest.raises(UsageError, match=r"metrics\.zarr: missing, though there are checkpoints; restore it"):
+    with pytest.raises(
+        UsageError, match=r"metrics\.zarr: missing, though there are checkpoints; restore it"
+    ):
         finished(ended, record)
 
 

@@ -27,7 +27,9 @@ def test_names_tell_close_strengths_apart():
 
 
 def test_arms_that_differ_in_numbers_only_share_a_form():
-    arms = {arm.kind: arm for arm in make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)}
+    arms = {
+        arm.kind: arm for arm in make_arms(StudyConfig(arms=ARMS, lambdas=(1.0,)), (8, 8, 1), 10)
+    }
     shared = {arms[kind].form for kind in ("free", "broken", "broken-xavier")}
     assert len(shared) == 1
     assert len({arms[kind].form for kind in ("serial", "free", "symmetric", "symmetric-wide")}) == 4
@@ -35,7 +37,9 @@ def test_arms_that_differ_in_numbers_only_share_a_form():
 
 def test_an_arm_of_users_own_shares_the_form_of_a_tree_that_is_equal(getkey):
     width = 5
-    make = {activation: partial(_own, width, activation) for activation in (jax.nn.relu, jax.nn.gelu)}
+    make = {
+        activation: partial(_own, width, activation) for activation in (jax.nn.relu, jax.nn.gelu)
+    }
     one, other = (Arm("own", "own", "own", "", m) for m in make.values())
     again = Arm("again", "own", "own", "", partial(_own, width, jax.nn.relu), strength=0.1)
     assert one.form == again.form
@@ -55,7 +59,9 @@ def test_what_makes_each_arm(getkey):
     assert configs["serial"].block == "serial"
     assert configs["serial"].bias
     assert {configs[kind].block for kind in ARMS if kind != "serial"} == {"parallel"}
-    assert configs["symmetric-wide"].hidden == tuple(2 * width for width in configs["symmetric"].hidden)
+    assert configs["symmetric-wide"].hidden == tuple(
+        2 * width for width in configs["symmetric"].hidden
+    )
     assert all(jnp.all(coupling.breaking == 0) for coupling in couplings(models["broken"]))
     assert all(jnp.any(coupling.breaking != 0) for coupling in couplings(models["broken-xavier"]))
 
@@ -76,14 +82,19 @@ def test_default_patch_leaves_at_most_64_tokens(side, patch):
 
 def test_patch_that_does_not_divide_the_image():
     with pytest.raises(
-        UsageError, match=r"patch 3 does not divide the image height of 8 pixels; use one of \[1, 2, 4, 8\]"
+        UsageError,
+        match=r"patch 3 does not divide the image height of 8 pixels; use one of \[1, 2, 4, 8\]",
     ):
         make_arms(StudyConfig(patch=3), (8, 8, 1), 10)
 
 
-@pytest.mark.parametrize("size", [(7, 11), (7, 7), (13, 13), (28, 30), (2, 2), (2, 1), (1, 16), (3, 1000)])
+@pytest.mark.parametrize(
+    "size", [(7, 11), (7, 7), (13, 13), (28, 30), (2, 2), (2, 1), (1, 16), (3, 1000)]
+)
 def test_without_a_default_patch_one_that_works_is_told(size):
-    with pytest.raises(UsageError, match=f"patch: no square patch .*{size[0]} x {size[1]}.*--resize") as error:
+    with pytest.raises(
+        UsageError, match=f"patch: no square patch .*{size[0]} x {size[1]}.*--resize"
+    ) as error:
         default_patch(*size)
     example = str(error.value).partition("such as --patch ")[2]
     sides = [int(side) for side in re.findall(r"\d+", example)]
@@ -103,7 +114,9 @@ def test_patch_of_two_sides():
     assert arm.shapes.config.tokens == 8
 
 
-@pytest.mark.parametrize("config", [StudyConfig(arms=("free",)), StudyConfig(arms=("free",), size="S/32")])
+@pytest.mark.parametrize(
+    "config", [StudyConfig(arms=("free",)), StudyConfig(arms=("free",), size="S/32")]
+)
 def test_one_token_is_refused_unless_asked_for(config):
     side = 32 if config.size else 7
     with pytest.raises(UsageError, match="patch: "):

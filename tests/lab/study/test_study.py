@@ -1,4 +1,6 @@
-"""A whole study: the same numbers whether it runs through, is stopped and resumed, or is killed and resumed."""
+"""A whole study: the same numbers whether it runs through, is stopped and resumed, or is killed and
+resumed.
+"""
 
 import dataclasses
 import json
@@ -60,7 +62,8 @@ def assert_same_study(left, right):
     for path in (left, right):
         assert (path / "study.json").exists()
     xr.testing.assert_identical(store.read_metrics(left), store.read_metrics(right))
-    ours, theirs = (json.loads((path / "results.json").read_text())["arms"] for path in (left, right))
+    ours = json.loads((left / "results.json").read_text())["arms"]
+    theirs = json.loads((right / "results.json").read_text())["arms"]
     assert ours == theirs
     weights = [np.load(path / "weights.npz") for path in (left, right)]
     for name in weights[0]:
@@ -92,21 +95,28 @@ def test_accuracy_in_the_results_is_that_of_the_saved_members_on_the_test_split(
     assert step == 24
     test = tiny_data().test()
     pixels = (test.images / 255 - np.asarray(prepared.data.mean)) / np.asarray(prepared.data.std)
-    program, state = prepared.programs[0], states[0]
+    program = prepared.programs[0]
+    state = states[0]
     model = program.model(jax.tree.map(lambda a: jnp.asarray(a[1]), state.arrays))
     hits = np.argmax(jax.vmap(model)(jnp.asarray(pixels, jnp.float32)), -1) == test.labels
-    np.testing.assert_allclose(results["arms"][0]["test_accuracy"]["values"][1], hits.mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        results["arms"][0]["test_accuracy"]["values"][1], hits.mean(), rtol=1e-6
+    )
 
 
 def test_the_test_split_is_not_read_before_the_end(prepared, tmp_path):
-    data = dataclasses.replace(prepared.data, test=lambda: pytest.fail("the test split was read in training"))
+    data = dataclasses.replace(
+        prepared.data, test=lambda: pytest.fail("the test split was read in training")
+    )
     untouched = dataclasses.replace(prepared, data=data)
     with pytest.raises(study.Interrupted):
         study.run(untouched, tmp_path / "run", resume=False, command="", watch=stop_after(3))
 
 
 @pytest.mark.parametrize("intervals", [0, 2])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared, tmp_path, intervals):
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    finished, prepared, tmp_path, intervals
+):
     out = tmp_path / "run[1]"  # Orbax takes brackets for a pattern
     with pytest.raises(study.Interrupted):
         study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
@@ -122,7 +132,8 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, prepared
 
 
 def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared, tmp_path):
-    out, said = tmp_path / "run", []
+    out = tmp_path / "run"
+    said = []
     with pytest.raises(study.Interrupted):
         study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(2))
     for path in (out / "checkpoints" / "12" / "state").rglob("*"):
@@ -147,7 +158,9 @@ def test_what_could_not_be_saved_is_told_though_the_user_stopped(prepared, tmp_p
 
     monkeypatch.setattr(study._Folder, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        study.run(prepared, tmp_path / "run", resume=False, command="hopmix ablate", watch=stop_after(0))
+        study.run(
+            prepared, tmp_path / "run", resume=False, command="hopmix ablate", watch=stop_after(0)
+        )
 
 
 def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path, monkeypatch):
@@ -156,7 +169,9 @@ def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path
 
     def adjust(self, steps: int, seconds: float):
         calls.append(steps)
-        if len(calls) == 18:  # of three programs, each of five such calls in an interval of six steps
+        if (
+            len(calls) == 18
+        ):  # of three programs, each of five such calls in an interval of six steps
             signal.raise_signal(signal.SIGINT)
 
     said = []
@@ -189,7 +204,9 @@ def test_damaged_measurements_cost_an_interval_and_no_result(finished, prepared,
             path.write_bytes(path.read_bytes()[:10])
     said = []
     study.run(prepared, out, resume=True, command="hopmix ablate", say=said.append)
-    assert any("checkpoint of step 12 is ahead of what was measured" in sentence for sentence in said)
+    assert any(
+        "checkpoint of step 12 is ahead of what was measured" in sentence for sentence in said
+    )
     assert_same_study(out, finished[0])
 
 
@@ -199,7 +216,9 @@ def test_measurements_that_did_not_lead_to_the_checkpoint_are_refused(prepared, 
     history.load(store.read_metrics(out))
     history.rows[0]["validation_loss"] = history.rows[0]["validation_loss"] + 1
     store.write_metrics(out, history, store.read_record(out).identity)
-    with pytest.raises(UsageError, match=r"metrics\.zarr: not what was measured before the checkpoint of step 12"):
+    with pytest.raises(
+        UsageError, match=r"metrics\.zarr: not what was measured before the checkpoint of step 12"
+    ):
         study.run(prepared, out, resume=True, command="hopmix ablate")
 
 
@@ -226,7 +245,9 @@ def test_results_that_are_lost_or_damaged_are_made_again(finished, prepared, tmp
         assert_same_study(out, finished[0])
 
 
-def test_data_are_found_from_any_folder_and_where_they_were_moved_to(prepared, tmp_path, monkeypatch):
+def test_data_are_found_from_any_folder_and_where_they_were_moved_to(
+    prepared, tmp_path, monkeypatch
+):
     place = tmp_path / "pictures"
     place.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -237,11 +258,16 @@ def test_data_are_found_from_any_folder_and_where_they_were_moved_to(prepared, t
     assert record.config.data == "pictures"
     assert study.located(record).data == str(place)
     place.rename(tmp_path / "moved")
-    with pytest.raises(UsageError, match=r"data: .*pictures is not there any more; .* name its new place with --data"):
+    with pytest.raises(
+        UsageError,
+        match=r"data: .*pictures is not there any more; .* name its new place with --data",
+    ):
         study.located(record)
     moved = dataclasses.replace(typed, config=study.located(record, str(tmp_path / "moved")))
     assert moved.config == dataclasses.replace(typed.config, data=str(tmp_path / "moved"))
-    assert study._resumed(moved, out, record, "hopmix resume run --data moved").data_path == str(tmp_path / "moved")
+    assert study._resumed(moved, out, record, "hopmix resume run --data moved").data_path == str(
+        tmp_path / "moved"
+    )
     assert store.read_config(out) == typed.config
     earlier = store.Record({"config": typed.config.to_json()}, None)
     monkeypatch.chdir(tmp_path)
@@ -249,7 +275,9 @@ def test_data_are_found_from_any_folder_and_where_they_were_moved_to(prepared, t
     assert study.located(earlier).data == "pictures"
 
 
-def test_killed_before_the_first_checkpoint_it_starts_again(finished, prepared, tmp_path, monkeypatch):
+def test_killed_before_the_first_checkpoint_it_starts_again(
+    finished, prepared, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
 
     def killed(*_):
@@ -282,7 +310,9 @@ def test_changed_data_are_refused(finished, prepared):
 
 def test_resuming_a_finished_study_changes_nothing(finished, prepared):
     out, results, _ = finished
-    contents = lambda: {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
+    contents = lambda: {
+        path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"
+    }
     before = contents()
     assert study.run(prepared, out, resume=True, command="")["arms"] == results["arms"]
     assert contents() == before
@@ -296,7 +326,9 @@ def test_a_report_can_be_made_at_every_stage(finished, prepared, tmp_path):
 
 
 def test_diverged_members_are_named_and_left_out_of_the_mean(tmp_path):
-    config = tiny_config(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
+    config = tiny_config(
+        arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1
+    )
     results = study.run(study.prepare(config), tmp_path / "run", resume=False, command="")
     free, broken = results["arms"]
     assert (free["n"], free["diverged"], broken["n"], broken["diverged"]) == (2, 0, 0, 2)

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
 
 def make_program(**changes) -> tuple[Program, training.Dataset]:
-    config, dataset = tiny_config(**changes), make_dataset(tiny_data())
+    config = tiny_config(**changes)
+    dataset = make_dataset(tiny_data())
     return Program(config, make_arms(config, (8, 8, 1), 3), dataset), dataset
 
 
@@ -34,25 +35,33 @@ def trained(as_in_a_study):
 
 
 @pytest.mark.parametrize(
-    "epochs, images, batch, measurements", [(4, 96, 16, 4), (3, 100, 16, 5), (1, 7, 7, 30), (7, 50, 9, 3)]
+    "epochs, images, batch, measurements",
+    [(4, 96, 16, 4), (3, 100, 16, 5), (1, 7, 7, 30), (7, 50, 9, 3)],
 )
 def test_schedule_covers_all_epochs_in_whole_intervals(epochs, images, batch, measurements):
     config = tiny_config(epochs=epochs, batch=batch, measurements=measurements)
     schedule = Schedule.of(config, images)
     assert schedule.total % schedule.interval == 0
-    assert epochs * (images // batch) <= schedule.total < epochs * (images // batch) + schedule.interval
+    assert (
+        epochs * (images // batch)
+        <= schedule.total
+        < epochs * (images // batch) + schedule.interval
+    )
     assert schedule.total // schedule.interval <= measurements
 
 
 def test_same_seed_same_start_in_every_arm():
     """The paired design: stem, head and up-weights of a seed are those of every arm."""
-    config, dataset = tiny_config(arms=ARMS), make_dataset(tiny_data())
+    config = tiny_config(arms=ARMS)
+    dataset = make_dataset(tiny_data())
     arms = make_arms(config, (8, 8, 1), 3)
     models = {}
     for program in programs_of(config, arms, dataset):
         members = program.initial()
         for i, (arm, seed) in enumerate(program.members):
-            models[arm.kind, seed] = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
+            models[arm.kind, seed] = program.model(
+                jax.tree.map(lambda a, i=i: a[i], members.arrays)
+            )
     reference = models["free", 0]
     for kind in set(ARMS) - {"symmetric-wide"}:
         for ours, theirs in zip(ups(models[kind, 0]), ups(reference), strict=True):
@@ -60,7 +69,8 @@ def test_same_seed_same_start_in_every_arm():
         np.testing.assert_array_equal(models[kind, 0].stem.weight, reference.stem.weight)
         np.testing.assert_array_equal(models[kind, 0].head.weight, reference.head.weight)
     assert not np.array_equal(models["free", 1].stem.weight, reference.stem.weight)
-    # The wide arm can't have equal matrices; its first rows are the same draws, up to the narrower bound.
+    # The wide arm can't have equal matrices; its first rows are the same draws, up to the narrower
+    # bound.
     for wide, theirs in zip(ups(models["symmetric-wide", 0]), ups(reference), strict=True):
         rows = wide[: theirs.shape[0]]
         np.testing.assert_allclose(rows / rows[0, 0], theirs / theirs[0, 0], rtol=1e-5)
@@ -80,7 +90,8 @@ def test_batches_are_fresh_permutations_each_epoch_and_depend_on_the_seed_alone(
 
 
 def test_intervals_of_any_length_see_the_same_batches():
-    (long, dataset), (short, _) = make_program(epochs=5, measurements=2), make_program(epochs=5, measurements=30)
+    (long, dataset) = make_program(epochs=5, measurements=2)
+    (short, _) = make_program(epochs=5, measurements=30)
     assert (long.schedule.interval, short.schedule.interval) == (15, 1)
     one_by_one = np.concatenate([short.rows(step, dataset) for step in range(15)], axis=1)
     np.testing.assert_array_equal(one_by_one, long.rows(0, dataset))
@@ -88,7 +99,8 @@ def test_intervals_of_any_length_see_the_same_batches():
 
 def test_members_of_a_seed_see_the_same_batches():
     program, dataset = make_program()
-    rows, seeds = np.asarray(program.rows(0, dataset)), [seed for _, seed in program.members]
+    rows = np.asarray(program.rows(0, dataset))
+    seeds = [seed for _, seed in program.members]
     assert len(rows) == len(seeds) == 4
     for one, other in itertools.combinations(range(4), 2):
         assert np.array_equal(rows[one], rows[other]) == (seeds[one] == seeds[other])
@@ -109,10 +121,14 @@ def test_steps_add_up_and_tell_what_the_last_one_added():
     both, _, _ = program.run(program.initial(), 0, 2, dataset)
     before = jax.tree.map(np.array, program.parameters_of(first))
     numbers = (jnp.int32(0), jnp.int32(1), jnp.int32(1))
-    second, _, updates = program.compiled(first, program.no_logs(), *numbers, program.rows(0, dataset), dataset)
+    second, _, updates = program.compiled(
+        first, program.no_logs(), *numbers, program.rows(0, dataset), dataset
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), second, both)
     added = jax.tree.map(np.subtract, program.parameters_of(second), before)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates
+    )
     np.testing.assert_allclose(logs[:, 0], np.log(3), rtol=1e-5)  # the head starts at zero
 
 
@@ -160,7 +176,9 @@ def test_the_part_of_an_arm_is_that_of_its_members():
     program, _ = make_program()
     for arm in program.arms:
         rows = [i for i, (other, _) in enumerate(program.members) if other == arm]
-        np.testing.assert_array_equal(program.of_arm(jnp.arange(4) ** 2, arm), np.arange(4)[rows] ** 2)
+        np.testing.assert_array_equal(
+            program.of_arm(jnp.arange(4) ** 2, arm), np.arange(4)[rows] ** 2
+        )
 
 
 def test_training_learns_and_breaks_the_symmetry_of_the_broken_arm(trained):
@@ -182,14 +200,18 @@ def test_tie_never_trains(trained):
 
 @pytest.mark.parametrize("together", [3, 1])
 def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained, together):
-    """Trained three at a time, with one left over, a member is what it is in the whole population; and so it is alone,
-    where the two members of an arm are measured one after another too."""
+    """Trained three at a time, with one left over, a member is what it is in the whole population;
+    and so it is alone, where the two members of an arm are measured one after another too."""
     _, (members,), rows = trained
     (others,), again = train_study(tiny_study(together=together))
     for name in DIMENSIONS:
-        np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(
+            again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name
+        )
     for name in ("breaking_rate", "field_asymmetry", "departure", "dissipation"):
-        np.testing.assert_allclose(again[-1][name], rows[-1][name], rtol=1e-2, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(
+            again[-1][name], rows[-1][name], rtol=1e-2, atol=1e-3, err_msg=name
+        )
     for a, b in zip(jax.tree.leaves(members.arrays), jax.tree.leaves(others.arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 
@@ -201,8 +223,11 @@ def test_a_strong_penalty_keeps_the_broken_arm_nearly_symmetric():
 
 
 def test_a_diverged_member_is_marked_and_the_others_go_on():
-    # A penalty beyond float32 makes the loss of one arm infinite as soon as its breaking leaves zero.
-    small = tiny_study(arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1)
+    # A penalty beyond float32 makes the loss of one arm infinite as soon as its breaking leaves
+    # zero.
+    small = tiny_study(
+        arms=("free", "broken"), lambdas=(3e38,), learning_rate=1e-2, warmup=0.0, depth=1
+    )
     (members,), rows = train_study(small, 2)
     diverged = np.asarray(members.diverged)
     assert np.all(diverged[:2] == -1)
@@ -218,22 +243,35 @@ def test_weight_decay_spares_norms_and_biases(getkey):
     coupling = decayed.blocks[0].token.potential.memory.synapses["token"].coupling
     memory = decayed.blocks[0].token.potential.memory
     assert all((coupling.up, coupling.breaking, decayed.stem.weight, decayed.head.weight))
-    assert not any((decayed.stem.bias, decayed.head.bias, decayed.affine.scale, decayed.affine.shift))
+    assert not any(
+        (decayed.stem.bias, decayed.head.bias, decayed.affine.scale, decayed.affine.shift)
+    )
     assert not any((memory.synapses["token_up"].bias, memory.neurons["visible"].affine.scale))
 
 
 def test_objective_is_cross_entropy_plus_penalty(getkey):
-    model = Mixer(MixerConfig((8, 8, 1), 4, 6, 1, 3, coupling="broken", breaking="xavier"), key=getkey())
-    images, targets = jr.normal(getkey(), (4, 8, 8, 1)), jax.nn.one_hot(jnp.arange(4) % 3, 3)
+    model = Mixer(
+        MixerConfig((8, 8, 1), 4, 6, 1, 3, coupling="broken", breaking="xavier"), key=getkey()
+    )
+    images = jr.normal(getkey(), (4, 8, 8, 1))
+    targets = jax.nn.one_hot(jnp.arange(4) % 3, 3)
     loss, (_, term) = training.objective(model, images, targets, jnp.asarray(0.3))
     squares = sum(float(jnp.sum(c.breaking**2)) for c in couplings(model) if c.breaking is not None)
     np.testing.assert_allclose(term, 0.3 * squares, rtol=1e-6)
-    np.testing.assert_allclose(loss, np.log(3) + 0.3 * squares, rtol=1e-6)  # the head starts at zero
+    np.testing.assert_allclose(
+        loss, np.log(3) + 0.3 * squares, rtol=1e-6
+    )  # the head starts at zero
 
 
 def test_bfloat16_keeps_float32_weights_and_learns():
-    (members,), rows = train_study(tiny_study(arms=("free",), precision="bfloat16", depth=1, epochs=8))
-    kinds = {leaf.dtype for leaf in jax.tree.leaves((members.arrays, members.optimiser)) if leaf.dtype != jnp.int32}
+    (members,), rows = train_study(
+        tiny_study(arms=("free",), precision="bfloat16", depth=1, epochs=8)
+    )
+    kinds = {
+        leaf.dtype
+        for leaf in jax.tree.leaves((members.arrays, members.optimiser))
+        if leaf.dtype != jnp.int32
+    }
     assert kinds == {jnp.dtype("float32")}
     assert np.all(rows[-1]["validation_loss"] < rows[0]["validation_loss"])
 
@@ -241,7 +279,11 @@ def test_bfloat16_keeps_float32_weights_and_learns():
 def test_stochastic_depth_and_augmentation_enter_training_only():
     plain = tiny_study(arms=("free",), depth=1)
     noisy = tiny_study(arms=("free",), depth=1, drop_path=0.5, augment="light")
-    (_, expected), (_, rows) = train_study(plain, 1), train_study(noisy, 1)
-    for name in ("validation_loss", "energy_change"):  # before training, where only measuring happens
+    (_, expected) = train_study(plain, 1)
+    (_, rows) = train_study(noisy, 1)
+    for name in (
+        "validation_loss",
+        "energy_change",
+    ):  # before training, where only measuring happens
         np.testing.assert_allclose(rows[0][name], expected[0][name], rtol=1e-6)
     assert not np.allclose(rows[1]["train_loss"], expected[1]["train_loss"])

@@ -1,4 +1,6 @@
-"""`hopmix verify`: the claims measured again, and the blocks of a trained run against their certificates."""
+"""`hopmix verify`: the claims measured again, and the blocks of a trained run against their
+certificates.
+"""
 
 import dataclasses
 import json
@@ -37,7 +39,7 @@ def hopmix(capsys, *arguments: object) -> tuple[int, str, str]:
     return code, " ".join(out.split()), flat(err)
 
 
-# ---- Claims -----------------------------------------------------------------------------------------------------
+# ---- Claims --------------------------------------------------------------------------------------
 
 
 def claim(number: int, error: float, calls: list | None = None) -> Claim:
@@ -49,7 +51,16 @@ def claim(number: int, error: float, calls: list | None = None) -> Claim:
         wide = jnp.ones(()).dtype == jnp.float64
         return Measurement(error if wide else 1.0, 1e-10, examples)
 
-    return Claim(f"C{number:02d}", f"number {number} [of x]", "a | b", "proved", "p.md", "t.py", "gap", measure)
+    return Claim(
+        f"C{number:02d}",
+        f"number {number} [of x]",
+        "a | b",
+        "proved",
+        "p.md",
+        "t.py",
+        "gap",
+        measure,
+    )
 
 
 @pytest.fixture
@@ -74,7 +85,18 @@ def test_all_claims_hold(capsys, three):
 def test_named_claims_with_other_examples(capsys, three, tmp_path):
     numbers = tmp_path / "numbers.json"
     code, out, _ = hopmix(
-        capsys, "verify", "--claim", "c03", "--claim", "C01", "--examples", 7, "--seed", 5, "--json", numbers
+        capsys,
+        "verify",
+        "--claim",
+        "c03",
+        "--claim",
+        "C01",
+        "--examples",
+        7,
+        "--seed",
+        5,
+        "--json",
+        numbers,
     )
     assert code == 0
     assert "All 2 claims hold" in out
@@ -97,7 +119,8 @@ def test_named_claims_with_other_examples(capsys, three, tmp_path):
 )
 def test_a_broken_claim_is_told_everywhere(capsys, monkeypatch, tmp_path, error, shown):
     monkeypatch.setattr(catalogue, "CLAIMS", (claim(1, 1e-16), claim(2, error)))
-    page, numbers = tmp_path / "page.md", tmp_path / "numbers.json"
+    page = tmp_path / "page.md"
+    numbers = tmp_path / "numbers.json"
     page.write_text(f"before\n{table.BEGIN}\n{table.END}\nafter\n")
     code, out, _ = hopmix(capsys, "verify", "--write", page, "--json", numbers)
     assert code == 1
@@ -162,7 +185,7 @@ def test_help_and_an_interrupt(capsys, monkeypatch):
     assert "resume" not in err
 
 
-# ---- Runs -------------------------------------------------------------------------------------------------------
+# ---- Runs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +223,9 @@ def test_broken_blocks_are_not_conservative_and_told_why(checked, a_run):
     states = checks.states_of(model, images)[0]
     for block in by_arm(checked, "broken"):
         assert (block.verdict, block.claim) == ("not conservative", None)
-        stated = r"\[fails\] synapse '\w+' is symmetric, V = W\^T: entries differ by [\d.]+ at most$"
+        stated = (
+            r"\[fails\] synapse '\w+' is symmetric, V = W\^T: entries differ by [\d.]+ at most$"
+        )
         assert re.match(stated, block.reason)
         assert np.isnan(block.step_bound)
     np.testing.assert_allclose(
@@ -231,7 +256,8 @@ def dense_asymmetry(block, states) -> float:
 def test_states_are_those_that_reach_the_block(a_run):
     model, images = first_model(a_run, program=0)
     expected = jnp.stack([model.embed(image) for image in images])
-    # Sums of float32 in another order: an entry that cancels is off by the rounding of the largest ones.
+    # Sums of float32 in another order: an entry that cancels is off by the rounding of the largest
+    # ones.
     rounding = 16 * np.finfo(np.float32).eps * np.abs(expected).max()
     np.testing.assert_allclose(checks.states_of(model, images)[0], expected, rtol=0, atol=rounding)
     few = checks._validation_images(checks.load_run(a_run).study, 8)
@@ -283,7 +309,9 @@ def asymmetric_numbers(monkeypatch):
     """Numbers that are given instead of computed, for what does not depend on them."""
     given = lambda self, states, steps: _certificate.Check(False, float("nan"), 0.3, len(states))
     monkeypatch.setattr(_certificate.Certificate, "check_from", given)
-    nothing = lambda block, states: checks.FirstStep(*(jnp.zeros(len(states), d) for d in (bool, bool, float)))
+    nothing = lambda block, states: checks.FirstStep(
+        *(jnp.zeros(len(states), d) for d in (bool, bool, float))
+    )
     monkeypatch.setattr(checks, "_first_step", nothing)
 
 
@@ -293,10 +321,15 @@ def test_what_no_claim_covers_says_why(capsys, tmp_path):
     run = make_run(tmp_path / "run", arms=arms, seeds=2, norm_scale="elementwise", diverged=1)
     code, out, _ = hopmix(capsys, "verify", run, "--examples", 4)
     assert code == 0
-    assert "serial: not conservative (asymmetry 0.3); [fails] the layer is one step of one potential" in out
+    assert (
+        "serial: not conservative (asymmetry 0.3); [fails] the layer is one step of one potential"
+        in out
+    )
     assert "(C09)" in out
     assert re.search(
-        r"symmetric: not conservative \(asymmetry 0.3\); .* elementwise on the way in only, from \S+ to", out
+        r"symmetric: not conservative \(asymmetry 0.3\); .* elementwise on the way in only, from "
+        r"\S+ to",
+        out,
     )
     assert "0 of 2 blocks are certified" in out
     assert "Left out, diverged in training: serial, seed 1." in out
@@ -305,12 +338,15 @@ def test_what_no_claim_covers_says_why(capsys, tmp_path):
 def leaky_block(leak: float) -> hm.Block:
     neurons = {"x": hm.Neurons(hm.LayerNorm(), (3, 4)), "h": hm.Neurons(hm.ReLU(), (3, 5))}
     mixing = hm.ChannelMixing(hm.Coupling(jr.normal(jr.key(0), (5, 4))))
-    return hm.derive_block(hm.AssociativeMemory(neurons, {"s": mixing}, {"s": ("x", "h")}), ["h"], leak=leak)
+    return hm.derive_block(
+        hm.AssociativeMemory(neurons, {"s": mixing}, {"s": ("x", "h")}), ["h"], leak=leak
+    )
 
 
 def test_steps_beyond_the_bound_may_rise_and_steps_within_may_not(monkeypatch):
     with jax.enable_x64(True):
-        block, states = leaky_block(2.5), jr.normal(jr.key(1), (16, 3, 4))
+        block = leaky_block(2.5)
+        states = jr.normal(jr.key(1), (16, 3, 4))
         for _ in range(8):  # a leak of 2.5 overshoots the state of rest by more and more
             states = jax.vmap(block)(states)
         beyond = checks.check_block(block, states)
@@ -325,9 +361,12 @@ def test_steps_beyond_the_bound_may_rise_and_steps_within_may_not(monkeypatch):
 def test_where_nothing_moves_nothing_is_contradicted(still):
     """Neither work nor dissipation: 0/0 is no violation."""
     with jax.enable_x64(True):
-        block, states = leaky_block(0.0), jr.normal(jr.key(1), (3, 3, 4))
+        block = leaky_block(0.0)
+        states = jr.normal(jr.key(1), (3, 3, 4))
         if still == "weights of zero":
-            block = jax.tree.map(lambda leaf, trains: 0 * leaf if trains else leaf, block, trainable(block))
+            block = jax.tree.map(
+                lambda leaf, trains: 0 * leaf if trains else leaf, block, trainable(block)
+            )
         else:
             states = states.at[1].set(0.7)
         assert checks.check_block(block, states).verdict == "holds"
@@ -364,7 +403,9 @@ def test_what_is_no_run_is_told_before_any_work(tmp_path, a_run, monkeypatch):
     store.write_json(tmp_path / "study.json", store.read_json(a_run / "study.json"))
     with monkeypatch.context() as patch:
         patch.setattr(study_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))
-        with pytest.raises(UsageError, match=r"there is no checkpoint yet; go on with `hopmix resume"):
+        with pytest.raises(
+            UsageError, match=r"there is no checkpoint yet; go on with `hopmix resume"
+        ):
             checks.load_run(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
     changed = study_data.Data(**{**vars(tiny_data()), "digest": "f" * 12})

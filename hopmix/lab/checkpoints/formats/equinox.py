@@ -1,4 +1,6 @@
-"""Files of Equinox: arrays in order and without names, unless the first line says that they are a mixer of hopmix."""
+"""Files of Equinox: arrays in order and without names, unless the first line says that they are a
+mixer of hopmix.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from hopmix.models.mixer import Mixer
 
 
 class EquinoxArrays(AbstractWeights):
-    """The arrays of a file of `equinox.tree_serialise_leaves`, named by their place in it: "0", "1", ...
+    """The arrays of a file of `equinox.tree_serialise_leaves`, named by their place in it: "0",
+    "1", ...
 
     **Raises:** `UsageError` for a file that is damaged or holds objects.
     """
@@ -27,11 +30,14 @@ class EquinoxArrays(AbstractWeights):
                 stored = list(files.stored_arrays(file))
             except ValueError as error:
                 raise UsageError(
-                    f"path: {path} is no series of arrays as equinox.tree_serialise_leaves writes it "
+                    f"path: {path} is no series of arrays as equinox.tree_serialise_leaves "
+                    f"writes it "
                     f"({first_line(error)})."
                 ) from None
         self._stored = {str(index): array for index, array in enumerate(stored)}
-        self.tensors = {name: Tensor(array.shape, array.dtype.name) for name, array in self._stored.items()}
+        self.tensors = {
+            name: Tensor(array.shape, array.dtype.name) for name, array in self._stored.items()
+        }
 
     def cut(self, name: str, part: tuple[slice, slice]) -> Any:
         """The rows and columns of an array, from the file mapped into memory."""
@@ -52,4 +58,6 @@ def open_mixer(path: Path) -> Mixer | None:
                 return None
         return files.load_mixer(path)
     except Exception as error:  # Equinox and NumPy raise many kinds
-        raise UsageError(f"path: {path} is no whole mixer of hopmix ({first_line(error)}).") from None
+        raise UsageError(
+            f"path: {path} is no whole mixer of hopmix ({first_line(error)})."
+        ) from None

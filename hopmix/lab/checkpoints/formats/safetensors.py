@@ -19,7 +19,8 @@ from hopmix.lab.store import read_json
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """NumPy's names of what safetensors calls them; others are kept as they are."""
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 
 
 class Safetensors(AbstractWeights):
@@ -34,11 +35,14 @@ class Safetensors(AbstractWeights):
     """
 
     def __init__(self, files: Mapping[str, Path], source: str):
-        self.source, self._files = source, files
+        self.source = source
+        self._files = files
         contents = {path: _contents(path) for path in dict.fromkeys(files.values())}
         for name, path in files.items():
             if name not in contents[path]:
-                raise UsageError(f"path: {path} has no {name}, where the index says so; fetch the whole model.")
+                raise UsageError(
+                    f"path: {path} has no {name}, where the index says so; fetch the whole model."
+                )
         self.tensors = {name: contents[path][name] for name, path in files.items()}
 
     def cut(self, name: str, part: tuple[slice, slice]) -> Any:
@@ -58,7 +62,9 @@ def _contents(path: Path) -> dict[str, Tensor]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
             return {name: _tensor(array) for name, array in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"path: {path} is no whole safetensors file ({first_line(error)}); fetch it anew.") from None
+        raise UsageError(
+            f"path: {path} is no whole safetensors file ({first_line(error)}); fetch it anew."
+        ) from None
 
 
 def _tensor(array: Any) -> Tensor:
@@ -71,7 +77,8 @@ def open_folder(folder: Path) -> Safetensors:
 
     **Raises:** `UsageError` for a folder that has neither, naming what is there instead.
     """
-    indices, files = sorted(folder.glob("*.safetensors.index.json")), sorted(folder.glob("*.safetensors"))
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    files = sorted(folder.glob("*.safetensors"))
     if len(indices) == 1:
         shards = _shards(indices[0])
         return Safetensors(shards, f"{len(set(shards.values()))} safetensors files")
@@ -90,29 +97,39 @@ def _shards(index: Path) -> dict[str, Path]:
     names = _weight_map(index)
     for file in dict.fromkeys(names.values()):
         if not (index.parent / file).is_file():
-            raise UsageError(f"path: {index} names {file}, which is not in its folder; fetch the whole model.")
+            raise UsageError(
+                f"path: {index} names {file}, which is not in its folder; fetch the whole model."
+            )
     return {name: index.parent / file for name, file in names.items()}
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index)
     names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(isinstance(file, str) for file in names.values())
+    ):
         raise UsageError(f"path: {index} has no weight_map from names to files; fetch it anew.")
     for file in names.values():
         if Path(file).name != file:
-            raise UsageError(f"path: {index} names the file {file!r}; it may only name files in its own folder.")
+            raise UsageError(
+                f"path: {index} names the file {file!r}; it may only name files in its own folder."
+            )
     return names
 
 
 def open_hub(name: str) -> Safetensors:
-    """The weights of a model on the Hugging Face Hub, downloaded unless they are here already; safetensors only.
+    """The weights of a model on the Hugging Face Hub, downloaded unless they are here already;
+    safetensors only.
 
     **Arguments:**
 
     - `name`: `OWNER/NAME`.
 
-    **Raises:** `UsageError` for a name of another form, a model that isn't there or has no safetensors, and without a
+    **Raises:** `UsageError` for a name of another form, a model that isn't there or has no
+    safetensors, and without a
         network.
     """
     if name.count("/") != 1 or not all(name.split("/")):
@@ -129,10 +146,13 @@ def open_hub(name: str) -> Safetensors:
         ) from None
     except EntryNotFoundError:
         raise UsageError(
-            f"path: hub:{name} has neither {SINGLE} nor {INDEX}; other formats aren't fetched from the Hub."
+            f"path: hub:{name} has neither {SINGLE} nor {INDEX}; other formats aren't fetched "
+            f"from the Hub."
         ) from None
     except Exception as error:  # of the network, the Hub and the disk
-        raise UsageError(f"path: hub:{name} can't be fetched ({first_line(error)}); check name and network.") from None
+        raise UsageError(
+            f"path: hub:{name} can't be fetched ({first_line(error)}); check name and network."
+        ) from None
 
 
 def _download(name: str) -> Safetensors:

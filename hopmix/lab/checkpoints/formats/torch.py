@@ -1,7 +1,7 @@
 """PyTorch state dicts, loaded without executing any code in them.
 
-Such a file is a pickle, which can run anything. `torch.load(weights_only=True)` admits nothing but tensors and plain
-containers; without torch the file is not read at all.
+Such a file is a pickle, which can run anything. `torch.load(weights_only=True)` admits nothing but
+tensors and plain containers; without torch the file is not read at all.
 """
 
 import importlib
@@ -19,7 +19,10 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "model_ema")
 SAFE = (2, 6)
 """The first version of torch whose `weights_only` is known to admit no code (CVE-2025-32434)."""
 
-CURE = "convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, 'model.safetensors')"
+CURE = (
+    "convert it to safetensors where you trust it: safetensors.torch.save_file(state_dict, "
+    "'model.safetensors')"
+)
 
 
 class TorchWeights(AbstractWeights):
@@ -35,11 +38,14 @@ class TorchWeights(AbstractWeights):
         if not self._arrays:
             raise UsageError(f"path: {path} holds no tensors by name; save model.state_dict().")
         self.tensors = {
-            name: Tensor(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in self._arrays.items()
+            name: Tensor(tuple(t.shape), str(t.dtype).removeprefix("torch."))
+            for name, t in self._arrays.items()
         }
 
     def cut(self, name: str, part: tuple[slice, slice]) -> Any:
-        """The rows and columns of a tensor; NumPy knows no bfloat16 of torch's, so it becomes float32."""
+        """The rows and columns of a tensor; NumPy knows no bfloat16 of torch's, so it becomes
+        float32.
+        """
         return self._arrays[name][part].detach().float().numpy()
 
 
@@ -48,7 +54,9 @@ def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # of many kinds: damaged, hostile, or just with objects in it
-        raise UsageError(f"path: {path} is no state dict of tensors alone ({_reason(error)}); {CURE}.") from None
+        raise UsageError(
+            f"path: {path} is no state dict of tensors alone ({_reason(error)}); {CURE}."
+        ) from None
 
 
 def _safe_torch(path: Path) -> Any:
@@ -57,12 +65,14 @@ def _safe_torch(path: Path) -> Any:
         torch = importlib.import_module("torch")
     except ImportError:
         raise UsageError(
-            f"path: {path} is a PyTorch file, which only torch reads safely: pip install torch, or {CURE}."
+            f"path: {path} is a PyTorch file, which only torch reads safely: pip install torch, "
+            f"or {CURE}."
         ) from None
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < SAFE:
         raise UsageError(
-            f"path: torch {torch.__version__} can be made to execute code in {path}; install torch 2.6 or newer."
+            f"path: torch {torch.__version__} can be made to execute code in {path}; install "
+            f"torch 2.6 or newer."
         )
     return torch
 
@@ -79,12 +89,16 @@ def _reason(error: Exception) -> str:
     other = re.search(r"unsupported [^\n]*", str(error), re.IGNORECASE)
     if asked:
         return f"it asks for {asked[1]}"
-    return other[0] if other else first_line(error)
+    if other:
+        return other[0]
+    return first_line(error)
 
 
 def _unwrapped(content: Any) -> Any:
     while isinstance(content, Mapping):
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next(
+            (content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None
+        )
         if inner is None:
             break
         content = inner

@@ -13,7 +13,9 @@ from hopmix.lab.errors import UsageError
 from hopmix.lab.runtime.terminal import printable
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-"""What weights can be stored as; integers are quantised, and what they stand for is not in the file alone."""
+"""What weights can be stored as; integers are quantised, and what they stand for is not in the file
+alone.
+"""
 
 
 SHOWN = 24
@@ -49,13 +51,17 @@ class AbstractWeights(abc.ABC):
         try:
             return np.asarray(self.cut(name, part)).astype(np.float32)
         except Exception as error:  # each format has its own kinds; all mean the same here
-            raise UsageError(f"path: {name} can't be read from {self.source} ({first_line(error)}).") from None
+            raise UsageError(
+                f"path: {name} can't be read from {self.source} ({first_line(error)})."
+            ) from None
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, in a line."""
     lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    if lines:
+        return lines[0][:160]
+    return type(error).__name__
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
@@ -65,13 +71,19 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
 
 def fitting(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], but: str = "") -> str:
     """Which weights have a shape, but for one, the most like a name first, for a message."""
-    names = nearest(name, (other for other, tensor in tensors.items() if tensor.shape == shape and other != but))
-    return f"nearest that fit: {listed(tensors, names)}" if names else f"no weight is {shape_text(shape)}"
+    names = nearest(
+        name, (other for other, tensor in tensors.items() if tensor.shape == shape and other != but)
+    )
+    if names:
+        return f"nearest that fit: {listed(tensors, names)}"
+    return f"no weight is {shape_text(shape)}"
 
 
 def listed(tensors: Mapping[str, Tensor], names: Sequence[str]) -> str:
     """Names with their shapes, as far as a message has room for."""
-    shown = ", ".join(f"{printable(name)} ({shape_text(tensors[name].shape)})" for name in names[:SHOWN])
+    shown = ", ".join(
+        f"{printable(name)} ({shape_text(tensors[name].shape)})" for name in names[:SHOWN]
+    )
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
@@ -83,5 +95,10 @@ def shape_text(shape: tuple[int, ...]) -> str:
 def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     """What names have in common up to a dot, and the rest of each."""
     pieces = [name.split(".") for name in names]
-    common = [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(p[:-1] for p in pieces)))]
+    common = [
+        same[0]
+        for same in itertools.takewhile(
+            lambda same: len(set(same)) == 1, zip(*(p[:-1] for p in pieces))
+        )
+    ]
     return ".".join(common), [".".join(p[len(common) :]) for p in pieces]

@@ -32,9 +32,11 @@ class ArrayRows(AbstractRows):
         height, width = self.size or self.images.shape[1:3]
         shape = (height, width, self.images.shape[3])
         if like is not None and shape != like.shape:
-            first, other = (" x ".join(map(str, lengths)) for lengths in (like.shape, shape))
+            first = " x ".join(map(str, like.shape))
+            other = " x ".join(map(str, shape))
             raise UsageError(
-                f"data: images of {self.split} are {other} (height x width x colours), those of training {first}; "
+                f"data: images of {self.split} are {other} (height x width x colours), those of "
+                f"training {first}; "
                 "bring all to one shape, their sizes with --resize"
             )
         require_room(len(index), shape)
@@ -46,4 +48,6 @@ class ArrayRows(AbstractRows):
 def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     height, width = size
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).reshape(height, width, -1)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).reshape(
+        height, width, -1
+    )

@@ -1,4 +1,6 @@
-"""Data sets that declare their splits: on the Hugging Face Hub, or written by `save_to_disk` of `datasets`."""
+"""Data sets that declare their splits: on the Hugging Face Hub, or written by `save_to_disk` of
+`datasets`.
+"""
 
 import re
 from collections.abc import Iterator
@@ -28,13 +30,18 @@ def open_hub(data: str, options: Options) -> Source:
 
     - `data`: `hub:owner/name`.
 
-    **Raises:** `UsageError` where the Hub cannot be reached, knows no such name, or gives no images or labels.
+    **Raises:** `UsageError` where the Hub cannot be reached, knows no such name, or gives no images
+    or labels.
     """
     name = data.removeprefix("hub:")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(f"data = {data!r} names no data set of the Hub; write 'hub:owner/name'")
     ask = lambda: HfApi().dataset_info(name, timeout=ANSWERS_IN)
-    with loading(data, "check the name and the network"), asked_once(ask) as answers, _offline(not answers):
+    with (
+        loading(data, "check the name and the network"),
+        asked_once(ask) as answers,
+        _offline(not answers),
+    ):
         loaded = _loaded(data, name, answers)
     return _source(data, name, f"the Hugging Face Hub data set {name}", loaded, options)
 
@@ -46,14 +53,17 @@ def _loaded(data: str, name: str, answers: bool) -> Any:
         if answers:
             raise
         raise UsageError(
-            f"data = {data!r} cannot be loaded (the Hub is out of reach and nothing of that name is in its cache); "
+            f"data = {data!r} cannot be loaded (the Hub is out of reach and nothing of that name "
+            f"is in its cache); "
             "check the network and HF_HUB_OFFLINE, and the name"
         ) from error
 
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """A block in which `datasets` knows, too, whether the Hub is out of reach: it would try for half a minute."""
+    """A block in which `datasets` knows, too, whether the Hub is out of reach: it would try for
+    half a minute.
+    """
     before = config.HF_HUB_OFFLINE
     config.HF_HUB_OFFLINE = before or offline
     try:
@@ -78,7 +88,9 @@ def open_saved(data: str, folder: Path, options: Options) -> Source:
     return _source(data, folder.name, f"the local folder {data}", loaded, options, folder)
 
 
-def _source(data: str, name: str, origin: str, loaded: Any, options: Options, folder: Path | None = None) -> Source:
+def _source(
+    data: str, name: str, origin: str, loaded: Any, options: Options, folder: Path | None = None
+) -> Source:
     """The source of a `Dataset` or of a `DatasetDict`."""
     if not isinstance(loaded, dict):
         found = {"train": Found([Table(loaded, folder)], "the only table")}
@@ -87,6 +99,9 @@ def _source(data: str, name: str, origin: str, loaded: Any, options: Options, fo
     if not tables:
         raise UsageError(f"data = {data!r} has no splits; add one that is called 'train'")
     chosen, left = choose_splits(data, list(tables))
-    found = {split: Found([Table(tables[name], folder)], f"split {name}") for split, name in chosen.items()}
+    found = {
+        split: Found([Table(tables[name], folder)], f"split {name}")
+        for split, name in chosen.items()
+    }
     notes = [f"not read: the splits {list_names(left)}"] if left else []
     return source_of_tables(data, name, origin, found, options, notes)

@@ -32,7 +32,11 @@ NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 def formats() -> tuple[str, ...]:
     """The formats that are decoded, the usual ones first, for they are tried in turn."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - set(NOT_DECODED), key=lambda name: (name not in ("PNG", "JPEG"), name)))
+    return tuple(
+        sorted(
+            set(Image.OPEN) - set(NOT_DECODED), key=lambda name: (name not in ("PNG", "JPEG"), name)
+        )
+    )
 
 
 def suffixes() -> set[str]:
@@ -51,33 +55,43 @@ def is_image(content: bytes) -> bool:
 
 
 def decode_images(
-    encoded: Iterable[tuple[str, Encoded]], count: int, like: Like | None = None, size: Size | None = None
+    encoded: Iterable[tuple[str, Encoded]],
+    count: int,
+    like: Like | None = None,
+    size: Size | None = None,
 ) -> Pixels:
     """Images of one size as an array: one colour if all are grey, otherwise red, green and blue.
 
-    Transparency is dropped, palettes are looked up, of 16 bits the upper 8 are kept, and of several frames the first
-    (see `lost`). Beside the array there
-    is never more than one image in memory.
+    Transparency is dropped, palettes are looked up, of 16 bits the upper 8 are kept, and of several
+    frames the first (see `lost`). Beside the array there is never more than one image in memory.
 
     **Arguments:**
 
     - `encoded`: `count` pairs of an image's name in error messages and its file.
-    - `like`: the shape that the images must have; grey images become coloured, and coloured ones grey, if need be.
+    - `like`: the shape that the images must have; grey images become coloured, and coloured ones
+      grey, if need be.
     - `size`: what each image is brought to, whatever it was.
 
-    **Raises:** `UsageError` for an image that cannot be decoded or has another size than the first, and for more images
+    **Raises:** `UsageError` for an image that cannot be decoded or has another size than the first,
+    and for more images
         than fit into memory.
     """
     if size is not None:
         require_room(count, (*size, 1))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is wrong is raised, and what is large is checked here
+        warnings.simplefilter(
+            "ignore"
+        )  # what is wrong is raised, and what is large is checked here
         return _decode_all(encoded, count, like, size)
 
 
-def _decode_all(encoded: Iterable[tuple[str, Encoded]], count: int, like: Like | None, size: Size | None) -> Pixels:
+def _decode_all(
+    encoded: Iterable[tuple[str, Encoded]], count: int, like: Like | None, size: Size | None
+) -> Pixels:
     fixed = like is not None
-    images: Pixels = np.empty((0, 0, 0, 1), np.uint8) if like is None else _room_for(count, like.shape)
+    images: Pixels = (
+        np.empty((0, 0, 0, 1), np.uint8) if like is None else _room_for(count, like.shape)
+    )
     for row, (name, file) in enumerate(encoded):
         pixels = _decode(name, file, size)
         if like is None:
@@ -85,7 +99,9 @@ def _decode_all(encoded: Iterable[tuple[str, Encoded]], count: int, like: Like |
             images = _room_for(count, pixels.shape)
         if pixels.shape[:2] != like.shape[:2]:
             raise UsageError(_sizes(like, name, pixels))
-        if pixels.shape[2] > images.shape[3] and not fixed:  # the first coloured image among grey ones
+        if (
+            pixels.shape[2] > images.shape[3] and not fixed
+        ):  # the first coloured image among grey ones
             require_room(count, pixels.shape)
             images = np.repeat(images, 3, axis=3)
         if pixels.shape[2] > images.shape[3]:
@@ -103,7 +119,8 @@ def _room_for(count: int, shape: tuple[int, int, int]) -> Pixels:
 def _sizes(like: Like, name: str, pixels: Array) -> str:
     first, other = (f"{shape[0]} x {shape[1]}" for shape in (like.shape, pixels.shape))
     return (
-        f"data: images differ in size (height x width): {escaped(like.name)} is {first}, {escaped(name)} is "
+        f"data: images differ in size (height x width): {escaped(like.name)} is {first}, "
+        f"{escaped(name)} is "
         f"{other}; bring all to one size with --resize"
     )
 
@@ -114,13 +131,18 @@ def _decode(name: str, file: Encoded, size: Size | None) -> Array:
             note_losses(name, image)
             ImageOps.exif_transpose(image, in_place=True)
             return _standard(name, image, size)
-    # Damaged files make Pillow raise whatever it stumbles over: struct.error, IndexError, zlib.error, ...
+    # Damaged files make Pillow raise whatever it stumbles over: struct.error, IndexError,
+    # zlib.error, ...
     except Exception as error:
-        raise UsageError(f"data: {escaped(name)} cannot be decoded ({_why(error)}); replace or remove it") from error
+        raise UsageError(
+            f"data: {escaped(name)} cannot be decoded ({_why(error)}); replace or remove it"
+        ) from error
 
 
 def _silent(image: Image.Image) -> AbstractContextManager[None]:
-    return libtiff_silent() if image.format == "TIFF" else nullcontext()
+    if image.format == "TIFF":
+        return libtiff_silent()
+    return nullcontext()
 
 
 def _why(error: Exception) -> str:
@@ -129,7 +151,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "it has more pixels than are decoded"
     told = reason(error)
-    return "it is no image" if "cannot identify image file" in told else told
+    if "cannot identify image file" in told:
+        return "it is no image"
+    return told
 
 
 def _opened(file: Encoded) -> io.BytesIO | Path:
@@ -149,7 +173,9 @@ def _standard(name: str, image: Image.Image, size: Size | None) -> Array:
     if size is not None and plain.size != (size[1], size[0]):
         plain = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = np.asarray(plain)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    return pixels
 
 
 def _plain(name: str, image: Image.Image) -> Image.Image:
@@ -164,15 +190,21 @@ def _plain(name: str, image: Image.Image) -> Image.Image:
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
     if image.mode in ("P", "PA"):
-        coloured = image.convert("RGBA").convert("RGB")  # Pillow warns of transparent palettes made RGB at once
-        return coloured.getchannel(0) if _grey_palette(image) else coloured
+        coloured = image.convert("RGBA").convert(
+            "RGB"
+        )  # Pillow warns of transparent palettes made RGB at once
+        if _grey_palette(image):
+            return coloured.getchannel(0)
+        return coloured
     return image.convert("RGB")
 
 
 def _grey_palette(image: Image.Image) -> bool:
     """Whether all colours that the image uses are grey."""
     palette = np.reshape(image.getpalette("RGB") or [], (-1, 3))
-    used = np.flatnonzero(image.getchannel(0).histogram() if image.mode == "PA" else image.histogram())
+    used = np.flatnonzero(
+        image.getchannel(0).histogram() if image.mode == "PA" else image.histogram()
+    )
     used = used[used < len(palette)]
     return bool((palette[used] == palette[used, :1]).all())
 

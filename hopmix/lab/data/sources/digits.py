@@ -11,7 +11,8 @@ from hopmix.lab.errors import UsageError
 
 
 def open_digits(options: Options) -> Source:
-    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries; its 17 grey levels become 0..255.
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries; its 17 grey levels
+    become 0..255.
 
     **Raises:** `UsageError` for names of columns, which they don't have.
     """
@@ -22,10 +23,16 @@ def open_digits(options: Options) -> Source:
 
     digits = cast(Any, load_digits())
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    given = Given(ArrayRows(images, "digits", options.size), digits.target.astype(np.int64), "digits")
-    return make_source("digits", "digits", "scikit-learn's load_digits", {"train": given}, notes=_namesakes())
+    given = Given(
+        ArrayRows(images, "digits", options.size), digits.target.astype(np.int64), "digits"
+    )
+    return make_source(
+        "digits", "digits", "scikit-learn's load_digits", {"train": given}, notes=_namesakes()
+    )
 
 
 def _namesakes() -> list[str]:
     """A note on a folder or file of the user's with the same name."""
-    return ["./digits here is not read: to read it, write --data ./digits"] if exists("digits") else []
+    if exists("digits"):
+        return ["./digits here is not read: to read it, write --data ./digits"]
+    return []

@@ -51,7 +51,8 @@ class Found(NamedTuple):
 
     **Arguments:**
 
-    - `files`: all files, in the order of their names; `folders`: all folders, also those that are not entered.
+    - `files`: all files, in the order of their names; `folders`: all folders, also those that are
+      not entered.
     - `again`: folders that are not entered, for they are read already under another name.
     - `studies`: folders that are not entered, for a study of ours lies there.
     """
@@ -65,8 +66,8 @@ class Found(NamedTuple):
 def find_files(folder: Path) -> Found:
     """All files under a folder.
 
-    Hidden files and folders are left out, and folders of studies, whose figures are nobody's data. Links are followed,
-    after all that lies in the folder itself; no folder is entered twice.
+    Hidden files and folders are left out, and folders of studies, whose figures are nobody's data.
+    Links are followed, after all that lies in the folder itself; no folder is entered twice.
 
     **Raises:** `OSError` for a folder that cannot be read.
     """
@@ -85,10 +86,14 @@ def find_files(folder: Path) -> Found:
                 folders.clear()
                 continue
             folders[:] = sorted(name for name in folders if not _is_hidden(name))
-            waiting += [Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))]
+            waiting += [
+                Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))
+            ]
             lost = [name for name in names if _leads_nowhere(Path(place) / name)]
             found.folders.extend(inside / name for name in [*folders, *lost])
-            found.files.extend(inside / name for name in names if name not in lost and not _is_hidden(name))
+            found.files.extend(
+                inside / name for name in names if name not in lost and not _is_hidden(name)
+            )
     found.files.sort(key=PurePath.as_posix)
     found.folders.sort(key=PurePath.as_posix)
     return found
@@ -116,4 +121,7 @@ def refuse_columns(data: str, kind: str, options: Options):
     """Raise `UsageError` where columns are named of what has none."""
     for option, column in options.columns.items():
         if column is not None:
-            raise UsageError(f"{option}: got {column!r}, but data = {data!r} is {kind} without columns; leave it out.")
+            raise UsageError(
+                f"{option}: got {column!r}, but data = {data!r} is {kind} without columns; leave "
+                f"it out."
+            )

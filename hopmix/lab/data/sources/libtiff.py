@@ -1,4 +1,6 @@
-"""Lines that libtiff writes to standard error of its own accord, kept from what is told in one line anyway."""
+"""Lines that libtiff writes to standard error of its own accord, kept from what is told in one line
+anyway.
+"""
 
 import os
 import re
@@ -8,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ITS_OWN = re.compile(rb"(tempfile\.tif|_?TIFF\w*|\w*(Decode|Setup|Lib)\w*): [^\n]*\n")
-"""A line of libtiff begins with the file, which Pillow calls so, or one of its functions or codecs."""
+"""A line of libtiff begins with the file, which Pillow calls so, or one of its functions or codecs.
+"""
 
 _ONE = threading.Lock()
 """The descriptor is the whole program's."""
@@ -16,7 +19,9 @@ _ONE = threading.Lock()
 
 @contextmanager
 def libtiff_silent() -> Iterator[None]:
-    """A block without libtiff's lines; what others write to standard error meanwhile comes right after it."""
+    """A block without libtiff's lines; what others write to standard error meanwhile comes right
+    after it.
+    """
     with _ONE, tempfile.TemporaryFile() as held:
         try:
             before = os.dup(2)

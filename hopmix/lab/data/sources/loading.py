@@ -17,7 +17,8 @@ from hopmix.lab.errors import UsageError
 
 @contextmanager
 def loading(data: str, cure: str = "check its files") -> Iterator[None]:
-    """A block in which `datasets` loads something: `UsageError` for whatever it raises there, and no logs.
+    """A block in which `datasets` loads something: `UsageError` for whatever it raises there, and
+    no logs.
 
     **Arguments:**
 
@@ -30,7 +31,10 @@ def loading(data: str, cure: str = "check its files") -> Iterator[None]:
         raise
     # What is not as `datasets`, Arrow and tarfile expect makes them raise errors of all kinds.
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        if isinstance(error, DatasetGenerationError) and error.__cause__:
+            cause = error.__cause__
+        else:
+            cause = error
         raise UsageError(f"data = {data!r} cannot be loaded ({reason(cause)}); {cure}") from error
     finally:
         # Arrow has an allocator of its own, which would keep what `datasets` took to convert files.

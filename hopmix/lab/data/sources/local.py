@@ -28,9 +28,13 @@ def open_local(data: str, options: Options) -> Source:
     """
     path = Path(data).expanduser().resolve()
     try:
-        return _open_folder(data, path, options) if path.is_dir() else _open_file(data, path, options)
+        if path.is_dir():
+            return _open_folder(data, path, options)
+        return _open_file(data, path, options)
     except OSError as error:
-        raise UsageError(f"data = {data!r} cannot be read ({error.strerror or reason(error)}); check it") from error
+        raise UsageError(
+            f"data = {data!r} cannot be read ({error.strerror or reason(error)}); check it"
+        ) from error
 
 
 def _open_file(data: str, path: Path, options: Options) -> Source:
@@ -43,7 +47,10 @@ def _open_file(data: str, path: Path, options: Options) -> Source:
         return open_path_list(data, path, options)
     if suffix == ".npz":
         return open_array_file(data, path, options)
-    packed = "unpack it and give the folder" if suffix in (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar") else ""
+    if suffix in (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
+        packed = "unpack it and give the folder"
+    else:
+        packed = ""
     known = "give a .parquet, .npz, .csv or .tar file or a folder"
     raise UsageError(f"data = {data!r} is a file of a kind that is not read; {packed or known}")
 
@@ -54,11 +61,16 @@ def _open_folder(data: str, folder: Path, options: Options) -> Source:
     found = find_files(folder)
     files = found.files
     images = [path for path in files if path.suffix.lower() in suffixes()]
-    tables = {suffix: [path for path in files if path.suffix.lower() == suffix] for suffix in TABLES}
+    tables = {
+        suffix: [path for path in files if path.suffix.lower() == suffix] for suffix in TABLES
+    }
     held = {suffix: paths for suffix, paths in tables.items() if paths}
-    if len(held) > 1 or (held and len({path.parts[0] for path in images if len(path.parts) > 1}) > 1):
+    if len(held) > 1 or (
+        held and len({path.parts[0] for path in images if len(path.parts) > 1}) > 1
+    ):
         raise UsageError(
-            f"data = {data!r} holds {_both(images, held)}; give a folder with one kind of them, or a single file"
+            f"data = {data!r} holds {_both(images, held)}; give a folder with one kind of them, "
+            f"or a single file"
         )
     if held:
         ((suffix, paths),) = held.items()
@@ -68,9 +80,15 @@ def _open_folder(data: str, folder: Path, options: Options) -> Source:
     if images:
         return open_image_folder(data, folder, images, found, options)
     single = [str(path) for path in files if path.suffix.lower() in (*LISTS, ".npz")]
-    cure = f"; did you mean the file {single[0]!r} in it?" if single else "; give one that has some"
+    if single:
+        cure = f"; did you mean the file {single[0]!r} in it?"
+    else:
+        cure = "; give one that has some"
     held = f" (it holds {kinds(files)})" if files else ""
-    raise UsageError(f"data = {data!r} is a folder without images, without parquet and without .tar files{held}{cure}")
+    raise UsageError(
+        f"data = {data!r} is a folder without images, without parquet and without .tar "
+        f"files{held}{cure}"
+    )
 
 
 def _both(images: list[PurePath], held: dict[str, list[PurePath]]) -> str:
@@ -80,4 +98,6 @@ def _both(images: list[PurePath], held: dict[str, list[PurePath]]) -> str:
 
 def _beside(images: list[PurePath]) -> list[str]:
     names = [str(path) for path in images]
-    return [f"left out: {len(names):,} images beside the tables: {list_names(names, 3)}"] if names else []
+    if names:
+        return [f"left out: {len(names):,} images beside the tables: {list_names(names, 3)}"]
+    return []

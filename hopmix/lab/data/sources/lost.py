@@ -19,7 +19,9 @@ TOLD = {
 
 @dataclass(eq=False)
 class Lost:
-    """How many images lost what, the first of each, and the largest number among greys of 16 bits."""
+    """How many images lost what, the first of each, and the largest number among greys of 16
+    bits.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -39,7 +41,9 @@ _COLLECTED: ContextVar[Lost | None] = ContextVar("_COLLECTED", default=None)
 
 @contextmanager
 def collecting() -> Iterator[Lost]:
-    """A block in which what images lose is collected; images are read far below those who tell of it."""
+    """A block in which what images lose is collected; images are read far below those who tell of
+    it.
+    """
     lost = Lost()
     token = _COLLECTED.set(lost)
     try:
@@ -68,7 +72,9 @@ def note_losses(name: str, image: Image.Image):
         return
     if _has_frames(image):
         note_loss(name, "frames")
-    if not image.mode.startswith("I;16") and any(_is_deep(tile[3]) for tile in getattr(image, "tile", [])):
+    if not image.mode.startswith("I;16") and any(
+        _is_deep(tile[3]) for tile in getattr(image, "tile", [])
+    ):
         note_loss(name, "depth")  # Pillow itself makes colours of 16 bits such of 8
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         note_loss(name, "transparency")
@@ -76,7 +82,10 @@ def note_losses(name: str, image: Image.Image):
 
 def _is_deep(arguments: object) -> bool:
     """Whether a decoder of Pillow is told to expect colours of 16 bits, as in "RGB;16B"."""
-    packing = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if isinstance(arguments, tuple) and arguments:
+        packing = arguments[0]
+    else:
+        packing = arguments
     return isinstance(packing, str) and packing.endswith((";16B", ";16L", ";16N"))
 
 

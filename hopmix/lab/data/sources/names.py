@@ -8,7 +8,11 @@ def exists(data: str) -> bool:
     """Whether this is the path of something."""
     try:
         Path(data).expanduser().resolve().stat()
-    except (OSError, ValueError, RuntimeError):  # also names too long, with a zero byte, of no user, links in a circle
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # also names too long, with a zero byte, of no user, links in a circle
         return False
     return True
 
@@ -17,10 +21,15 @@ def suggestion(data: str) -> str:
     """The nearest thing that exists, as the end of a message."""
     try:
         parent = Path(data).expanduser().parent
-        siblings = [str(parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
+        if parent.is_dir():
+            siblings = [str(parent / other.name) for other in parent.iterdir()]
+        else:
+            siblings = []
     except (OSError, ValueError, RuntimeError):
         siblings = []
     close = difflib.get_close_matches(data, {"digits", *siblings} - {data}, n=1)
     if not close and not siblings and data.count("/") == 1:
         close = [f"hub:{data}"]
-    return f"; did you mean {close[0]!r}?" if close else ""
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return ""

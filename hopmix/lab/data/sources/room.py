@@ -28,9 +28,13 @@ def require_room(count: int, shape: tuple[int, int, int], batch: int = 0):
     if free is None or needed + needed_in_step <= free:
         return
     size = " x ".join(str(length) for length in shape)
-    step = f" and a batch of {batch:,} another {_gigabytes(needed_in_step)}" if batch else ""
+    if batch:
+        step = f" and a batch of {batch:,} another {_gigabytes(needed_in_step)}"
+    else:
+        step = ""
     raise UsageError(
-        f"data: {count:,} images of {size} take {_gigabytes(needed)}{step}, but {_gigabytes(free)} of memory are free; "
+        f"data: {count:,} images of {size} take {_gigabytes(needed)}{step}, but "
+        f"{_gigabytes(free)} of memory are free; "
         "make them smaller with --resize"
     )
 
@@ -43,7 +47,9 @@ def free_memory() -> int | None:
     """Bytes that a program may still ask for; `None` where the system doesn't tell."""
     limits = [_available(), _limit_of_group()]
     told = [limit for limit in limits if limit is not None]
-    return min(told) if told else None
+    if told:
+        return min(told)
+    return None
 
 
 def _available() -> int | None:
@@ -52,7 +58,9 @@ def _available() -> int | None:
     except OSError:
         return _physical()
     kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * kibibytes[0] if kibibytes else _physical()
+    if kibibytes:
+        return 1024 * kibibytes[0]
+    return _physical()
 
 
 def _physical() -> int | None:

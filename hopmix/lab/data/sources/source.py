@@ -1,4 +1,6 @@
-"""A labelled collection of images as its author split it: rows that are decoded when they are asked for."""
+"""A labelled collection of images as its author split it: rows that are decoded when they are asked
+for.
+"""
 
 import abc
 from collections.abc import Sequence
@@ -26,7 +28,9 @@ LABEL_CURE = ", or choose another column with --label-column"
 
 
 class Like(NamedTuple):
-    """The shape (height, width, colours) that further images must have, and the image that set it."""
+    """The shape (height, width, colours) that further images must have, and the image that set
+    it.
+    """
 
     shape: tuple[int, int, int]
     name: str
@@ -125,23 +129,29 @@ def make_source(
     - `order`: the order of the names of classes; other labels follow, sorted.
     - `columns`: whether the user may choose the column of labels.
 
-    **Raises:** `UsageError` for a split without images, for labels of two kinds, and for labels of another split that
+    **Raises:** `UsageError` for a split without images, for labels of two kinds, and for labels of
+    another split that
         never occur in training.
     """
     for split, given in splits.items():
         if not len(given.values):
-            raise UsageError(f"data = {data!r} has no images in its {split} split ({given.where}); add some")
+            raise UsageError(
+                f"data = {data!r} has no images in its {split} split ({given.where}); add some"
+            )
     known = _in_order(np.unique(splits["train"].values), order)
     code_of = {value: code for code, value in enumerate(known)}
     cure = LABEL_CURE if columns else ""
     parts = {split: _part(data, split, given, code_of, cure) for split, given in splits.items()}
-    # A lone validation split is the test, as usual where the labels of the test split are not published.
+    # A lone validation split is the test, as usual where the labels of the test split are not
+    # published.
     held_out = parts.get("validation") if "test" in parts else None
     test = parts.get("test", parts.get("validation"))
     notes = [*notes, *notes_on_labels(known)]
     # Names of folders need not be text in any encoding.
     classes = tuple(str(value).encode("utf-8", "backslashreplace").decode() for value in known)
-    return Source(escaped(name), origin, classes, parts["train"], held_out, test, tuple(notes), cure)
+    return Source(
+        escaped(name), origin, classes, parts["train"], held_out, test, tuple(notes), cure
+    )
 
 
 def _in_order(known: Values, order: Sequence[str]) -> list[Any]:
@@ -153,7 +163,8 @@ def _part(data: str, split: str, given: Given, code_of: dict[Any, int], cure: st
     texts = {isinstance(value, str) for value in code_of}
     if texts != {given.values.dtype.kind == "U"}:
         raise UsageError(
-            f"data = {data!r}: labels are names in one split and numbers in another ({split}, {given.where}), and "
+            f"data = {data!r}: labels are names in one split and numbers in another ({split}, "
+            f"{given.where}), and "
             "nothing tells which is which; give them the same names"
         )
     values, inverse = np.unique(given.values, return_inverse=True)
@@ -164,7 +175,8 @@ def _part(data: str, split: str, given: Given, code_of: dict[Any, int], cure: st
         value = given.values[unknown[0]].item()
         row = escaped(given.rows.name(int(unknown[0])))
         raise UsageError(
-            f"data = {data!r}: {row} has the label {value!r}, which never occurs in training (there are "
+            f"data = {data!r}: {row} has the label {value!r}, which never occurs in training "
+            f"(there are "
             f"{list_names(code_of)}); remove or rename it{cure}"
         )
     return Part(given.rows, labels, escaped(given.where))

@@ -11,7 +11,9 @@ SPELLINGS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""How a split may be spelled, in any case. Nothing else is a split's name, and no part of a name ever is."""
+"""How a split may be spelled, in any case. Nothing else is a split's name, and no part of a name
+ever is.
+"""
 
 SHARD = re.compile(r"[-_.]\d+(-of-\d+(-[0-9a-f]{16})?)?$")
 """What is behind a split's name where it has several files, as in `train-00000-of-00002`."""
@@ -39,7 +41,8 @@ def named_splits(data: str, names: Iterable[str]) -> dict[str, str] | None:
 
     - `names`: of all folders, or of all files, that may be splits.
 
-    **Raises:** `UsageError` where two names stand for one split, or several for splits without one for training.
+    **Raises:** `UsageError` where two names stand for one split, or several for splits without one
+    for training.
     """
     names = list(names)
     found: dict[str, str] = {}
@@ -49,14 +52,16 @@ def named_splits(data: str, names: Iterable[str]) -> dict[str, str] | None:
             return None
         if split in found:
             raise UsageError(
-                f"data = {data!r}: {found[split]!r} and {name!r} are both names of the {split} split; rename one"
+                f"data = {data!r}: {found[split]!r} and {name!r} are both names of the {split} "
+                f"split; rename one"
             )
         found[split] = name
     if len(found) == 1 and "train" not in found:
         return None  # alone it is no split of anything
     if found and "train" not in found:
         raise UsageError(
-            f"data = {data!r} has the splits {list_names(found.values())} but no 'train'; name one of them so"
+            f"data = {data!r} has the splits {list_names(found.values())} but no 'train'; name "
+            f"one of them so"
         )
     return found or None
 
@@ -73,17 +78,29 @@ def note_on_column(name: str, values: Iterable[str]) -> list[str]:
     others = [value for value in known if not split_of(value)]
     told = f"column {name!r} is not read"
     if split_column([name]):
-        beside = f" beside {list_names(named, 3)}" if named and others else ""
+        if named and others:
+            beside = f" beside {list_names(named, 3)}"
+        else:
+            beside = ""
         return [f"{told}: it has {list_names(others or named, 2)}{beside}, which makes no split"]
     if not named or len(known) > FEW:
         return []
     beside = f" beside {list_names(others, 2)}" if others else ""
-    return [f"{told}, but names splits ({list_names(named, 3)}{beside}); to use them, call it {SPLIT_COLUMN!r}"]
+    return [
+        f"{told}, but names splits ({list_names(named, 3)}{beside}); to use them, call it "
+        f"{SPLIT_COLUMN!r}"
+    ]
 
 
 def note_on_names(what: str, names: Iterable[str], cure: str) -> list[str]:
-    """What to tell of names of files or folders that make no splits, where some of them hold a split's name."""
-    alike = [name for name in dict.fromkeys(names) if any(split_of(word) for word in WORDS.findall(name))]
+    """What to tell of names of files or folders that make no splits, where some of them hold a
+    split's name.
+    """
+    alike = [
+        name for name in dict.fromkeys(names) if any(split_of(word) for word in WORDS.findall(name))
+    ]
     if not alike:
         return []
-    return [f"{what} {list_names(alike, 3)} are read as one pool, whatever splits they name; {cure}"]
+    return [
+        f"{what} {list_names(alike, 3)} are read as one pool, whatever splits they name; {cure}"
+    ]

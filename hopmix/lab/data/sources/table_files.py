@@ -1,4 +1,6 @@
-"""Parquet files and WebDataset archives, read with the builders of `datasets`: no script of a data set ever runs."""
+"""Parquet files and WebDataset archives, read with the builders of `datasets`: no script of a data
+set ever runs.
+"""
 
 import glob
 import itertools
@@ -20,7 +22,9 @@ PICKLES = {"pth", "pt", "pkl", "pickle", "pyd"}
 """Suffixes of members of an archive that some library would unpickle."""
 
 
-def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]) -> Source:
+def open_parquet(
+    data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]
+) -> Source:
     """The images and labels of parquet files.
 
     **Arguments:**
@@ -34,21 +38,25 @@ def open_parquet(data: str, path: Path, files: Sequence[PurePath], options: Opti
     for split, paths in _by_split(data, files).items():
         with loading(data):
             filled = [file for file in paths if pq.read_metadata(root / file).num_rows]
-            # Files whose columns differ are loaded apart: the names of their classes may stand in another order. So
-            # are those of different folders, which paths of images count from.
+            # Files whose columns differ are loaded apart: the names of their classes may stand in
+            # another order. So are those of different folders, which paths of images count from.
             groups = itertools.groupby(filled, lambda file: (file.parent, _columns(root / file)))
             tables = [
-                Table(_load("parquet", [root / file for file in group]), root / folder) for (folder, _), group in groups
+                Table(_load("parquet", [root / file for file in group]), root / folder)
+                for (folder, _), group in groups
             ]
         found[split] = Found(tables, _where(paths))
     told = [*notes, *_pooled(files, found)]
     return source_of_tables(data, _name(path), _origin(data, path), found, options, told)
 
 
-def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]) -> Source:
+def open_archives(
+    data: str, path: Path, files: Sequence[PurePath], options: Options, notes: Sequence[str]
+) -> Source:
     """The images and labels of WebDataset archives; a label is `cls`, or a field of `json`.
 
-    **Raises:** `UsageError` for damaged archives, those without images or labels, and those with pickles.
+    **Raises:** `UsageError` for damaged archives, those without images or labels, and those with
+    pickles.
     """
     root = path if path.is_dir() else path.parent
     told = list(notes)
@@ -56,9 +64,13 @@ def open_archives(data: str, path: Path, files: Sequence[PurePath], options: Opt
     for split, paths in _by_split(data, files).items():
         with loading(data):
             inside = [folder for file in paths for folder in _folders(data, root / file)]
-            found[split] = Found([Table(_load("webdataset", [root / file for file in paths]))], _where(paths))
+            found[split] = Found(
+                [Table(_load("webdataset", [root / file for file in paths]))], _where(paths)
+            )
         if {split_of(folder) for folder in inside} - {None, split}:
-            told += note_on_names("folders in the archive", inside, "to use these, pack each into a file of its own")
+            told += note_on_names(
+                "folders in the archive", inside, "to use these, pack each into a file of its own"
+            )
     told += _pooled(files, found)
     return source_of_tables(data, _name(path), _origin(data, path), found, options, told)
 
@@ -71,11 +83,15 @@ def _pooled(files: Sequence[PurePath], found: Collection[str]) -> list[str]:
     alike = {split_of(word) for name in names for word in WORDS.findall(name)} - {None}
     if alike <= {"train"}:
         return []
-    return note_on_names("files", names, "for splits, call them all 'train-0', 'train-1', 'test-0' and so on")
+    return note_on_names(
+        "files", names, "for splits, call them all 'train-0', 'train-1', 'test-0' and so on"
+    )
 
 
 def _columns(path: Path) -> tuple[str, bytes | None]:
-    """The columns of a file, and what `datasets` wrote of them, which the names of classes stand in."""
+    """The columns of a file, and what `datasets` wrote of them, which the names of classes stand
+    in.
+    """
     schema = pq.read_schema(path)
     return str(schema.remove_metadata()), (schema.metadata or {}).get(b"huggingface")
 
@@ -87,17 +103,27 @@ def _load(builder: str, paths: Sequence[Path]) -> datasets.Dataset:
 
 
 def _by_split(data: str, files: Sequence[PurePath]) -> dict[str, list[PurePath]]:
-    """Files by split: by their own names, or else by the first folder, where every one of them is a split's name."""
+    """Files by split: by their own names, or else by the first folder, where every one of them is a
+    split's name.
+    """
     named = {path: SHARD.sub("", path.stem) for path in files}
     for names in (named, {path: path.parts[0] for path in files if len(path.parts) > 1}):
-        splits = named_splits(data, dict.fromkeys(names.values())) if len(names) == len(files) else None
+        if len(names) == len(files):
+            splits = named_splits(data, dict.fromkeys(names.values()))
+        else:
+            splits = None
         if splits is not None:
-            return {split: [path for path in files if names[path] == name] for split, name in splits.items()}
+            return {
+                split: [path for path in files if names[path] == name]
+                for split, name in splits.items()
+            }
     return {"train": list(files)}
 
 
 def _folders(data: str, path: Path) -> list[str]:
-    """The names of splits among the folders in an archive, which must hold something and no pickles."""
+    """The names of splits among the folders in an archive, which must hold something and no
+    pickles.
+    """
     folders: dict[str, None] = {}
     with tarfile.open(path, "r:") as archive:
         if archive.next() is None:
@@ -107,7 +133,8 @@ def _folders(data: str, path: Path) -> list[str]:
             folders |= dict.fromkeys(part for part in parts[:-1] if split_of(part))
             if PICKLES & set(parts[-1].lower().split(".")[1:] if parts else []):
                 raise UsageError(
-                    f"data = {data!r}: {path.name} holds {member.name!r}, a pickle, which could run a program; take "
+                    f"data = {data!r}: {path.name} holds {member.name!r}, a pickle, which could "
+                    f"run a program; take "
                     "it out"
                 )
     return list(folders)
@@ -115,11 +142,15 @@ def _folders(data: str, path: Path) -> list[str]:
 
 def _where(paths: Sequence[PurePath]) -> str:
     names = [str(path) for path in paths]
-    return f"file {names[0]}" if len(names) == 1 else f"{len(names)} files {list_names(names, 2)}"
+    if len(names) == 1:
+        return f"file {names[0]}"
+    return f"{len(names)} files {list_names(names, 2)}"
 
 
 def _name(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem
+    if path.is_dir():
+        return path.name
+    return path.stem
 
 
 def _origin(data: str, path: Path) -> str:

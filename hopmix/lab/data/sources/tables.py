@@ -15,8 +15,24 @@ from rich.progress import track
 
 from hopmix.lab.data.sources.columns import Columns, as_images, find_columns, label_values, texts_of
 from hopmix.lab.data.sources.decode import Encoded, decode_images
-from hopmix.lab.data.sources.source import AbstractRows, Given, Index, Like, Options, Pixels, Size, Source, make_source
-from hopmix.lab.data.sources.splits import SPELLINGS, named_splits, note_on_column, split_column, split_of
+from hopmix.lab.data.sources.source import (
+    AbstractRows,
+    Given,
+    Index,
+    Like,
+    Options,
+    Pixels,
+    Size,
+    Source,
+    make_source,
+)
+from hopmix.lab.data.sources.splits import (
+    SPELLINGS,
+    named_splits,
+    note_on_column,
+    split_column,
+    split_of,
+)
 from hopmix.lab.data.sources.words import list_names
 from hopmix.lab.errors import UsageError
 
@@ -111,18 +127,22 @@ def _name(split: str, row: int, cell: Cell) -> str:
 
 
 def _file(cell: Cell) -> Encoded:
-    return cell["bytes"] if cell["bytes"] is not None else cell["path"] or b""
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    return cell["path"] or b""
 
 
 def progress(steps: Sequence[Any], description: str) -> Iterator[Any]:
     """The steps, with a bar on a terminal that goes when they are done."""
     console = Console(stderr=True)
-    yield from track(steps, description, console=console, transient=True, disable=not sys.stderr.isatty())
+    yield from track(
+        steps, description, console=console, transient=True, disable=not sys.stderr.isatty()
+    )
 
 
 def choose_splits(data: str, splits: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Which of the declared splits is for training, validation and test, by the first spelling that there is, and
-    which are left over; a single one, whatever its name, is for training."""
+    """Which of the declared splits is for training, validation and test, by the first spelling that
+    there is, and which are left over; a single one, whatever its name, is for training."""
     if len(splits) == 1:
         return {"train": splits[0]}, []
     called = sorted(splits, key=lambda name: _preference(name))
@@ -132,21 +152,33 @@ def choose_splits(data: str, splits: Sequence[str]) -> tuple[dict[str, str], lis
         if split is not None:
             chosen.setdefault(split, name)
     if "train" not in chosen:
-        raise UsageError(f"data = {data!r} has the splits {list_names(splits)} but no 'train'; name one of them so")
+        raise UsageError(
+            f"data = {data!r} has the splits {list_names(splits)} but no 'train'; name one of "
+            f"them so"
+        )
     return chosen, [name for name in splits if name not in chosen.values()]
 
 
 def _preference(name: str) -> tuple[int, str]:
     spellings = [spelling for names in SPELLINGS.values() for spelling in names]
-    return (spellings.index(name.casefold()) if name.casefold() in spellings else len(spellings), name)
+    return (
+        spellings.index(name.casefold()) if name.casefold() in spellings else len(spellings),
+        name,
+    )
 
 
 def source_of_tables(
-    data: str, name: str, origin: str, splits: dict[str, Found], options: Options, notes: Sequence[str] = ()
+    data: str,
+    name: str,
+    origin: str,
+    splits: dict[str, Found],
+    options: Options,
+    notes: Sequence[str] = (),
 ) -> Source:
     """The images and labels of tables.
 
-    Tables of one split may differ in the order of the names of their classes, for labels are matched by name.
+    Tables of one split may differ in the order of the names of their classes, for labels are
+    matched by name.
 
     **Arguments:**
 
@@ -169,7 +201,9 @@ def _by_column(data: str, splits: dict[str, Found], options: Options) -> dict[st
     """The tables divided by their column of splits, where nothing else divides them."""
     tables = [table for found in splits.values() for table in found.tables if len(table.rows)]
     chosen = options.columns.values()
-    columns = [split_column(name for name in table.rows.features if name not in chosen) for table in tables]
+    columns = [
+        split_column(name for name in table.rows.features if name not in chosen) for table in tables
+    ]
     if set(splits) == {"train"} and tables and all(columns):
         values = [texts_of(table.rows, name or "") for table, name in zip(tables, columns)]
         names = named_splits(data, dict.fromkeys(value for texts in values for value in texts))
@@ -178,7 +212,9 @@ def _by_column(data: str, splits: dict[str, Found], options: Options) -> dict[st
     return splits
 
 
-def _divided(tables: list[Table], values: list[list[str]], names: dict[str, str]) -> dict[str, Found]:
+def _divided(
+    tables: list[Table], values: list[list[str]], names: dict[str, str]
+) -> dict[str, Found]:
     found = {}
     for split, name in names.items():
         rows = [[row for row, value in enumerate(texts) if value == name] for texts in values]
@@ -199,7 +235,9 @@ def _unused(split: str, table: datasets.Dataset, columns: Columns) -> list[str]:
     return notes
 
 
-def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given, list[str], list[str]]:
+def _given(
+    data: str, split: str, found: Found, options: Options
+) -> tuple[Given, list[str], list[str]]:
     """One split of several tables as one, the names of its classes in their order, and notes."""
     notes: list[str] = []
     images: list[datasets.Dataset] = []
@@ -215,10 +253,13 @@ def _given(data: str, split: str, found: Found, options: Options) -> tuple[Given
         order |= dict.fromkeys(names)
         notes += _unused(split, table, columns)
     if not images:
-        raise UsageError(f"data = {data!r} has no rows in its {split} split ({found.where}); add some")
+        raise UsageError(
+            f"data = {data!r} has no rows in its {split} split ({found.where}); add some"
+        )
     if len({labels.dtype.kind for labels in values}) > 1:
         raise UsageError(
-            f"data = {data!r}: labels of {split} ({found.where}) are names in one file and numbers in another; "
+            f"data = {data!r}: labels of {split} ({found.where}) are names in one file and "
+            f"numbers in another; "
             "give them the same names"
         )
     rows = TableRows(datasets.concatenate_datasets(images), split, options.size)

@@ -19,7 +19,9 @@ def body(run: Run, stills: Stills) -> str:
 
 
 def accuracy_table(run: Run, results: Sequence[ArmResult]) -> str:
-    """One row per arm: parameters, n, accuracies, paired difference to the reference with its p-values."""
+    """One row per arm: parameters, n, accuracies, paired difference to the reference with its
+    p-values.
+    """
     adjusted = words.adjusted_p(results)
     styles = arm_styles(run.metrics)
     rows = [_row(arm, adjusted[arm.name], styles[arm.name].colour) for arm in results]
@@ -31,7 +33,9 @@ def accuracy_table(run: Run, results: Sequence[ArmResult]) -> str:
 
 
 def _row(arm: ArmResult, adjusted: float, colour: str) -> str:
-    lost = "; ".join(f"seed {seed} diverged at step {step:,}" for seed, step in arm.diverged.items())
+    lost = "; ".join(
+        f"seed {seed} diverged at step {step:,}" for seed, step in arm.diverged.items()
+    )
     name = html.swatch(colour) + escape(arm.name)
     if lost:
         name += f'<span class="sub">{lost}</span>'
@@ -45,7 +49,8 @@ def _row(arm: ArmResult, adjusted: float, colour: str) -> str:
         *_comparison(arm, adjusted),
     ]
     cells = "".join(f"<td>{number}</td>" for number in numbers)
-    return f'<tr><th scope="row" class="words">{name}</th><td class="words">{escape(arm.title)}</td>{cells}</tr>'
+    head = f'<th scope="row" class="words">{name}</th><td class="words">{escape(arm.title)}</td>'
+    return f"<tr>{head}{cells}</tr>"
 
 
 def _accuracy(score: Summary | None) -> str:
@@ -64,26 +69,32 @@ def _comparison(arm: ArmResult, adjusted: float) -> tuple[str, str, str]:
 
 
 def _plus_minus(number: str, stderr: float) -> str:
-    return number if np.isnan(stderr) else f"{number} ± {100 * stderr:.2f}"
+    if np.isnan(stderr):
+        return number
+    return f"{number} ± {100 * stderr:.2f}"
 
 
 def _table_note(run: Run, results: Sequence[ArmResult], split: str) -> str:
-    errors = (
-        "Mean ± standard error over n seeds. " if run.metrics.seed.size > 1 else "One seed: no spread and no test. "
-    )
+    if run.metrics.seed.size > 1:
+        errors = "Mean ± standard error over n seeds. "
+    else:
+        errors = "One seed: no spread and no test. "
     if REFERENCE not in run.arms:
         paired = f"Without a {REFERENCE} arm there is nothing to pair with. "
     elif len(results) > 1 and run.metrics.seed.size > 1:
         paired = (
-            f"Difference to {REFERENCE} in {split} accuracy, by the two-sided paired t-test over shared seeds; the "
-            "last column adjusts p for the number of arms compared (Holm). A pair with a diverged member is dropped. "
+            f"Difference to {REFERENCE} in {split} accuracy, by the two-sided paired t-test over "
+            f"shared seeds; the "
+            "last column adjusts p for the number of arms compared (Holm). A pair with a "
+            "diverged member is dropped. "
         )
     else:
         paired = ""
     note = f'<p class="note">{errors}{paired}</p>'
     if run.results is None:
         note += html.missing(
-            "<code>results.json</code> is not there yet: the test split is read once, when the run has ended."
+            "<code>results.json</code> is not there yet: the test split is read once, when the "
+            "run has ended."
         )
     return note
 

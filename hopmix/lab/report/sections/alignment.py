@@ -28,7 +28,9 @@ def body(run: Run, stills: Stills) -> str:
     """A picture per block and branch."""
     pairs = weight_pairs(run)
     if not pairs:
-        return _WORDS + html.missing("<code>weights.npz</code> is not there yet: it is written when the run has ended.")
+        return _WORDS + html.missing(
+            "<code>weights.npz</code> is not there yet: it is written when the run has ended."
+        )
     folded = [
         html.fold(
             f"Block {block}, {branch} mixing",

@@ -16,7 +16,8 @@ def arm_definitions(kinds: Mapping[str, str]) -> str:
     """What each kind of arm is, in the paper's words too."""
     items = "\n".join(f"<dt>{escape(kind)}</dt><dd>{words}</dd>" for kind, words in kinds.items())
     pairing = (
-        "<p>The same seed gives every arm the same <i>W</i>, stem, head and order of batches; this is what the paired "
+        "<p>The same seed gives every arm the same <i>W</i>, stem, head and order of batches; "
+        "this is what the paired "
         "tests use. The names of the models are those of arXiv 2406.12220.</p>"
     )
     return f'<dl class="definitions">\n{items}\n</dl>{pairing}'

@@ -7,7 +7,8 @@ from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.sections.choices import choice, known, measured
 from hopmix.plot.training import asymmetry_map
 
-# Every index can be chosen in the charts of the report; drawing each would take longer than a study.
+# Every index can be chosen in the charts of the report; drawing each would take longer than a
+# study.
 MAPS = (
     "relative_breaking",
     "symmetry_score",

@@ -25,7 +25,9 @@ def choice(group: str, prefix: str, names: Sequence[str], stills: Stills, words:
     if not names:
         return html.missing("No index of asymmetry has a finite value in this run.")
     shown = [
-        html.picture(stills[f"{prefix}_{name}"], f"{known(name).label}: {words}", group=group, key=name)
+        html.picture(
+            stills[f"{prefix}_{name}"], f"{known(name).label}: {words}", group=group, key=name
+        )
         for name in names
     ]
     labels = {name: known(name).label for name in names}

@@ -14,11 +14,16 @@ def body(run: Run, stills: Stills) -> str:
         "Data": study.get("data", {}),
         "Configuration": study.get("config", {}),
         "Environment": study.get("environment", {}),
-        **{f"Environment when resumed, {r['created']}": r["environment"] for r in study.get("resumed", [])},
+        **{
+            f"Environment when resumed, {r['created']}": r["environment"]
+            for r in study.get("resumed", [])
+        },
         "Time in seconds": (run.results or {}).get("timing", {}),
     }
     command = f"<p><code>{escape(str(study.get('command', '')))}</code></p>"
-    return command + "\n".join(html.fold(title, html.pairs(values)) for title, values in parts.items() if values)
+    return command + "\n".join(
+        html.fold(title, html.pairs(values)) for title, values in parts.items() if values
+    )
 
 
 SECTION = Section("configuration", "Configuration and environment", body)

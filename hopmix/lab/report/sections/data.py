@@ -20,30 +20,41 @@ def body(run: Run, stills: Stills) -> str:
     if not any(counts.values()):
         return html.missing("The run does not say which images it had.")
     rows = [_row(name, count, sum(counts.values())) for name, count in counts.items()]
-    table = html.table("Splits of the data", html.heads(("Split", "For", "Images", "Share"), words=2), rows)
+    table = html.table(
+        "Splits of the data", html.heads(("Split", "For", "Images", "Share"), words=2), rows
+    )
     return f"<p>{_images(data)}</p>" + table + _provenance(data)
 
 
 def _row(name: str, count: int, total: int) -> str:
     title, purpose = SPLITS[name]
-    cells = f'<td class="words">{purpose}</td><td>{count:,}</td><td>{100 * count / total:.1f} %</td>'
+    cells = (
+        f'<td class="words">{purpose}</td><td>{count:,}</td><td>{100 * count / total:.1f} %</td>'
+    )
     return f'<tr><th scope="row" class="words">{title}</th>{cells}</tr>'
 
 
 def _images(data: dict) -> str:
     size = " × ".join(str(length) for length in data.get("image", []))
     classes = _count(data.get("classes"))
-    told = f"Images of {size} values (height × width × colours)" if size else "Images"
+    if size:
+        told = f"Images of {size} values (height × width × colours)"
+    else:
+        told = "Images"
     return escape(f"{told}, each of one of {classes} classes." if classes else f"{told}.")
 
 
 def _provenance(data: dict) -> str:
     source = str(data.get("provenance", ""))
-    return f'<p class="note">{escape(source)}</p>' if source else ""
+    if source:
+        return f'<p class="note">{escape(source)}</p>'
+    return ""
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    if isinstance(value, int):
+        return value
+    return 0
 
 
 SECTION = Section("data", "The data", body)

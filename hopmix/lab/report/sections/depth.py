@@ -128,7 +128,10 @@ def _colours(values: np.ndarray, signed: bool, log: bool) -> dict[str, Any]:
     if log:
         powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
         bar |= {"tickvals": list(powers), "ticktext": [power_of_ten(10.0**p) for p in powers]}
-    scale = [[i / 4, colour] for i, colour in enumerate(_SIGNED)] if signed else "Viridis"
+    if signed:
+        scale = [[i / 4, colour] for i, colour in enumerate(_SIGNED)]
+    else:
+        scale = "Viridis"
     return {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
 
 
@@ -158,7 +161,9 @@ def body(run: Run, stills: Stills) -> str:
 def _still(shown: list[Quantity], stills: Stills) -> str:
     drawn = [one for one in shown if one.name in MAPS][:1]
     words = "block against training step, per arm and branch."
-    return "".join(html.still(stills[f"asymmetry_map_{one.name}"], f"{one.label}, {words}") for one in drawn)
+    return "".join(
+        html.still(stills[f"asymmetry_map_{one.name}"], f"{one.label}, {words}") for one in drawn
+    )
 
 
 SECTION = Section("map", "Asymmetry by depth", body, charts=charts)

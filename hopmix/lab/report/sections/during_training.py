@@ -40,7 +40,9 @@ def null_of(run: Run, name: str) -> xr.Dataset | None:
     """What unrelated weights give, where that stays the same through training."""
     # The ratio of breaking moves with the norms of V and W, which training changes.
     sizes = None if name == "breaking_ratio" else coupling_sizes(run)
-    return None if sizes is None else null(name, sizes)
+    if sizes is None:
+        return None
+    return null(name, sizes)
 
 
 def body(run: Run, stills: Stills) -> str:

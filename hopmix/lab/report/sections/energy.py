@@ -56,7 +56,10 @@ def charts(run: Run) -> dict[str, Chart]:
     for one in ENERGY:
         overall = over_seeds(metrics[one.name].mean("block"))
         choices = {"all": _curves(overall, one)}
-        choices |= {str(block): _curves(drawn[one.name].at(block), one) for block in range(metrics.block.size)}
+        choices |= {
+            str(block): _curves(drawn[one.name].at(block), one)
+            for block in range(metrics.block.size)
+        }
         curves[one.name] = choices
     return {
         "energy-per-block": Chart(_block_figure(run, metrics.block.values), last),
@@ -84,7 +87,8 @@ def _block_figure(run: Run, blocks: np.ndarray) -> go.Figure:
             customdata=blocks.tolist(),
             marker={"color": style.colour, "symbol": style.marker, "size": 8},
             error_y={"symmetric": False, "color": style.colour, "thickness": 1.2, "width": 0},
-            hovertemplate=f"<b>{literal(style.name)}</b><br>block %{{customdata}}: %{{y}}<extra></extra>",
+            hovertemplate=f"<b>{literal(style.name)}</b><br>block %{{customdata}}: "
+            f"%{{y}}<extra></extra>",
         )
         for index, style in enumerate(arm_styles(run.metrics).values())
     ]

@@ -26,10 +26,14 @@ def figures(run: Run) -> NamedFigures:
 def body(run: Run, stills: Stills) -> str:
     """The figure."""
     if "fields" not in stills:
-        return _WORDS + html.missing(f"This run has no measurements of its blocks as vector fields: {html.OLDER}.")
+        return _WORDS + html.missing(
+            f"This run has no measurements of its blocks as vector fields: {html.OLDER}."
+        )
     return _WORDS + html.picture(
         stills["fields"], "Field asymmetry, dissipation, work and descent margin used, per block"
     )
 
 
-SECTION = Section("blocks-as-fields", "Blocks as vector fields", body, figures, menu="Blocks as fields")
+SECTION = Section(
+    "blocks-as-fields", "Blocks as vector fields", body, figures, menu="Blocks as fields"
+)

@@ -34,40 +34,56 @@ def body(run: Run, stills: Stills) -> str:
     if reason := onset_missing(run):
         return _WORDS + html.missing(reason)
     rates = rates_of_breaking(run.metrics.isel(arm=_broken(run)))
-    shown = html.picture(stills["onset"], "Predicted and measured rates of breaking, per broken arm")
+    shown = html.picture(
+        stills["onset"], "Predicted and measured rates of breaking, per broken arm"
+    )
     return _WORDS + onset_table(rates) + _empty_updates(run) + shown
 
 
 def _empty_updates(run: Run) -> str:
     rate = run.metrics.breaking_rate.isel(arm=_broken(run))
     empty = ((rate == 0) | rate.isnull()).all([name for name in rate.dims if name != "step"])
-    steps = [f"{step:,}" for step in rate.step.values[(empty & rate.notnull().any(set(rate.dims) - {"step"})).values]]
+    steps = [
+        f"{step:,}"
+        for step in rate.step.values[(empty & rate.notnull().any(set(rate.dims) - {"step"})).values]
+    ]
     if not steps:
         return ""
     at = f"step{'s' * (len(steps) > 1)} {words.enumerate_words(steps)}"
     return html.missing(
-        f"At {at} the next update is empty and predicts nothing: the learning rate is zero at both ends of its "
+        f"At {at} the next update is empty and predicts nothing: the learning rate is zero at "
+        f"both ends of its "
         "schedule, and the blocks have no gradient behind a head that starts at zero."
     )
 
 
 def onset_table(rates: xr.Dataset) -> str:
-    """Predicted and measured rates of breaking per arm, at the first step that has both: mean, standard error, n."""
+    """Predicted and measured rates of breaking per arm, at the first step that has both: mean,
+    standard error, n.
+    """
     names = ("Arm", "Step", "n", "Predicted", "Measured", "Measured / predicted")
     rows = [_onset_row(rates.sel(arm=name)) for name in rates.arm.values]
     table = html.table("Onset of breaking", html.heads(names), rows)
-    note = '<p class="note">Per 1,000 steps: mean over blocks and branches, ± standard error over n seeds.</p>'
-    return table + note
+    note = "Per 1,000 steps: mean over blocks and branches, ± standard error over n seeds."
+    return f'{table}<p class="note">{note}</p>'
 
 
 def _onset_row(rates: xr.Dataset) -> str:
     name = f'<tr><th scope="row" class="words">{escape(str(rates.arm.item()))}</th>'
-    both = (1000 * rates).where(rates.predicted.notnull() & rates.measured.notnull()).dropna("step", how="all")
+    both = (
+        (1000 * rates)
+        .where(rates.predicted.notnull() & rates.measured.notnull())
+        .dropna("step", how="all")
+    )
     if not both.step.size:
         return name + "<td>–</td>" * 5 + "</tr>"
     first = both.isel(step=0).mean(("block", "branch"))
-    predicted, measured = (summarise(first[part].values.astype(float)) for part in ("predicted", "measured"))
-    ratio = measured.mean / predicted.mean if predicted.mean else float("nan")
+    predicted = summarise(first["predicted"].values.astype(float))
+    measured = summarise(first["measured"].values.astype(float))
+    if predicted.mean:
+        ratio = measured.mean / predicted.mean
+    else:
+        ratio = float("nan")
     cells = [f"{int(first.step):,}", str(predicted.n), number(predicted.mean, predicted.stderr)]
     cells += [number(measured.mean, measured.stderr), plain(ratio, 2)]
     return name + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

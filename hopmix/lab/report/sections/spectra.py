@@ -27,17 +27,25 @@ def body(run: Run, stills: Stills) -> str:
     """A picture per branch of the last block."""
     shown = [
         f"<h3>Block {block}, {escape(branch)} mixing</h3>"
-        + html.picture(stills[f"spectra_{block}_{branch}"], f"Eigenvalues of block {block}, {branch} mixing")
+        + html.picture(
+            stills[f"spectra_{block}_{branch}"], f"Eigenvalues of block {block}, {branch} mixing"
+        )
         for block, branch in _spectra(run)
     ]
-    return _WORDS + ("\n".join(shown) or html.missing(f"This run has no eigenvalues: {html.OLDER}."))
+    return _WORDS + (
+        "\n".join(shown) or html.missing(f"This run has no eigenvalues: {html.OLDER}.")
+    )
 
 
 def _spectra(run: Run) -> list[tuple[int, str]]:
     """The last block, each branch."""
-    if "eigenvalue_real" not in run.metrics or not bool(run.metrics.eigenvalue_real.notnull().any()):
+    if "eigenvalue_real" not in run.metrics or not bool(
+        run.metrics.eigenvalue_real.notnull().any()
+    ):
         return []
-    return [(int(run.metrics.block.values[-1]), str(branch)) for branch in run.metrics.branch.values]
+    return [
+        (int(run.metrics.block.values[-1]), str(branch)) for branch in run.metrics.branch.values
+    ]
 
 
 SECTION = Section("spectra", "Spectra of VW through training", body, figures, menu="Spectra")

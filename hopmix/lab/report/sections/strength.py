@@ -15,7 +15,10 @@ from hopmix.plot.axis import StrengthAxis, is_penalised, strength_axis
 from hopmix.plot.style import ArmStyle, arm_styles
 from hopmix.plot.training import accuracy_against_strength, accuracy_label, penalised_by_kind
 
-_WORDS = "Dots are seeds, marks their mean with one standard error; lines with bands are the arms that have no λ."
+_WORDS = (
+    "Dots are seeds, marks their mean with one standard error; lines with bands are the "
+    "arms that have no λ."
+)
 
 
 def figures(run: Run) -> NamedFigures:
@@ -57,7 +60,9 @@ def _paths(accuracy: xr.DataArray, axis: StrengthAxis) -> list[go.Scatter]:
         places = [axis.place(float(strength)) for strength in arms.strength.values]
         means = arms.mean("seed").values
         line = {"color": "#b1bac4", "width": 1.5}
-        shown.append(go.Scatter(x=places, y=packed(means), mode="lines", line=line, hoverinfo="skip"))
+        shown.append(
+            go.Scatter(x=places, y=packed(means), mode="lines", line=line, hoverinfo="skip")
+        )
     return shown
 
 
@@ -85,7 +90,9 @@ def _level(index: int, style: ArmStyle, summary: Summary, axis: StrengthAxis) ->
     ends = list(axis.span)
     line = {"color": style.colour, "width": 2, "dash": style.dash}
     shared = {"meta": index, "mode": "lines", "x": ends}
-    mean = go.Scatter(y=[summary.mean] * 2, line=line, hovertemplate=_hover(style, summary), **shared)
+    mean = go.Scatter(
+        y=[summary.mean] * 2, line=line, hovertemplate=_hover(style, summary), **shared
+    )
     if not np.isfinite(summary.stderr):
         return [mean]
     edges = [summary.mean - summary.stderr, summary.mean + summary.stderr]
@@ -95,7 +102,9 @@ def _level(index: int, style: ArmStyle, summary: Summary, axis: StrengthAxis) ->
     return [low, high, mean]
 
 
-def _marks(index: int, style: ArmStyle, values: np.ndarray, summary: Summary, place: float) -> list[go.Scatter]:
+def _marks(
+    index: int, style: ArmStyle, values: np.ndarray, summary: Summary, place: float
+) -> list[go.Scatter]:
     """An arm that has a strength: a dot per seed, and their mean with its error."""
     shared = {"meta": index, "mode": "markers"}
     dots = {"color": style.colour, "opacity": 0.4, "size": 6}
@@ -103,7 +112,9 @@ def _marks(index: int, style: ArmStyle, values: np.ndarray, summary: Summary, pl
     error = {"color": style.colour, "thickness": 1.5, "width": 5}
     if np.isfinite(summary.stderr):
         error["array"] = [summary.stderr]
-    seeds = go.Scatter(x=[place] * values.size, y=packed(values), marker=dots, hoverinfo="skip", **shared)
+    seeds = go.Scatter(
+        x=[place] * values.size, y=packed(values), marker=dots, hoverinfo="skip", **shared
+    )
     mean = go.Scatter(
         x=[place],
         y=[summary.mean],
@@ -116,14 +127,19 @@ def _marks(index: int, style: ArmStyle, values: np.ndarray, summary: Summary, pl
 
 
 def _hover(style: ArmStyle, summary: Summary) -> str:
-    error = f" ± {100 * summary.stderr:.2f}" if np.isfinite(summary.stderr) else ""
+    if np.isfinite(summary.stderr):
+        error = f" ± {100 * summary.stderr:.2f}"
+    else:
+        error = ""
     return f"<b>{literal(style.name)}</b><br>{100 * summary.mean:.2f}{error} %<extra></extra>"
 
 
 def body(run: Run, stills: Stills) -> str:
     """The chart, and the static figure in its place on paper."""
     if not is_penalised(run.metrics).any():
-        return html.missing("There is no arm with a penalty in this study, so there is nothing to show against λ.")
+        return html.missing(
+            "There is no arm with a penalty in this study, so there is nothing to show against λ."
+        )
     frame = html.chart("strength", "", _WORDS)
     still = html.still(stills["accuracy_against_lambda"], _WORDS)
     return f"<p>{_WORDS}</p>" + html.LEGEND + html.charts([frame], 1) + still

@@ -35,12 +35,17 @@ def summary(run: Run, results: Sequence[ArmResult]) -> str:
 
 
 def _setting(run: Run) -> str:
-    data, arms, seeds = run.study.get("data", {}), len(run.arms), run.metrics.seed.size
+    data = run.study.get("data", {})
+    arms = len(run.arms)
+    seeds = run.metrics.seed.size
     size = " × ".join(str(length) for length in data.get("image", [])[:2])
     counts = f"{int(data.get('classes', 0))} classes, {int(data.get('train', 0)):,} training images"
     images = f" ({size} pixels, {counts})" if size else ""
     trained = f"{arms} arm{'s' * (arms > 1)}, {_seeds(seeds)}{' each' * (arms > 1)}"
-    return f"On {escape(words.data_name(run))}{images} this study trained {trained}, for {run.last_step:,} steps."
+    return (
+        f"On {escape(words.data_name(run))}{images} this study trained {trained}, for "
+        f"{run.last_step:,} steps."
+    )
 
 
 def _progress(run: Run) -> str:
@@ -48,7 +53,10 @@ def _progress(run: Run) -> str:
         return ""
     planned = int(run.study.get("steps_total", 0))
     if run.last_step < planned:
-        return f"The run is in progress, {run.last_step:,} of {planned:,} steps: all accuracies here are on validation."
+        return (
+            f"The run is in progress, {run.last_step:,} of {planned:,} steps: all accuracies "
+            f"here are on validation."
+        )
     return "The test split has not been read yet: all accuracies here are on validation."
 
 
@@ -56,16 +64,17 @@ def _extremes(results: Sequence[ArmResult]) -> str:
     split, scored = _scored(results)
     if not scored:
         return f"No arm has a finite {split} accuracy."
-    best, worst = (
-        max(scored, key=lambda arm: _score(arm).mean),
-        min(scored, key=lambda arm: _score(arm).mean),
-    )
+    best = max(scored, key=lambda arm: _score(arm).mean)
+    worst = min(scored, key=lambda arm: _score(arm).mean)
     if best is worst:
-        return f"{escape(best.name)} reached a mean {split} accuracy of {_with_error(_score(best))}."
+        return (
+            f"{escape(best.name)} reached a mean {split} accuracy of {_with_error(_score(best))}."
+        )
     if _score(best).mean == _score(worst).mean:
         return f"All arms have the same mean {split} accuracy, {_with_error(_score(best))}."
     return (
-        f"The highest mean {split} accuracy is that of {escape(best.name)}, {_with_error(_score(best))}; "
+        f"The highest mean {split} accuracy is that of {escape(best.name)}, "
+        f"{_with_error(_score(best))}; "
         f"the lowest that of {escape(worst.name)}, {_with_error(_score(worst))}."
     )
 
@@ -99,17 +108,27 @@ def _departure(run: Run, results: Sequence[ArmResult]) -> str:
     breaking = run.metrics.relative_breaking.mean(("seed", "block", "branch"))
     final = breaking.isel(step=-1)
     begun = breaking.isel(step=0)
-    tied = [arm.name for arm in results if arm.strength is not None and float(begun.sel(arm=arm.name)) == 0]
+    tied = [
+        arm.name
+        for arm in results
+        if arm.strength is not None and float(begun.sel(arm=arm.name)) == 0
+    ]
     ends = {arm.name: float(final.sel(arm=arm.name)) for arm in results}
-    broken = sorted((arm for arm in results if arm.name in tied), key=lambda arm: arm.strength or 0.0)
+    broken = sorted(
+        (arm for arm in results if arm.name in tied), key=lambda arm: arm.strength or 0.0
+    )
     broken = [arm for arm in broken if np.isfinite(ends[arm.name])]
     if not broken:
         return ""
     parts = [f"{ends[arm.name]:.2g} at λ&nbsp;=&nbsp;{arm.strength:g}" for arm in broken]
-    free = f", against {ends[REFERENCE]:.2g} in {REFERENCE}" if np.isfinite(ends.get(REFERENCE, np.nan)) else ""
+    if np.isfinite(ends.get(REFERENCE, np.nan)):
+        free = f", against {ends[REFERENCE]:.2g} in {REFERENCE}"
+    else:
+        free = ""
     verb = "ended" if run.finished else "stands"
     return (
-        "In the broken arms, which start tied, <i>V</i> moved away from <i>W</i>ᵀ: the relative breaking (0 when tied, "
+        "In the broken arms, which start tied, <i>V</i> moved away from <i>W</i>ᵀ: the relative "
+        "breaking (0 when tied, "
         f"about 1 for unrelated weights) {verb} at {words.enumerate_words(parts)}{free}; "
         "these are averages over blocks, branches and seeds."
     )
@@ -121,20 +140,33 @@ def _descent(run: Run) -> str:
     measured = [(value, name) for value, name in measured if np.isfinite(value)]
     if not measured:
         return ""
-    parts = [f"{100 * value:.1f}&nbsp;% in {escape(name)}" for value, name in measured if value >= _SOME]
+    parts = [
+        f"{100 * value:.1f}&nbsp;% in {escape(name)}" for value, name in measured if value >= _SOME
+    ]
     none = [escape(name) for value, name in measured if value < _SOME]
-    parts += [f"fewer than {100 * _SOME:g}&nbsp;% in {words.enumerate_words(none) if parts else 'every arm'}"] * bool(
-        none
-    )
+    parts += [
+        f"fewer than {100 * _SOME:g}&nbsp;% in "
+        f"{words.enumerate_words(none) if parts else 'every arm'}"
+    ] * bool(none)
     shares = "; ".join(parts)
-    return f"Of a fixed batch of validation examples, a block raised the energy of {shares} (last step, block mean)."
+    return (
+        f"Of a fixed batch of validation examples, a block raised the energy of {shares} "
+        f"(last step, block mean)."
+    )
 
 
 def _losses(results: Sequence[ArmResult]) -> str:
-    lost = [f"{escape(arm.name)}, seed {seed}, step {step:,}" for arm in results for seed, step in arm.diverged.items()]
+    lost = [
+        f"{escape(arm.name)}, seed {seed}, step {step:,}"
+        for arm in results
+        for seed, step in arm.diverged.items()
+    ]
     if not lost:
         return ""
-    return f"{len(lost)} member{'s' * (len(lost) > 1)} diverged and left the averages from there on: {'; '.join(lost)}."
+    return (
+        f"{len(lost)} member{'s' * (len(lost) > 1)} diverged and left the averages from there "
+        f"on: {'; '.join(lost)}."
+    )
 
 
 def _scored(results: Sequence[ArmResult]) -> tuple[str, list[ArmResult]]:
@@ -147,12 +179,17 @@ def _score(arm: ArmResult) -> Summary:
 
 
 def _with_error(score: Summary) -> str:
-    error = f" (standard error {100 * score.stderr:.2f})" if np.isfinite(score.stderr) else ""
+    if np.isfinite(score.stderr):
+        error = f" (standard error {100 * score.stderr:.2f})"
+    else:
+        error = ""
     return words.percent(score.mean) + error
 
 
 def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
+    if count == 1:
+        return "one seed"
+    return f"{count} seeds"
 
 
 SECTION = Section("summary", "Summary", body)

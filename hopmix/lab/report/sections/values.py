@@ -84,12 +84,17 @@ def _row(run: Run, about: Quantity, branch: str | None, sizes: xr.Dataset | None
         return ""
     final = _at_branch(last_measured(run.metrics[about.name]), branch)
     z = None if sizes is None else _z(run, about, final, branch, sizes)
-    cells = "".join(_cell(name, final.sel(arm=name), None if z is None else z.sel(arm=name)) for name in run.arms)
+    cells = "".join(
+        _cell(name, final.sel(arm=name), None if z is None else z.sel(arm=name))
+        for name in run.arms
+    )
     unrelated = _null_cell(about, branch, sizes)
     return f'<tr><th scope="row" class="words">{about.label}</th>{unrelated}{cells}</tr>'
 
 
-def _z(run: Run, about: Quantity, final: xr.DataArray, branch: str | None, sizes: xr.Dataset) -> xr.DataArray | None:
+def _z(
+    run: Run, about: Quantity, final: xr.DataArray, branch: str | None, sizes: xr.Dataset
+) -> xr.DataArray | None:
     expected = null(about.name, sizes.sel(branch=branch), _balance(run, branch))
     if expected is None:
         return None
@@ -97,7 +102,9 @@ def _z(run: Run, about: Quantity, final: xr.DataArray, branch: str | None, sizes
 
 
 def _at_branch(values: xr.DataArray, branch: str | None) -> xr.DataArray:
-    return values if branch is None else values.sel(branch=branch, drop=True)
+    if branch is None:
+        return values
+    return values.sel(branch=branch, drop=True)
 
 
 def _balance(run: Run, branch: str | None) -> xr.DataArray | float:
@@ -111,7 +118,10 @@ def _cell(arm: str, values: xr.DataArray, z: xr.DataArray | None) -> str:
     summary = summarise(values.mean("block").values.astype(float))
     if not summary.n:
         return _labelled(arm, "–")
-    score = float("nan") if z is None else float(z.sum() / np.sqrt(z.notnull().sum()))
+    if z is None:
+        score = float("nan")
+    else:
+        score = float(z.sum() / np.sqrt(z.notnull().sum()))
     told = words.number(summary.mean, summary.stderr)
     if np.isfinite(score):
         told += f'<span class="sub">z = {words.z_score(score)}</span>'

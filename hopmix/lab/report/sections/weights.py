@@ -40,15 +40,22 @@ def body(run: Run, stills: Stills) -> str:
 
 
 def weight_grid(run: Run, pairs: Mapping[tuple[int, str], Mapping[str, xr.DataArray]]) -> str:
-    """Foldable pictures of W^T, V and V - W^T per block and branch, one row per arm, on one scale."""
+    """Foldable pictures of W^T, V and V - W^T per block and branch, one row per arm, on one
+    scale.
+    """
     if not pairs:
-        return html.missing("<code>weights.npz</code> is not there yet: it is written when the run has ended.")
+        return html.missing(
+            "<code>weights.npz</code> is not there yet: it is written when the run has ended."
+        )
     intro = (
-        f"<p>First seed (seed {int(run.metrics.seed.values[0])}) at the last step; one pixel per weight, hidden units "
-        "from left to right, visible units from top to bottom. Within a block and branch they share one scale.</p>"
+        f"<p>First seed (seed {int(run.metrics.seed.values[0])}) at the last step; one pixel per "
+        f"weight, hidden units "
+        "from left to right, visible units from top to bottom. Within a block and branch they "
+        "share one scale.</p>"
     )
     folded = [
-        _weight_group(block, branch, arms, index == 0) for index, ((block, branch), arms) in enumerate(pairs.items())
+        _weight_group(block, branch, arms, index == 0)
+        for index, ((block, branch), arms) in enumerate(pairs.items())
     ]
     return intro + "\n".join(folded)
 
@@ -56,11 +63,16 @@ def weight_grid(run: Run, pairs: Mapping[tuple[int, str], Mapping[str, xr.DataAr
 def _weight_group(block: int, branch: str, arms: Mapping[str, xr.DataArray], opened: bool) -> str:
     limit = weight_limit(arms)
     first = next(iter(arms.values()))
-    heads = '<span class="corner"></span>' + "".join(f'<span class="head">{part}</span>' for part in first.part.values)
-    rows = "\n".join(
-        _weight_row(name, picture, f"block {block}, {branch} mixing", limit) for name, picture in arms.items()
+    heads = '<span class="corner"></span>' + "".join(
+        f'<span class="head">{part}</span>' for part in first.part.values
     )
-    scale = f'<div class="scale" aria-hidden="true">−{limit:.2g} <i class="rdbu"></i> {limit:.2g}</div>'
+    rows = "\n".join(
+        _weight_row(name, picture, f"block {block}, {branch} mixing", limit)
+        for name, picture in arms.items()
+    )
+    scale = (
+        f'<div class="scale" aria-hidden="true">−{limit:.2g} <i class="rdbu"></i> {limit:.2g}</div>'
+    )
     grid = f'<div class="weights">{heads}\n{rows}</div>'
     body = scale + grid + _crop_note(arms)
     return html.fold(f"Block {block}, {branch} mixing", body, opened=opened)
@@ -77,9 +89,13 @@ def _weight_row(name: str, picture: xr.DataArray, place: str, limit: float) -> s
 
 
 def _crop_note(arms: Mapping[str, xr.DataArray]) -> str:
-    if all(picture.sizes["visible"] <= VISIBLE and picture.sizes["hidden"] <= HIDDEN for picture in arms.values()):
+    if all(
+        picture.sizes["visible"] <= VISIBLE and picture.sizes["hidden"] <= HIDDEN
+        for picture in arms.values()
+    ):
         return ""
-    return f'<p class="note">Of larger matrices the first {VISIBLE} visible and {HIDDEN} hidden units are shown.</p>'
+    shown = f"the first {VISIBLE} visible and {HIDDEN} hidden units are shown"
+    return f'<p class="note">Of larger matrices {shown}.</p>'
 
 
 SECTION = Section("weights", "Weights", body, figures)

@@ -1,4 +1,6 @@
-"""What the figures of symmetry show, on arrays of known content; how they look is in `test_plot.py`."""
+"""What the figures of symmetry show, on arrays of known content; how they look is in
+`test_plot.py`.
+"""
 
 import itertools
 
@@ -36,8 +38,13 @@ def labelled(values: np.ndarray, *dims: str, name: str | None = None, **coords) 
 
 
 def lines(axes: Axes) -> list[np.ndarray]:
-    """The points of each line, without those of spines and guides, which have no colour of an arm."""
-    return [np.stack([np.asarray(part, float) for part in line.get_data()], axis=1) for line in axes.lines]
+    """The points of each line, without those of spines and guides, which have no colour of an
+    arm.
+    """
+    return [
+        np.stack([np.asarray(part, float) for part in line.get_data()], axis=1)
+        for line in axes.lines
+    ]
 
 
 def panel(figure: Figure, text: str) -> Axes:
@@ -57,17 +64,23 @@ def words(figure: Figure) -> set[str]:
 def picture_of(up: np.ndarray, down: np.ndarray) -> xr.DataArray:
     """W (hidden, visible) and V (visible, hidden) as the report reads them."""
     parts = np.stack([up.T, down, down - up.T])
-    return xr.DataArray(parts, dims=("part", "visible", "hidden"), coords={"part": ["Wᵀ", "V", "V − Wᵀ"]})
+    return xr.DataArray(
+        parts, dims=("part", "visible", "hidden"), coords={"part": ["Wᵀ", "V", "V − Wᵀ"]}
+    )
 
 
 ANGLES = np.array([1.0, 3.0, 0.0, 2.0])
 UP = np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.5, 0.0], [1.0, 0.0]])
-DOWN = np.concatenate([[np.cos(ANGLES), np.sin(ANGLES)], np.zeros((2, 1))], axis=1)  # the last unit writes nothing
+DOWN = np.concatenate(
+    [[np.cos(ANGLES), np.sin(ANGLES)], np.zeros((2, 1))], axis=1
+)  # the last unit writes nothing
 
 
 def test_hidden_units_are_sorted_by_their_cosine():
     aligned = symmetry_figures.align(picture_of(UP, DOWN))
-    np.testing.assert_allclose(aligned.cosines, [*np.sort(np.cos(ANGLES))[::-1], np.nan], atol=1e-12)
+    np.testing.assert_allclose(
+        aligned.cosines, [*np.sort(np.cos(ANGLES))[::-1], np.nan], atol=1e-12
+    )
     order = [2, 0, 3, 1, 4]
     np.testing.assert_array_equal(aligned.up, UP[order])
     np.testing.assert_array_equal(aligned.down, DOWN.T[order])
@@ -83,7 +96,9 @@ def test_the_panels_show_the_sorted_weights_and_their_cosines():
     curve = lines(right)[-1]
     np.testing.assert_allclose(curve[:4, 0], np.sort(np.cos(ANGLES))[::-1], atol=1e-12)
     assert (np.diff(curve[:, 1]) > 0).all()
-    assert right.get_ylim() == left.get_ylim() == (5, 0)  # the best aligned on top, beside its weights
+    assert (
+        right.get_ylim() == left.get_ylim() == (5, 0)
+    )  # the best aligned on top, beside its weights
 
 
 def test_of_large_matrices_units_are_drawn_evenly_and_the_curve_has_all():
@@ -105,32 +120,45 @@ def test_eigenvalues_stand_in_units_of_the_largest():
     spectrum = xr.Dataset(
         {
             name: labelled(part, "arm", "seed", "step", "eigenvalue", step=[0, 5, 10])
-            for name, part in (("eigenvalue_real", np.real(values)), ("eigenvalue_imaginary", np.imag(values)))
+            for name, part in (
+                ("eigenvalue_real", np.real(values)),
+                ("eigenvalue_imaginary", np.imag(values)),
+            )
         }
     )
     figure = symmetry_figures.spectra(spectrum)
     assert {"step 0", "10", "|λ| ≤ 4", "|λ| ≤ 5", *ARMS} <= words(figure)
     assert "5" not in words(figure)
     (plane,) = figure.axes
-    circles = [np.array(circle.get_center()) for circle in plane.patches if isinstance(circle, Circle)]
+    circles = [
+        np.array(circle.get_center()) for circle in plane.patches if isinstance(circle, Circle)
+    ]
     dots = [line for line in lines(plane) if not np.isnan(line).any()]
     assert len(circles) == len(dots) == 4
     shown = [2 * (dot - centre) for dot, centre in zip(dots, circles)]
-    for found, expected in zip(shown, [[1, 0.5j, -0.5j], [0.6 + 0.8j, 0.6 - 0.8j], [1, 0.5, -1], [1, 0.5]]):
-        np.testing.assert_allclose(found, np.stack([np.real(expected), np.imag(expected)], axis=1), atol=1e-12)
+    for found, expected in zip(
+        shown, [[1, 0.5j, -0.5j], [0.6 + 0.8j, 0.6 - 0.8j], [1, 0.5, -1], [1, 0.5]]
+    ):
+        np.testing.assert_allclose(
+            found, np.stack([np.real(expected), np.imag(expected)], axis=1), atol=1e-12
+        )
 
 
 # --- accuracy against symmetry
 
 
 def test_the_scatter_has_the_points_of_seeds_and_the_means_of_arms():
-    index = labelled(np.array([[0.1, 0.3, np.nan], [0.8, 0.9, 1.0]]), "arm", "seed", name="symmetry_score")
+    index = labelled(
+        np.array([[0.1, 0.3, np.nan], [0.8, 0.9, 1.0]]), "arm", "seed", name="symmetry_score"
+    )
     accuracy = labelled(np.array([[0.5, 0.7, 0.9], [0.6, 0.6, 0.9]]), "arm", "seed")
     figure = symmetry_figures.accuracy_against_symmetry(index, accuracy)
     (axes,) = figure.axes
     drawn = lines(axes)
     dots = [line for line in drawn if len(line) == 3]
-    np.testing.assert_allclose(dots[0], [[0.1, 0.5], [0.3, 0.7], [np.nan, np.nan]])  # a member without a value is none
+    np.testing.assert_allclose(
+        dots[0], [[0.1, 0.5], [0.3, 0.7], [np.nan, np.nan]]
+    )  # a member without a value is none
     np.testing.assert_allclose(dots[1], [[0.8, 0.6], [0.9, 0.6], [1.0, 0.9]])
     means = [line[0] for line in drawn if len(line) == 1]
     assert any(np.allclose(mean, [0.2, 0.6]) for mean in means)
@@ -151,12 +179,18 @@ def test_broken_arms_are_joined_in_the_order_of_lambda():
 
 
 def breaking(ratio: np.ndarray, rate: np.ndarray) -> xr.Dataset:
-    """Of (step,), the same for both arms and branches, one block and two seeds, measured every 10 steps."""
-    spread = lambda values: np.broadcast_to(values[None, None, :, None, None], (2, 2, values.size, 1, 2)).copy()
+    """Of (step,), the same for both arms and branches, one block and two seeds, measured every 10
+    steps.
+    """
+    spread = lambda values: np.broadcast_to(
+        values[None, None, :, None, None], (2, 2, values.size, 1, 2)
+    ).copy()
     dims = ("arm", "seed", "step", "block", "branch")
     steps = 10 * np.arange(ratio.size)
     parts = {"breaking_ratio": ratio, "breaking_rate": rate}
-    return xr.Dataset({name: labelled(spread(part), *dims, step=steps) for name, part in parts.items()})
+    return xr.Dataset(
+        {name: labelled(spread(part), *dims, step=steps) for name, part in parts.items()}
+    )
 
 
 RATIO = np.array([0.0, 0.4, 0.6, 0.7, 0.7])
@@ -164,9 +198,13 @@ EXACT = np.array([0.04, np.nan, 0.01, np.nan, 0.0])
 
 
 def test_measured_rates_belong_to_the_step_they_start_at():
-    rates = symmetry_figures.rates_of_breaking(breaking(RATIO, EXACT)).isel(arm=0, seed=0, block=0, branch=0)
+    rates = symmetry_figures.rates_of_breaking(breaking(RATIO, EXACT)).isel(
+        arm=0, seed=0, block=0, branch=0
+    )
     np.testing.assert_allclose(rates.measured, [0.04, 0.02, 0.01, 0, np.nan], atol=1e-12)
-    np.testing.assert_allclose(rates.predicted, [0.04, np.nan, 0.01, np.nan, np.nan])  # no learning rate, no prediction
+    np.testing.assert_allclose(
+        rates.predicted, [0.04, np.nan, 0.01, np.nan, np.nan]
+    )  # no learning rate, no prediction
 
 
 def agreement_points(metrics: xr.Dataset) -> np.ndarray:
@@ -190,7 +228,9 @@ def test_measured_rates_are_steps_and_predictions_marks_at_their_step():
     stairs = axes.patches[0].get_data()  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_allclose(stairs.values, [40, 20, 10, 0], atol=1e-9)
     np.testing.assert_allclose(stairs.edges, [0, 10, 20, 30, 40])
-    marks = next(line for line in lines(axes) if len(line) == 2 and line[0, 0] == 0 and line[0, 1] > 0)
+    marks = next(
+        line for line in lines(axes) if len(line) == 2 and line[0, 0] == 0 and line[0, 1] > 0
+    )
     np.testing.assert_allclose(marks, [[0, 40], [20, 10]])
 
 
@@ -204,7 +244,9 @@ def test_without_a_common_step_the_panel_says_so():
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory) -> xr.Dataset:
-    return read_run(small_run(tmp_path_factory.mktemp("runs"), FREE, broken(0.1), SYMMETRIC, steps=7)).metrics
+    return read_run(
+        small_run(tmp_path_factory.mktemp("runs"), FREE, broken(0.1), SYMMETRIC, steps=7)
+    ).metrics
 
 
 DEEP_STEPS = [STEP * index for index in deep_steps(7)]
@@ -214,7 +256,9 @@ DEEP_STEPS = [STEP * index for index in deep_steps(7)]
 def test_steps_that_were_not_measured_are_left_out(metrics, draw):
     figure = draw(metrics.departure)
     if draw is figures.asymmetry_curves:
-        assert {tuple(line[:, 0]) for axes in figure.axes for line in lines(axes)} == {tuple(DEEP_STEPS)}
+        assert {tuple(line[:, 0]) for axes in figure.axes for line in lines(axes)} == {
+            tuple(DEEP_STEPS)
+        }
     else:
         meshes = [axes.collections[0] for axes in figure.axes if axes.collections][:6]
         assert all(isinstance(mesh, QuadMesh) for mesh in meshes)
@@ -231,7 +275,9 @@ def test_curves_are_the_means_over_seeds(metrics):
 
 def test_quantities_of_blocks_need_no_branch(metrics):
     assert len(figures.asymmetry_curves(metrics.field_asymmetry).axes) == 2
-    assert len(figures.asymmetry_map(metrics.field_asymmetry).axes) == 3 + 1  # a panel per arm, and the scale
+    assert (
+        len(figures.asymmetry_map(metrics.field_asymmetry).axes) == 3 + 1
+    )  # a panel per arm, and the scale
 
 
 def test_fields_have_their_standard_error_and_a_row_each(metrics):
@@ -242,7 +288,9 @@ def test_fields_have_their_standard_error_and_a_row_each(metrics):
     (bars, *_) = [bars for bars in figure.axes[0].collections if isinstance(bars, LineCollection)]
     assert [bar[0, 0] for bar in bars.get_segments()] == DEEP_STEPS
     heights = [np.ptp(bar[:, 1]) for bar in bars.get_segments()]
-    np.testing.assert_allclose(heights, 2 * 0.01 / np.sqrt(2))  # two seeds with an error of 0.01 each, up and down
+    np.testing.assert_allclose(
+        heights, 2 * 0.01 / np.sqrt(2)
+    )  # two seeds with an error of 0.01 each, up and down
     assert len(symmetry_figures.fields(metrics[["work"]]).axes) == 2
 
 
@@ -259,7 +307,8 @@ def test_a_signed_index_has_zero_in_the_middle_of_a_diverging_scale(metrics):
 
 def test_a_logarithmic_axis_and_scale_hold_what_is_positive(metrics):
     values = metrics.relative_breaking  # 0 in tied arms
-    low, high = float(values.where(values > 0).min()), float(values.max())
+    low = float(values.where(values > 0).min())
+    high = float(values.max())
     axes = figures.asymmetry_curves(values, logarithmic=True).axes[0]
     assert axes.get_yscale() == "log"
     assert axes.get_ylim()[0] < low < high < axes.get_ylim()[1]
@@ -283,12 +332,17 @@ def test_one_scale_holds_for_all_panels(metrics):
 
 def test_the_band_of_unrelated_weights_has_their_mean_and_two_standard_deviations(metrics):
     sizes = xr.Dataset(
-        {"visible": ("branch", [16, 64]), "hidden": ("branch", [64, 256])}, {"branch": ["token", "channel"]}
+        {"visible": ("branch", [16, 64]), "hidden": ("branch", [64, 256])},
+        {"branch": ["token", "channel"]},
     )
     figure = figures.asymmetry_curves(metrics.cosine, null=null("cosine", sizes))
     for branch, std in (("token", 1 / 32), ("channel", 1 / 128)):
         (band,) = panel(figure, f"block 0, {branch}").patches
-        low, high = band.get_extents().transformed(panel(figure, f"block 0, {branch}").transData.inverted()).intervaly
+        low, high = (
+            band.get_extents()
+            .transformed(panel(figure, f"block 0, {branch}").transData.inverted())
+            .intervaly
+        )
         np.testing.assert_allclose([low, high], [-2 * std, 2 * std], atol=1e-9)
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "unrelated ± 2 sd"
 
@@ -309,21 +363,29 @@ def test_maps_and_pictures_use_scales_that_every_eye_can_order(metrics, tmp_path
         figures.weight_pictures({"free": picture}, {"free": 1.0}),
     ]
     artists = [artist for figure in drawn for artist in figure.findobj()]
-    used = {artist.get_cmap().name for artist in artists if isinstance(artist, QuadMesh | AxesImage)}
+    used = {
+        artist.get_cmap().name for artist in artists if isinstance(artist, QuadMesh | AxesImage)
+    }
     assert used == {"viridis", "RdBu_r"}
 
 
 def test_arms_without_a_kind_can_be_drawn():
     values = xr.DataArray(np.ones((2, 1, 3, 1, 1)), dims=("arm", "seed", "step", "block", "branch"))
-    values = values.assign_coords(arm=["ours", "theirs"], step=[0, 1, 2], block=[0], branch=["all"]).rename("my_index")
+    values = values.assign_coords(
+        arm=["ours", "theirs"], step=[0, 1, 2], block=[0], branch=["all"]
+    ).rename("my_index")
     figure = figures.asymmetry_curves(values)
     assert len({line.get_color() for line in figure.axes[0].lines}) == 2
     assert "my index" in {
-        text.get_text() for text in figure.findobj(lambda a: isinstance(a, Text)) if isinstance(text, Text)
+        text.get_text()
+        for text in figure.findobj(lambda a: isinstance(a, Text))
+        if isinstance(text, Text)
     }
 
 
 def test_all_arms_of_a_study_are_in_every_legend(tmp_path):
     metrics = read_run(small_run(tmp_path)).metrics
     for figure in (figures.asymmetry_curves(metrics.cosine), symmetry_figures.fields(metrics)):
-        assert [text.get_text() for text in figure.legends[0].get_texts()] == [arm.name for arm in DEFAULT]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+            arm.name for arm in DEFAULT
+        ]

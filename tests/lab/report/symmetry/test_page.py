@@ -53,7 +53,11 @@ def test_final_values_have_their_error_and_their_distance_from_unrelated_weights
     path = small_run(tmp_path, FREE, broken(1e-3), SYMMETRIC, seeds=3)
     final = read_run(path).metrics.cosine.sel(branch="token").isel(step=-1)
     unrelated, free, bent, tied = cells(page_of(path), "Token mixing", "cosine of V and Wᵀ")
-    n, h, k = 4, 4, 2 * 3  # the shape of a small run; its blocks times the seeds, whose z add to one over sqrt k
+    n, h, k = (
+        4,
+        4,
+        2 * 3,
+    )  # the shape of a small run; its blocks times the seeds, whose z add to one over sqrt k
     assert unrelated == f"0.000 ± {1 / np.sqrt(n * h):.3f}"
     for cell, arm in ((free, FREE), (bent, broken(1e-3))):
         seeds = final.sel(arm=arm.name).mean("block").values
@@ -88,11 +92,20 @@ def test_one_seed_has_no_error(tmp_path):
 def test_an_exact_prediction_of_the_onset_has_the_ratio_one(tmp_path):
     path = small_run(tmp_path, FREE, broken(1e-3), steps=9)
     page = page_of(path)
-    (row,) = re.findall(r'<tr><th scope="row" class="words">broken λ=0.001</th>(.*?)</tr>', page.split('id="onset"')[1])
-    step, n, predicted, measured, ratio = (plain(cell) for cell in re.findall(r"<td>(.*?)</td>", row))
+    (row,) = re.findall(
+        r'<tr><th scope="row" class="words">broken λ=0.001</th>(.*?)</tr>',
+        page.split('id="onset"')[1],
+    )
+    step, n, predicted, measured, ratio = (
+        plain(cell) for cell in re.findall(r"<td>(.*?)</td>", row)
+    )
     assert (step, n, ratio) == ("0", "2", "1.00")
     assert predicted == measured
-    growth = read_run(path).metrics.breaking_ratio.sel(arm="broken λ=0.001").mean(("block", "branch", "seed"))
+    growth = (
+        read_run(path)
+        .metrics.breaking_ratio.sel(arm="broken λ=0.001")
+        .mean(("block", "branch", "seed"))
+    )
     assert predicted.startswith(f"{1000 * float(growth[1] - growth[0]) / 50:.3f} ±")
 
 
@@ -144,14 +157,22 @@ def test_everything_diverged(tmp_path):
 
 @pytest.mark.usefixtures("unpainted")
 def test_names_are_escaped_and_nothing_is_fetched(tmp_path):
-    page = page_of(small_run(tmp_path, Arm("<b>Para & Mixer</b>", "ParaMixer", "free", 0.0, 10, 0.9, (1.0, 1.0))))
+    page = page_of(
+        small_run(
+            tmp_path, Arm("<b>Para & Mixer</b>", "ParaMixer", "free", 0.0, 10, 0.9, (1.0, 1.0))
+        )
+    )
     assert "&lt;b&gt;Para &amp; Mixer&lt;/b&gt;" in page
     assert "<b>Para" not in page
-    addresses = {address for address in re.findall(r'(?:src|href)="([^"]*)"', page) if address[:5] != "data:"}
+    addresses = {
+        address for address in re.findall(r'(?:src|href)="([^"]*)"', page) if address[:5] != "data:"
+    }
     assert {address for address in addresses if address[0] != "#"} == {
         *("report.html", "report.html#metrics", "report.html#map"),
     }
-    assert {address[1:] for address in addresses if address[0] == "#"} <= set(re.findall(r'id="([^"]*)"', page))
+    assert {address[1:] for address in addresses if address[0] == "#"} <= set(
+        re.findall(r'id="([^"]*)"', page)
+    )
     assert "@import" not in page
     assert "url(" not in page
     assert all(re.search(r'alt="[^"]{10,}"', image) for image in re.findall(r"<img [^>]*>", page))
@@ -163,7 +184,9 @@ def test_names_are_escaped_and_nothing_is_fetched(tmp_path):
 def test_everything_that_is_stored_of_couplings_and_blocks_is_described():
     known = {metric.name for metric in (*COUPLINGS, *FIELDS)}
     drawn_otherwise = {"energy_change", "energy_rise_fraction", "field_asymmetry_stderr"}
-    of_blocks = {name for name, dims in (DIMENSIONS | DEEP).items() if dims and "eigenvalue" not in dims}
+    of_blocks = {
+        name for name, dims in (DIMENSIONS | DEEP).items() if dims and "eigenvalue" not in dims
+    }
     assert of_blocks - drawn_otherwise == known
     drawn = {*by_depth.MAPS, *during_training.CURVES, *against_accuracy.SCATTERS}
     assert drawn <= known
@@ -171,7 +194,9 @@ def test_everything_that_is_stored_of_couplings_and_blocks_is_described():
 
 def test_thinning_keeps_steps_with_spectra():
     steps = np.arange(1000)
-    departure = xr.DataArray(np.where(steps % 300 == 7, 0.5, np.nan), dims="step", coords={"step": steps})
+    departure = xr.DataArray(
+        np.where(steps % 300 == 7, 0.5, np.nan), dims="step", coords={"step": steps}
+    )
     thinned = thin_steps(xr.Dataset({"departure": departure}))
     assert thinned.step.size <= 120
     assert {0, 7, 307, 607, 907, 999} <= set(thinned.step.values.tolist())
@@ -186,19 +211,26 @@ def sizes_of(visible: int, hidden: int) -> xr.Dataset:
 
 @pytest.mark.parametrize(("visible", "hidden"), [(32, 32), (24, 96), (64, 32)])
 def test_null_values_are_those_of_independent_weights(visible, hidden):
-    """Means to half a standard deviation, and standard deviations to a third: these are leading orders."""
+    """Means to half a standard deviation, and standard deviations to a third: these are leading
+    orders.
+    """
     draws = []
     for seed in range(60):
-        up, down = (np.random.default_rng((seed, side)).normal(size=(hidden, visible)) for side in range(2))
+        up, down = (
+            np.random.default_rng((seed, side)).normal(size=(hidden, visible)) for side in range(2)
+        )
         coupling = Coupling.from_weights(
             jnp.asarray(up), jnp.asarray(down.T * np.linalg.norm(up) / np.linalg.norm(down))
         )
-        draws.append({**measure_asymmetry(coupling)._asdict(), **measure_spectrum(coupling)._asdict()})
+        draws.append(
+            {**measure_asymmetry(coupling)._asdict(), **measure_spectrum(coupling)._asdict()}
+        )
     measured = {name: np.array([float(draw[name]) for draw in draws]) for name in draws[0]}
     for name in set(measured) - {"balance"}:
         expected = null(name, sizes_of(visible, hidden))
         assert expected is not None
-        mean, std = float(expected["mean"]), float(expected["std"])
+        mean = float(expected["mean"])
+        std = float(expected["std"])
         if np.isfinite(std):
             assert measured[name].mean() == pytest.approx(mean, abs=0.5 * std), name
             assert measured[name].std() == pytest.approx(std, rel=0.33), name
@@ -223,7 +255,8 @@ def test_sizes_from_the_configuration_are_those_of_the_models(getkey, tmp_path):
     config = tiny_config(arms=("serial", "free", "symmetric-wide"))
     arms = make_arms(config, (8, 8, 1), 3)
     study = {"config": config.to_json(), "data": {"image": [8, 8, 1], "classes": 3}}
-    names, branches = [arm.name for arm in arms], list(BRANCHES)
+    names = [arm.name for arm in arms]
+    branches = list(BRANCHES)
     metrics = xr.Dataset(coords={"arm": names, "branch": branches})
     sizes = coupling_sizes(Run(tmp_path, study, metrics, None, None))
     assert sizes is not None
