@@ -143,10 +143,10 @@ def blocks_of(config: Config) -> Iterator[tuple[str, hopmix.Block, jax.Array]]:
     rows = np.linspace(0, len(data.validation.images) - 1, config.images).astype(int)
     images = normalise(jnp.asarray(data.validation.images[rows]), data.mean, data.std)
     wide = lambda leaf: jnp.asarray(leaf, jnp.float64) if eqx.is_inexact_array_like(leaf) else leaf
-    for _, arm, _, model in members_of(trained.study.programs, trained.states):
+    for _, arm, _, model in members_of(trained.study.populations, trained.states):
         model = jax.tree.map(wide, model)
         for block, states in zip(model.blocks, states_of(model, wide(images)), strict=True):
-            yield arm, leaky(block), states
+            yield arm.name, leaky(block), states
 
 
 def summary(rows: list[Row]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ To be taken away with the next version.
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,8 +19,8 @@ MOVED = {
     "evaluation": "hopmix.lab.study.evaluation",
     "figures": "hopmix.plot.training",
     "measure": "hopmix.lab.checkpoints.measure",
-    "metrics": "hopmix.lab.probes.metrics",
-    "observer": "hopmix.lab.study.observer",
+    "metrics": "hopmix.lab.probes",
+    "observer": "hopmix.lab.study.evaluator",
     "overview": "hopmix.lab.data.overview",
     "partition": "hopmix.lab.data.partition",
     "randaugment": "hopmix.lab.data.randaugment",
@@ -56,12 +56,23 @@ def moved_names(package: str, module: str, *names: str) -> Callable[[str], objec
     """The `__getattr__` of a package that was a module: what it held is found in one of its
     modules, with a notice.
     """
+    return renamed(package, {name: f"{package}.{module}.{name}" for name in names})
+
+
+def renamed(package: str, new_names: Mapping[str, str]) -> Callable[[str], object]:
+    """The `__getattr__` of a package whose names stand elsewhere now, with a notice.
+
+    **Arguments:**
+
+    - `new_names`: module and name that each old name has now.
+    """
 
     def attribute(name: str) -> object:
-        if name not in names:
+        if name not in new_names:
             raise AttributeError(f"module {package} has no attribute {name}")
-        new = f"{package}.{module}"
-        warnings.warn(f"{package}.{name} is now {new}.{name}; {GOES}", FutureWarning, stacklevel=2)
-        return getattr(importlib.import_module(new), name)
+        new = new_names[name]
+        warnings.warn(f"{package}.{name} is now {new}; {GOES}", FutureWarning, stacklevel=2)
+        module, _, last = new.rpartition(".")
+        return getattr(importlib.import_module(module), last)
 
     return attribute

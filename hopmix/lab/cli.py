@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -221,9 +221,9 @@ def _execute(command: Command, line: str) -> int:
             if command.dry_run:
                 return _dry_run(command.study, console)
             return _ablate(command, line, console)
-        case Resume(run=out, data=data):
+        case Resume(run=out, data=data, arms=arms):
             with store.only_writer(out, create=False):
-                return _go_on(out, data, line, console)
+                return _go_on(out, data, arms, line, console)
         case Report(run=out):
             return _report(out, console)
         case Compare():
@@ -262,7 +262,7 @@ def _tell_overview(study: Any, console: Console):
 
 def _dry_run(config: StudyConfig, console: Console) -> int:
     from hopmix.lab.study.dry_run import estimate
-    from hopmix.lab.study.study import prepare
+    from hopmix.lab.study.prepared import prepare
 
     study = prepare(config)
     _tell_overview(study, console)
@@ -296,28 +296,35 @@ def _ablate(options: Ablate, line: str, console: Console) -> int:
             return _show(_train(config, out, False, line, console), out, console)
         # The same words may mean another place in another folder: those of the study were recorded.
         same = config.data == store.read_config(out).data
-        return _go_on(out, None if same else config.data, line, console)
+        return _go_on(out, None if same else config.data, config.arms, line, console)
 
 
-def _go_on(out: Path, data: str | None, line: str, console: Console) -> int:
+def _go_on(out: Path, data: str | None, arms: Sequence[str], line: str, console: Console) -> int:
     """Continue a study, whose data may have moved; show the results of one that has ended."""
     record = store.read_record(out)
+    record.require_study(out)
     results = store.finished_results(out, record, lambda sentence: console.print(Text(sentence)))
     if results is None or data is not None:
-        from hopmix.lab.study.study import located
+        from hopmix.lab.study.continued import located, own_of
 
         record.require_format_of_today(out)
-        results = _train(located(record, data), out, True, line, console)
+        own = own_of(record, arms)
+        results = _train(located(record, data), out, True, line, console, own)
     return _show(results, out, console)
 
 
 def _train(
-    config: StudyConfig, out: Path, resume: bool, line: str, console: Console
+    config: StudyConfig,
+    out: Path,
+    resume: bool,
+    line: str,
+    console: Console,
+    own: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Train a study to its results, or until it is interrupted."""
     from hopmix.lab.study import study as lab_study
 
-    study = lab_study.prepare(config)
+    study = lab_study.prepare(config, own)
     _tell_overview(study, console)
     store.require_space(out, (store.KEPT_CHECKPOINTS + 1) * study.state_bytes() + 50_000_000)
     size = (
@@ -329,7 +336,14 @@ def _train(
     try:
         with TrainingBar(console, study.schedule.total) as watch:
             return lab_study.run(
-                study, out, resume=resume, command=line, watch=watch, say=say, compiled=_forget
+                study,
+                out,
+                resume=resume,
+                command=line,
+                watch=watch,
+                say=say,
+                compiled=_forget,
+                leave=lambda: _leave_study(out, say),
             )
     except lab_study.Interrupted:
         say(
@@ -337,6 +351,15 @@ def _train(
             f"{shlex.quote(str(out))}"
         )
         return None
+
+
+def _leave_study(out: Path, say: Callable[[str], None]):
+    # Neither Python nor a compiled program can be asked to end at once; what is on the disk is
+    # whole.
+    go_on = f"go on with: hopmix resume {shlex.quote(str(out))}"
+    say(f"Stopped at once; what was saved is whole: {go_on}")
+    sys.stdout.flush()
+    os._exit(FAILED)
 
 
 def _forget():
@@ -367,8 +390,11 @@ def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
 def _report(out: Path, console: Console) -> int:
     with store.only_writer(out, create=False):
         record = store.read_record(out)
-        store.read_metrics(out, record)
-        store.read_results(out, record)
+        metrics = store.read_metrics(out, record)
+        results = store.read_results(out, record)
+        if results is None and int(metrics.step.values[-1]) == record.steps_total > 0:
+            told = "results.json is not there, so test accuracies are left out;"
+            console.print(Text(f"{told} `hopmix resume {out}` makes it."))
         console.print(Text(f"Report: {_report_of(out, console)}"))
     return DONE
 
@@ -455,7 +481,7 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
     from hopmix.lab.study.trained import progress
     from hopmix.lab.verify import checks, tables
 
-    trained = checks.load_run(path, options.data)
+    trained = checks.load_run(path, options.data, options.arms)
     step = progress(trained.step, trained.study.schedule.total)
     for sentence in (*trained.passed, f"Read: the checkpoint of step {step}."):
         console.print(Text(sentence))

@@ -14,7 +14,7 @@ import tyro
 from hopmix.lab.errors import UsageError as UsageError
 from hopmix.lab.errors import need
 from hopmix.lab.families.mixers import BY_NAME, KINDS
-from hopmix.lab.fields import LARGEST, need_fields, need_path
+from hopmix.lab.fields import LARGEST, is_entry, need_fields, need_path
 
 MOST_BLOCKS = 1000
 """Blocks are traced one by one: more of them than any mixer has would not come to an end."""
@@ -22,10 +22,13 @@ MOST_BLOCKS = 1000
 ARMS = tuple(kind.name for kind in KINDS)
 HELP_OF_ARMS = (
     f"Any of {', '.join(ARMS)}; {' or '.join(k.name for k in KINDS if k.penalised)} "
-    f"is one arm per lambda."
+    f"is one arm per lambda; FILE.py:NAME for a list of arms of your own."
 )
 PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The grid of the reference implementation (arXiv 2406.12220, code)."""
+
+GIVEN = "python:data"
+"""The name of data that a program gave as arrays."""
 
 LONGEST_SIDE = 65_536
 """Of an image, in pixels; a square of it is larger than what is decoded."""
@@ -148,10 +151,15 @@ class StudyConfig:
     def _check_arms(self):
         need(len(self.arms) > 0, "arms", "nothing", f"one or more of {', '.join(ARMS)}")
         for arm in self.arms:
-            need(arm in ARMS, "arms", repr(arm), f"one or more of {', '.join(ARMS)}")
+            need(
+                arm in ARMS or is_entry(arm),
+                "arms",
+                repr(arm),
+                f"one or more of {', '.join(ARMS)}, or FILE.py:NAME for arms of your own",
+            )
         for value in self.lambdas:
             need(0 <= value < math.inf, "lambdas", value, "0 or more")
-        penalised = any(BY_NAME[arm].penalised for arm in self.arms)
+        penalised = any(BY_NAME[arm].penalised for arm in self.arms if arm in BY_NAME)
         need(len(self.grid) > 0 or not penalised, "lambdas", "nothing", "at least one number")
         for name in ("arms", "lambdas"):
             values = getattr(self, name)
@@ -216,10 +224,16 @@ def check_sides(field: str, value: int | tuple[int, ...]):
 
 def need_data(data: str | None):
     """Raise `UsageError` for data that are named by nothing, or by a path that no file can have."""
-    if data is None or data == "digits" or data.startswith("hub:"):
+    if data is None or data in ("digits", GIVEN) or data.startswith("hub:"):
         return
     need(bool(data.strip()), "data", repr(data), "digits, a folder or file, or hub:OWNER/NAME")
     need_path("data", Path(data))
+
+
+def need_entries(arms: tuple[str, ...]):
+    """Raise `UsageError` unless each is FILE.py:NAME."""
+    for arm in arms:
+        need(is_entry(arm), "arms", repr(arm), "FILE.py:NAME")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,9 +262,12 @@ class Resume:
     """The folder of the study."""
     data: str | None = None
     """Where its data are now, if not where they were: the same images, told by their digest."""
+    arms: tuple[str, ...] = ()
+    """Your own arms of the study, FILE.py:NAME as when it was begun; the file is run again."""
 
     def __post_init__(self):
         need_fields(self)
+        need_entries(self.arms)
         need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
         need_data(self.data)
 
@@ -303,6 +320,8 @@ class Verify:
     """
     data: str | None = None
     """Where the data of the run are now, if not where they were."""
+    arms: tuple[str, ...] = ()
+    """Your own arms of the study, FILE.py:NAME as when it was begun; the file is run again."""
     claim: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Measure this claim alone, such as C05; repeat it for several."""
     examples: int = 100
@@ -322,6 +341,7 @@ class Verify:
             self.run,
             "the folder of a study",
         )
+        need_entries(self.arms)
         need(self.examples >= 1, "examples", self.examples, "at least 1")
         need(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.run is not None and (self.claim or self.write):
@@ -356,6 +376,8 @@ class Measure:
     """The second weight of each pair is the breaking V - W^T, as in the reference implementation's
     AsymMixer.
     """
+    arms: tuple[str, ...] = ()
+    """Your own arms of the study, FILE.py:NAME as when it was begun; the file is run again."""
     heads: int | None = None
     """Measure the queries and keys of each of so many attention heads as well."""
     pairings: int = 199
@@ -373,6 +395,7 @@ class Measure:
         need_fields(self)
         if not self.path.startswith("hub:"):
             need_path("path", Path(self.path))
+        need_entries(self.arms)
         need(self.pairings == 0 or self.pairings >= 2, "pairings", self.pairings, "0 or at least 2")
         need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
 

@@ -48,6 +48,12 @@ def need_fields(command: Any):
             object.__setattr__(command, field.name, value.expanduser())
 
 
+def is_entry(text: str) -> bool:
+    """Whether a text names something of the user's own, as `my_study.py:arms` does."""
+    file, colon, name = text.rpartition(":")
+    return bool(file and colon) and name.isidentifier()
+
+
 def need_path(name: str, path: Path):
     """Refuse a path that the system does not take, or a link to nothing; a file need not be there.
 

@@ -23,6 +23,7 @@ from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
 from hopmix._tree import couplings
 from hopmix._types import Image, Layer, PRNGKey, Tokens
+from hopmix.models._interface import AbstractBlockModel
 
 SIZES = {"S": (8, 512), "B": (12, 768), "L": (24, 1024)}
 """Depth and width of the named sizes (Tolstikhin et al. 2021, table 1)."""
@@ -166,7 +167,7 @@ class MixerConfig:
         return self.hidden_ratio * token, self.hidden_ratio * channel
 
 
-class Mixer(eqx.Module):
+class Mixer(AbstractBlockModel):
     """Patch embedding, blocks, final norm, mean over tokens, linear head.
 
     **Arguments:**
@@ -202,7 +203,7 @@ class Mixer(eqx.Module):
 
     def __call__(self, image: Image, key: PRNGKey | None = None) -> Float[Array, " classes"]:
         """The logits of one image; with a key, with stochastic depth."""
-        return self.readout(self.blocks_on(self.embed(image), key))
+        return self.classify(self.apply_blocks(self.embed(image), key))
 
     def batch(
         self, images: Float[Array, "batch height width colours"], key: PRNGKey | None = None
@@ -214,9 +215,9 @@ class Mixer(eqx.Module):
         branches of its own.
         """
         patches = jax.vmap(self.patches, out_axes=1)(images)
-        return self.readout(self.blocks_on(_apply(self.stem, patches), key))
+        return self.classify(self.apply_blocks(_apply(self.stem, patches), key))
 
-    def blocks_on(
+    def apply_blocks(
         self, x: Float[Array, "tokens *batch channels"], key: PRNGKey | None = None
     ) -> Layer:
         """The tokens after all blocks, of one example or of a token-major batch."""
@@ -237,7 +238,7 @@ class Mixer(eqx.Module):
         grid = image.reshape(height // down, down, width // across, across, colours)
         return grid.transpose(0, 2, 1, 3, 4).reshape(-1, down * across * colours)
 
-    def readout(self, x: Float[Array, "tokens *batch channels"]) -> Float[Array, "*batch classes"]:
+    def classify(self, x: Float[Array, "tokens *batch channels"]) -> Float[Array, "*batch classes"]:
         """The logits from the last tokens of one example or of a token-major batch."""
         return _apply(self.head, jnp.mean(self.affine(self.norm.activation(x)), axis=0))
 

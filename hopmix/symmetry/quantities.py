@@ -358,7 +358,7 @@ FIELDS = (
 )
 """What is measured of each block as a vector field, at the states that reach it."""
 
-CURVES = (
+LEARNING = (
     Quantity(
         name="validation_accuracy",
         label="validation accuracy",
@@ -413,15 +413,19 @@ CURVES = (
         reading="Averaged over the steps since the last measurement.",
         logarithmic=True,
     ),
-    Quantity(
-        name="parameter_norm",
-        label="parameter norm",
-        formula="‖θ‖",
-        range="0 and up",
-        reading="Of all that trains.",
-    ),
 )
-"""What is measured of a whole member, of its training and on the validation images."""
+"""What is recorded of learning to classify: in training, and on the validation images."""
+
+PARAMETER_NORM = Quantity(
+    name="parameter_norm",
+    label="parameter norm",
+    formula="‖θ‖",
+    range="0 and up",
+    reading="Of all that trains.",
+)
+
+CURVES = (*LEARNING, PARAMETER_NORM)
+"""What is measured of a whole member."""
 
 ENERGY = (
     Quantity(
@@ -452,16 +456,7 @@ ENERGY = (
 )
 """What blocks do to their own energies."""
 
-STORED = (
-    Quantity(
-        name="field_asymmetry_stderr",
-        label="standard error of the field asymmetry",
-        formula="standard deviation of the mean over probes and images",
-        range="0 and up",
-        reading="For the images that were measured.",
-        dims=BLOCK,
-        expensive=True,
-    ),
+EIGENVALUES = (
     Quantity(
         name="eigenvalue_real",
         label="real parts of eigenvalues",
@@ -481,6 +476,19 @@ STORED = (
         expensive=True,
     ),
 )
+"""The spectrum itself, which pages draw."""
+
+FIELD_ERROR = Quantity(
+    name="field_asymmetry_stderr",
+    label="standard error of the field asymmetry",
+    formula="standard deviation of the mean over probes and images",
+    range="0 and up",
+    reading="For the images that were measured.",
+    dims=BLOCK,
+    expensive=True,
+)
+
+STORED = (FIELD_ERROR, *EIGENVALUES)
 """What the store holds beside what pages show."""
 
 MEASURED = (*CURVES, *ENERGY, *COUPLINGS, *FIELDS, *STORED)

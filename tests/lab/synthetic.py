@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from lab.probing import EXPENSIVE
 
-from hopmix.lab.probes.metrics import DEEP
 from hopmix.lab.statistics import paired_test, summarise
 
 
@@ -61,7 +61,7 @@ STEP = 50
 NEWER = (
     *("mean_unit_cosine", "low_unit_cosine", "median_unit_cosine", "high_unit_cosine"),
     *("conservative_distance", "directionality", "balance"),
-    *DEEP,
+    *EXPENSIVE,
 )
 """What the store holds since the symmetry page."""
 

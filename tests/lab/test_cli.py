@@ -4,16 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lab.command import give as run
+from lab.probing import DIMENSIONS, EXPENSIVE, made_history
 from lab.tiny import tiny_config, tiny_data
 
 from hopmix.lab import cli, store
 from hopmix.lab.data import study_data
-from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab.probes.couplings import LARGEST
 from hopmix.lab.report import seal
 from hopmix.lab.study import study
 from hopmix.lab.study.evaluation import end_weights, result_of
 
-SIZES = {"block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
+SIZES = {"block": 1, "branch": 2, "eigenvalue": LARGEST}
 TINY = "--arms free --seeds 1 --dim 8 --depth 1 --epochs 2 --measurements 2 --batch 256".split()  # noqa: SIM905
 
 
@@ -166,14 +167,14 @@ def ended(tmp_path, monkeypatch):
     """A run that has ended, and whose data must not be loaded again."""
     monkeypatch.setattr(study_data, "load", tiny_data)
     prepared = study.prepare(tiny_config(arms=("free",), depth=1))
-    history = store.History(prepared.arms, prepared.seeds, prepared.depth)
-    states = [program.initial() for program in prepared.programs]
+    history = made_history(prepared.arms, prepared.seeds, 1)
+    states = [program.initial() for program in prepared.populations]
     out = tmp_path / "run"
     with store.only_writer(out):
         record = store.write_record(out, study._description(prepared, "hopmix ablate"))
     row = {
         name: np.zeros((1, 2, *(SIZES[d] for d in dims)))
-        for name, dims in (DIMENSIONS | DEEP).items()
+        for name, dims in (DIMENSIONS | EXPENSIVE).items()
     }
     history.append(24, row | {"diverged_step": np.full((1, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)
@@ -181,7 +182,9 @@ def ended(tmp_path, monkeypatch):
         study._describe_arm(prepared, arm) | result_of(arm.name, {"free": np.zeros(2)}, np.zeros(2))
         for arm in prepared.arms
     ]
-    store.write_results(out, record, {"arms": results}, end_weights(prepared.programs, states))
+    store.write_results(
+        out, record, {"arms": results}, end_weights(prepared.populations, states, prepared.layout)
+    )
     (out / "report.html").write_text("a page")
     seal.seal(out, seal.sources(out), ["report.html"])
     monkeypatch.setattr(study_data, "load", lambda *_, **__: pytest.fail("the data were loaded"))

@@ -34,7 +34,7 @@ def test_names_of_a_module_that_is_a_package_now():
         ("data", "Data"),
         ("report", "write_report"),
         ("study", "prepare"),
-        ("train", "Program"),
+        ("train", "make_optimiser"),
         ("verify", "load_run"),
     ],
 )

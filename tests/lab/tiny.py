@@ -67,7 +67,7 @@ def tiny_study(**changes) -> study.Study:
 def train_study(small: study.Study, intervals: int = 4):
     """Train from the start; the members of each program at the end, and what was measured before
     and after each interval, by arm and seed."""
-    states = [program.initial() for program in small.programs]
+    states = [program.initial() for program in small.populations]
     steps = range(0, intervals * small.schedule.interval, small.schedule.interval)
     return states, [study.advance(small, states, step) for step in (-1, *steps)]
 
@@ -78,8 +78,8 @@ def make_run(out: Path, diverged: int | None = None, **changes) -> Path:
     """
     prepared = study.prepare(tiny_config(depth=1, **changes))
     record = store.write_record(out, study._description(prepared, "hopmix ablate"))
-    states = [program.initial() for program in prepared.programs]
-    moved = [dataclasses.replace(state, arrays=_moved(state.arrays)) for state in states]
+    states = [program.initial() for program in prepared.populations]
+    moved = [dataclasses.replace(state, model=_moved(state.model)) for state in states]
     if diverged is not None:
         moved[0] = dataclasses.replace(moved[0], diverged=moved[0].diverged.at[diverged].set(3))
     with store.Checkpoints(out, record.owner) as checkpoints:

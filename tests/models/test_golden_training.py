@@ -13,8 +13,9 @@ from golden import configure, images, load_model
 from helpers import assert_close
 
 from hopmix import Mixer, couplings, trainable
-from hopmix.lab.probes import metrics
-from hopmix.lab.train.program import objective
+from hopmix.lab.data.augment import Augment
+from hopmix.lab.tasks.classification import Classification
+from hopmix.lab.train.step import objective, squared_breaking
 
 ARMS = {
     "vanilla/lambda=0": 0.0,
@@ -46,10 +47,11 @@ def train(model: Mixer, x, labels, strength: jax.Array):
     """The first logits, losses and penalties before each of five steps, and the last logits."""
     parameters, rest = eqx.partition(model, trainable(model))
     targets = jax.nn.one_hot(labels, 10)
+    task = Classification(Augment.none())
 
     def step(carry, _):
         parameters, state = carry
-        of = lambda p: objective(eqx.combine(p, rest), x, targets, strength)[0]
+        of = lambda p: objective(task, eqx.combine(p, rest), (x, targets), strength)[0]
         value, gradient = jax.value_and_grad(of)(parameters)
         with jax.numpy_dtype_promotion(
             "standard"
@@ -102,5 +104,5 @@ def test_the_penalty_is_that_of_the_breaking(tensors):
         model = load_model(kind, model, lambda name, k=kind: tensors[f"{k}/lambda=0/init/{name}"])
         first = tensors[f"{kind}/lambda=0/penalty"][0]
         assert_close(second_matrices(model), first, TOLERANCE)
-        assert bool(jnp.isclose(metrics.squared_breaking(model), first)) is same
-        assert same or metrics.squared_breaking(model) == 0
+        assert bool(jnp.isclose(squared_breaking(model), first)) is same
+        assert same or squared_breaking(model) == 0

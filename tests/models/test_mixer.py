@@ -150,7 +150,7 @@ def test_broken_starts_as_symmetric(getkey):
     x = normal(getkey(), (12, 6))
     symmetric = Mixer(config(coupling="symmetric"), key=key)
     broken = Mixer(config(coupling="broken"), key=key)
-    assert jnp.array_equal(symmetric.blocks_on(x), broken.blocks_on(x))
+    assert jnp.array_equal(symmetric.apply_blocks(x), broken.apply_blocks(x))
 
 
 def test_initial_weights(getkey):
@@ -188,13 +188,13 @@ def test_the_stem_is_a_convolution_in_row_major_order(getkey):
     assert_close(model.embed(image), convolved.reshape(12, 6) + model.stem.bias[None])
 
 
-def test_the_readout_norms_then_pools_then_maps(getkey):
+def test_classifying_norms_then_pools_then_maps(getkey):
     model = make(getkey())
     x = np.asarray(normal(getkey(), (12, 6)))
     normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     pooled = (np.asarray(model.affine.scale) * normed + np.asarray(model.affine.shift)).mean(axis=0)
     assert_close(
-        model.readout(jnp.asarray(x)),
+        model.classify(jnp.asarray(x)),
         np.asarray(model.head.weight) @ pooled + np.asarray(model.head.bias),
     )
 
@@ -301,11 +301,11 @@ def test_the_order_of_patches_is_a_convention(vanilla, getkey):
         model,
         jax.tree.map(lambda b: reorder(b, order), model.blocks, is_leaf=is_block),
     )
-    after = permuted.blocks_on(x[order])
-    expected = model.blocks_on(x)[order]
+    after = permuted.apply_blocks(x[order])
+    expected = model.apply_blocks(x)[order]
     assert_close(after, expected)
-    assert_close(permuted.readout(after), model.readout(expected))
-    assert distance(model.blocks_on(x[order]), expected) > 0.01
+    assert_close(permuted.classify(after), model.classify(expected))
+    assert distance(model.apply_blocks(x[order]), expected) > 0.01
 
 
 def is_block(node) -> bool:
@@ -357,7 +357,7 @@ def test_every_arm_trains_all_that_it_should(arm, getkey):
 def test_other_precisions_stay_in_their_dtype(arm, dtype, getkey):
     model = make(getkey(), bias=True, **ARMS[arm])
     x = images(getkey())
-    run = eqx.filter_jit(lambda model, x: (model.blocks_on(model.embed(x[0])), model.batch(x)))
+    run = eqx.filter_jit(lambda model, x: (model.apply_blocks(model.embed(x[0])), model.batch(x)))
     tokens, logits = run(cast(model, dtype), x.astype(dtype))
     assert (tokens.dtype, logits.dtype) == (dtype, dtype)
     assert_close(logits, run(model, x)[1], 2e-5 if dtype == jnp.float32 else 0.1)

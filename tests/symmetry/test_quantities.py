@@ -90,22 +90,23 @@ import numpy as np
 import xarray as xr
 from hopmix import Coupling, Mixer, MixerConfig
 from hopmix.lab.checkpoints import measure
-from hopmix.lab.probes import metrics
-from hopmix.lab.store import history
+from lab import probing
+from hopmix.lab.probes.couplings import Weights
 
 # the probe measures it
 options = {"image": (8, 8, 1), "patch": 4, "dim": 6, "depth": 1, "classes": 3}
-couplings = metrics.branches(Mixer(MixerConfig(**options), key=jr.key(0)))
-found = metrics.asymmetry(couplings)["opposed_share"]
-for column, branch in enumerate(metrics.BRANCHES):
-    (coupling,) = couplings[branch]
+model = Mixer(MixerConfig(**options), key=jr.key(0))
+found = probing.of_couplings(model)["opposed_share"]
+for column, branch in enumerate(probing.BRANCHES):
+    coupling = probing.branch_coupling(model.blocks[0], branch)
     overlaps = np.sum(np.asarray(coupling.down).T * np.asarray(coupling.up), axis=1)
     np.testing.assert_allclose(found[0, column], np.mean(overlaps < 0), rtol=1e-6)
 assert "opposed_share" in measure._values(coupling)
 
 # the store has a place for it, and says what it is
-assert history.DIMENSIONS["opposed_share"] == ("block", "branch")
-from hopmix.lab.probes.quantities import describe
+dims = {one.name: one.dims for one in Weights.quantities}
+assert dims["opposed_share"] == ("block", "branch")
+from hopmix.lab.store.described import describe
 told = describe(xr.Dataset({"opposed_share": 0.0})).opposed_share.attrs
 assert told["long_name"] == "share of opposed units"
 

@@ -15,14 +15,17 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import training_options
 from hopmix.lab.study.arms import mixer_of
-from hopmix.lab.study.study import Study, compile_all, prepare
-from hopmix.lab.train.program import Dataset, Member, Program, take_steps
+from hopmix.lab.study.interval import compile_all
+from hopmix.lab.study.prepared import Study, prepare
+from hopmix.lab.tasks.classification import Dataset
+from hopmix.lab.train.population import Population, take_steps
+from hopmix.lab.train.step import TrainState
 
 STEPS = 20
 """Steps of the interval of a race."""
 
-Trained = tuple[Member, Any, Any]
-"""Members, their logs and their last updates."""
+Trained = tuple[TrainState, Any, Any]
+"""TrainStates, their logs and their last updates."""
 
 
 def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Study:
@@ -41,23 +44,23 @@ def bench_study(quick: bool, precision: str = "float32", **changes: Any) -> Stud
     return prepare(StudyConfig(**(options | changes)))
 
 
-def training(program: Program, **options: Any) -> Callable[[Member, Dataset], Trained]:
+def training(group: Population, **options: Any) -> Callable[[TrainState, Dataset], Trained]:
     """The training of all members side by side for an interval from step 0, without measuring.
 
     `options` are those of `jax.jit`.
     """
-    train = jax.jit(program.train, compiler_options=training_options(), **options)
+    train = jax.jit(group.train, compiler_options=training_options(), **options)
     zero = jnp.int32(0)
-    steps = jnp.int32(program.schedule.interval)
-    logs = program.no_logs()
+    steps = jnp.int32(group.schedule.interval)
+    logs = group.no_logs()
     return lambda members, dataset: train(
-        members, logs, zero, zero, steps, program.rows(0, dataset), dataset
+        members, logs, zero, zero, steps, group.rows(0, dataset), dataset
     )
 
 
 def together(study: Study) -> Callable[[], list[Trained]]:
     """All members side by side: one program for each structure."""
-    runs = [(training(program), program.initial()) for program in study.programs]
+    runs = [(training(group), group.initial()) for group in study.populations]
     return lambda: [run(members, study.dataset) for run, members in runs]
 
 
@@ -66,23 +69,23 @@ def one_by_one(study: Study) -> Callable[[], list[Trained]]:
     others.
     """
     runs = []
-    for program in study.programs:
-        run = jax.jit(partial(_alone, program), compiler_options=training_options())
-        everyone = program.initial(), program.rows(0, study.dataset)
+    for group in study.populations:
+        run = jax.jit(partial(_alone, group), compiler_options=training_options())
+        everyone = group.initial(), group.rows(0, study.dataset)
         runs += [
             (run, jax.tree.map(lambda leaf, i=i: leaf[i], everyone))
-            for i in range(len(program.members))
+            for i in range(len(group.members))
         ]
     # Waiting for each: calls that do not depend on each other may run at once.
     return lambda: [jax.block_until_ready(run(*member, study.dataset)) for run, member in runs]
 
 
-def _alone(program: Program, member: Member, rows: Any, dataset: Dataset) -> Trained:
-    """What `Program.train` does, of one member and without the axis of members: that is not always
-    as fast.
+def _alone(group: Population, member: TrainState, rows: Any, dataset: Dataset) -> Trained:
+    """What `Population.train` does, of one member and without the axis of members: that is not
+    always as fast.
     """
-    learn = lambda member, at, rows: program.step(member, at, rows, dataset)
-    return take_steps(learn, member, program.parameters_of(member), rows, 0, len(rows))
+    learn = lambda member, at, rows: group.step(member, at, rows, dataset)
+    return take_steps(learn, member, group.parameters_of(member), rows, 0, len(rows))
 
 
 def race_ablation(study: Study, peers: Sequence[Peer], repetitions: int) -> Iterator[Row]:
@@ -141,25 +144,25 @@ def cost_measuring(study: Study, repetitions: int) -> Iterator[Row]:
 
 
 def _parts(study: Study) -> list[Contender]:
-    """Three contenders over all programs, as a study runs them: an interval of training, measuring,
-    and what measuring deeply adds."""
-    programs = study.programs
-    observer = study.observer
+    """Three contenders over all populations, as a study runs them: an interval of training,
+    measuring, and what measuring deeply adds."""
+    populations = study.populations
+    evaluator = study.evaluator
     data = study.dataset
-    states = [program.initial() for program in programs]
+    states = [group.initial() for group in populations]
     compile_all(study, states, data)
 
-    def train() -> list[Member]:
-        for i, program in enumerate(programs):
-            states[i], *_ = program.run(states[i], 0, study.schedule.interval, data)
+    def train() -> list[TrainState]:
+        for i, group in enumerate(populations):
+            states[i], *_ = group.run(states[i], 0, study.schedule.interval, data)
         return states
 
     measure = lambda: [
-        observer.measure(program, members, data) for program, members in zip(programs, states)
+        evaluator.measure(group, members, 0, data) for group, members in zip(populations, states)
     ]
     deepen = lambda: [
-        observer.measure_deeply(program, members, 0, data)
-        for program, members in zip(programs, states)
+        evaluator.measure_expensive(group, members, 0, data)
+        for group, members in zip(populations, states)
     ]
     return [timed(train), timed(measure), timed(deepen)]
 
@@ -179,26 +182,26 @@ def on_prepared(study: Study) -> Callable[[], list[Trained]]:
     before.
     """
     runs = []
-    for program in study.programs:
-        members = program.initial()
-        rows = program.rows(0, study.dataset)
-        batches = jax.jit(jax.vmap(partial(_prepare, program, study.dataset)))(members.seed, rows)
-        run = jax.jit(partial(_train_on, program), compiler_options=training_options())
+    for group in study.populations:
+        members = group.initial()
+        rows = group.rows(0, study.dataset)
+        batches = jax.jit(jax.vmap(partial(_prepare, group, study.dataset)))(members.seed, rows)
+        run = jax.jit(partial(_train_on, group), compiler_options=training_options())
         runs.append((run, members, jax.block_until_ready(batches)))
     return lambda: [run(members, batches) for run, members, batches in runs]
 
 
-def _prepare(program: Program, dataset: Dataset, seed: Any, rows: Any) -> Any:
-    """The batches of an interval, as `Program` makes them step by step."""
-    return jax.vmap(partial(program.batch, dataset, seed))(
+def _prepare(group: Population, dataset: Dataset, seed: Any, rows: Any) -> Any:
+    """The batches of an interval, as `Population` makes them step by step."""
+    return jax.vmap(partial(group.batch, dataset, seed))(
         jnp.arange(len(rows), dtype=jnp.int32), rows
     )
 
 
-def _train_on(program: Program, members: Member, batches: Any) -> Trained:
-    """What `Program.train` does, on batches that are there already."""
+def _train_on(group: Population, members: TrainState, batches: Any) -> Trained:
+    """What `Population.train` does, on batches that are there already."""
     by_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), batches)
-    learn = jax.vmap(program.learn, in_axes=(0, None, 0))
+    learn = jax.vmap(group.learn, in_axes=(0, None, 0))
     return take_steps(
-        learn, members, program.parameters_of(members), by_step, 0, program.schedule.interval
+        learn, members, group.parameters_of(members), by_step, 0, group.schedule.interval
     )

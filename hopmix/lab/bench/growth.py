@@ -20,7 +20,7 @@ from hopmix.lab.bench.ablation import training
 from hopmix.lab.bench.mixer import Interval, Size, configure, count_work, steps_at_once
 from hopmix.lab.bench.race import Row, in_turn, timed
 from hopmix.lab.config import StudyConfig
-from hopmix.lab.study.study import Study, prepare
+from hopmix.lab.study.prepared import Study, prepare
 
 BASE = Size("base", 32, 4, 64, 4, 32)
 WIDTHS = (128, 256)
@@ -135,13 +135,13 @@ def train_sharded(
 
 
 def _sharded(study: Study, count: int) -> Callable[[], Any]:
-    (program,) = study.programs
+    (group,) = study.populations
     mesh = Mesh(np.array(jax.devices()[:count]), ("members",))
     split = NamedSharding(mesh, PartitionSpec(*(("members",))))
     whole = NamedSharding(mesh, PartitionSpec(*(())))
-    members = jax.device_put(program.initial(), split)
+    members = jax.device_put(group.initial(), split)
     dataset = jax.device_put(study.dataset, whole)
-    train = training(program, out_shardings=split)
+    train = training(group, out_shardings=split)
     return lambda: train(members, dataset)
 
 

@@ -10,10 +10,9 @@ import jax.random as jr
 
 from hopmix._dtypes import cast
 from hopmix._tree import trainable
-from hopmix.lab.bench.mixer import Size, configure, make_batch
+from hopmix.lab.bench.mixer import Size, configure, make_batch, make_loss
 from hopmix.lab.bench.race import Row
 from hopmix.lab.runtime.compiler_options import training_options
-from hopmix.lab.train.program import objective
 from hopmix.models.mixer import Mixer
 
 
@@ -50,11 +49,10 @@ def peak_bytes(size: Size, kind: str, precision: str, rematerialise: bool) -> in
         model = eqx.tree_at(lambda m: m.blocks, model, (Rematerialised(model.blocks),))
     parameters, rest = eqx.partition(model, trainable(model))
     images, targets = make_batch(config, size.batch)
-    other = None if precision == "float32" else precision
+    loss_of = make_loss(precision)
 
     def loss(parameters, images, targets):
-        model = eqx.combine(parameters, rest)
-        return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
+        return loss_of(eqx.combine(parameters, rest), (images, targets))
 
     analysis = (
         jax.jit(jax.value_and_grad(loss), compiler_options=training_options())

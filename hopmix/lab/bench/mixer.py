@@ -17,9 +17,11 @@ from hopmix._dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, Work, in_turn, timed
+from hopmix.lab.data.augment import Augment
 from hopmix.lab.families.mixers import BY_NAME
 from hopmix.lab.runtime.compiler_options import forward_options, training_options
-from hopmix.lab.train.program import logits_in, objective
+from hopmix.lab.tasks.classification import Batch, Classification
+from hopmix.lab.train.step import objective
 from hopmix.models.mixer import Mixer, MixerConfig
 
 CLASSES = 10
@@ -164,13 +166,11 @@ def _alone(train: Callable) -> Callable:
 def make_training(static: Any, steps: int, precision: str) -> tuple[Callable, Callable]:
     """The optimiser's start, and the training of one member for so many steps on one batch."""
     optimiser = optax.adamw(1e-3, weight_decay=0.05)
-    other = None if precision == "float32" else precision
+    loss_of = make_loss(precision)
 
     def train(parameters, state, frozen, batch):
         def loss(parameters):
-            model = eqx.combine(parameters, frozen, static)
-            images, targets = batch
-            return objective(model, images, targets, jnp.zeros((), jnp.float32), None, other)[0]
+            return loss_of(eqx.combine(parameters, frozen, static), batch)
 
         def step(carry, _):
             parameters, state = carry
@@ -181,6 +181,17 @@ def make_training(static: Any, steps: int, precision: str) -> tuple[Callable, Ca
         return jax.lax.scan(step, (parameters, state), None, length=steps)
 
     return optimiser.init, train
+
+
+def make_task(precision: str) -> Classification:
+    """Classification as it comes, computed in a precision."""
+    return Classification(Augment.none(), None if precision == "float32" else precision)
+
+
+def make_loss(precision: str) -> Callable[[Mixer, Batch], Any]:
+    """What a step makes small, of a model and a batch, without a penalty."""
+    task = make_task(precision)
+    return lambda model, batch: objective(task, model, batch, jnp.zeros((), jnp.float32))[0]
 
 
 def make_batch(config: MixerConfig, batch: int):
@@ -198,12 +209,12 @@ def make_inference(
     for each.
     """
     config = configure(size, kind)
-    other = None if precision == "float32" else precision
+    task = make_task(precision)
     images = jr.normal(jr.key(1), (batches, size.batch, *config.image), jnp.float32)
     arrays, static = eqx.partition(cast(Mixer(config, key=jr.key(0)), "float32"), eqx.is_array)
 
     def forward(arrays, images):
-        return jax.lax.map(partial(logits_in, other, eqx.combine(arrays, static)), images)
+        return jax.lax.map(partial(task.logits, eqx.combine(arrays, static)), images)
 
     run = timed(jax.jit(forward, compiler_options=forward_options()), arrays, images, times=calls)
     return lambda: run() / batches

@@ -41,7 +41,7 @@ def start_study(config: dict[str, Any]) -> dict[str, float]:
     use_compilation_cache()
     keep_memory()
     study = lab_study.prepare(StudyConfig.from_json(config))
-    states = [program.initial() for program in study.programs]
+    states = [group.initial() for group in study.populations]
     begin = time.perf_counter()
     lab_study.compile_all(study, states, study.dataset)
     compiled = 1e3 * (time.perf_counter() - begin)

@@ -3,9 +3,11 @@ layers in it.
 """
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from hopmix._tree import named_couplings
 from hopmix.lab.checkpoints.formats.equinox import EquinoxArrays, open_mixer
 from hopmix.lab.checkpoints.formats.safetensors import open_file, open_folder, open_hub
 from hopmix.lab.checkpoints.formats.torch import TorchWeights
@@ -13,7 +15,7 @@ from hopmix.lab.checkpoints.formats.weights import AbstractWeights, nearest
 from hopmix.lab.checkpoints.layers import Found
 from hopmix.lab.checkpoints.layouts import Reading, find_layers
 from hopmix.lab.checkpoints.pairs import check_patterns, named_layers
-from hopmix.lab.checkpoints.run import is_run, model_layers, run_layers
+from hopmix.lab.checkpoints.run import is_run, layers_of, run_layers
 from hopmix.lab.config import Measure
 from hopmix.lab.errors import UsageError
 
@@ -37,7 +39,7 @@ def open_layers(options: Measure) -> Found:
     """
     check_patterns(options.pairs)
     path = Path(options.path).expanduser()
-    ours = not options.path.startswith("hub:") and _ours(path)
+    ours = not options.path.startswith("hub:") and _ours(path, options.arms)
     if ours:
         if options.pairs or options.breaking or options.heads:
             raise UsageError(
@@ -51,17 +53,17 @@ def open_layers(options: Measure) -> Found:
     return find_layers(weights, Reading(options.breaking, options.heads))
 
 
-def _ours(path: Path) -> Found | None:
+def _ours(path: Path, arms: Sequence[str]) -> Found | None:
     """The layers of a run or of a saved mixer of hopmix, whose weights need no names."""
     if is_run(path):
-        return run_layers(path)
+        return run_layers(path, arms)
     if path.is_file() and _format(path) == "Equinox":
         mixer = open_mixer(path)
     else:
         mixer = None
     if mixer is None:
         return None
-    return Found("a mixer of hopmix", list(model_layers(mixer)), [])
+    return Found("a mixer of hopmix", list(layers_of(named_couplings(mixer))), [])
 
 
 def _open(name: str) -> AbstractWeights:

@@ -3,7 +3,7 @@ from a file.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from hopmix.lab import store
 from hopmix.lab.checkpoints.layers import Found, Layer, LeftOut
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
+from hopmix.lab.families.own import Own, digests
+from hopmix.lab.probes.layout import Layout
 from hopmix.lab.study.arms import make_arms
+from hopmix.lab.study.continued import own_of, require_same_arms
 from hopmix.lab.study.trained import (
     locate,
     members_of,
@@ -24,8 +26,8 @@ from hopmix.lab.study.trained import (
     read_checkpoint,
     require_checkpoint,
 )
-from hopmix.lab.train.program import Dataset, Images, Program, programs_of
-from hopmix.models.mixer import Mixer
+from hopmix.lab.tasks.classification import Dataset, Images, make_task
+from hopmix.lab.train.population import Population, populations_of
 
 
 def is_run(path: Path) -> bool:
@@ -33,7 +35,7 @@ def is_run(path: Path) -> bool:
     return (locate(path)[0] / "study.json").is_file()
 
 
-def run_layers(path: Path) -> Found:
+def run_layers(path: Path, arms: Sequence[str] = ()) -> Found:
     """The couplings of every arm, seed, block and branch of a run.
 
     The images that it was trained on are not needed.
@@ -41,22 +43,26 @@ def run_layers(path: Path) -> Found:
     **Arguments:**
 
     - `path`: the folder of the study, for its newest readable checkpoint, or a checkpoint.
+    - `arms`: where the user's own arms of it are now; what a run names is never imported.
 
     **Raises:** `UsageError` where there is no study or no readable checkpoint.
     """
     out, step = locate(path)
     record = store.read_record(out)
+    record.require_study(out)
     require_checkpoint(out, step)
-    programs = _programs(record.config, record.values.get("data", {}), out)
-    step, states, passed = read_checkpoint(programs, out, record, step)
+    own = own_of(record, arms)
+    require_same_arms(digests(own), record, out)
+    populations = _populations(record.config, record.values.get("data", {}), out, own)
+    step, states, passed = read_checkpoint(populations, out, record, step)
     layers = []
     diverged = []
-    for member, arm, seed, model in members_of(programs, states):
+    for member, arm, seed, model in members_of(populations, states):
         if member.diverged < 0:
-            layers += model_layers(model, arm, seed)
+            layers += layers_of(arm.couplings(model), arm.name, seed)
         else:
             diverged.append(
-                LeftOut(f"{arm}, seed {seed}", f"diverged at step {int(member.diverged)}")
+                LeftOut(f"{arm.name}, seed {seed}", f"diverged at step {int(member.diverged)}")
             )
     if not layers:
         raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
@@ -66,14 +72,22 @@ def run_layers(path: Path) -> Found:
     return Found(source, layers, diverged)
 
 
-def model_layers(model: Mixer, arm: str = "", seed: int | None = None) -> Iterator[Layer]:
-    """The couplings of a mixer, two for each block."""
-    for i, block in enumerate(model.blocks):
-        for branch in BRANCHES:
-            coupling = branch_coupling(block, branch)
-            hidden, visible = coupling.up.shape
-            load = functools.partial(_in_float32, coupling)
-            yield Layer(f"block {i}", branch, "pair", visible, hidden, (), load, arm, seed)
+def layers_of(
+    couplings: Mapping[str, Coupling], arm: str = "", seed: int | None = None
+) -> Iterator[Layer]:
+    """The couplings of a model by their names, block after block."""
+    layout = Layout.of(couplings)
+    for name in sorted(couplings, key=lambda name: _rank(layout, name)):
+        coupling = couplings[name]
+        block, branch = layout.places[name]
+        hidden, visible = coupling.up.shape
+        load = functools.partial(_in_float32, coupling)
+        yield Layer(f"block {block}", branch, "pair", visible, hidden, (), load, arm, seed)
+
+
+def _rank(layout: Layout, name: str) -> tuple[int, int]:
+    block, branch = layout.places[name]
+    return block, layout.branches.index(branch)
 
 
 def _in_float32(coupling: Coupling) -> Coupling:
@@ -81,12 +95,14 @@ def _in_float32(coupling: Coupling) -> Coupling:
     return Coupling.from_weights(coupling.up.astype(jnp.float32), coupling.down.astype(jnp.float32))
 
 
-def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Program]:
-    """The programs of a study whose images are only shapes: enough to know what a checkpoint
+def _populations(
+    config: StudyConfig, about: dict[str, Any], out: Path, own: Mapping[str, Own]
+) -> list[Population]:
+    """The populations of a study whose images are only shapes: enough to know what a checkpoint
     holds.
     """
     try:
-        arms = make_arms(config, tuple(about["image"]), about["classes"])
+        arms = make_arms(config, tuple(about["image"]), about["classes"], own)
         dataset = eqx.filter_eval_shape(
             _blank, about["train"], tuple(about["image"]), about["classes"]
         )
@@ -94,7 +110,7 @@ def _programs(config: StudyConfig, about: dict[str, Any], out: Path) -> list[Pro
         raise UsageError(
             f"{out / 'study.json'}: damaged, it does not describe its images ({error!r})."
         ) from None
-    return programs_of(config, arms, dataset)
+    return populations_of(config, make_task(config, dataset.image), arms, dataset)
 
 
 def _blank(examples: int, image: tuple[int, int, int], classes: int) -> Dataset:

@@ -1,14 +1,14 @@
 """Data sets in memory: uint8 images and labels, split into training, validation and test."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from hopmix.lab.config import StudyConfig, check_sides
+from hopmix.lab.config import GIVEN, StudyConfig, check_sides
 from hopmix.lab.data.overview import Row, describe
 from hopmix.lab.data.partition import (
     TEST_SEED,
@@ -19,6 +19,7 @@ from hopmix.lab.data.partition import (
     keep_in_place,
     mark,
 )
+from hopmix.lab.data.sources.array_file import open_arrays
 from hopmix.lab.data.sources.lost import Lost, collecting
 from hopmix.lab.data.sources.names import exists, suggestion
 from hopmix.lab.data.sources.room import require_room
@@ -110,13 +111,13 @@ class _Shared(NamedTuple):
     validation: int
 
 
-def load_for(config: StudyConfig, data: str | None = None) -> Data:
+def load_for(config: StudyConfig, data: str | Mapping[str, Any] | None = None) -> Data:
     """The data of a study.
 
     **Arguments:**
 
     - `config`: of the study.
-    - `data`: where they are now; by default where the configuration says.
+    - `data`: where they are now, or arrays; by default where the configuration says.
 
     **Raises:** `UsageError` for data that cannot be used.
     """
@@ -131,7 +132,7 @@ def load_for(config: StudyConfig, data: str | None = None) -> Data:
 
 
 def load(
-    data: str,
+    data: str | Mapping[str, Any],
     *,
     label_column: str | None = None,
     image_column: str | None = None,
@@ -155,6 +156,8 @@ def load(
     - `data`: `digits` (scikit-learn's); a .parquet, .tar (WebDataset), .npz or .csv file; a folder
       of parquet or tar files, of images (one subfolder per class, with or without `train` and
       `test` above them), or one that `save_to_disk` of `datasets` wrote; or `hub:owner/name`.
+      Or arrays by the names that an .npz file has: `x_train`, `y_train`, `x_test`, `y_test`, or
+      `images` and `labels`.
     - `label_column`, `image_column`: their names, where a table leaves a choice; a field of a
       column is COLUMN.FIELD.
     - `resize`: height and width that all images are brought to, or one number for both.
@@ -175,12 +178,12 @@ def load(
     if resize is not None:
         check_sides("resize", resize)
     size = (resize, resize) if isinstance(resize, int) else resize
-    if not data.isprintable():
-        raise UsageError(
-            f"data = {data!r} has characters that cannot be printed; rename it, or make a link "
-            f"to it"
-        )
-    source = _open(data, Options(image_column, label_column, size))
+    options = Options(image_column, label_column, size)
+    if isinstance(data, Mapping):
+        source = open_arrays(GIVEN, data, options)
+        data = GIVEN
+    else:
+        source = _open(data, options)
     _check_classes(data, source)
     _check_room(source, size, limit, batch)
     with collecting() as lost:
@@ -247,6 +250,16 @@ def _unchanged(data: str, test: Split, marks: np.ndarray) -> Split:
 
 
 def _open(data: str, options: Options) -> Source:
+    if data == GIVEN:
+        raise UsageError(
+            "data: this study was begun in Python with arrays; go on with run_study(..., "
+            "data=arrays, resume=True)."
+        )
+    if not data.isprintable():
+        raise UsageError(
+            f"data = {data!r} has characters that cannot be printed; rename it, or make a link "
+            f"to it"
+        )
     if data == "digits":
         from hopmix.lab.data.sources.digits import open_digits
 

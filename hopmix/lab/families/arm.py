@@ -9,7 +9,11 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from hopmix._coupling import Coupling
+from hopmix._tree import named_couplings
 from hopmix._types import PRNGKey
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.pairs import paired_couplings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,29 +31,58 @@ class Look:
     marker: str
 
 
+def _no_model(key: PRNGKey) -> Any:
+    raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """One arm of a study.
 
     - `name`: what reports call it; no two arms of a study share it.
-    - `kind`: the name without the strength.
-    - `title`: the name in the literature.
-    - `about`: what it is, in a sentence of HTML.
-    - `make`: from a key to a model. Arms whose models have the same tree and shapes train in one
-        compiled program; the weights of a seed are those of its key in every arm.
+    - `kind`: the name without the strength; by default the name.
+    - `title`: the name in the literature; by default the name.
+    - `about`: what it is, in a sentence.
+    - `make`: from a key to a model: any Equinox module that takes one example, `model(x)` or
+      `model(x, key=key)`, or has `model.batch(x, key)` for many. Arms whose models have the same
+      tree and shapes train in one compiled program; the weights of a seed are those of its key in
+      every arm.
     - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no
       such penalty.
+    - `pairs`: matrices that are measured as a coupling though the model has none there:
+      "layers.*.up.weight:layers.*.down.weight", with W (hidden x visible) before the colon and V
+      (visible x hidden) behind it, `*` for a piece between dots, and `.T` behind the name of what
+      is stored as its transpose.
     - `activations`: how many numbers of one example the gradients need at the least, for an
       estimate of memory.
+
+    **Raises:** `UsageError` for a name that is empty or has a control character or `|`, and for a
+    `make` that cannot be called.
     """
 
     name: str
-    kind: str
-    title: str
-    about: str
-    make: Callable[[PRNGKey], Any]
+    kind: str = ""
+    title: str = ""
+    about: str = ""
+    make: Callable[[PRNGKey], Any] = _no_model
     strength: float | None = None
+    pairs: tuple[str, ...] = ()
     activations: int = 0
+
+    def __post_init__(self):
+        if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):
+            raise UsageError(f"arms: got the name {self.name!r}; give each arm one, in plain text.")
+        if "|" in self.name:
+            raise UsageError(f"arms: got the name {self.name!r}; give it one without '|'.")
+        if not callable(self.make) or self.make is _no_model:
+            raise UsageError(f"arms: {self.name} has no make, a function from a key to a model.")
+        if self.strength is not None and not 0 <= self.strength < float("inf"):
+            raise UsageError(
+                f"arms: {self.name} has the strength {self.strength}; give 0 or more, or None."
+            )
+        object.__setattr__(self, "kind", self.kind or self.name)
+        object.__setattr__(self, "title", self.title or self.name)
+        object.__setattr__(self, "pairs", tuple(self.pairs))
 
     @property
     def shapes(self) -> PyTree:
@@ -58,11 +91,31 @@ class Arm:
 
     @property
     def form(self) -> Hashable:
-        """The tree, shapes and constants of a model: arms with equal ones train in one program."""
+        """The tree, shapes and constants of a model, and its pairs: arms with equal ones train in
+        one program.
+        """
         leaves, structure = jax.tree.flatten(self.shapes)
-        return structure, tuple(
-            (leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves
-        )
+        constants = tuple((leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves)
+        return structure, constants, self.pairs
+
+    def couplings(self, tree: PyTree) -> dict[str, Coupling]:
+        """The couplings of a model of this arm by name: those that it has, and those that are
+        paired by name.
+
+        **Arguments:**
+
+        - `tree`: a model, several of them side by side along a leading axis, or a tree of the same
+          form, such as its updates.
+
+        **Raises:** `UsageError` for pairs that there are not.
+        """
+        return named_couplings(tree) | paired_couplings(tree, self.pairs)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """How many visible and hidden units each coupling has, by name."""
+        found = eqx.filter_eval_shape(self.couplings, self.shapes)
+        return {name: (one.up.shape[-1], one.up.shape[-2]) for name, one in found.items()}
 
 
 def is_shape(leaf: Any) -> bool:

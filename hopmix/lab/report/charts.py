@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 import xarray as xr
 from jaxtyping import Float
 
-from hopmix.lab.report.data import Run
 from hopmix.lab.statistics import spread
+from hopmix.lab.store.run import Run
 from hopmix.plot.axis import power_of_ten
 from hopmix.plot.style import ArmStyle, arm_styles
 from hopmix.symmetry.quantities import Quantity

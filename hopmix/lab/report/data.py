@@ -9,40 +9,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from hopmix._coupling import Coupling
-from hopmix.lab import store
-from hopmix.lab.config import StudyConfig
-from hopmix.lab.errors import UsageError
 from hopmix.lab.families.mixers import BY_NAME, REFERENCE
-from hopmix.lab.probes.metrics import branches
+from hopmix.lab.probes.layout import Layout
 from hopmix.lab.statistics import PairedTest, Summary, paired_test, summarise
-from hopmix.lab.study.arms import make_arms
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """What `hopmix ablate` wrote: `results` and `weights` are absent until the run has ended."""
-
-    path: Path
-    study: dict
-    metrics: xr.Dataset
-    results: dict | None
-    weights: Mapping[str, np.ndarray] | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last planned step has been measured and the test split read."""
-        return self.results is not None and self.last_step >= int(self.study.get("steps_total", 0))
-
-    @property
-    def last_step(self) -> int:
-        """Training steps done when the last measurement was made."""
-        return int(self.metrics.step.values[-1])
-
-    @property
-    def arms(self) -> list[str]:
-        """Names of the arms, in the order of the study."""
-        return [str(name) for name in self.metrics.arm.values]
+from hopmix.lab.store.run import Run, open_run
+from hopmix.symmetry.quantities import ASYMMETRY, CURVES, ENERGY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +34,25 @@ class ArmResult:
 
 
 def read_run(path: Path) -> Run:
-    """Read study, metrics and, where they exist, results and weights.
+    """A run as pages show it: with text as plain strings, and NaN for what it did not measure.
 
-    **Raises:** `UsageError` if the folder is no run, nothing has been measured in it yet, or
-    something in it is
-        damaged or of another run.
+    **Raises:** `UsageError` as `open_run` does.
     """
-    record = store.read_record(path)
-    metrics = store.read_metrics(path, record)
-    results = store.read_results(path, record)
-    weights = None if results is None else store.read_weights(path)
-    return Run(path, record.values, _plain_text(metrics), results, weights)
+    run = open_run(path)
+    return dataclasses.replace(run, metrics=_complete(_plain_text(run.metrics)))
+
+
+def _complete(metrics: xr.Dataset) -> xr.Dataset:
+    """With NaN for what models without couplings or blocks, or loops of other people, lack."""
+    for dim, values in (("block", [0]), ("branch", ["weights"]), ("eigenvalue", [0])):
+        if dim not in metrics.dims:
+            metrics = metrics.assign_coords({dim: values})
+    for one in (*CURVES, *ENERGY, *ASYMMETRY):
+        if one.name not in metrics:
+            dims = ("arm", "seed", "step", *one.dims)
+            shape = [metrics.sizes[dim] for dim in dims]
+            metrics[one.name] = (dims, np.full(shape, np.nan, np.float32))
+    return metrics
 
 
 def arm_results(run: Run) -> list[ArmResult]:
@@ -140,11 +119,11 @@ def has_values(metrics: xr.Dataset, name: str) -> bool:
 
 def coupling_sizes(run: Run) -> xr.Dataset | None:
     """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or
-    the configuration.
+    the record of the study.
 
     `None` where neither tells, as in runs of another version that have not ended.
     """
-    found = _sizes_of_weights(run) or _sizes_of_config(run)
+    found = _sizes_of_weights(run) or _sizes_of_record(run)
     branches = [str(branch) for branch in run.metrics.branch.values]
     if any((arm, branch) not in found for arm in run.arms for branch in branches):
         return None
@@ -160,25 +139,14 @@ def _sizes_of_weights(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
     return {(name, branch): shape for (name, _, branch, side), shape in named if side == "down"}
 
 
-def _sizes_of_config(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
-    try:
-        data = run.study["data"]
-        height, width, colours = data["image"]
-        arms = make_arms(
-            StudyConfig.from_json(run.study["config"]),
-            (height, width, colours),
-            int(data["classes"]),
-        )
-    except (UsageError, KeyError, TypeError, ValueError):  # of another version
-        return {}
-    named = [str(branch) for branch in run.metrics.branch.values]
-    first = {arm.name: branches(arm.shapes) for arm in arms}
-    return {(arm, branch): _units(first[arm][branch][0]) for arm in first for branch in named}
-
-
-def _units(coupling: Coupling) -> tuple[int, int]:
-    hidden, visible = coupling.up.shape
-    return visible, hidden
+def _sizes_of_record(run: Run) -> dict[tuple[str, str], tuple[int, int]]:
+    found = {}
+    for arm in run.study.get("arms", []):
+        couplings = arm.get("couplings", {})
+        places = Layout.of(couplings).places
+        for name, (visible, hidden) in couplings.items():
+            found[arm["name"], places[name].branch] = (visible, hidden)
+    return found
 
 
 def _weight_pair(run: Run, key: str) -> xr.DataArray:
@@ -252,9 +220,8 @@ def _validation_test(run: Run, name: str, validation: xr.DataArray) -> PairedTes
 
 def _plain_text(metrics: xr.Dataset) -> xr.Dataset:
     """The same with ordinary strings as coordinates, however wide the store made them."""
-    return metrics.assign_coords(
-        {name: metrics[name].astype(object) for name in ("arm", "branch", "title", "kind")}
-    )
+    texts = [name for name in ("arm", "branch", "title", "kind") if name in metrics.coords]
+    return metrics.assign_coords({name: metrics[name].astype(object) for name in texts})
 
 
 def _float(value: float | int | None) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from hopmix.lab.report.csv_table import csv_of, link
-from hopmix.lab.report.data import Run
+from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import Quantity
 
 LEGEND = (

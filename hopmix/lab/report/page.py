@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from hopmix.lab.report import html, seal, words
 from hopmix.lab.report.charts import payload
-from hopmix.lab.report.data import Run, read_run
+from hopmix.lab.report.data import read_run
 from hopmix.lab.report.files import figure_files, resource, save_figure, saved_figure
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.sections import (
@@ -41,6 +41,7 @@ from hopmix.lab.report.sections import (
     weights,
 )
 from hopmix.lab.store import replacing
+from hopmix.lab.store.run import Run
 
 REPORT: tuple[Section, ...] = (
     summary.SECTION,

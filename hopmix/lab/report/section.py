@@ -7,7 +7,7 @@ from typing import TypeAlias
 from matplotlib.figure import Figure
 
 from hopmix.lab.report.charts import Chart
-from hopmix.lab.report.data import Run
+from hopmix.lab.store.run import Run
 
 Stills: TypeAlias = Mapping[str, str]
 """The address of each static figure of a run, by its name."""

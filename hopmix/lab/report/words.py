@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hopmix.lab.report.data import ArmResult, Run
+from hopmix.lab.report.data import ArmResult
 from hopmix.lab.statistics import holm
+from hopmix.lab.store.run import Run
 
 
 def title(run: Run) -> str:

@@ -19,12 +19,13 @@ import xarray as xr
 
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS
-from hopmix.lab.probes.quantities import describe
+from hopmix.lab.probes.layout import Layout
 from hopmix.lab.store.codecs import require_plain_arrays
+from hopmix.lab.store.described import describe
 from hopmix.lab.store.earlier import with_names_of_today
 from hopmix.lab.store.files import flush, flush_all, raise_if_unreadable, reason, set_aside
 from hopmix.lab.store.record import Record
+from hopmix.symmetry.quantities import BLOCK, COUPLING, Quantity
 
 NAME = "metrics.zarr"
 VERSIONS = ".metrics"
@@ -34,12 +35,27 @@ _ANEW = "restore it, or start anew under another name"
 
 
 class History:
-    """The measurements of a study so far, by metric: arrays of (arm, seed, step, ...)."""
+    """The measurements of a study so far, by metric: arrays of (arm, seed, step, ...).
 
-    def __init__(self, arms: Sequence[Arm], seeds: Sequence[int], depth: int):
+    **Arguments:**
+
+    - `arms`, `seeds`: of the members.
+    - `layout`: where couplings stand.
+    - `quantities`: what is measured; of those that a moment lacks it holds NaN.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        seeds: Sequence[int],
+        layout: Layout,
+        quantities: Sequence[Quantity],
+    ):
         self.arms = tuple(arms)
         self.seeds = tuple(seeds)
-        self.depth = depth
+        self.layout = layout
+        self.quantities = tuple(quantities)
+        self.dims = {one.name: one.dims for one in quantities}
         self.steps: list[int] = []
         self.rows: list[dict[str, np.ndarray]] = []
         self._chain: list[str] = []
@@ -54,7 +70,7 @@ class History:
     def append(self, step: int, row: dict[str, np.ndarray]):
         """Add the measurements of one moment, arrays of (arm, seed, ...)."""
         hashed = hashlib.blake2b(f"{self.chain} {step}".encode(), digest_size=16)
-        for name in sorted(DIMENSIONS | DEEP):
+        for name in sorted(self.dims):
             _hash_array(hashed, name, row[name])
         self.steps.append(step)
         self.rows.append(row)
@@ -72,7 +88,7 @@ class History:
                 ("arm", "seed", "step", *dims),
                 np.stack([row[name] for row in self.rows], axis=2),
             )
-            for name, dims in (DIMENSIONS | DEEP).items()
+            for name, dims in self.dims.items()
         }
         variables["diverged_step"] = (("arm", "seed"), self.rows[-1]["diverged_step"])
         arms = self.arms
@@ -83,17 +99,19 @@ class History:
             "strength": ("arm", [np.nan if arm.strength is None else arm.strength for arm in arms]),
             "seed": list(self.seeds),
             "step": self.steps,
-            "block": list(range(self.depth)),
-            "branch": list(BRANCHES),
         }
-        return describe(xr.Dataset(variables, coordinates))
+        if any(BLOCK[0] in dims for dims in self.dims.values()):
+            coordinates["block"] = list(self.layout.blocks)
+        if any(COUPLING[1] in dims for dims in self.dims.values()):
+            coordinates["branch"] = list(self.layout.branches)
+        return describe(xr.Dataset(variables, coordinates), self.quantities)
 
     def load(self, dataset: xr.Dataset):
         """Take over the measurements of `dataset`, as an earlier run wrote them."""
         self.truncate(-1)
         diverged = {"diverged_step": dataset["diverged_step"].values}
         for i, step in enumerate(dataset.step.values):
-            row = {name: dataset[name].isel(step=i).values for name in DIMENSIONS | DEEP}
+            row = {name: dataset[name].isel(step=i).values for name in self.dims}
             self.append(int(step), row | diverged)
 
 
@@ -214,7 +232,7 @@ def _read_version(path: Path, version: Path, record: Record | None, cure: str) -
     try:
         require_plain_arrays(version)
         dataset = _load(version.resolve())
-        dataset.validation_accuracy.isel(arm=0, seed=0, step=-1)
+        dataset.isel(arm=0, seed=0, step=-1)
         expected = dataset.attrs.get("digest")
         if expected or _is_sealed(record):
             intact = expected == dataset_digest(dataset)

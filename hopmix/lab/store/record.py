@@ -112,6 +112,16 @@ class Record:
                 "with that version, or start anew under another name."
             )
 
+    def require_study(self, out: Path):
+        """Raise `UsageError` for what a `Recorder` wrote, which has neither members nor
+        checkpoints.
+        """
+        if self.values.get("recorder"):
+            raise UsageError(
+                f"{out}: a Recorder wrote it, so it has no checkpoints; `hopmix report {out}` "
+                f"shows what it measured."
+            )
+
     @property
     def steps_total(self) -> int:
         """The steps of each member in all."""

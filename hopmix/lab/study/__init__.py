@@ -1,18 +1,13 @@
 """Study: arms and seeds trained, measured and written down, and what a study needs and costs."""
 
-from hopmix.lab._moved import moved_names
+from hopmix.lab._moved import renamed
 
-__getattr__ = moved_names(
-    __name__,
-    "study",
-    "Progress",
-    "Study",
-    "advance",
-    "compile_all",
-    "data_path",
-    "evaluate",
-    "located",
-    "prepare",
-    "require_same_data",
-    "run",
-)
+_PLACES = {
+    "continued": ("data_path", "located", "require_same_data"),
+    "interval": ("advance", "compile_all"),
+    "prepared": ("Study", "prepare"),
+    "study": ("Progress", "evaluate", "run"),
+}
+_NEW = {name: f"{__name__}.{module}.{name}" for module, names in _PLACES.items() for name in names}
+
+__getattr__ = renamed(__name__, _NEW)

@@ -1,6 +1,7 @@
 """The arms of a study: the family that it names, on its images, at its strengths."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
 from hopmix.lab.families.mixers import BY_NAME, Kind
+from hopmix.lab.families.own import Own, arms_of, own_entries
 from hopmix.models.mixer import Mixer, MixerConfig
 
 MOST_TOKENS = 64
@@ -56,7 +58,10 @@ def _divisors(length: int) -> list[int]:
 
 def few_tokens(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[str]:
     """What the user should know where the images are cut into few tokens."""
-    model = mixer_of(config, BY_NAME[config.arms[0]], image, classes)
+    kinds = [BY_NAME[name] for name in config.arms if name in BY_NAME]
+    if not kinds:
+        return []
+    model = mixer_of(config, kinds[0], image, classes)
     if model.tokens >= FEW_TOKENS:
         return []
     height, width = model.patch_size
@@ -74,21 +79,56 @@ def few_tokens(config: StudyConfig, image: tuple[int, int, int], classes: int) -
     ]
 
 
-def make_arms(config: StudyConfig, image: tuple[int, int, int], classes: int) -> list[Arm]:
+def make_arms(
+    config: StudyConfig,
+    image: tuple[int, int, int],
+    classes: int,
+    own: Mapping[str, Own] | None = None,
+) -> list[Arm]:
     """The arms of a study on images of a shape, in the order asked for; penalised kinds once per
     strength.
 
-    Raises `UsageError` where the patch does not divide the image, and where it is all of it unless
-    it was asked for.
+    **Arguments:**
+
+    - `own`: what the entries of the user's own give, by entry; nothing is imported here.
+
+    **Raises:** `UsageError` where the patch does not divide the image, and where it is all of it
+    unless it was asked for; where two arms have one name; and for entries that are not given.
     """
-    models = {name: mixer_of(config, BY_NAME[name], image, classes) for name in config.arms}
-    if models[config.arms[0]].tokens == 1 and config.patch is None:
+    given = dict(own or {})
+    missing = [entry for entry in own_entries(config.arms) if entry not in given]
+    if missing:
+        raise UsageError(
+            f"arms: the models of {missing[0]} are your own, and no file is imported here; what "
+            f"was measured of them is in metrics.zarr."
+        )
+    models = {
+        name: mixer_of(config, BY_NAME[name], image, classes)
+        for name in config.arms
+        if name in BY_NAME
+    }
+    first = next(iter(models.values()), None)
+    if first is not None and first.tokens == 1 and config.patch is None:
         raise UsageError(
             f"patch: size {config.size} makes one token of {image[0]} x {image[1]} images; give "
             f"another "
             f"with --patch{_example(*image[:2])}, or larger images with --resize."
         )
-    return [arm for name, model in models.items() for arm in _of_kind(BY_NAME[name], model, config)]
+    arms: list[Arm] = []
+    for name in config.arms:
+        if name in models:
+            arms += _of_kind(BY_NAME[name], models[name], config)
+        else:
+            arms += arms_of(given[name], image, classes)
+    _need_names(arms)
+    return arms
+
+
+def _need_names(arms: list[Arm]):
+    names = [arm.name for arm in arms]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"arms: two are named {twice[0]!r}; give each a name of its own.")
 
 
 def _of_kind(kind: Kind, model: MixerConfig, config: StudyConfig) -> list[Arm]:

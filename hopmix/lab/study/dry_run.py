@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hopmix.lab.study.observer import ENERGY_BATCH
-from hopmix.lab.study.study import Study, compile_all
-from hopmix.lab.train.program import Dataset, Member, Program
+from hopmix.lab.study.evaluator import INPUTS
+from hopmix.lab.study.interval import compile_all
+from hopmix.lab.study.prepared import Study
+from hopmix.lab.tasks.classification import Dataset
+from hopmix.lab.train.population import Population
+from hopmix.lab.train.step import TrainState
 
-TRIAL_IMAGES = 4 * ENERGY_BATCH
+TRIAL_IMAGES = 4 * INPUTS
 TRIAL_STEPS = 5
 
 
@@ -41,20 +44,16 @@ def estimate(study: Study) -> Estimate:
     """
     few = jax.tree.map(lambda a: a[:TRIAL_IMAGES], study.dataset.validation)
     trial = dataclasses.replace(study.dataset, validation=few)
-    states = [program.initial() for program in study.programs]
+    states = [group.initial() for group in study.populations]
     begin = time.perf_counter()
     compile_all(study, states, trial)
     compile_s = time.perf_counter() - begin
-    tried = [_try(study, *both, trial) for both in zip(study.programs, states, strict=True)]
+    tried = [_try(study, *both, trial) for both in zip(study.populations, states, strict=True)]
     drawn, *rest = zip(*tried, strict=True)
-    rows, (step, measure, deepen) = (
-        max(drawn),
-        map(sum, rest),
-    )  # all programs train on the same rows
+    rows = max(drawn)  # all populations train on the same rows
+    step, measure, deepen = map(sum, rest)
     # Validation reads every image once; energies read theirs twice, of any split the same number.
-    larger = (study.dataset.validation.labels.size + 2 * ENERGY_BATCH) / (
-        few.labels.size + 2 * ENERGY_BATCH
-    )
+    larger = (study.dataset.validation.labels.size + 2 * INPUTS) / (few.labels.size + 2 * INPUTS)
     intervals, times, deeply = study.count_measurements()
     train_s = (
         intervals * rows + study.schedule.total * step + times * larger * measure + deeply * deepen
@@ -62,21 +61,21 @@ def estimate(study: Study) -> Estimate:
     return Estimate(compile_s, train_s, _peak_bytes(study))
 
 
-def _try(study: Study, program: Program, members: Member, trial: Dataset) -> _Trial:
+def _try(study: Study, group: Population, members: TrainState, trial: Dataset) -> _Trial:
     """Each runs twice: the first call pays for allocation."""
     interval = study.schedule.interval
-    observer = study.observer
+    evaluator = study.evaluator
     steps = min(TRIAL_STEPS, interval)
     times = _Trial(0, 0, 0, 0)
     for i in range(2):
-        rows, drawn = _timed(program.rows, (i + 1) * interval, trial)
+        rows, drawn = _timed(group.rows, (i + 1) * interval, trial)
         numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(steps))
         (members, *_), trained = _timed(
-            program.compiled, members, program.no_logs(), *numbers, rows, trial
+            group.compiled, members, group.no_logs(), *numbers, rows, trial
         )
-        _, measured = _timed(observer.measure, program, members, trial)
+        _, measured = _timed(evaluator.measure, group, members, 0, trial)
         if study.config.deep:
-            deepened = _timed(observer.measure_deeply, program, members, 0, trial)[1]
+            deepened = _timed(evaluator.measure_expensive, group, members, 0, trial)[1]
         else:
             deepened = 0.0
         times = _Trial(drawn, trained / steps, measured, deepened)
@@ -93,8 +92,8 @@ def _peak_bytes(study: Study) -> int:
     # One program runs at a time, but all members and the images stay. What trains returns the last
     # updates beside the members, whose memory it takes over; what measures spectra and fields
     # begins with a step of copies of them, and all that measures takes copies of those of an arm.
-    training = [_memory(p) for program in study.programs for p in program.compiled.programs]
-    measuring = [_memory(p) for p in study.observer.programs]
+    training = [_memory(p) for group in study.populations for p in group.compiled.programs]
+    measuring = [_memory(p) for p in study.evaluator.programs]
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(study.dataset))
     updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
     if study.config.deep:

@@ -1,37 +1,37 @@
 """What a study ends with: the results on the test split, and the weights that are shown."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from hopmix._coupling import Coupling
 from hopmix.lab import statistics
 from hopmix.lab.data.study_data import Split
 from hopmix.lab.families.mixers import REFERENCE
-from hopmix.lab.probes.metrics import BRANCHES, branch_coupling
-from hopmix.lab.study.observer import Observer
-from hopmix.lab.train.program import Dataset, Member, Program, on_device
-from hopmix.models.mixer import Mixer
+from hopmix.lab.probes.layout import Layout
+from hopmix.lab.study.evaluator import Evaluator
+from hopmix.lab.tasks.classification import Dataset, on_device
+from hopmix.lab.train.population import Population
+from hopmix.lab.train.step import TrainState
 
 
 def accuracies_of(
-    programs: Sequence[Program],
-    states: Sequence[Member],
-    observer: Observer,
+    populations: Sequence[Population],
+    states: Sequence[TrainState],
+    evaluator: Evaluator,
     split: Split,
     dataset: Dataset,
 ) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The accuracy of each member on a split, by arm; NaN for members that diverged."""
     images = on_device(split)
     accuracies = {}
-    for program, state in zip(programs, states, strict=True):
-        scores = observer.score(program, state, images, dataset)
-        for arm in program.arms:
-            survived = np.asarray(program.of_arm(state.diverged, arm)) < 0
+    for group, state in zip(populations, states, strict=True):
+        scores = evaluator.score(group, state, images, dataset)
+        for arm in group.arms:
+            survived = np.asarray(group.of_arm(state.diverged, arm)) < 0
             hits = np.asarray(scores[arm.name]["accuracy"], np.float64)
             accuracies[arm.name] = np.where(survived, hits, np.nan)
     return accuracies
@@ -80,19 +80,18 @@ def _number(value: float | int) -> float | int | None:
     return None
 
 
-def end_weights(programs: Sequence[Program], states: Sequence[Member]) -> dict[str, np.ndarray]:
+def end_weights(
+    populations: Sequence[Population], states: Sequence[TrainState], layout: Layout
+) -> dict[str, np.ndarray]:
     """The weights of the first seed's first and last blocks, for pictures."""
+    ends = {*layout.blocks[:1], *layout.blocks[-1:]}
     weights = {}
-    for program, state in zip(programs, states, strict=True):
-        for arm in program.arms:
-            arrays = jax.tree.map(lambda a: a[0], program.of_arm(state.arrays, arm))
-            for key, coupling in _end_couplings(program.model(arrays)):
-                weights[f"{arm.name}|{key}|up"] = np.asarray(coupling.up)
-                weights[f"{arm.name}|{key}|down"] = np.asarray(coupling.down)
+    for group, state in zip(populations, states, strict=True):
+        for arm in group.arms:
+            arrays = jax.tree.map(lambda a: a[0], group.of_arm(state.model, arm))
+            for name, coupling in arm.couplings(group.model(arrays)).items():
+                block, branch = layout.places[name]
+                if block in ends:
+                    weights[f"{arm.name}|{block}|{branch}|up"] = np.asarray(coupling.up)
+                    weights[f"{arm.name}|{block}|{branch}|down"] = np.asarray(coupling.down)
     return weights
-
-
-def _end_couplings(model: Mixer) -> Iterator[tuple[str, Coupling]]:
-    for b in sorted({0, len(model.blocks) - 1}):
-        for branch in BRANCHES:
-            yield f"{b}|{branch}", branch_coupling(model.blocks[b], branch)

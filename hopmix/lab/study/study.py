@@ -4,10 +4,6 @@ evaluate, report.
 
 import dataclasses
 import datetime
-import gc
-import os
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,30 +13,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from hopmix.lab import store
-from hopmix.lab.config import StudyConfig
-from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.probes.metrics import BRANCHES, Metrics, branches, unmeasured
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
-from hopmix.lab.study.arms import make_arms
-from hopmix.lab.study.capacity import need_memory
+from hopmix.lab.study.continued import data_path, require_same_arms, require_same_data
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
-from hopmix.lab.study.observer import Observer
-from hopmix.lab.train.program import (
-    Dataset,
-    Member,
-    Program,
-    Schedule,
-    make_dataset,
-    on_host,
-    programs_of,
+from hopmix.lab.study.interval import advance, compile_all
+from hopmix.lab.study.prepared import Study as Study
+from hopmix.lab.study.prepared import prepare as prepare
+from hopmix.lab.train.step import TrainState
+
+HEARD = (
+    "Heard: stops within seconds (after compiling, if that is what runs); the interval that runs "
+    "is done again on resuming."
 )
+"""What is said at the first Ctrl-C."""
+
+AT_ONCE = " Once more stops at once."
+"""And where the second one ends the process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,86 +48,6 @@ class Progress:
     losses: dict[str, float]
 
 
-@dataclasses.dataclass
-class Study:
-    """A configuration with its data, arms, programs and what measures them, ready to train.
-
-    Made by `prepare`, which checks everything that can be checked before training.
-    """
-
-    config: StudyConfig
-    data: study_data.Data
-    arms: list[Arm]
-    dataset: Dataset
-    programs: list[Program]
-    observer: Observer
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the members of each arm."""
-        return list(self.config.seed_numbers)
-
-    @property
-    def depth(self) -> int:
-        """The number of blocks."""
-        return len(branches(self.arms[0].shapes)[BRANCHES[0]])
-
-    @property
-    def schedule(self) -> Schedule:
-        """The steps of each member's training."""
-        return self.programs[0].schedule
-
-    def measures_deeply(self, step: int) -> bool:
-        """Whether spectra and fields are measured after so many steps: at the first and the last
-        measurement too.
-        """
-        every = self.config.deep
-        index = step // self.schedule.interval
-        return every > 0 and (index % every == 0 or step == self.schedule.total)
-
-    def count_measurements(self) -> tuple[int, int, int]:
-        """The intervals of a study, how often it measures, and how often it measures spectra and
-        fields too.
-        """
-        steps = range(0, self.schedule.total + 1, self.schedule.interval)
-        return len(steps) - 1, len(steps), sum(self.measures_deeply(step) for step in steps)
-
-    def parameters(self, arm: Arm) -> int:
-        """The number of trainable parameters of a member of an arm."""
-        return next(p for p in self.programs if arm in p.arms).parameters
-
-    def compiled(self) -> list[jax.stages.Compiled]:
-        """The compiled programs; waits for those that are being compiled."""
-        return [
-            p for program in self.programs for p in program.compiled.programs
-        ] + self.observer.programs
-
-    def state_bytes(self) -> int:
-        """The size of the state of all members."""
-        states = [program.shapes() for program in self.programs]
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
-
-
-def prepare(config: StudyConfig) -> Study:
-    """Load the data and lay out arms and programs; raises `UsageError` for what does not fit
-    together.
-    """
-    data = study_data.load_for(config)
-    if config.batch > len(data.train):
-        raise UsageError(
-            f"batch: got {config.batch}, but there are only {len(data.train)} training images; "
-            f"give fewer."
-        )
-    arms = make_arms(config, data.image_shape, len(data.classes))
-    need_memory(config, arms)
-    dataset = make_dataset(data)
-    # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
-    data = dataclasses.replace(
-        data, train=on_host(dataset.train), validation=on_host(dataset.validation)
-    )
-    return Study(config, data, arms, dataset, programs_of(config, arms, dataset), Observer(config))
-
-
 def run(
     study: Study,
     out: Path,
@@ -143,6 +57,7 @@ def run(
     watch: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = print,
     compiled: Callable[[], None] = lambda: None,
+    leave: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Train a study in a folder, from the start or from its newest checkpoint, and evaluate it.
 
@@ -155,6 +70,7 @@ def run(
     - `watch`: called after each interval; `say`: called with a sentence where something unusual
       happens.
     - `compiled`: called when everything is compiled, before the first interval.
+    - `leave`: called, from another thread, at a second Ctrl-C; the command line ends the process.
 
     **Returns:** the contents of `results.json`.
 
@@ -165,6 +81,7 @@ def run(
     if resume:
         record = store.read_record(out)
         require_same_data(study, record, out)
+        require_same_arms(study.own, record, out)
         ended = store.finished_results(out, record, lambda sentence: None)
         if ended is not None:
             if study.config.data != record.data_path:
@@ -174,9 +91,16 @@ def run(
         record = _resumed(study, out, record, command)
     else:
         record = store.write_record(out, _description(study, command))
-    with store.Checkpoints(out, record.owner) as checkpoints, _interrupts(out, say) as interrupts:
+    if leave is None:
+        stopping = Interrupts(lambda: say(HEARD), lambda: None)
+    else:
+        stopping = Interrupts(lambda: say(HEARD + AT_ONCE), leave)
+    with store.Checkpoints(out, record.owner) as checkpoints, stopping as interrupts:
         folder = _Folder(
-            out, record, checkpoints, store.History(study.arms, study.seeds, study.depth)
+            out,
+            record,
+            checkpoints,
+            store.History(study.arms, study.seeds, study.layout, study.quantities),
         )
         step, states = _start(study, folder, say)
         timing = {"prepare_s": time.perf_counter() - started}
@@ -185,7 +109,10 @@ def run(
         interrupts.check()
         timing["total_s"] = time.perf_counter() - started
         return store.write_results(
-            out, record, results | {"timing": timing}, end_weights(study.programs, states)
+            out,
+            record,
+            results | {"timing": timing},
+            end_weights(study.populations, states, study.layout),
         )
 
 
@@ -197,7 +124,7 @@ class _Folder(NamedTuple):
     checkpoints: store.Checkpoints
     history: store.History
 
-    def save(self, step: int, states: list[Member]):
+    def save(self, step: int, states: list[TrainState]):
         """Save what was measured, and the members as they are."""
         # Metrics first: a checkpoint must never be ahead of the measurements that lead to it.
         store.write_metrics(self.out, self.history, self.record.identity)
@@ -216,41 +143,19 @@ def _resumed(study: Study, out: Path, record: store.Record, command: str) -> sto
     return store.write_record(out, record.values | added)
 
 
-def located(record: store.Record, data: str | None = None) -> StudyConfig:
-    """The configuration of a study with the place of its data: as given, or where they were last.
-
-    **Raises:** `UsageError` if they are not there any more.
-    """
-    place = data or record.data_path
-    path = data_path(place)
-    if data is None and path is not None and not Path(path).exists():
-        raise UsageError(
-            f"data: {place} is not there any more; restore it, or name its new place with --data."
-        )
-    return dataclasses.replace(record.config, data=place)
-
-
-def require_same_data(study: Study, record: store.Record, out: Path):
-    """Raise `UsageError` unless the data are those that the study was begun with."""
-    if record.values.get("data", {}).get("digest") != study.data.digest:
-        raise UsageError(
-            f"data: {study.data.name} has changed since {out} was begun (its digest differs); "
-            f"restore it, or name the "
-            "place of the same images with --data."
-        )
-
-
-def _start(study: Study, folder: _Folder, say: Callable[[str], None]) -> tuple[int, list[Member]]:
+def _start(
+    study: Study, folder: _Folder, say: Callable[[str], None]
+) -> tuple[int, list[TrainState]]:
     """The step and the members from which to go on; the step is -1 before the first checkpoint."""
     out, record, checkpoints, history = folder
     if not store.is_measured(out) and not checkpoints.steps:
-        return -1, [program.initial() for program in study.programs]
+        return -1, [group.initial() for group in study.populations]
     dataset, told = store.recover_metrics(out, record)
     history.load(dataset)
     if not checkpoints.steps and len(history.steps) == 1:  # killed before the first one
         history.truncate(-1)
-        return -1, [program.initial() for program in study.programs]
-    like = [program.shapes() for program in study.programs]
+        return -1, [group.initial() for group in study.populations]
+    like = [group.shapes() for group in study.populations]
     restored, passed = checkpoints.restore(like, history.steps[-1])
     for sentence in (*told, *passed):
         say(sentence)
@@ -268,7 +173,7 @@ def _train(
     study: Study,
     folder: _Folder,
     step: int,
-    states: list[Member],
+    states: list[TrainState],
     watch: Callable[[Progress], None],
     compiled: Callable[[], None],
     interrupts: Interrupts,
@@ -304,96 +209,6 @@ def _train(
     return timing
 
 
-def _interrupts(out: Path, say: Callable[[str], None]) -> Interrupts:
-    go_on = f"go on with: hopmix resume {shlex.quote(str(out))}"
-
-    def leave():
-        # Neither Python nor a compiled program can be asked to end at once; what is on the disk is
-        # whole.
-        say(f"Stopped at once; what was saved is whole: {go_on}")
-        sys.stdout.flush()
-        os._exit(1)
-
-    return Interrupts(
-        lambda: say(
-            "Heard: stops within seconds (after compiling, if that is what runs); the interval "
-            "that runs is done again "
-            "on resuming. Once more stops at once."
-        ),
-        leave,
-    )
-
-
-def compile_all(study: Study, states: list[Member], dataset: Dataset):
-    """Compile what trains and what measures."""
-    # One program is traced, in Python, while another one is compiled; two compiled at a time would
-    # take twice the memory, and are hardly faster, for XLA uses all cores as it is.
-    compiler = ThreadPoolExecutor(1)
-    collecting = gc.isenabled()
-    # Nearly all objects that tracing makes stay: a tenth of its time would go to looking for
-    # garbage among them.
-    gc.disable()
-    try:
-        for program, members in zip(study.programs, states, strict=True):
-            program.prepare(compiler, members, dataset)
-            study.observer.prepare(compiler, program, members, dataset)
-        study.compiled()
-    finally:
-        if collecting:
-            gc.enable()
-        compiler.shutdown(cancel_futures=True)
-
-
-def advance(
-    study: Study, states: list[Member], step: int, between: Callable[[], None] = lambda: None
-) -> dict[str, np.ndarray]:
-    """Train every program for an interval, in place of `states` (or only measure, at step -1), and
-    join what is measured, as arrays of (arm, seed, ...).
-
-    `between` is called every half a second or so, and may end it by raising.
-    """
-    rows: dict[str, Metrics] = {}
-    done = 0 if step < 0 else step + study.schedule.interval
-    deep = study.measures_deeply(done)
-    nothing = unmeasured(study.config.seeds, study.depth)
-    for i, program in enumerate(study.programs):
-        logs = jnp.full((len(program.members), 4), jnp.nan)
-        if step >= 0:
-            states[i], logs, _ = program.run(
-                states[i], step, study.schedule.interval, study.dataset, between
-            )
-        between()
-        measured = study.observer.measure(program, states[i], study.dataset)
-        if deep:
-            more = study.observer.measure_deeply(program, states[i], done, study.dataset)
-        else:
-            more = {}
-        for arm in program.arms:
-            rows[arm.name] = (
-                _named(program.of_arm(logs, arm)) | measured[arm.name] | more.get(arm.name, nothing)
-            )
-    found = {name: _of_the_living(row) for name, row in jax.device_get(rows).items()}
-    return {
-        name: np.stack([found[arm.name][name] for arm in study.arms])
-        for name in found[study.arms[0].name]
-    }
-
-
-def _named(logs: Float[Array, "members 4"]) -> Metrics:
-    return dict(
-        zip(("train_loss", "train_accuracy", "penalty", "gradient_norm"), logs.T, strict=True)
-    )
-
-
-def _of_the_living(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """NaN in place of everything that was measured of a member that diverged."""
-    dead = row["diverged_step"] >= 0
-    mask = lambda values: np.where(dead.reshape(-1, *(1,) * (values.ndim - 1)), np.nan, values)
-    return {
-        name: values if name == "diverged_step" else mask(values) for name, values in row.items()
-    }
-
-
 def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
     """The mean validation loss of the members of each arm that are alive."""
     losses = row["validation_loss"]
@@ -404,10 +219,10 @@ def _losses(study: Study, row: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def evaluate(study: Study, states: list[Member], history: store.History) -> dict[str, Any]:
+def evaluate(study: Study, states: list[TrainState], history: store.History) -> dict[str, Any]:
     """The results of all arms on the test split, which nothing before this has looked at."""
     accuracies = accuracies_of(
-        study.programs, states, study.observer, study.data.test(), study.dataset
+        study.populations, states, study.evaluator, study.data.test(), study.dataset
     )
     validation = history.rows[-1]["validation_accuracy"]
     return {
@@ -425,6 +240,7 @@ def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
         "title": arm.title,
         "strength": arm.strength,
         "parameters": study.parameters(arm),
+        "couplings": {name: list(sizes) for name, sizes in arm.sizes.items()},
     }
 
 
@@ -439,18 +255,10 @@ def _description(study: Study, command: str) -> dict[str, Any]:
         "command": command,
         "data": study.data.summary(),
         "data_path": data_path(study.config.data),
+        "own": study.own,
         "steps_total": study.schedule.total,
         "created": _now(),
     }
-
-
-def data_path(data: str) -> str | None:
-    """Where data lie on this machine, whatever folder they are named from; `None` for digits and
-    the Hub.
-    """
-    if data == "digits" or data.startswith("hub:"):
-        return None
-    return str(Path(data).expanduser().absolute())
 
 
 def _now() -> str:

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
-from hopmix.lab.train.program import Member, Program
-from hopmix.models.mixer import Mixer
+from hopmix.lab.families.arm import Arm
+from hopmix.lab.train.population import Population
+from hopmix.lab.train.step import TrainState
 
 
 def locate(path: Path) -> tuple[Path, int | None]:
@@ -41,23 +42,23 @@ def progress(step: int, total: int) -> str:
 
 
 class Read(NamedTuple):
-    """What was read from a run: the step, the members, one population per program, and what was
+    """What was read from a run: the step, the members, one state per population, and what was
     passed over.
     """
 
     step: int
-    states: list[Member]
+    states: list[TrainState]
     passed: list[str]
 
 
 def read_checkpoint(
-    programs: Sequence[Program], out: Path, record: store.Record, step: int | None
+    populations: Sequence[Population], out: Path, record: store.Record, step: int | None
 ) -> Read:
     """The members of a checkpoint: the newest undamaged one by default.
 
     **Raises:** `UsageError` where none is readable, or one is of another study.
     """
-    like = [program.shapes() for program in programs]
+    like = [group.shapes() for group in populations]
     passed = []
     with store.Checkpoints(out, record.owner, read_only=True) as checkpoints:
         for candidate in reversed(checkpoints.steps) if step is None else (step,):
@@ -74,10 +75,10 @@ def read_checkpoint(
 
 
 def members_of(
-    programs: Sequence[Program], states: Sequence[Member]
-) -> Iterator[tuple[Member, str, int, Mixer]]:
-    """Each member with the name of its arm, its seed and its model."""
-    for program, state in zip(programs, states, strict=True):
-        for i, (arm, seed) in enumerate(program.members):
+    populations: Sequence[Population], states: Sequence[TrainState]
+) -> Iterator[tuple[TrainState, Arm, int, Any]]:
+    """Each member with its arm, its seed and its model."""
+    for group, state in zip(populations, states, strict=True):
+        for i, (arm, seed) in enumerate(group.members):
             member = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), state)
-            yield member, arm.name, seed, program.model(member.arrays)
+            yield member, arm, seed, group.model(member.model)

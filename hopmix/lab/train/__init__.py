@@ -1,23 +1,18 @@
 """Training: the steps that all members of one form take in one compiled program."""
 
-from hopmix.lab._moved import moved_names
+from hopmix.lab._moved import renamed
 
-__getattr__ = moved_names(
-    __name__,
-    "program",
-    "Dataset",
-    "Images",
-    "Member",
-    "Program",
-    "Schedule",
-    "cast",
-    "decayed",
-    "draw_rows",
-    "logits_in",
-    "make_augment",
-    "make_dataset",
-    "make_optimiser",
-    "objective",
-    "on_device",
-    "take_steps",
-)
+_PLACES = {
+    "hopmix.lab.tasks.classification": ("Dataset", "Images", "make_augment", "make_dataset"),
+    "hopmix.lab.train.population": ("decayed", "make_optimiser", "take_steps"),
+    "hopmix.lab.train.sampler": ("Schedule", "draw_rows"),
+    "hopmix.lab.train.step": ("objective",),
+}
+_NEW = {name: f"{module}.{name}" for module, names in _PLACES.items() for name in names}
+_NEW |= {
+    "Member": "hopmix.lab.train.step.TrainState",
+    "Program": "hopmix.lab.train.population.Population",
+    "on_device": "hopmix.lab.tasks.classification.on_device",
+}
+
+__getattr__ = renamed(__name__, _NEW)

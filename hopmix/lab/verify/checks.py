@@ -28,10 +28,11 @@ from hopmix.claims._claim import Claim, Measurement
 from hopmix.lab import store
 from hopmix.lab.data.augment import normalise
 from hopmix.lab.errors import UsageError
-from hopmix.lab.study.study import Study, located, prepare, require_same_data
+from hopmix.lab.study.continued import located, own_of, require_same_arms, require_same_data
+from hopmix.lab.study.prepared import Study, prepare
 from hopmix.lab.study.trained import locate, members_of, read_checkpoint, require_checkpoint
-from hopmix.lab.train.program import Member
-from hopmix.models.mixer import Mixer
+from hopmix.lab.train.step import TrainState
+from hopmix.models._interface import AbstractBlockModel
 
 # ---- The claims ----------------------------------------------------------------------------------
 
@@ -205,11 +206,11 @@ class Trained(NamedTuple):
 
     study: Study
     step: int
-    states: list[Member]
+    states: list[TrainState]
     passed: list[str]
 
 
-def load_run(path: Path, data: str | None = None) -> Trained:
+def load_run(path: Path, data: str | None = None, arms: Sequence[str] = ()) -> Trained:
     """The members of a run at its newest readable checkpoint, or at the checkpoint that the path
     names.
 
@@ -218,15 +219,18 @@ def load_run(path: Path, data: str | None = None) -> Trained:
     **Arguments:**
 
     - `data`: where its data are now, if not where they were.
+    - `arms`: where the user's own arms of it are now; what a run names is never imported.
 
     **Raises:** `UsageError` where there is no such thing, before any long work.
     """
     out, step = locate(path)
     record = store.read_record(out)
+    record.require_study(out)
     require_checkpoint(out, step)
-    study = prepare(located(record, data))
+    study = prepare(located(record, data), own_of(record, arms))
     require_same_data(study, record, out)
-    return Trained(study, *read_checkpoint(study.programs, out, record, step))
+    require_same_arms(study.own, record, out)
+    return Trained(study, *read_checkpoint(study.populations, out, record, step))
 
 
 def check_run(
@@ -238,13 +242,13 @@ def check_run(
     images = _validation_images(trained.study, examples)
     diverged = []
     blocks = []
-    for member, arm, seed, model in members_of(trained.study.programs, trained.states):
-        name = f"{arm}, seed {seed}"
+    for member, arm, seed, model in members_of(trained.study.populations, trained.states):
+        name = f"{arm.name}, seed {seed}"
         watch(name)
-        if member.diverged < 0:
-            blocks += _check_model(model, images, arm, seed)
-        else:
+        if member.diverged >= 0:
             diverged.append(name)
+        elif isinstance(model, AbstractBlockModel):
+            blocks += _check_model(model, images, arm.name, seed)
     return RunCheck(trained.step, len(images), tuple(diverged), blocks)
 
 
@@ -255,7 +259,9 @@ def _validation_images(study: Study, examples: int) -> np.ndarray:
     return np.asarray(normalise(jnp.asarray(pixels[rows]), study.data.mean, study.data.std))
 
 
-def _check_model(model: Mixer, images: np.ndarray, arm: str, seed: int) -> Iterator[BlockCheck]:
+def _check_model(
+    model: AbstractBlockModel, images: np.ndarray, arm: str, seed: int
+) -> Iterator[BlockCheck]:
     with jax.enable_x64(True):
         model, pixels = jax.tree.map(_in_float64, (model, images))
         for i, (block, states) in enumerate(
@@ -272,7 +278,7 @@ def _in_float64(leaf: Any) -> Any:
 
 @eqx.filter_jit
 def states_of(
-    model: Mixer, images: Float[Array, "n height width colours"]
+    model: AbstractBlockModel, images: Float[Array, "n height width colours"]
 ) -> list[Float[Array, "n ..."]]:
     """The states that reach each block of a model."""
 
@@ -282,9 +288,8 @@ def states_of(
             states.append(block(states[-1]))
         return states[:-1]
 
-    return jax.lax.map(
-        of_one, images
-    )  # one at a time: fast enough, and large models need no more memory than that
+    # One at a time: fast enough, and large models need no more memory than that.
+    return jax.lax.map(of_one, images)
 
 
 def check_block(

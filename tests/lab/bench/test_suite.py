@@ -21,7 +21,7 @@ from hopmix.lab.bench.race import Limits, Row, Work, in_turn
 from hopmix.lab.config import Bench
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
-from hopmix.lab.study.observer import Observer
+from hopmix.lab.study.evaluator import Evaluator
 from hopmix.models.mixer import Mixer, MixerConfig
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -244,7 +244,7 @@ def test_rows_of_an_ablation():
 
 def without_fields(monkeypatch):
     """Compiling them takes long, and they are tested with metrics."""
-    monkeypatch.setattr(Observer, "_measure_fields", lambda *_, **__: {"nothing": np.zeros(())})
+    monkeypatch.setattr(Evaluator, "expensive_models", lambda *_, **__: {"nothing": np.zeros(1)})
 
 
 def test_what_measuring_and_data_take_of_a_study(monkeypatch):

@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from lab.probing import branch_coupling
 from lab.weight_files import bert, make_weights, named, save
 
 from hopmix import Mixer, MixerConfig
@@ -25,7 +26,6 @@ from hopmix.lab.checkpoints.layers import Found
 from hopmix.lab.checkpoints.open import open_layers
 from hopmix.lab.config import Measure
 from hopmix.lab.errors import UsageError
-from hopmix.lab.probes.metrics import branch_coupling
 from hopmix.models.files import load_mixer, save_mixer
 
 

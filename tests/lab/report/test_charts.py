@@ -10,8 +10,9 @@ import pytest
 from lab.synthetic import FREE, SYMMETRIC, Arm, broken, small_run
 
 from hopmix.lab.report import charts, page
-from hopmix.lab.report.data import Run, read_run
+from hopmix.lab.report.data import read_run
 from hopmix.lab.report.sections import asymmetry, depth, energy, learning, strength
+from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import quantity
 
 JS = Path(charts.__file__).parent / "assets" / "report.js"

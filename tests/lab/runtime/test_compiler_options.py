@@ -65,12 +65,12 @@ def test_a_score_is_the_same_with_and_without_options(monkeypatch):
     for switch in ("on", "off"):
         monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
         small = tiny_study(arms=("free",), depth=1)
-        (program,) = small.programs
+        (program,) = small.populations
         members = program.initial()
         move = lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape)
-        members = dataclasses.replace(members, arrays=jax.tree.map(move, members.arrays))
+        members = dataclasses.replace(members, model=jax.tree.map(move, members.model))
         scores.append(
-            small.observer.score(program, members, small.dataset.validation, small.dataset)["free"]
+            small.evaluator.score(program, members, small.dataset.validation, small.dataset)["free"]
         )
     np.testing.assert_allclose(scores[0]["loss"], scores[1]["loss"], rtol=1e-5)
     np.testing.assert_array_equal(scores[0]["accuracy"], scores[1]["accuracy"])

@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from lab.probing import DIMENSIONS, EXPENSIVE, made_history
 from lab.tiny import tiny_config
 
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
-from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab.probes.couplings import LARGEST
 from hopmix.lab.store import history
 from hopmix.lab.study.arms import make_arms
 
-SIZES = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
-ALL = DIMENSIONS | DEEP
+SIZES = {"block": 2, "branch": 2, "eigenvalue": LARGEST}
+ALL = DIMENSIONS | EXPENSIVE
 
 
 def make_history(moments: int) -> store.History:
     arms = make_arms(tiny_config(), (8, 8, 1), 3)
-    history = store.History(arms, [0, 1], depth=2)
+    history = made_history(arms, [0, 1], 2)
     rng = np.random.default_rng(0)
     for i in range(moments):
         row = {
@@ -43,7 +44,7 @@ def test_metrics_are_labelled_and_round_trip(tmp_path):
     assert list(dataset.step.values) == [0, 10, 20]
     cosine = dataset.cosine.sel(arm="free", seed=1, step=10, block=1, branch="channel")
     np.testing.assert_array_equal(cosine, history.rows[1]["cosine"][0, 1, 1, 1])
-    again = store.History(history.arms, [0, 1], 2)
+    again = made_history(history.arms, [0, 1], 2)
     again.load(dataset)
     again.truncate(10)
     assert again.steps == [0, 10]
@@ -305,12 +306,12 @@ def test_the_chain_is_that_of_all_that_was_measured(tmp_path):
     two.truncate(10)
     assert two.chain == make_history(2).chain
     store.write_metrics(tmp_path, one)
-    again = store.History(one.arms, [0, 1], 2)
+    again = made_history(one.arms, [0, 1], 2)
     again.load(store.read_metrics(tmp_path))
     assert again.chain == one.chain
     changed = make_history(2)
     changed.rows[0]["cosine"][0, 0] += 1e-12
-    redone = store.History(one.arms, [0, 1], 2)
+    redone = made_history(one.arms, [0, 1], 2)
     for step, row in zip(changed.steps, changed.rows, strict=True):
         redone.append(step, row)
     assert redone.chain != make_history(2).chain

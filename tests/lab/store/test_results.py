@@ -6,14 +6,15 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab.probing import DIMENSIONS, EXPENSIVE, made_history
 from lab.tiny import tiny_config
 
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
-from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES
+from hopmix.lab.probes.couplings import LARGEST
 from hopmix.lab.study.arms import make_arms
 
-SIZES = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
+SIZES = {"block": 2, "branch": 2, "eigenvalue": LARGEST}
 RESULTS = {"arms": [{"name": "free", "test_accuracy": {"mean": 0.5}}]}
 WEIGHTS = {"free|0|token|up": np.arange(6.0).reshape(2, 3)}
 STATES = [{"weights": jnp.zeros((3, 2))}]
@@ -44,11 +45,11 @@ def ended(tmp_path, record):
 
 
 def measure(out, record: store.Record, moments: int):
-    history = store.History(make_arms(tiny_config(), (8, 8, 1), 3), [0, 1], depth=2)
+    history = made_history(make_arms(tiny_config(), (8, 8, 1), 3), [0, 1], 2)
     for i in range(moments):
         row = {
             name: np.zeros((2, 2, *(SIZES[d] for d in dims)))
-            for name, dims in (DIMENSIONS | DEEP).items()
+            for name, dims in (DIMENSIONS | EXPENSIVE).items()
         }
         history.append(10 * i, row | {"diverged_step": np.full((2, 2), -1, np.int32)})
     store.write_metrics(out, history, record.identity)

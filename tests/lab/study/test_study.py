@@ -17,12 +17,12 @@ from lab.tiny import tiny_config, tiny_data
 from hopmix.lab import store
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
-from hopmix.lab.probes.metrics import EIGENVALUES
+from hopmix.lab.probes.couplings import LARGEST
 from hopmix.lab.report.page import write_report
 from hopmix.lab.runtime.environment import environment
-from hopmix.lab.study import study
+from hopmix.lab.study import continued, study
 from hopmix.lab.study.dry_run import estimate
-from hopmix.lab.train.program import _Pace
+from hopmix.lab.train.population import _Pace
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +76,7 @@ def test_a_finished_study_holds_all_it_promises(finished, prepared):
     assert described["config"] == CONFIG.to_json()
     assert {"hopmix", "jax", "python", "device", "commit"} <= set(described["environment"])
     metrics = store.read_metrics(out)
-    sizes = {"arm": 3, "seed": 2, "step": 5, "block": 1, "branch": 2, "eigenvalue": EIGENVALUES}
+    sizes = {"arm": 3, "seed": 2, "step": 5, "block": 1, "branch": 2, "eigenvalue": LARGEST}
     assert dict(metrics.sizes) == sizes
     assert list(metrics.step.values) == [0, 6, 12, 18, 24]
     assert [arm["name"] for arm in results["arms"]] == ["free", "broken λ=0.01", "symmetric"]
@@ -89,15 +89,15 @@ def test_a_finished_study_holds_all_it_promises(finished, prepared):
 
 def test_accuracy_in_the_results_is_that_of_the_saved_members_on_the_test_split(finished, prepared):
     out, results, _ = finished
-    like = [program.shapes() for program in prepared.programs]
+    like = [program.shapes() for program in prepared.populations]
     with store.Checkpoints(out) as checkpoints:
         (step, states, _), _ = checkpoints.restore(like)
     assert step == 24
     test = tiny_data().test()
     pixels = (test.images / 255 - np.asarray(prepared.data.mean)) / np.asarray(prepared.data.std)
-    program = prepared.programs[0]
+    program = prepared.populations[0]
     state = states[0]
-    model = program.model(jax.tree.map(lambda a: jnp.asarray(a[1]), state.arrays))
+    model = program.model(jax.tree.map(lambda a: jnp.asarray(a[1]), state.model))
     hits = np.argmax(jax.vmap(model)(jnp.asarray(pixels, jnp.float32)), -1) == test.labels
     np.testing.assert_allclose(
         results["arms"][0]["test_accuracy"]["values"][1], hits.mean(), rtol=1e-6
@@ -178,7 +178,7 @@ def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(_Pace, "adjust", adjust)
         patch.setattr(_Pace, "__init__", lambda self: setattr(self, "steps", 1))
-        for program in prepared.programs:
+        for program in prepared.populations:
             patch.setattr(program, "_pace", _Pace())
         with pytest.raises(study.Interrupted):
             study.run(prepared, out, resume=False, command="hopmix ablate", say=said.append)
@@ -212,7 +212,7 @@ def test_damaged_measurements_cost_an_interval_and_no_result(finished, prepared,
 
 def test_measurements_that_did_not_lead_to_the_checkpoint_are_refused(prepared, tmp_path):
     out = stopped(prepared, tmp_path / "run")
-    history = store.History(prepared.arms, prepared.seeds, prepared.depth)
+    history = store.History(prepared.arms, prepared.seeds, prepared.layout, prepared.quantities)
     history.load(store.read_metrics(out))
     history.rows[0]["validation_loss"] = history.rows[0]["validation_loss"] + 1
     store.write_metrics(out, history, store.read_record(out).identity)
@@ -256,14 +256,14 @@ def test_data_are_found_from_any_folder_and_where_they_were_moved_to(
     record = store.write_record(out, study._description(typed, "hopmix ablate"))
     monkeypatch.chdir("/")
     assert record.config.data == "pictures"
-    assert study.located(record).data == str(place)
+    assert continued.located(record).data == str(place)
     place.rename(tmp_path / "moved")
     with pytest.raises(
         UsageError,
         match=r"data: .*pictures is not there any more; .* name its new place with --data",
     ):
-        study.located(record)
-    moved = dataclasses.replace(typed, config=study.located(record, str(tmp_path / "moved")))
+        continued.located(record)
+    moved = dataclasses.replace(typed, config=continued.located(record, str(tmp_path / "moved")))
     assert moved.config == dataclasses.replace(typed.config, data=str(tmp_path / "moved"))
     assert study._resumed(moved, out, record, "hopmix resume run --data moved").data_path == str(
         tmp_path / "moved"
@@ -272,7 +272,7 @@ def test_data_are_found_from_any_folder_and_where_they_were_moved_to(
     earlier = store.Record({"config": typed.config.to_json()}, None)
     monkeypatch.chdir(tmp_path)
     place.mkdir()
-    assert study.located(earlier).data == "pictures"
+    assert continued.located(earlier).data == "pictures"
 
 
 def test_killed_before_the_first_checkpoint_it_starts_again(

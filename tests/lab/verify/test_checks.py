@@ -235,8 +235,8 @@ def test_broken_blocks_are_not_conservative_and_told_why(checked, a_run):
 
 def first_model(run: Path, program: int):
     trained = checks.load_run(run)
-    made = trained.study.programs[program]
-    model = made.model(jax.tree.map(lambda a: jnp.asarray(a[0]), trained.states[program].arrays))
+    made = trained.study.populations[program]
+    model = made.model(jax.tree.map(lambda a: jnp.asarray(a[0]), trained.states[program].model))
     return model, jnp.asarray(checks._validation_images(trained.study, 36))
 
 

@@ -1,7 +1,7 @@
 """An .npz file of images and labels as arrays."""
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,9 @@ def open_array_file(data: str, path: Path, options: Options) -> Source:
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _source(data, path, arrays, options)
+            take = lambda name: _array(data, path, arrays, name)
+            where = f"the local file {data}"
+            return _source(data, path.stem, where, list(arrays.files), take, options)
     except UsageError:
         raise
     # NumPy and zipfile raise whatever they stumble over in a damaged file.
@@ -72,25 +74,40 @@ def open_array_file(data: str, path: Path, options: Options) -> Source:
         ) from error
 
 
-def _source(data: str, path: Path, arrays: Any, options: Options) -> Source:
-    names = _pairs(data, list(arrays.files))
+def open_arrays(data: str, arrays: Mapping[str, Any], options: Options) -> Source:
+    """The images and labels of arrays in memory, under the names that an .npz file has for them.
+
+    **Raises:** `UsageError` for other arrays.
+    """
+    refuse_columns(data, "a set of arrays", options)
+    take = lambda name: np.asarray(arrays[name])
+    return _source(data, "arrays", "arrays given in Python", list(arrays), take, options)
+
+
+def _source(
+    data: str,
+    title: str,
+    where: str,
+    files: list[str],
+    take: Callable[[str], np.ndarray],
+    options: Options,
+) -> Source:
+    names = _pairs(data, files)
     given = {}
     reading = None
     notes: list[str] = []
     for split, (x, y) in names.items():
-        images, layout = _in_layout(data, x, _array(data, path, arrays, x))
+        images, layout = _in_layout(data, x, take(x))
         reading = reading or _reading(data, x, images)
         pixels, clipped = _as_bytes(data, x, images, reading)
-        labels = _labels(data, y, _array(data, path, arrays, y), len(pixels))
+        labels = _labels(data, y, take(y), len(pixels))
         given[split] = Given(ArrayRows(pixels, x, options.size), labels, f"array {x}")
         notes += [note for note in (layout, reading.note, clipped) if note and note not in notes]
     left = [
-        name
-        for name in arrays.files
-        if name not in {name for pair in names.values() for name in pair}
+        name for name in files if name not in {name for pair in names.values() for name in pair}
     ]
     notes += [f"not read: {list_names(left)}"] if left else []
-    return make_source(data, path.stem, f"the local file {data}", given, notes=notes)
+    return make_source(data, title, where, given, notes=notes)
 
 
 def _pairs(data: str, names: list[str]) -> dict[str, tuple[str, str]]:

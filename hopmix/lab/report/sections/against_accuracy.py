@@ -4,10 +4,11 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from hopmix.lab.report.data import Run, accuracy_by_seed, last_measured
+from hopmix.lab.report.data import accuracy_by_seed, last_measured
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.sections.choices import choice, measured
 from hopmix.lab.report.sections.during_training import null_of
+from hopmix.lab.store.run import Run
 from hopmix.plot.symmetry import accuracy_against_symmetry
 
 SCATTERS = ("symmetry_score", "median_unit_cosine")

@@ -3,8 +3,9 @@
 from functools import partial
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run, weight_pairs
+from hopmix.lab.report.data import weight_pairs
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot.pictures import weight_limit
 from hopmix.plot.symmetry import alignment
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from html import escape
 
-from hopmix.lab.report.data import Run, kinds_of_arms
+from hopmix.lab.report.data import kinds_of_arms
 from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.store.run import Run
 
 
 def body(run: Run, stills: Stills) -> str:

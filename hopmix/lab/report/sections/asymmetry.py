@@ -7,9 +7,10 @@ import xarray as xr
 
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import Chart, curve_change, curve_figure, over_seeds, thin_steps
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import Section, Stills
 from hopmix.lab.report.sections.during_training import CURVES
+from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import COUPLINGS, Quantity
 
 SLOTS = 4

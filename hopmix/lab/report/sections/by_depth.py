@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from hopmix.lab.report.data import Run
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.sections.choices import choice, known, measured
+from hopmix.lab.store.run import Run
 from hopmix.plot.training import asymmetry_map
 
 # Every index can be chosen in the charts of the report; drawing each would take longer than a

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import Stills
+from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import Quantity, quantity
 
 

@@ -3,8 +3,8 @@
 from html import escape
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run
 from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.store.run import Run
 
 
 def body(run: Run, stills: Stills) -> str:

@@ -18,10 +18,10 @@ from hopmix.lab.report.charts import (
     packed,
     thin_steps,
 )
-from hopmix.lab.report.data import Run
 from hopmix.lab.report.section import Section, Stills
 from hopmix.lab.report.sections.asymmetry import indices
 from hopmix.lab.report.sections.by_depth import MAPS
+from hopmix.lab.store.run import Run
 from hopmix.plot.axis import power_of_ten
 from hopmix.symmetry.quantities import Quantity
 

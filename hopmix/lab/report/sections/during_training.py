@@ -5,9 +5,10 @@ from functools import partial
 import xarray as xr
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run, coupling_sizes
+from hopmix.lab.report.data import coupling_sizes
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.sections.choices import choice, known, measured
+from hopmix.lab.store.run import Run
 from hopmix.plot.training import asymmetry_curves
 from hopmix.plot.unrelated import null
 

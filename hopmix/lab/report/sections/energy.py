@@ -21,8 +21,9 @@ from hopmix.lab.report.charts import (
     packed,
     thin_steps,
 )
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot.style import arm_styles
 from hopmix.plot.training import energy_descent
 from hopmix.symmetry.quantities import ENERGY, Quantity

@@ -3,8 +3,9 @@
 from functools import partial
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot import symmetry
 
 _WORDS = (

@@ -11,8 +11,9 @@ from hopmix.lab.report.charts import (
     over_seeds,
     thin_steps,
 )
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot.training import learning_curves
 from hopmix.symmetry.quantities import CURVES, Quantity
 

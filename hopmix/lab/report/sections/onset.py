@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab.report import html, words
-from hopmix.lab.report.data import Run, has_values
+from hopmix.lab.report.data import has_values
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.report.words import number, plain
 from hopmix.lab.statistics import summarise
+from hopmix.lab.store.run import Run
 from hopmix.plot.axis import is_penalised
 from hopmix.plot.symmetry import onset, rates_of_breaking
 from hopmix.symmetry.quantities import ONSET

@@ -1,8 +1,8 @@
 """How to read the metrics: formula, range and a sentence for each, from their records."""
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run
 from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import COUPLINGS, ENERGY, FIELDS, Quantity
 
 _NOTATION = (

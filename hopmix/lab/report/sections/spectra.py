@@ -4,8 +4,8 @@ from functools import partial
 from html import escape
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot.symmetry import spectra
 
 _WORDS = (

@@ -8,9 +8,10 @@ import xarray as xr
 
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import Chart, faded, layout, literal, packed
-from hopmix.lab.report.data import Run, accuracy_by_seed
+from hopmix.lab.report.data import accuracy_by_seed
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.statistics import Summary, summarise
+from hopmix.lab.store.run import Run
 from hopmix.plot.axis import StrengthAxis, is_penalised, strength_axis
 from hopmix.plot.style import ArmStyle, arm_styles
 from hopmix.plot.training import accuracy_against_strength, accuracy_label, penalised_by_kind

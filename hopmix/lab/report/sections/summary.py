@@ -7,9 +7,10 @@ import numpy as np
 
 from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.report import words
-from hopmix.lab.report.data import ArmResult, Run, arm_results
+from hopmix.lab.report.data import ArmResult, arm_results
 from hopmix.lab.report.section import Section, Stills
 from hopmix.lab.statistics import Summary
+from hopmix.lab.store.run import Run
 
 LEVEL = 0.05
 _SOME = 0.0005  # a share that the summary still writes as a number

@@ -6,9 +6,10 @@ import numpy as np
 import xarray as xr
 
 from hopmix.lab.report import html, words
-from hopmix.lab.report.data import Run, coupling_sizes, has_values, last_measured
+from hopmix.lab.report.data import coupling_sizes, has_values, last_measured
 from hopmix.lab.report.section import Section, Stills
 from hopmix.lab.statistics import summarise
+from hopmix.lab.store.run import Run
 from hopmix.plot.style import arm_styles
 from hopmix.plot.unrelated import null
 from hopmix.symmetry.quantities import ASYMMETRY, FIELDS, SPECTRUM, Quantity

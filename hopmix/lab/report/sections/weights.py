@@ -8,8 +8,9 @@ from html import escape
 import xarray as xr
 
 from hopmix.lab.report import html
-from hopmix.lab.report.data import Run, weight_pairs
+from hopmix.lab.report.data import weight_pairs
 from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.store.run import Run
 from hopmix.plot.pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.plot.training import weight_pictures
 

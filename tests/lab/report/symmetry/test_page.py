@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from lab.probing import BRANCHES, DIMENSIONS, EXPENSIVE, branch_coupling
 from lab.synthetic import DEFAULT, FREE, SERIAL, SYMMETRIC, WIDE, Arm, broken, small_run
 from lab.tiny import tiny_config
 
 from hopmix import Coupling, measure_asymmetry, measure_spectrum
-from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
 from hopmix.lab.report import page
 from hopmix.lab.report.charts import thin_steps
-from hopmix.lab.report.data import Run, coupling_sizes, read_run
+from hopmix.lab.report.data import coupling_sizes, read_run
 from hopmix.lab.report.page import write_report
 from hopmix.lab.report.sections import against_accuracy, by_depth, during_training
+from hopmix.lab.store.run import Run
 from hopmix.lab.study.arms import make_arms
 from hopmix.plot.unrelated import null
 from hopmix.symmetry.quantities import COUPLINGS, FIELDS
@@ -185,7 +186,7 @@ def test_everything_that_is_stored_of_couplings_and_blocks_is_described():
     known = {metric.name for metric in (*COUPLINGS, *FIELDS)}
     drawn_otherwise = {"energy_change", "energy_rise_fraction", "field_asymmetry_stderr"}
     of_blocks = {
-        name for name, dims in (DIMENSIONS | DEEP).items() if dims and "eigenvalue" not in dims
+        name for name, dims in (DIMENSIONS | EXPENSIVE).items() if dims and "eigenvalue" not in dims
     }
     assert of_blocks - drawn_otherwise == known
     drawn = {*by_depth.MAPS, *during_training.CURVES, *against_accuracy.SCATTERS}
@@ -251,10 +252,10 @@ def test_an_index_without_a_null_has_none():
     assert null("field_asymmetry", sizes_of(4, 4)) is None
 
 
-def test_sizes_from_the_configuration_are_those_of_the_models(getkey, tmp_path):
+def test_sizes_from_the_record_are_those_of_the_models(getkey, tmp_path):
     config = tiny_config(arms=("serial", "free", "symmetric-wide"))
     arms = make_arms(config, (8, 8, 1), 3)
-    study = {"config": config.to_json(), "data": {"image": [8, 8, 1], "classes": 3}}
+    study = {"arms": [{"name": arm.name, "couplings": arm.sizes} for arm in arms]}
     names = [arm.name for arm in arms]
     branches = list(BRANCHES)
     metrics = xr.Dataset(coords={"arm": names, "branch": branches})

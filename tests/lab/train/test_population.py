@@ -5,23 +5,28 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from lab.probing import BRANCHES, DIMENSIONS, branch_coupling
 from lab.tiny import tiny_config, tiny_data, tiny_study, train_study
 
 from hopmix import Mixer, MixerConfig, couplings
 from hopmix.lab.config import ARMS
-from hopmix.lab.probes.metrics import BRANCHES, DIMENSIONS, branch_coupling
+from hopmix.lab.data.augment import Augment
 from hopmix.lab.runtime.interrupts import Interrupted
 from hopmix.lab.study.arms import make_arms
-from hopmix.lab.train import program as training
-from hopmix.lab.train.program import Program, Schedule, draw_rows, make_dataset, programs_of
+from hopmix.lab.tasks.classification import Classification, Dataset, make_dataset, make_task
+from hopmix.lab.train import population as training
+from hopmix.lab.train.population import Population, populations_of
+from hopmix.lab.train.sampler import Schedule, draw_rows
+from hopmix.lab.train.step import objective
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
 
-def make_program(**changes) -> tuple[Program, training.Dataset]:
+def make_population(**changes) -> tuple[Population, Dataset]:
     config = tiny_config(**changes)
     dataset = make_dataset(tiny_data())
-    return Program(config, make_arms(config, (8, 8, 1), 3), dataset), dataset
+    task = make_task(config, dataset.image)
+    return Population(config, task, make_arms(config, (8, 8, 1), 3), dataset), dataset
 
 
 def ups(model: Mixer) -> list[jax.Array]:
@@ -56,12 +61,10 @@ def test_same_seed_same_start_in_every_arm():
     dataset = make_dataset(tiny_data())
     arms = make_arms(config, (8, 8, 1), 3)
     models = {}
-    for program in programs_of(config, arms, dataset):
-        members = program.initial()
-        for i, (arm, seed) in enumerate(program.members):
-            models[arm.kind, seed] = program.model(
-                jax.tree.map(lambda a, i=i: a[i], members.arrays)
-            )
+    for group in populations_of(config, make_task(config, (8, 8, 1)), arms, dataset):
+        members = group.initial()
+        for i, (arm, seed) in enumerate(group.members):
+            models[arm.kind, seed] = group.model(jax.tree.map(lambda a, i=i: a[i], members.model))
     reference = models["free", 0]
     for kind in set(ARMS) - {"symmetric-wide"}:
         for ours, theirs in zip(ups(models[kind, 0]), ups(reference), strict=True):
@@ -77,55 +80,55 @@ def test_same_seed_same_start_in_every_arm():
 
 
 def test_batches_are_fresh_permutations_each_epoch_and_depend_on_the_seed_alone():
-    program, _ = make_program(epochs=4, measurements=2)
+    group, _ = make_population(epochs=4, measurements=2)
     seeds = jnp.asarray([3, 4], jnp.int32)
-    per_interval = [draw_rows(seeds, jnp.int32(step), program.schedule, 16, 96) for step in (0, 12)]
+    per_interval = [draw_rows(seeds, jnp.int32(step), group.schedule, 16, 96) for step in (0, 12)]
     rows, others = np.concatenate(per_interval, axis=1).reshape(2, 4, 96)
     for epoch in rows:
         assert sorted(epoch) == list(range(96))
     assert not np.array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[0], others[0])
-    (alone,) = draw_rows(seeds[1:], jnp.int32(0), program.schedule, 16, 96)
+    (alone,) = draw_rows(seeds[1:], jnp.int32(0), group.schedule, 16, 96)
     np.testing.assert_array_equal(np.ravel(alone), np.ravel(others[:2]))
 
 
 def test_intervals_of_any_length_see_the_same_batches():
-    (long, dataset) = make_program(epochs=5, measurements=2)
-    (short, _) = make_program(epochs=5, measurements=30)
+    (long, dataset) = make_population(epochs=5, measurements=2)
+    (short, _) = make_population(epochs=5, measurements=30)
     assert (long.schedule.interval, short.schedule.interval) == (15, 1)
     one_by_one = np.concatenate([short.rows(step, dataset) for step in range(15)], axis=1)
     np.testing.assert_array_equal(one_by_one, long.rows(0, dataset))
 
 
 def test_members_of_a_seed_see_the_same_batches():
-    program, dataset = make_program()
-    rows = np.asarray(program.rows(0, dataset))
-    seeds = [seed for _, seed in program.members]
+    group, dataset = make_population()
+    rows = np.asarray(group.rows(0, dataset))
+    seeds = [seed for _, seed in group.members]
     assert len(rows) == len(seeds) == 4
     for one, other in itertools.combinations(range(4), 2):
         assert np.array_equal(rows[one], rows[other]) == (seeds[one] == seeds[other])
 
 
 def test_one_program_serves_intervals_of_any_length():
-    program, dataset = make_program(arms=("free",), depth=1)
-    members = program.initial()
-    for steps in (1, 3, program.schedule.interval):
-        members, *_ = program.run(members, 0, steps, dataset)
-    program.next_updates(members, 0, dataset)
-    assert len(program.compiled.programs) == 1
+    group, dataset = make_population(arms=("free",), depth=1)
+    members = group.initial()
+    for steps in (1, 3, group.schedule.interval):
+        members, *_ = group.run(members, 0, steps, dataset)
+    group.next_updates(members, 0, dataset)
+    assert len(group.compiled.programs) == 1
 
 
 def test_steps_add_up_and_tell_what_the_last_one_added():
-    program, dataset = make_program(arms=("free",), depth=1, warmup=0.0)
-    first, logs, _ = program.run(program.initial(), 0, 1, dataset)
-    both, _, _ = program.run(program.initial(), 0, 2, dataset)
-    before = jax.tree.map(np.array, program.parameters_of(first))
+    group, dataset = make_population(arms=("free",), depth=1, warmup=0.0)
+    first, logs, _ = group.run(group.initial(), 0, 1, dataset)
+    both, _, _ = group.run(group.initial(), 0, 2, dataset)
+    before = jax.tree.map(np.array, group.parameters_of(first))
     numbers = (jnp.int32(0), jnp.int32(1), jnp.int32(1))
-    second, _, updates = program.compiled(
-        first, program.no_logs(), *numbers, program.rows(0, dataset), dataset
+    second, _, updates = group.compiled(
+        first, group.no_logs(), *numbers, group.rows(0, dataset), dataset
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), second, both)
-    added = jax.tree.map(np.subtract, program.parameters_of(second), before)
+    added = jax.tree.map(np.subtract, group.parameters_of(second), before)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), added, updates
     )
@@ -133,51 +136,51 @@ def test_steps_add_up_and_tell_what_the_last_one_added():
 
 
 def test_an_interval_in_many_calls_gives_the_same_bits_as_in_one(monkeypatch):
-    program, dataset = make_program(depth=1, drop_path=0.5, augment="light")
-    steps = program.schedule.interval
+    group, dataset = make_population(depth=1, drop_path=0.5, augment="light")
+    steps = group.schedule.interval
     calls = []
     whole = []
     for seconds in (0.0, 1e9):  # one step a call, and one call in which all that is left is done
         monkeypatch.setattr(training, "CALL_SECONDS", seconds)
         count = len(calls)
-        whole.append(program.run(program.initial(), 0, steps, dataset, lambda: calls.append(1)))
+        whole.append(group.run(group.initial(), 0, steps, dataset, lambda: calls.append(1)))
         assert len(calls) - count == (steps - 1 if seconds == 0 else 1)
     jax.tree.map(np.testing.assert_array_equal, *whole)
     numbers = (jnp.int32(0), jnp.int32(0), jnp.int32(steps))
-    members, logs, updates = program.compiled(
-        program.initial(), program.no_logs(), *numbers, program.rows(0, dataset), dataset
+    members, logs, updates = group.compiled(
+        group.initial(), group.no_logs(), *numbers, group.rows(0, dataset), dataset
     )
     jax.tree.map(np.testing.assert_array_equal, (members, logs / steps, updates), whole[0])
 
 
 def test_what_is_raised_between_two_calls_ends_the_training(monkeypatch):
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
-    program, dataset = make_program(arms=("free",), depth=1)
+    group, dataset = make_population(arms=("free",), depth=1)
 
     def stop():
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        program.run(program.initial(), 0, 2, dataset, stop)
-    program.run(program.initial(), 0, 1, dataset, stop)
+        group.run(group.initial(), 0, 2, dataset, stop)
+    group.run(group.initial(), 0, 1, dataset, stop)
 
 
 def test_looking_ahead_tells_the_next_updates_and_leaves_the_members_alone():
-    program, dataset = make_program(arms=("broken",), depth=1, warmup=0.0)
-    members = program.initial()
+    group, dataset = make_population(arms=("broken",), depth=1, warmup=0.0)
+    members = group.initial()
     before = jax.tree.map(np.array, members)
-    ahead = jax.tree.map(np.array, program.next_updates(members, 0, dataset))
+    ahead = jax.tree.map(np.array, group.next_updates(members, 0, dataset))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, members), before)
-    _, _, updates = program.run(members, 0, 1, dataset)
+    _, _, updates = group.run(members, 0, 1, dataset)
     jax.tree.map(np.testing.assert_array_equal, updates, ahead)
 
 
 def test_the_part_of_an_arm_is_that_of_its_members():
-    program, _ = make_program()
-    for arm in program.arms:
-        rows = [i for i, (other, _) in enumerate(program.members) if other == arm]
+    group, _ = make_population()
+    for arm in group.arms:
+        rows = [i for i, (other, _) in enumerate(group.members) if other == arm]
         np.testing.assert_array_equal(
-            program.of_arm(jnp.arange(4) ** 2, arm), np.arange(4)[rows] ** 2
+            group.of_arm(jnp.arange(4) ** 2, arm), np.arange(4)[rows] ** 2
         )
 
 
@@ -192,9 +195,9 @@ def test_training_learns_and_breaks_the_symmetry_of_the_broken_arm(trained):
 
 def test_tie_never_trains(trained):
     small, (members,), _ = trained
-    (program,) = small.programs
-    for i, (arm, _) in enumerate(program.members):
-        model = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
+    (group,) = small.populations
+    for i, (arm, _) in enumerate(group.members):
+        model = group.model(jax.tree.map(lambda a, i=i: a[i], members.model))
         assert {float(c.tie) for c in couplings(model)} == {0.0 if arm.kind == "free" else 1.0}
 
 
@@ -212,7 +215,7 @@ def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained, together):
         np.testing.assert_allclose(
             again[-1][name], rows[-1][name], rtol=1e-2, atol=1e-3, err_msg=name
         )
-    for a, b in zip(jax.tree.leaves(members.arrays), jax.tree.leaves(others.arrays), strict=True):
+    for a, b in zip(jax.tree.leaves(members.model), jax.tree.leaves(others.model), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 
 
@@ -255,7 +258,9 @@ def test_objective_is_cross_entropy_plus_penalty(getkey):
     )
     images = jr.normal(getkey(), (4, 8, 8, 1))
     targets = jax.nn.one_hot(jnp.arange(4) % 3, 3)
-    loss, (_, term) = training.objective(model, images, targets, jnp.asarray(0.3))
+    loss, (_, term) = objective(
+        Classification(Augment.none()), model, (images, targets), jnp.asarray(0.3)
+    )
     squares = sum(float(jnp.sum(c.breaking**2)) for c in couplings(model) if c.breaking is not None)
     np.testing.assert_allclose(term, 0.3 * squares, rtol=1e-6)
     np.testing.assert_allclose(
@@ -269,7 +274,7 @@ def test_bfloat16_keeps_float32_weights_and_learns():
     )
     kinds = {
         leaf.dtype
-        for leaf in jax.tree.leaves((members.arrays, members.optimiser))
+        for leaf in jax.tree.leaves((members.model, members.optimiser))
         if leaf.dtype != jnp.int32
     }
     assert kinds == {jnp.dtype("float32")}

@@ -1,8 +1,10 @@
 """What the store says of each of its variables."""
 
+from collections.abc import Sequence
+
 import xarray as xr
 
-from hopmix.symmetry.quantities import DIVERGED, MEASURED
+from hopmix.symmetry.quantities import DIVERGED, MEASURED, Quantity
 
 COORDINATES = {
     "arm": {
@@ -27,16 +29,17 @@ COORDINATES = {
 """What the coordinates of the store are."""
 
 
-def describe(metrics: xr.Dataset) -> xr.Dataset:
+def describe(metrics: xr.Dataset, quantities: Sequence[Quantity] = MEASURED) -> xr.Dataset:
     """The metrics of a study with what each of them is as attributes.
 
     **Arguments:**
 
     - `metrics`: any of what a study measures, with its coordinates; changed in place.
+    - `quantities`: what each of them is.
 
     **Returns:** the same, each variable with long name, formula, range, unit and reading.
     """
-    described = {one.name: one.attributes for one in (*MEASURED, DIVERGED)}
+    described = {one.name: one.attributes for one in (*quantities, DIVERGED)}
     described |= COORDINATES
     for name, attributes in described.items():
         if name in metrics.variables:

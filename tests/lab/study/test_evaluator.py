@@ -9,13 +9,14 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from lab.probing import DIMENSIONS, EXPENSIVE, of_couplings
 from lab.tiny import tiny_study, train_study
 
 from hopmix import Coupling, Mixer, MixerConfig, couplings, map_couplings
-from hopmix.lab.probes import metrics
-from hopmix.lab.probes.metrics import DEEP, DIMENSIONS, EIGENVALUES, branches
-from hopmix.lab.study import observer
-from hopmix.lab.study.study import advance, compile_all
+from hopmix.lab.probes.blocks import EnergyDescent, Fields
+from hopmix.lab.probes.couplings import LARGEST
+from hopmix.lab.study.interval import advance, compile_all
+from hopmix.lab.tasks import classification
 from hopmix.lab.train.cached_jit import CachedJit
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -57,21 +58,19 @@ def test_a_mixer_with_explicit_down_weights_is_the_same_mixer(getkey, options):
         np.testing.assert_array_equal(ours.down, theirs.down)
         assert ours.breaking is not None
     np.testing.assert_allclose(same.batch(images), model.batch(images), rtol=1e-4, atol=1e-5)
-    energies = eqx.filter_jit(metrics.energy_descent)
-    fields = eqx.filter_jit(metrics.fields)
-    for measure in (energies, lambda model, images: fields(model, images, jr.key(0))):
-        found = measure(same, images)
-        expected = measure(model, images)
+    for probe in (EnergyDescent(), Fields()):
+        measure = eqx.filter_jit(lambda model, probe=probe: probe(model, images, jr.key(0)))
+        found = measure(same)
+        expected = measure(model)
         for name in expected:
             scale = np.nanmax(np.abs(expected[name]), initial=1.0)
             np.testing.assert_allclose(
                 found[name], expected[name], rtol=1e-3, atol=2e-5 * scale, err_msg=name
             )
-    weights = eqx.filter_jit(lambda m: metrics.asymmetry(branches(m)))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        weights(same),
-        weights(model),
+        of_couplings(same),
+        of_couplings(model),
     )
 
 
@@ -98,11 +97,11 @@ def test_arms_share_what_measures_them():
     same shapes.
     """
     small = tiny_study(arms=("serial", "free", "broken", "symmetric"), depth=1)
-    states = [program.initial() for program in small.programs]
+    states = [program.initial() for program in small.populations]
     compile_all(small, states, small.dataset)
     count = lambda: (
-        [len(p.compiled.programs) for p in small.programs],
-        len(small.observer.programs),
+        [len(p.compiled.programs) for p in small.populations],
+        len(small.evaluator.programs),
     )
     assert (counted := count()) == ([1, 1, 1], 2 + 2 + 1 + 1)
     for step in (-1, 0):
@@ -112,7 +111,7 @@ def test_arms_share_what_measures_them():
 
 def test_a_study_without_spectra_and_fields_does_not_compile_them():
     small = tiny_study(arms=("symmetric",), depth=1, deep=0)
-    states = [program.initial() for program in small.programs]
+    states = [program.initial() for program in small.populations]
     compile_all(small, states, small.dataset)
     advance(small, states, -1)
     assert len(small.compiled()) == 3
@@ -170,10 +169,10 @@ def test_looking_deeper_changes_nothing():
 
 def test_everything_is_measured(trained):
     small, _, rows = trained
-    sizes = {"block": 2, "branch": 2, "eigenvalue": EIGENVALUES}
+    sizes = {"block": 2, "branch": 2, "eigenvalue": LARGEST}
     for row in rows:
-        assert set(row) == set(DIMENSIONS) | set(DEEP) | {"diverged_step"}
-        for name, dims in (DIMENSIONS | DEEP).items():
+        assert set(row) == set(DIMENSIONS) | set(EXPENSIVE) | {"diverged_step"}
+        for name, dims in (DIMENSIONS | EXPENSIVE).items():
             assert row[name].shape == (
                 len(small.arms),
                 small.config.seeds,
@@ -189,17 +188,16 @@ def test_each_member_is_measured_as_itself(trained):
     time.
     """
     small, (members,), rows = trained
-    (program,) = small.programs
+    (program,) = small.populations
     last = rows[-1]
     data = small.dataset
     pixels = (np.asarray(data.validation.pixels) / 255 - np.asarray(data.mean)) / np.asarray(
         data.std
     )
-    weights = eqx.filter_jit(lambda m: metrics.asymmetry(branches(m)))
     for i, (arm, seed) in enumerate(program.members):
-        model = program.model(jax.tree.map(lambda a, i=i: a[i], members.arrays))
+        model = program.model(jax.tree.map(lambda a, i=i: a[i], members.model))
         place = small.arms.index(arm), small.seeds.index(seed)
-        for name, values in weights(model).items():
+        for name, values in of_couplings(model).items():
             np.testing.assert_allclose(
                 last[name][place], values, rtol=1e-3, atol=1e-5, err_msg=name
             )
@@ -219,10 +217,10 @@ def test_spectra_and_fields_are_measured_where_they_are_asked_for(trained):
     """
     _, _, rows = trained
     for row in (rows[0], rows[-1]):
-        for name, dims in DEEP.items():
+        for name, dims in EXPENSIVE.items():
             kept = row[name][..., :4] if "eigenvalue" in dims else row[name]
             assert np.all(np.isfinite(kept)), name
-    assert all(np.all(np.isnan(row[name])) for row in rows[1:-1] for name in DEEP)
+    assert all(np.all(np.isnan(row[name])) for row in rows[1:-1] for name in EXPENSIVE)
 
 
 def test_the_next_step_breaks_the_symmetry_as_predicted():
@@ -271,17 +269,17 @@ def test_a_symmetric_arm_stays_symmetric_in_what_is_measured_of_it():
 
 def test_evaluation_equals_the_plain_mean(trained, monkeypatch):
     small, (members,), _ = trained
-    (program,) = small.programs
+    (program,) = small.populations
     dataset = small.dataset
-    monkeypatch.setattr(observer, "EVALUATION_BATCH", 16)
-    model = program.model(jax.tree.map(lambda a: a[0], members.arrays))
-    loss, accuracy = small.observer.evaluate(model, dataset.validation, dataset)
+    monkeypatch.setattr(classification, "EVALUATION_BATCH", 16)
+    model = program.model(jax.tree.map(lambda a: a[0], members.model))
+    scores = small.task.scores(model, dataset.validation, dataset)
     pixels = (np.asarray(dataset.validation.pixels) / 255 - np.asarray(dataset.mean)) / np.asarray(
         dataset.std
     )
     logits = jax.vmap(model)(jnp.asarray(pixels, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.validation.labels)
-    np.testing.assert_allclose(loss, jnp.mean(losses), rtol=1e-4)
+    np.testing.assert_allclose(scores["loss"], jnp.mean(losses), rtol=1e-4)
     np.testing.assert_allclose(
-        accuracy, jnp.mean(logits.argmax(-1) == dataset.validation.labels), rtol=1e-6
+        scores["accuracy"], jnp.mean(logits.argmax(-1) == dataset.validation.labels), rtol=1e-6
     )

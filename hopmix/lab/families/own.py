@@ -1,0 +1,217 @@
+"""Arms, probes and sections of the user's own: what a Python file, or a program, gives by name."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from hopmix._tree import trainable
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arm import Arm, is_shape
+from hopmix.lab.fields import is_entry
+from hopmix.models._interface import apply_batch
+
+IN_PYTHON = "python:arms"
+"""The entry of arms that a program gave as objects."""
+
+Arms = Sequence[Arm] | Callable[[tuple[int, int, int], int], Sequence[Arm]]
+"""Arms, or a function from the shape of an image (height, width, colours) and the number of classes
+to arms."""
+
+
+class Own(NamedTuple):
+    """What an entry such as `my_study.py:arms` gives.
+
+    - `entry`: the text.
+    - `value`: the object of that name.
+    - `digest`: of the file, or "" for what a program gave.
+    """
+
+    entry: str
+    value: Any
+    digest: str = ""
+
+
+def load(field: str, entry: str) -> Own:
+    """What an entry gives; the file is run once, with its own folder to import from.
+
+    **Arguments:**
+
+    - `field`: the option that names it, for messages.
+    - `entry`: `FILE.py:NAME`.
+
+    **Raises:** `UsageError` where there is no such file or name, or running it fails.
+    """
+    file, _, name = entry.rpartition(":")
+    path = Path(file).expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        told = error.strerror or type(error).__name__
+        raise UsageError(f"{field}: {file} can't be read ({told}); name a Python file.") from None
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    module = _run(field, path, f"_own_{digest}")
+    if not hasattr(module, name):
+        known = [one for one in vars(module) if not one.startswith("_")]
+        raise UsageError(
+            f"{field}: {file} has no {name!r}; it has {', '.join(known[-8:]) or 'no names'}."
+        )
+    return Own(entry, getattr(module, name), digest)
+
+
+def _run(field: str, path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{field}: {path} is no Python file; name one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where classes of the file look for their module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    # Whatever the file raises, exits included, is a mistake in it.
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{field}: {path} can't be imported ({_told(error)}); mend it and try again."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _told(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
+
+
+def own_entries(entries: Sequence[str]) -> list[str]:
+    """Those of the entries of a study that are no kinds of ours."""
+    return [entry for entry in entries if is_entry(entry)]
+
+
+def load_arms(entries: Sequence[str]) -> dict[str, Own]:
+    """What the entries of the user's own give, by entry.
+
+    **Raises:** `UsageError` as `load` does, and for arms that only a program can give.
+    """
+    wanted = own_entries(entries)
+    if IN_PYTHON in wanted:
+        raise UsageError(
+            "arms: this study was begun in Python with arms of its own; go on with "
+            "run_study(..., arms=arms, resume=True)."
+        )
+    return {entry: load("arms", entry) for entry in wanted}
+
+
+def arms_of(own: Own, image: tuple[int, int, int], classes: int) -> list[Arm]:
+    """The arms that an entry gives for images of a shape and so many classes.
+
+    **Raises:** `UsageError` for anything else than arms.
+    """
+    value = own.value
+    if callable(value):
+        try:
+            value = value(image, classes)
+        except Exception as error:
+            raise UsageError(f"arms: {own.entry} fails ({_told(error)}); mend it.") from error
+    if isinstance(value, Arm):
+        value = [value]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UsageError(
+            f"arms: {own.entry} is {type(value).__name__}; it must be a list of hopmix.lab.Arm, "
+            f"or a function (image, classes) that returns one."
+        )
+    wrong = [type(one).__name__ for one in value if not isinstance(one, Arm)]
+    if wrong or not value:
+        held = f"a {wrong[0]}" if wrong else "nothing"
+        raise UsageError(f"arms: {own.entry} holds {held}; give one or more hopmix.lab.Arm.")
+    return list(value)
+
+
+def check_arms(arms: Sequence[Arm], image: tuple[int, int, int], classes: int):
+    """Try the models of arms, before any training.
+
+    **Arguments:**
+
+    - `arms`: of the user's own.
+    - `image`: height, width and colours of the images; `classes`: how many logits are wanted.
+
+    **Raises:** `UsageError` for a model that can't be made or applied, that has nothing to train,
+    whose logits have another shape or are not finite, for a penalty of nothing, and for pairs that
+    there are not.
+    """
+    for arm in arms:
+        _check_parts(arm)
+        _check_logits(arm, image, classes)
+
+
+def _check_parts(arm: Arm):
+    try:
+        shapes = arm.shapes
+    except Exception as error:
+        raise UsageError(f"arms: make of {arm.name} fails ({_told(error)}); mend it.") from error
+    leaves = jax.tree.leaves(eqx.filter(shapes, trainable(shapes)))
+    if not any(is_shape(leaf) for leaf in leaves):
+        raise UsageError(
+            f"arms: the model of {arm.name} has no floating-point arrays, so nothing trains; let "
+            f"make return an Equinox module with parameters."
+        )
+    try:
+        sizes = arm.sizes
+    except UsageError as error:
+        raise UsageError(f"arms: {arm.name}: {error}") from None
+    except (IndexError, ValueError, TypeError):
+        raise UsageError(
+            f"arms: a coupling of {arm.name} is no matrix, as where layers are stacked; keep a "
+            f"coupling for each layer."
+        ) from None
+    if arm.strength and not sizes:
+        raise UsageError(
+            f"arms: {arm.name} has the strength {arm.strength:g}, but no coupling and no pairs "
+            f"whose breaking it could penalise; leave it out."
+        )
+
+
+def _check_logits(arm: Arm, image: tuple[int, int, int], classes: int):
+    images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
+    try:
+        logits = eqx.filter_eval_shape(_apply, arm.shapes, images)
+    except Exception as error:
+        size = " x ".join(map(str, image))
+        raise UsageError(
+            f"arms: the model of {arm.name} can't take images of {size} float32 values (height, "
+            f"width, colours) ({_told(error)}); mend it."
+        ) from error
+    if not is_shape(logits) or logits.shape != (2, classes):
+        found = getattr(logits, "shape", type(logits).__name__)
+        raise UsageError(
+            f"arms: the model of {arm.name} gives {found} for a batch of 2 images; it must be "
+            f"(2, {classes}), a logit for each class."
+        )
+    made = _tried(arm, image)
+    if not bool(jnp.isfinite(made).all()):
+        raise UsageError(
+            f"arms: the model of {arm.name} gives logits that are not finite before any training; "
+            f"mend its initial weights."
+        )
+
+
+def _tried(arm: Arm, image: tuple[int, int, int]) -> Any:
+    images = jr.normal(jr.key(1), (2, *image), jnp.float32)
+    return eqx.filter_jit(lambda key: _apply(arm.make(key), images))(jr.key(0))
+
+
+def _apply(model: Any, images: Any) -> Any:
+    return apply_batch(eqx.nn.inference_mode(model), images)
+
+
+def digests(own: Mapping[str, Own]) -> dict[str, str]:
+    """What a study records of the files that its own arms come from."""
+    return {entry: one.digest for entry, one in own.items()}

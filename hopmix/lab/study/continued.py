@@ -1,0 +1,83 @@
+"""A study that goes on: with the data and the arms that it was begun with."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hopmix.lab import store
+from hopmix.lab.config import GIVEN, StudyConfig
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.own import Own, load_arms, own_entries
+from hopmix.lab.study.prepared import Study
+
+
+def located(record: store.Record, data: str | None = None) -> StudyConfig:
+    """The configuration of a study with the place of its data: as given, or where they were last.
+
+    **Raises:** `UsageError` if they are not there any more.
+    """
+    place = data or record.data_path
+    path = data_path(place)
+    if data is None and path is not None and not Path(path).exists():
+        raise UsageError(
+            f"data: {place} is not there any more; restore it, or name its new place with --data."
+        )
+    return dataclasses.replace(record.config, data=place)
+
+
+def own_of(record: store.Record, entries: Sequence[str]) -> dict[str, Own]:
+    """The user's own arms of a study that goes on, by the entries that it was begun with.
+
+    **Arguments:**
+
+    - `entries`: where they are now, in their order; a study's record is never imported.
+
+    **Raises:** `UsageError` where there are not as many as there were.
+    """
+    begun = own_entries(record.config.arms)
+    given = own_entries(entries)
+    if given and not begun:
+        raise UsageError(
+            f"arms: got {' '.join(given)}, but this study has no arms of your own; leave it out."
+        )
+    if len(given) != len(begun):
+        raise UsageError(
+            f"arms: this study was begun with {' '.join(begun)}; give that again with --arms."
+        )
+    found = load_arms(given)
+    return {entry: found[now]._replace(entry=entry) for entry, now in zip(begun, given)}
+
+
+def require_same_data(study: Study, record: store.Record, out: Path):
+    """Raise `UsageError` unless the data are those that the study was begun with."""
+    if record.values.get("data", {}).get("digest") != study.data.digest:
+        raise UsageError(
+            f"data: {study.data.name} has changed since {out} was begun (its digest differs); "
+            f"restore it, or name the "
+            "place of the same images with --data."
+        )
+
+
+def require_same_arms(own: Mapping[str, str], record: store.Record, out: Path):
+    """Raise `UsageError` unless the user's own arms are of the files that the study began with.
+
+    **Arguments:**
+
+    - `own`: the digests of the files as they are now, by entry.
+    """
+    begun = record.values.get("own", {})
+    for entry, digest in own.items():
+        if begun.get(entry, digest) != digest:
+            file = entry.rpartition(":")[0]
+            raise UsageError(
+                f"arms: {file} has changed since {out} was begun (its digest differs); restore it."
+            )
+
+
+def data_path(data: str) -> str | None:
+    """Where data lie on this machine, whatever folder they are named from; `None` for digits and
+    the Hub.
+    """
+    if data in ("digits", GIVEN) or data.startswith("hub:"):
+        return None
+    return str(Path(data).expanduser().absolute())

@@ -1,0 +1,139 @@
+"""A study that is ready to train: data, arms, populations and what measures them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from hopmix.lab.config import StudyConfig
+from hopmix.lab.data import study_data
+from hopmix.lab.errors import UsageError
+from hopmix.lab.families.arm import Arm
+from hopmix.lab.families.own import Own, arms_of, check_arms, digests, load_arms
+from hopmix.lab.probes.layout import Layout
+from hopmix.lab.probes.probe import AbstractProbe
+from hopmix.lab.study.arms import make_arms
+from hopmix.lab.study.capacity import need_memory
+from hopmix.lab.study.evaluator import Evaluator, with_probes
+from hopmix.lab.tasks.classification import Dataset, make_dataset, make_task, on_host
+from hopmix.lab.tasks.task import AbstractTask
+from hopmix.lab.train.population import Population, populations_of
+from hopmix.lab.train.sampler import Schedule
+from hopmix.models._interface import AbstractBlockModel
+from hopmix.symmetry.quantities import Quantity
+
+
+@dataclasses.dataclass
+class Study:
+    """A configuration with data, task, arms, populations and what measures them, ready to train.
+
+    Made by `prepare`, which checks everything that can be checked before training.
+    """
+
+    config: StudyConfig
+    data: study_data.Data
+    arms: list[Arm]
+    task: AbstractTask
+    dataset: Dataset
+    populations: list[Population]
+    evaluator: Evaluator
+    own: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The digests of the files that the user's own arms come from, by entry."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the members of each arm."""
+        return list(self.config.seed_numbers)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where the couplings of all arms stand."""
+        names = [name for arm in self.arms for name in arm.sizes]
+        models = [arm.shapes for arm in self.arms]
+        blocks = [len(m.blocks) for m in models if isinstance(m, AbstractBlockModel)]
+        return Layout.of(names, max(blocks, default=0))
+
+    @functools.cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What is measured."""
+        return self.evaluator.quantities(self.arms)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps of each member's training."""
+        return self.populations[0].schedule
+
+    def measures_deeply(self, step: int) -> bool:
+        """Whether spectra and fields are measured after so many steps: at the first and the last
+        measurement too.
+        """
+        every = self.config.deep
+        index = step // self.schedule.interval
+        return every > 0 and (index % every == 0 or step == self.schedule.total)
+
+    def count_measurements(self) -> tuple[int, int, int]:
+        """The intervals of a study, how often it measures, and how often it measures spectra and
+        fields too.
+        """
+        steps = range(0, self.schedule.total + 1, self.schedule.interval)
+        return len(steps) - 1, len(steps), sum(self.measures_deeply(step) for step in steps)
+
+    def parameters(self, arm: Arm) -> int:
+        """The number of trainable parameters of a member of an arm."""
+        return next(group for group in self.populations if arm in group.arms).parameters
+
+    def compiled(self) -> list[jax.stages.Compiled]:
+        """The compiled programs; waits for those that are being compiled."""
+        training = [one for group in self.populations for one in group.compiled.programs]
+        return training + self.evaluator.programs
+
+    def state_bytes(self) -> int:
+        """The size of the state of all members."""
+        states = [group.shapes() for group in self.populations]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
+
+
+def prepare(
+    config: StudyConfig,
+    own: Mapping[str, Own] | None = None,
+    data: study_data.Data | None = None,
+    probes: Sequence[AbstractProbe] = (),
+) -> Study:
+    """Load the data and lay out arms and programs.
+
+    **Arguments:**
+
+    - `own`: what the entries of the user's own give, by entry; by default their files are run.
+    - `data`: by default what the configuration names.
+    - `probes`: what is measured beside what every study measures.
+
+    **Raises:** `UsageError` for what does not fit together.
+    """
+    if own is None:
+        own = load_arms(config.arms)
+    if data is None:
+        data = study_data.load_for(config)
+    if config.batch > len(data.train):
+        raise UsageError(
+            f"batch: got {config.batch}, but there are only {len(data.train)} training images; "
+            f"give fewer."
+        )
+    arms = make_arms(config, *shape_of(data), own)
+    for one in own.values():
+        check_arms(arms_of(one, *shape_of(data)), *shape_of(data))
+    need_memory(config, arms)
+    dataset = make_dataset(data)
+    # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
+    data = dataclasses.replace(
+        data, train=on_host(dataset.train), validation=on_host(dataset.validation)
+    )
+    task = make_task(config, dataset.image)
+    populations = populations_of(config, task, arms, dataset)
+    evaluator = Evaluator(config, task, with_probes(probes))
+    return Study(config, data, arms, task, dataset, populations, evaluator, digests(own))
+
+
+def shape_of(data: study_data.Data) -> tuple[tuple[int, int, int], int]:
+    """The shape of an image, and the number of classes."""
+    return data.image_shape, len(data.classes)
