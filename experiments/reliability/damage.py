@@ -244,6 +244,9 @@ def _check_report(command: str, damage: Damage, truth: Truth, run: Path) -> tupl
         return answer, ("changed the run", ", ".join(lost)[:300])
     if not answer.done:
         return answer, None if answer.told else ("neither told nor done", str(answer))
+    # Without its results a run is shown as one that has not ended, which is said.
+    if damage.way == "lose" and f"{damage.file} is not there" in answer.out:
+        return answer, None
     drawn = _drawn(run)
     right = truth.drawn[damage.stopped]
     wrong = [name for name in right if drawn.get(name) != right[name]]

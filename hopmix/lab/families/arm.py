@@ -1,7 +1,7 @@
 """Arms: what a study compares."""
 
 import dataclasses
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +66,7 @@ class Arm:
     about: str = ""
     make: Callable[[PRNGKey], Any] = _no_model
     strength: float | None = None
-    pairs: tuple[str, ...] = ()
+    pairs: Sequence[str] = ()
     activations: int = 0
 
     def __post_init__(self):
@@ -82,7 +82,8 @@ class Arm:
             )
         object.__setattr__(self, "kind", self.kind or self.name)
         object.__setattr__(self, "title", self.title or self.name)
-        object.__setattr__(self, "pairs", tuple(self.pairs))
+        pairs = (self.pairs,) if isinstance(self.pairs, str) else tuple(self.pairs)
+        object.__setattr__(self, "pairs", pairs)
 
     @property
     def shapes(self) -> PyTree:
@@ -96,7 +97,7 @@ class Arm:
         """
         leaves, structure = jax.tree.flatten(self.shapes)
         constants = tuple((leaf.shape, leaf.dtype) if is_shape(leaf) else leaf for leaf in leaves)
-        return structure, constants, self.pairs
+        return structure, constants, tuple(self.pairs)
 
     def couplings(self, tree: PyTree) -> dict[str, Coupling]:
         """The couplings of a model of this arm by name: those that it has, and those that are

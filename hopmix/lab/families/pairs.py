@@ -1,7 +1,7 @@
 """Couplings of models that have none: two matrices that are paired by their paths."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Side(NamedTuple):
         return {match.groups(): path for path, match in found.items() if match}
 
 
-def paired_couplings(tree: PyTree, pairs: tuple[str, ...]) -> dict[str, Coupling]:
+def paired_couplings(tree: PyTree, pairs: Sequence[str]) -> dict[str, Coupling]:
     """The couplings that pairs of paths make of a tree, by what both paths have in common.
 
     **Arguments:**

@@ -40,7 +40,7 @@ def squared_breaking(model: PyTree, pairs: Sequence[str] = ()) -> Scalar | float
     - `pairs`: as in `Arm`.
     """
     parts = [coupling.squared_breaking for coupling in couplings(model)]
-    paired = paired_couplings(model, tuple(pairs)).values()
+    paired = paired_couplings(model, pairs).values()
     parts += [jnp.sum((one.down - one.up.T) ** 2) for one in paired]
     return sum(parts[1:], parts[0]) if parts else 0.0
 

@@ -1,0 +1,337 @@
+"""Studies of models, arms, probes and data of the user's own, from Python and from the command
+line.
+"""
+
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from lab import own_models
+from lab.command import give
+from lab.tiny import tiny_config, tiny_data, tiny_split
+
+from hopmix import measure_asymmetry
+from hopmix.lab import Arm, UsageError, open_run, run_study, store
+from hopmix.lab.data import study_data
+from hopmix.lab.probes import AbstractCouplingProbe, AbstractModelProbe
+from hopmix.lab.study import study
+from hopmix.symmetry.quantities import Quantity
+
+pytestmark = pytest.mark.usefixtures("as_in_a_study")
+FILE = Path(own_models.__file__)
+SHORT = {"epochs": 2, "measurements": 2, "seeds": 2, "depth": 1}
+
+
+class WeightSize(AbstractModelProbe):
+    """The largest parameter of a model."""
+
+    quantities: ClassVar = (Quantity("largest", "largest parameter", "max |θ|", "0 and up", ""),)
+
+    def __call__(self, model, inputs, key):
+        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+        return {"largest": jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))}
+
+
+class Trace(AbstractCouplingProbe):
+    """The trace of VW."""
+
+    quantities: ClassVar = (
+        Quantity("trace", "trace of VW", "tr VW", "any number", "", ("block", "branch")),
+    )
+
+    def __call__(self, coupling, update):
+        return {"trace": jnp.trace(coupling.down @ coupling.up)}
+
+
+@pytest.fixture(scope="module")
+def family(as_in_a_study, tmp_path_factory):
+    """A run of two kinds of models of the user's own, with probes of the user's own."""
+    out = tmp_path_factory.mktemp("own") / "run"
+    steps = []
+    both = lambda image, classes: [
+        *own_models.family(image, classes),
+        *own_models.paired(image, classes),
+    ]
+    run = run_study(
+        tiny_config(**SHORT),
+        out,
+        arms=both,
+        data=tiny_data(),
+        probes=[WeightSize(), Trace()],
+        on_progress=lambda progress: steps.append(progress.step),
+    )
+    return run, steps
+
+
+def test_a_family_of_ones_own_is_trained_and_measured(family):
+    run, steps = family
+    assert steps == [0, 6, 12]
+    assert run.arms == ["held at 0", "held at 0.1", "loose", "paired"]
+    assert run.finished
+    metrics = run.metrics
+    assert set(metrics.branch.values) == {"layers", "up.weight:down.weight"}
+    assert list(metrics.block.values) == [0, 1]
+    own = metrics.sel(branch="layers", arm=["held at 0", "held at 0.1", "loose"])
+    assert np.isfinite(own.cosine).all()
+    assert (own.relative_breaking.sel(arm="held at 0", step=0) == 0).all()
+    ends = own.relative_breaking.isel(step=-1).mean(("seed", "block"))
+    assert ends.sel(arm="held at 0") > ends.sel(arm="held at 0.1") > 0
+    pair = metrics.cosine.sel(arm="paired", branch="up.weight:down.weight")
+    assert np.isfinite(pair.sel(block=0)).all()
+    assert np.isnan(pair.sel(block=1)).all()
+    assert (metrics.penalty.sel(arm="paired").isel(step=-1) > 0).all()
+    assert (metrics.penalty.sel(arm="loose").isel(step=-1) == 0).all()
+    assert "energy_change" not in metrics
+
+
+def test_what_is_measured_is_that_of_the_model(family):
+    """At step 0, against each index of the model that the arm makes."""
+    run, _ = family
+    for arm in own_models.family((8, 8, 1), 3):
+        model = arm.make(jr.fold_in(jr.key(1), 0))
+        for block, coupling in enumerate(model.layers):
+            found = run.metrics.sel(arm=arm.name, seed=1, step=0, block=block, branch="layers")
+            expected = measure_asymmetry(coupling)._asdict()
+            for name in ("cosine", "symmetry_score", "breaking_ratio", "balance"):
+                np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
+            trace = np.trace(np.asarray(coupling.down @ coupling.up))
+            np.testing.assert_allclose(found.trace, trace, rtol=1e-3, atol=1e-5)
+        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+        largest = run.metrics.largest.sel(arm=arm.name, seed=1, step=0)
+        assert float(largest) >= max(float(jnp.abs(leaf).max()) for leaf in leaves) - 1e-6
+
+
+def test_a_run_is_a_table(family):
+    run, _ = family
+    table = open_run(run.path).table()
+    assert len(table) == 4 * 2
+    loose = table[(table.arm == "loose") & (table.seed == 1)]
+    cosine = run.metrics.cosine.isel(step=-1).sel(arm="loose", seed=1).mean()
+    np.testing.assert_allclose(loose.cosine.item(), float(cosine), rtol=1e-6)
+    results = {arm["name"]: arm["test_accuracy"]["values"] for arm in run.results["arms"]}
+    assert loose.test_accuracy.item() == results["loose"][1]
+    assert run.metrics.trace.attrs["long_name"] == "trace of VW"
+
+
+def test_a_run_of_ones_own_models_is_reported_on_without_them(family, tmp_path, monkeypatch):
+    run, _ = family
+    copy = shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
+    monkeypatch.setattr(own_models, "family", lambda *_: pytest.fail("it was run"))
+    page = open_run(copy).report().read_text("utf-8")
+    assert "held at 0.1" in page
+    assert "No energy has been measured" in page
+
+
+def test_a_study_of_no_couplings_has_no_indices(tmp_path):
+    run = run_study(
+        tiny_config(**SHORT), tmp_path, arms=own_models.without_couplings, data=tiny_data()
+    )
+    assert "cosine" not in run.metrics
+    assert "branch" not in run.metrics.dims
+    assert np.isfinite(run.metrics.validation_accuracy).all()
+    page = run.report().read_text("utf-8")
+    assert "No index of asymmetry" in page
+
+
+# ---- Going on ------------------------------------------------------------------------------------
+
+
+def stop_at(step: int):
+    def stop(progress):
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_a_study_goes_on_to_the_same_end(tmp_path, family):
+    whole, _ = family
+    config = tiny_config(**SHORT)
+    given = {"arms": own_models.family, "data": tiny_data()}
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path / "run", on_progress=stop_at(6), **given)
+    run = run_study(config, tmp_path / "run", resume=True, **given)
+    assert run.finished
+    for name in ("cosine", "validation_loss", "breaking_ratio"):
+        expected = whole.metrics[name].sel(arm=run.arms)
+        if "branch" in expected.dims:
+            expected = expected.sel(branch=["layers"])
+        np.testing.assert_array_equal(run.metrics[name], expected)
+    with pytest.raises(UsageError, match="holds this study already"):
+        run_study(config, tmp_path / "run", **given)
+
+
+def ablate(monkeypatch, out, *words):
+    monkeypatch.setattr(study_data, "load", tiny_data)
+    options = ["--seeds", "1", "--epochs", "1", "--measurements", "1", "--batch", "16"]
+    return ["ablate", *options, "--dim", "8", "--depth", "1", "--out", str(out), *words]
+
+
+def test_a_file_of_arms_from_the_command_line(tmp_path, monkeypatch, capsys):
+    file = shutil.copy(FILE, tmp_path / "my_study.py")
+    entry = f"{file}:family"
+    out = tmp_path / "run"
+    code, told, _ = give(capsys, *ablate(monkeypatch, out, "--arms", "free", entry))
+    assert code == 0
+    assert "held at 0.1" in told
+    record = store.read_record(out).values
+    assert list(record["own"]) == [entry]
+    code, told, _ = give(capsys, "measure", str(out), "--arms", entry, "--pairings", "0")
+    assert (code, "loose" in told) == (0, True)
+    Path(file).write_text("raise RuntimeError('it was run')")
+    assert give(capsys, "report", str(out))[0] == 0
+    for command in ("measure", "verify"):
+        code, _, told = give(capsys, command, str(out))
+        assert code == 2
+        assert f"begun with {entry}; give that again with --arms" in told
+
+
+def test_a_file_that_has_changed_is_not_gone_on_with(tmp_path, monkeypatch, capsys):
+    file = shutil.copy(FILE, tmp_path / "my_study.py")
+    entry = f"{file}:family"
+    out = tmp_path / "run"
+    words = ablate(monkeypatch, out, "--arms", entry)
+    monkeypatch.setattr(study, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        give(capsys, *words)
+    monkeypatch.undo()
+    monkeypatch.setattr(study_data, "load", tiny_data)
+    code, _, told = give(capsys, "resume", str(out))
+    assert code == 2
+    assert "give that again with --arms" in told
+    before = Path(file).read_text()
+    Path(file).write_text(before + "\n")
+    code, _, told = give(capsys, "resume", str(out), "--arms", entry)
+    assert code == 2
+    assert "has changed since" in told
+    Path(file).write_text(before)
+    assert give(capsys, "resume", str(out), "--arms", entry)[0] == 0
+
+
+# ---- Bad input -----------------------------------------------------------------------------------
+
+
+def bad_model(outputs=3, value=0.0):
+    class Bad(eqx.Module):
+        weight: jax.Array
+
+        def __call__(self, image):
+            return value + self.weight @ image.reshape(-1)
+
+    return lambda key: Bad(jnp.ones((outputs, 64)))
+
+
+BAD = {
+    "no arms": ([], "holds nothing"),
+    "no arm": ([3], "holds a int"),
+    "not a list": (lambda image, classes: 3, "is int; it must be a list"),
+    "two of a name": ([Arm("a", make=bad_model())] * 2, "two are named 'a'"),
+    "wrong shapes": ([Arm("a", make=bad_model(7))], "gives (2, 7) for a batch of 2 images"),
+    "NaN": ([Arm("a", make=bad_model(value=jnp.nan))], "logits that are not finite"),
+    "cannot take images": (
+        [Arm("a", make=lambda key: eqx.nn.Linear(3, 3, key=key))],
+        "can't take images of 8 x 8 x 1",
+    ),
+    "make fails": ([Arm("a", make=lambda key: 1 / 0)], "make of a fails (ZeroDivisionError"),
+    "nothing trains": ([Arm("a", make=lambda key: eqx.nn.Identity())], "nothing trains"),
+    "a penalty of nothing": ([Arm("a", make=bad_model(), strength=1.0)], "no coupling and no pair"),
+    "no such pair": (
+        [Arm("a", make=bad_model(), pairs=["weight:other"])],
+        "no matrix 'other'",
+    ),
+    "no pair of shapes": ([Arm("a", make=bad_model(), pairs=["weight:weight"])], "is 3 x 64 and"),
+    "half a pair": ([Arm("a", make=bad_model(), pairs=["weight"])], "give 'UP:DOWN'"),
+    "a function that fails": (lambda image, classes: 1 / 0, "fails (ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("arms, told", BAD.values(), ids=BAD)
+def test_arms_that_cannot_be_trained_are_told_before_training(tmp_path, arms, told):
+    with pytest.raises(UsageError) as error:
+        # A function, whose result nobody's type checker looks at.
+        given = arms if callable(arms) else lambda image, classes: arms
+        run_study(tiny_config(**SHORT), tmp_path / "run", arms=given, data=tiny_data())
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"name": " "}, "give each arm one"),
+        ({"name": "a|b"}, r"without '\|'"),
+        ({"name": "a"}, "has no make"),
+        ({"name": "a", "make": bad_model(), "strength": -1.0}, "has the strength -1.0"),
+    ],
+)
+def test_an_arm_is_checked_when_it_is_made(options, told):
+    with pytest.raises(UsageError, match=told):
+        Arm(**options)
+
+
+@pytest.mark.parametrize(
+    "content, entry, told",
+    [
+        (None, "nowhere.py:arms", "can't be read"),
+        ("1 +", "bad.py:arms", "can't be imported (SyntaxError"),
+        ("import no_such_module", "bad.py:arms", "ModuleNotFoundError"),
+        ("raise SystemExit(3)", "bad.py:arms", "SystemExit: 3"),
+        ("arms = []", "bad.py:others", "has no 'others'; it has arms"),
+    ],
+)
+def test_a_file_that_fails_is_told_in_one_line(tmp_path, monkeypatch, capsys, content, entry, told):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("bad.py").write_text(content)
+    code, _, error = give(capsys, *ablate(monkeypatch, "run", "--arms", entry))
+    assert code == 2
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def probe_of(name: str, dims=()):
+    class Probe(AbstractModelProbe):
+        quantities: ClassVar = (Quantity(name, name, "", "", "", dims),)
+
+        def __call__(self, model, inputs, key):
+            return {name: jnp.zeros(())}
+
+    return Probe()
+
+
+@pytest.mark.parametrize(
+    "probe, told",
+    [
+        (probe_of("cosine"), "'cosine' is measured already"),
+        (probe_of("new", ("token",)), "has the dimensions"),
+    ],
+)
+def test_probes_that_cannot_be_stored_are_told(tmp_path, probe, told):
+    with pytest.raises(UsageError, match=told):
+        run_study(tiny_config(**SHORT), tmp_path / "run", data=tiny_data(), probes=[probe])
+
+
+# ---- Data ----------------------------------------------------------------------------------------
+
+
+def test_arrays_are_data(tmp_path):
+    train = tiny_split(96, 0)
+    test = tiny_split(36, 2)
+    arrays = {
+        "x_train": train.images,
+        "y_train": train.labels,
+        "x_test": test.images,
+        "y_test": test.labels,
+    }
+    run = run_study(tiny_config(**SHORT | {"arms": ("free",)}), tmp_path, data=arrays)
+    assert run.study["data"]["test"] == 36
+    assert run.study["config"]["data"] == "python:data"
+    with pytest.raises(UsageError, match="name the arrays x_train"):
+        run_study(tiny_config(), tmp_path / "other", data={"x": train.images})
