@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from hopmix.lab.errors import UsageError as UsageError
     from hopmix.lab.families.arm import Arm as Arm
     from hopmix.lab.recorder import Recorder as Recorder
+    from hopmix.lab.report.page import write_report as write_report
+    from hopmix.lab.report.section import Section as Section
     from hopmix.lab.store.run import Run as Run
     from hopmix.lab.store.run import open_run as open_run
     from hopmix.lab.study.run_study import run_study as run_study
@@ -21,10 +23,12 @@ _PLACES = {
     "Progress": "study.study",
     "Recorder": "recorder",
     "Run": "store.run",
+    "Section": "report.section",
     "StudyConfig": "config",
     "UsageError": "errors",
     "open_run": "store.run",
     "run_study": "study.run_study",
+    "write_report": "report.page",
 }
 """Where each name is; what is not asked for is not imported."""
 

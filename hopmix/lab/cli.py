@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -221,11 +221,12 @@ def _execute(command: Command, line: str) -> int:
             if command.dry_run:
                 return _dry_run(command.study, console)
             return _ablate(command, line, console)
-        case Resume(run=out, data=data, arms=arms):
+        case Resume(run=out, data=data):
+            own = {"arms": command.arms, "probes": command.probes}
             with store.only_writer(out, create=False):
-                return _go_on(out, data, arms, line, console)
-        case Report(run=out):
-            return _report(out, console)
+                return _go_on(out, data, own, line, console)
+        case Report(run=out, sections=sections):
+            return _report(out, sections, console)
         case Compare():
             return _compare(command, console)
         case Measure():
@@ -296,10 +297,13 @@ def _ablate(options: Ablate, line: str, console: Console) -> int:
             return _show(_train(config, out, False, line, console), out, console)
         # The same words may mean another place in another folder: those of the study were recorded.
         same = config.data == store.read_config(out).data
-        return _go_on(out, None if same else config.data, config.arms, line, console)
+        own = {"arms": config.arms, "probes": config.probes}
+        return _go_on(out, None if same else config.data, own, line, console)
 
 
-def _go_on(out: Path, data: str | None, arms: Sequence[str], line: str, console: Console) -> int:
+def _go_on(
+    out: Path, data: str | None, given: Mapping[str, Sequence[str]], line: str, console: Console
+) -> int:
     """Continue a study, whose data may have moved; show the results of one that has ended."""
     record = store.read_record(out)
     record.require_study(out)
@@ -308,7 +312,9 @@ def _go_on(out: Path, data: str | None, arms: Sequence[str], line: str, console:
         from hopmix.lab.study.continued import located, own_of
 
         record.require_format_of_today(out)
-        own = own_of(record, arms)
+        own = {}
+        for field, entries in given.items():
+            own |= own_of(record, field, entries)
         results = _train(located(record, data), out, True, line, console, own)
     return _show(results, out, console)
 
@@ -387,7 +393,8 @@ def _show(results: dict[str, Any] | None, out: Path, console: Console) -> int:
     return DONE
 
 
-def _report(out: Path, console: Console) -> int:
+def _report(out: Path, sections: Sequence[str], console: Console) -> int:
+    own = _own_sections(sections)
     with store.only_writer(out, create=False):
         record = store.read_record(out)
         metrics = store.read_metrics(out, record)
@@ -395,22 +402,34 @@ def _report(out: Path, console: Console) -> int:
         if results is None and int(metrics.step.values[-1]) == record.steps_total > 0:
             told = "results.json is not there, so test accuracies are left out;"
             console.print(Text(f"{told} `hopmix resume {out}` makes it."))
-        console.print(Text(f"Report: {_report_of(out, console)}"))
+        console.print(Text(f"Report: {_report_of(out, console, own)}"))
     return DONE
 
 
-def _report_of(out: Path, console: Console) -> Path:
+def _own_sections(entries: Sequence[str]) -> list[Any]:
+    """The sections of the user's own, whose files are run."""
+    if not entries:
+        return []
+    from hopmix.lab.families.own import items_of, load
+    from hopmix.lab.report.section import Section
+
+    loaded = [load("sections", entry) for entry in entries]
+    name = "hopmix.lab.report.section.Section"
+    return [one for own in loaded for one in items_of("sections", own, Section, name)]
+
+
+def _report_of(out: Path, console: Console, own: Sequence[Any] = ()) -> Path:
     """The page of a study; what draws is imported only where the page or a figure has to be
     made.
     """
     from hopmix.lab.report import seal
 
-    if seal.is_whole(out, seal.sources(out)):
+    if not own and seal.is_whole(out, seal.sources(out)):
         return out / "report.html"
     from hopmix.lab.report.page import write_report
 
     with console.status("writing the report"):
-        return write_report(out)
+        return write_report(out, own)
 
 
 def _compare(options: Compare, console: Console) -> int:

@@ -57,6 +57,8 @@ class StudyConfig:
     arms: Annotated[tuple[str, ...], tyro.conf.arg(help=HELP_OF_ARMS)] = tuple(
         k.name for k in KINDS if k.by_default
     )
+    probes: tuple[str, ...] = ()
+    """What you measure yourself: FILE.py:NAME of a list of probes."""
     lambdas: tuple[float, ...] = (0.0, 1e-4, 1e-2)
     """Strengths of the penalty lambda * |breaking|^2 of the broken arms."""
     paper_lambdas: bool = False
@@ -149,6 +151,7 @@ class StudyConfig:
         self._check_arms()
 
     def _check_arms(self):
+        need_entries("probes", self.probes)
         need(len(self.arms) > 0, "arms", "nothing", f"one or more of {', '.join(ARMS)}")
         for arm in self.arms:
             need(
@@ -230,10 +233,10 @@ def need_data(data: str | None):
     need_path("data", Path(data))
 
 
-def need_entries(arms: tuple[str, ...]):
+def need_entries(field: str, entries: tuple[str, ...]):
     """Raise `UsageError` unless each is FILE.py:NAME."""
-    for arm in arms:
-        need(is_entry(arm), "arms", repr(arm), "FILE.py:NAME")
+    for entry in entries:
+        need(is_entry(entry), field, repr(entry), "FILE.py:NAME")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,10 +267,13 @@ class Resume:
     """Where its data are now, if not where they were: the same images, told by their digest."""
     arms: tuple[str, ...] = ()
     """Your own arms of the study, FILE.py:NAME as when it was begun; the file is run again."""
+    probes: tuple[str, ...] = ()
+    """And your own probes."""
 
     def __post_init__(self):
         need_fields(self)
-        need_entries(self.arms)
+        need_entries("arms", self.arms)
+        need_entries("probes", self.probes)
         need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
         need_data(self.data)
 
@@ -278,9 +284,12 @@ class Report:
 
     run: tyro.conf.Positional[Path]
     """The folder of the study."""
+    sections: tuple[str, ...] = ()
+    """Sections of your own on the page: FILE.py:NAME of a list of them."""
 
     def __post_init__(self):
         need_fields(self)
+        need_entries("sections", self.sections)
         need(self.run.is_dir() or not self.run.exists(), "run", self.run, "the folder of a study")
 
 
@@ -341,7 +350,7 @@ class Verify:
             self.run,
             "the folder of a study",
         )
-        need_entries(self.arms)
+        need_entries("arms", self.arms)
         need(self.examples >= 1, "examples", self.examples, "at least 1")
         need(self.seed >= 0, "seed", self.seed, "0 or more")
         if self.run is not None and (self.claim or self.write):
@@ -395,7 +404,7 @@ class Measure:
         need_fields(self)
         if not self.path.startswith("hub:"):
             need_path("path", Path(self.path))
-        need_entries(self.arms)
+        need_entries("arms", self.arms)
         need(self.pairings == 0 or self.pairings >= 2, "pairings", self.pairings, "0 or at least 2")
         need(self.heads is None or self.heads >= 1, "heads", self.heads, "at least 1")
 

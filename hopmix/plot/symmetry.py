@@ -21,6 +21,7 @@ from matplotlib.typing import LineStyleType
 
 from hopmix._coupling import Coupling
 from hopmix._symmetry import unit_cosines
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.statistics import spread
 from hopmix.plot.panels import (
     INK,
@@ -291,7 +292,9 @@ def accuracy_against_symmetry(
         _scatter(axes, one, accuracy, styles)
         title(
             axes,
-            f"{accuracy_label(accuracy)}, {branch} mixing" if branch else accuracy_label(accuracy),
+            f"{accuracy_label(accuracy)}, {branch_label(branch)}"
+            if branch
+            else accuracy_label(accuracy),
         )
         axes.xaxis.set_major_locator(MaxNLocator(5))
     for axes in grid[-1]:

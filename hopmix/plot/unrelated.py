@@ -17,10 +17,11 @@ def null(name: str, sizes: xr.Dataset, balance: xr.DataArray | float = 0.0) -> x
     **Arguments:**
 
     - `name`: of the index.
-    - `sizes`: `visible` and `hidden`, such as (arm, branch).
+    - `sizes`: `visible` and `hidden`, such as (arm, branch); NaN for what is not there.
     - `balance`: of the norms of W and V, as measured.
 
-    **Returns:** the two as labelled arrays, or `None` for an index without a null value.
+    **Returns:** the two as labelled arrays, NaN where sizes are, or `None` for an index without a
+    null value.
 
     **Source:** the tables of `hopmix.Asymmetry` and `hopmix.Spectrum`, and the `Quantity` itself.
     """
@@ -36,5 +37,7 @@ def null(name: str, sizes: xr.Dataset, balance: xr.DataArray | float = 0.0) -> x
         return shape + mean, shape + std
 
     ratio = ((1 - balance) / (1 + balance)) ** 0.5
-    found = xr.apply_ufunc(broadcast, sizes.visible, sizes.hidden, ratio, output_core_dims=[[], []])
-    return xr.Dataset(dict(zip(("mean", "std"), found)))
+    there = sizes.visible.notnull()
+    whole = sizes.fillna(2).astype(int)
+    found = xr.apply_ufunc(broadcast, whole.visible, whole.hidden, ratio, output_core_dims=[[], []])
+    return xr.Dataset(dict(zip(("mean", "std"), found))).where(there)

@@ -1,11 +1,18 @@
-"""Models and arms of somebody who knows Equinox: a file that a study is told to run."""
+"""Models, arms, probes and sections of somebody who knows Equinox: a file that a study is told to
+run.
+"""
+
+from typing import ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 
 from hopmix import Coupling
-from hopmix.lab import Arm
+from hopmix.lab import Arm, Section
+from hopmix.lab.probes import AbstractCouplingProbe, AbstractModelProbe
+from hopmix.symmetry.quantities import Quantity
 
 
 class Plain(eqx.Module):
@@ -74,5 +81,33 @@ def paired(image, classes):
     return [Arm("paired", make=arm.make, strength=0.01, pairs=["up.weight:down.weight"])]
 
 
-nothing = []
-number = 3
+class WeightSize(AbstractModelProbe):
+    """The largest parameter of a model."""
+
+    quantities: ClassVar = (Quantity("largest", "largest parameter", "max |θ|", "0 and up", ""),)
+
+    def __call__(self, model, inputs, key):
+        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+        return {"largest": jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))}
+
+
+class Trace(AbstractCouplingProbe):
+    """The trace of VW."""
+
+    quantities: ClassVar = (
+        Quantity("trace", "trace of VW", "tr VW", "any number", "", ("block", "branch")),
+    )
+
+    def __call__(self, coupling, update):
+        return {"trace": jnp.trace(coupling.down @ coupling.up)}
+
+
+probes = [WeightSize(), Trace()]
+
+
+def _largest(run, stills):
+    last = run.metrics.largest.isel(step=-1)
+    return f"<p>The largest parameter of all is {float(last.max()):.3g}.</p>"
+
+
+sections = [Section("largest", "The largest parameters", _largest)]

@@ -4,7 +4,7 @@ line.
 
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,36 +17,15 @@ from lab.command import give
 from lab.tiny import tiny_config, tiny_data, tiny_split
 
 from hopmix import measure_asymmetry
-from hopmix.lab import Arm, UsageError, open_run, run_study, store
+from hopmix.lab import Arm, UsageError, open_run, run_study, store, write_report
 from hopmix.lab.data import study_data
-from hopmix.lab.probes import AbstractCouplingProbe, AbstractModelProbe
+from hopmix.lab.probes import AbstractModelProbe
 from hopmix.lab.study import study
 from hopmix.symmetry.quantities import Quantity
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 FILE = Path(own_models.__file__)
 SHORT = {"epochs": 2, "measurements": 2, "seeds": 2, "depth": 1}
-
-
-class WeightSize(AbstractModelProbe):
-    """The largest parameter of a model."""
-
-    quantities: ClassVar = (Quantity("largest", "largest parameter", "max |θ|", "0 and up", ""),)
-
-    def __call__(self, model, inputs, key):
-        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-        return {"largest": jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))}
-
-
-class Trace(AbstractCouplingProbe):
-    """The trace of VW."""
-
-    quantities: ClassVar = (
-        Quantity("trace", "trace of VW", "tr VW", "any number", "", ("block", "branch")),
-    )
-
-    def __call__(self, coupling, update):
-        return {"trace": jnp.trace(coupling.down @ coupling.up)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +42,7 @@ def family(as_in_a_study, tmp_path_factory):
         out,
         arms=both,
         data=tiny_data(),
-        probes=[WeightSize(), Trace()],
+        probes=own_models.probes,
         on_progress=lambda progress: steps.append(progress.step),
     )
     return run, steps
@@ -123,7 +102,7 @@ def test_a_run_of_ones_own_models_is_reported_on_without_them(family, tmp_path, 
     run, _ = family
     copy = shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
     monkeypatch.setattr(own_models, "family", lambda *_: pytest.fail("it was run"))
-    page = open_run(copy).report().read_text("utf-8")
+    page = write_report(copy).read_text("utf-8")
     assert "held at 0.1" in page
     assert "No energy has been measured" in page
 
@@ -135,8 +114,24 @@ def test_a_study_of_no_couplings_has_no_indices(tmp_path):
     assert "cosine" not in run.metrics
     assert "branch" not in run.metrics.dims
     assert np.isfinite(run.metrics.validation_accuracy).all()
-    page = run.report().read_text("utf-8")
+    page = write_report(run.path).read_text("utf-8")
     assert "No index of asymmetry" in page
+
+
+def test_a_section_of_ones_own_stands_on_the_page(family, tmp_path, capsys):
+    run, _ = family
+    copy = shutil.copytree(run.path, tmp_path / "copy", symlinks=True)
+    page = write_report(copy, own_models.sections).read_text("utf-8")
+    assert "The largest parameter of all is" in page
+    assert '<a href="#largest">The largest parameters</a>' in page
+    assert "largest parameter of all" not in write_report(copy).read_text("utf-8")
+    assert give(capsys, "report", str(copy), "--sections", f"{FILE}:sections")[0] == 0
+    assert "The largest parameter of all is" in (copy / "report.html").read_text("utf-8")
+    with pytest.raises(UsageError, match="two are named 'largest'"):
+        write_report(copy, own_models.sections * 2)
+    code, _, told = give(capsys, "report", str(copy), "--sections", f"{FILE}:probes")
+    assert code == 2
+    assert "holds a WeightSize; give one or more hopmix.lab.report.section.Section" in told
 
 
 # ---- Going on ------------------------------------------------------------------------------------
@@ -177,11 +172,13 @@ def test_a_file_of_arms_from_the_command_line(tmp_path, monkeypatch, capsys):
     file = shutil.copy(FILE, tmp_path / "my_study.py")
     entry = f"{file}:family"
     out = tmp_path / "run"
-    code, told, _ = give(capsys, *ablate(monkeypatch, out, "--arms", "free", entry))
+    own = ["--arms", "free", entry, "--probes", f"{file}:probes"]
+    code, told, _ = give(capsys, *ablate(monkeypatch, out, *own))
     assert code == 0
     assert "held at 0.1" in told
     record = store.read_record(out).values
-    assert list(record["own"]) == [entry]
+    assert list(record["own"]) == [entry, f"{file}:probes"]
+    assert np.isfinite(open_run(out).metrics.largest).all()
     code, told, _ = give(capsys, "measure", str(out), "--arms", entry, "--pairings", "0")
     assert (code, "loose" in told) == (0, True)
     Path(file).write_text("raise RuntimeError('it was run')")
@@ -253,9 +250,9 @@ BAD = {
 
 @pytest.mark.parametrize("arms, told", BAD.values(), ids=BAD)
 def test_arms_that_cannot_be_trained_are_told_before_training(tmp_path, arms, told):
+    # A function, whose result nobody's type checker looks at.
+    given: Any = arms if callable(arms) else lambda image, classes: arms
     with pytest.raises(UsageError) as error:
-        # A function, whose result nobody's type checker looks at.
-        given = arms if callable(arms) else lambda image, classes: arms
         run_study(tiny_config(**SHORT), tmp_path / "run", arms=given, data=tiny_data())
     assert told in str(error.value)
     assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ from lab.command import give
 from lab.own_models import Coupled, Plain
 
 from hopmix import Coupling, measure_asymmetry
-from hopmix.lab import Recorder, UsageError, open_run
+from hopmix.lab import Recorder, UsageError, open_run, write_report
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
 
@@ -56,7 +56,7 @@ def test_a_loop_of_ones_own_is_recorded_and_reported_on(tmp_path):
             for name in ("cosine", "relative_breaking", "balance"):
                 found = row[name].sel(block=block)
                 np.testing.assert_allclose(found, getattr(expected, name), rtol=1e-3, atol=1e-6)
-    page = run.report().read_text("utf-8")
+    page = write_report(run.path).read_text("utf-8")
     assert "mine" in page
 
 

@@ -18,7 +18,7 @@ from hopmix.lab.errors import UsageError
 from hopmix.lab.families.own import Own, digests
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.study.arms import make_arms
-from hopmix.lab.study.continued import own_of, require_same_arms
+from hopmix.lab.study.continued import own_of, require_same_files
 from hopmix.lab.study.trained import (
     locate,
     members_of,
@@ -51,8 +51,8 @@ def run_layers(path: Path, arms: Sequence[str] = ()) -> Found:
     record = store.read_record(out)
     record.require_study(out)
     require_checkpoint(out, step)
-    own = own_of(record, arms)
-    require_same_arms(digests(own), record, out)
+    own = own_of(record, "arms", arms)
+    require_same_files(digests(own), record, out)
     populations = _populations(record.config, record.values.get("data", {}), out, own)
     step, states, passed = read_checkpoint(populations, out, record, step)
     layers = []

@@ -19,8 +19,8 @@ from hopmix.lab.families.arm import Arm, is_shape
 from hopmix.lab.fields import is_entry
 from hopmix.models._interface import apply_batch
 
-IN_PYTHON = "python:arms"
-"""The entry of arms that a program gave as objects."""
+IN_PYTHON = {"arms": "python:arms", "probes": "python:probes"}
+"""The entries of what a program gave as objects."""
 
 Arms = Sequence[Arm] | Callable[[tuple[int, int, int], int], Sequence[Arm]]
 """Arms, or a function from the shape of an image (height, width, colours) and the number of classes
@@ -96,18 +96,43 @@ def own_entries(entries: Sequence[str]) -> list[str]:
     return [entry for entry in entries if is_entry(entry)]
 
 
-def load_arms(entries: Sequence[str]) -> dict[str, Own]:
+def load_own(field: str, entries: Sequence[str]) -> dict[str, Own]:
     """What the entries of the user's own give, by entry.
 
-    **Raises:** `UsageError` as `load` does, and for arms that only a program can give.
+    **Arguments:**
+
+    - `field`: the option that names them, "arms" or "probes".
+
+    **Raises:** `UsageError` as `load` does, and for what only a program can give.
     """
     wanted = own_entries(entries)
-    if IN_PYTHON in wanted:
+    if IN_PYTHON[field] in wanted:
         raise UsageError(
-            "arms: this study was begun in Python with arms of its own; go on with "
-            "run_study(..., arms=arms, resume=True)."
+            f"{field}: this study was begun in Python with {field} of its own; go on with "
+            f"run_study(..., {field}={field}, resume=True)."
         )
-    return {entry: load("arms", entry) for entry in wanted}
+    return {entry: load(field, entry) for entry in wanted}
+
+
+def items_of(field: str, own: Own, kind: type | tuple[type, ...], name: str) -> list[Any]:
+    """The objects of one kind that an entry gives, alone or in a sequence.
+
+    **Arguments:**
+
+    - `field`: the option that names them; `name`: what the kind is called, for messages.
+
+    **Raises:** `UsageError` for anything else.
+    """
+    value = [own.value] if isinstance(own.value, kind) else own.value
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UsageError(
+            f"{field}: {own.entry} is {type(value).__name__}; it must be a list of {name}."
+        )
+    wrong = [type(one).__name__ for one in value if not isinstance(one, kind)]
+    if wrong or not value:
+        held = f"a {wrong[0]}" if wrong else "nothing"
+        raise UsageError(f"{field}: {own.entry} holds {held}; give one or more {name}.")
+    return list(value)
 
 
 def arms_of(own: Own, image: tuple[int, int, int], classes: int) -> list[Arm]:
@@ -115,24 +140,13 @@ def arms_of(own: Own, image: tuple[int, int, int], classes: int) -> list[Arm]:
 
     **Raises:** `UsageError` for anything else than arms.
     """
-    value = own.value
-    if callable(value):
-        try:
-            value = value(image, classes)
-        except Exception as error:
-            raise UsageError(f"arms: {own.entry} fails ({_told(error)}); mend it.") from error
-    if isinstance(value, Arm):
-        value = [value]
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise UsageError(
-            f"arms: {own.entry} is {type(value).__name__}; it must be a list of hopmix.lab.Arm, "
-            f"or a function (image, classes) that returns one."
-        )
-    wrong = [type(one).__name__ for one in value if not isinstance(one, Arm)]
-    if wrong or not value:
-        held = f"a {wrong[0]}" if wrong else "nothing"
-        raise UsageError(f"arms: {own.entry} holds {held}; give one or more hopmix.lab.Arm.")
-    return list(value)
+    if not callable(own.value):
+        return items_of("arms", own, Arm, "hopmix.lab.Arm")
+    try:
+        made = own.value(image, classes)
+    except Exception as error:
+        raise UsageError(f"arms: {own.entry} fails ({_told(error)}); mend it.") from error
+    return items_of("arms", own._replace(value=made), Arm, "hopmix.lab.Arm")
 
 
 def check_arms(arms: Sequence[Arm], image: tuple[int, int, int], classes: int):

@@ -10,6 +10,13 @@ FIRST = ("token", "channel")
 """Branches that come first, in this order."""
 
 
+def branch_label(branch: str) -> str:
+    """What pages call a branch: `token mixing` of mixers, the name itself in other models."""
+    if branch in FIRST:
+        return f"{branch} mixing"
+    return branch
+
+
 class Place(NamedTuple):
     """The place of a coupling."""
 

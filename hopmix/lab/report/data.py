@@ -119,15 +119,18 @@ def has_values(metrics: xr.Dataset, name: str) -> bool:
 
 def coupling_sizes(run: Run) -> xr.Dataset | None:
     """How many `visible` and `hidden` units the couplings have, (arm, branch): from the weights, or
-    the record of the study.
+    the record of the study; NaN for branches that an arm has not.
 
     `None` where neither tells, as in runs of another version that have not ended.
     """
     found = _sizes_of_weights(run) or _sizes_of_record(run)
     branches = [str(branch) for branch in run.metrics.branch.values]
-    if any((arm, branch) not in found for arm in run.arms for branch in branches):
+    if not found:
         return None
-    sizes = np.array([[found[arm, branch] for branch in branches] for arm in run.arms])
+    unknown = (np.nan, np.nan)
+    sizes = np.array(
+        [[found.get((arm, branch), unknown) for branch in branches] for arm in run.arms]
+    )
     parts = {
         name: (("arm", "branch"), sizes[..., i]) for i, name in enumerate(("visible", "hidden"))
     }

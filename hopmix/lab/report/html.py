@@ -30,7 +30,9 @@ def band_note(run: Run) -> str:
 
 def facts(run: Run) -> str:
     """The line under the title."""
-    if run.finished:
+    if run.study.get("recorder"):
+        state = "recorded in a loop of its own"
+    elif run.finished:
         state = "finished"
     else:
         state = f"in progress, step {run.last_step:,} of {run.study.get('steps_total', 0):,}"

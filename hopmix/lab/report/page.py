@@ -13,6 +13,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from hopmix.lab.errors import UsageError
 from hopmix.lab.report import html, seal, words
 from hopmix.lab.report.charts import payload
 from hopmix.lab.report.data import read_run
@@ -72,7 +73,7 @@ SYMMETRY: tuple[Section, ...] = (
 """The sections of `symmetry.html`."""
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, own: Sequence[Section] = ()) -> Path:
     """Write `report.html`, `symmetry.html` and `figures/` of a study; return the first.
 
     The study may have ended or be running. Only the run directory is read: `study.json` and
@@ -83,28 +84,44 @@ def write_report(run: Path) -> Path:
     **Arguments:**
 
     - `run`: the directory that `hopmix ablate --out` wrote.
+    - `own`: sections of the user's own, which stand before the configuration.
 
-    **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet.
+    **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet, and for two
+    sections of one name.
     """
+    report = _with(own)
     contents = read_run(run)
     sources = seal.sources(run)
-    if seal.is_whole(run, sources):
+    if not own and seal.is_whole(run, sources):
         return run / "report.html"
-    stills = _draw(contents, seal.whole_files(run, sources))
+    figures = _figures(contents, (*report, *SYMMETRY))
+    stills = _draw(contents, figures, seal.whole_files(run, sources))
     pages = {"symmetry.html": _symmetry_page(contents, stills)}
-    pages["report.html"] = _report_page(contents, stills)
+    pages["report.html"] = _report_page(contents, report, stills)
     for name, contained in pages.items():
         with replacing(run / name) as temporary:
             temporary.write_text(contained, encoding="utf-8", errors="replace")
+    if own:  # the next report is to be without them
+        return run / "report.html"
     drawn = [file for name in stills for file in figure_files(name)]
     seal.seal(run, sources, [*pages, *drawn])
     return run / "report.html"
 
 
-def _draw(run: Run, whole: frozenset[str]) -> dict[str, str]:
+def _with(own: Sequence[Section]) -> tuple[Section, ...]:
+    """The sections of the report with the user's own among them."""
+    before = REPORT.index(configuration.SECTION)
+    names = [one.name for one in (*REPORT, *own)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"sections: two are named {twice[0]!r}; give each a name of its own.")
+    return (*REPORT[:before], *own, *REPORT[before:])
+
+
+def _draw(run: Run, figures: NamedFigures, whole: frozenset[str]) -> dict[str, str]:
     """The address of each figure by name; one whose files are `whole` is not drawn again."""
     stills = {}
-    for name, make in _figures(run):
+    for name, make in figures:
         if whole.issuperset(figure_files(name)):
             stills[name] = saved_figure(run.path / "figures", name)
         else:
@@ -112,28 +129,30 @@ def _draw(run: Run, whole: frozenset[str]) -> dict[str, str]:
     return stills
 
 
-def _figures(run: Run) -> NamedFigures:
+def _figures(run: Run, sections: Sequence[Section]) -> NamedFigures:
     """The name of each figure, and what makes it."""
-    for section in (*REPORT, *SYMMETRY):
-        yield from section.figures(run)
+    for section in sections:
+        if section.is_about(run):
+            yield from section.figures(run)
 
 
-def _report_page(run: Run, stills: Stills) -> str:
+def _report_page(run: Run, sections: Sequence[Section], stills: Stills) -> str:
     return _page(
         "report.html.tmpl",
         run,
         stills,
         title=words.title(run),
-        sections=REPORT,
+        sections=sections,
         links={"energy": '<li><a href="symmetry.html">Symmetry in detail →</a></li>'},
         script=resource("report.js"),
-        payload=payload(run, _charts(run)),
+        payload=payload(run, _charts(run, sections)),
         plotly=packed_plotly(),
     )
 
 
-def _charts(run: Run):
-    return {name: chart for one in REPORT for name, chart in one.charts(run).items()}
+def _charts(run: Run, sections: Sequence[Section]):
+    shown = [one for one in sections if one.is_about(run)]
+    return {name: chart for one in shown for name, chart in one.charts(run).items()}
 
 
 def _symmetry_page(run: Run, stills: Stills) -> str:
@@ -157,7 +176,10 @@ def _page(
     links: Mapping[str, str],
     **parts: str,
 ) -> str:
-    """A page of sections; `links` are other entries of its contents, by what they stand before."""
+    """A page of the sections that are about a run; `links` are other entries of its contents, by
+    what they stand before.
+    """
+    sections = [one for one in sections if one.is_about(run)]
     return Template(resource(template)).substitute(
         title=escape(title),
         facts=html.facts(run),

@@ -24,6 +24,11 @@ def _no_charts(run: Run) -> dict[str, Chart]:
     return {}
 
 
+def is_recorded(run: Run) -> bool:
+    """Whether a `Recorder` wrote a run, in a loop that hopmix knows nothing of."""
+    return bool(run.study.get("recorder"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """One part of a page.
@@ -34,6 +39,7 @@ class Section:
     - `figures`: the static figures that it needs and the run has numbers for.
     - `charts`: its interactive charts, by the name that their frames carry.
     - `menu`: what the contents of the page call it, where that is not the title.
+    - `of_studies`: whether it says nothing of what a `Recorder` wrote.
     """
 
     name: str
@@ -42,6 +48,11 @@ class Section:
     figures: Callable[[Run], NamedFigures] = _no_figures
     charts: Callable[[Run], dict[str, Chart]] = _no_charts
     menu: str = ""
+    of_studies: bool = False
+
+    def is_about(self, run: Run) -> bool:
+        """Whether a run has what it is about."""
+        return not (self.of_studies and is_recorded(run))
 
     def html(self, run: Run, stills: Stills) -> str:
         """The section as a part of a page."""

@@ -66,14 +66,6 @@ class Run:
         rows = [found[name] for name in self.arms]
         return {"test_accuracy": np.array(rows, dtype=float)}
 
-    def report(self) -> Path:
-        """Write `report.html`, `symmetry.html` and `figures/` into the folder; the first of
-        them.
-        """
-        from hopmix.lab.report.page import write_report
-
-        return write_report(self.path)
-
 
 def open_run(path: Path | str) -> Run:
     """The run in a folder; nothing that it names is imported.

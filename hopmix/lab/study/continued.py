@@ -7,7 +7,7 @@ from pathlib import Path
 from hopmix.lab import store
 from hopmix.lab.config import GIVEN, StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.own import Own, load_arms, own_entries
+from hopmix.lab.families.own import Own, load_own, own_entries
 from hopmix.lab.study.prepared import Study
 
 
@@ -25,26 +25,28 @@ def located(record: store.Record, data: str | None = None) -> StudyConfig:
     return dataclasses.replace(record.config, data=place)
 
 
-def own_of(record: store.Record, entries: Sequence[str]) -> dict[str, Own]:
-    """The user's own arms of a study that goes on, by the entries that it was begun with.
+def own_of(record: store.Record, field: str, entries: Sequence[str]) -> dict[str, Own]:
+    """The user's own arms, or probes, of a study, by the entries that it was begun with.
 
     **Arguments:**
 
-    - `entries`: where they are now, in their order; a study's record is never imported.
+    - `field`: "arms" or "probes".
+    - `entries`: where they are now, in their order; what a record names is never imported.
 
     **Raises:** `UsageError` where there are not as many as there were.
     """
-    begun = own_entries(record.config.arms)
+    begun = own_entries(getattr(record.config, field))
     given = own_entries(entries)
     if given and not begun:
         raise UsageError(
-            f"arms: got {' '.join(given)}, but this study has no arms of your own; leave it out."
+            f"{field}: got {' '.join(given)}, but this study has no {field} of your own; leave it "
+            f"out."
         )
     if len(given) != len(begun):
         raise UsageError(
-            f"arms: this study was begun with {' '.join(begun)}; give that again with --arms."
+            f"{field}: this study was begun with {' '.join(begun)}; give that again with --{field}."
         )
-    found = load_arms(given)
+    found = load_own(field, given)
     return {entry: found[now]._replace(entry=entry) for entry, now in zip(begun, given)}
 
 
@@ -58,8 +60,8 @@ def require_same_data(study: Study, record: store.Record, out: Path):
         )
 
 
-def require_same_arms(own: Mapping[str, str], record: store.Record, out: Path):
-    """Raise `UsageError` unless the user's own arms are of the files that the study began with.
+def require_same_files(own: Mapping[str, str], record: store.Record, out: Path):
+    """Raise `UsageError` unless what is the user's own is of the files that the study began with.
 
     **Arguments:**
 
@@ -70,7 +72,7 @@ def require_same_arms(own: Mapping[str, str], record: store.Record, out: Path):
         if begun.get(entry, digest) != digest:
             file = entry.rpartition(":")[0]
             raise UsageError(
-                f"arms: {file} has changed since {out} was begun (its digest differs); restore it."
+                f"{file} has changed since {out} was begun (its digest differs); restore it."
             )
 
 

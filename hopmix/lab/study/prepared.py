@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 
@@ -10,7 +10,15 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.data import study_data
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.families.own import Own, arms_of, check_arms, digests, load_arms
+from hopmix.lab.families.own import (
+    Own,
+    arms_of,
+    check_arms,
+    digests,
+    items_of,
+    load_own,
+    own_entries,
+)
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.probes.probe import AbstractProbe
 from hopmix.lab.study.arms import make_arms
@@ -98,7 +106,6 @@ def prepare(
     config: StudyConfig,
     own: Mapping[str, Own] | None = None,
     data: study_data.Data | None = None,
-    probes: Sequence[AbstractProbe] = (),
 ) -> Study:
     """Load the data and lay out arms and programs.
 
@@ -106,12 +113,11 @@ def prepare(
 
     - `own`: what the entries of the user's own give, by entry; by default their files are run.
     - `data`: by default what the configuration names.
-    - `probes`: what is measured beside what every study measures.
 
     **Raises:** `UsageError` for what does not fit together.
     """
     if own is None:
-        own = load_arms(config.arms)
+        own = load_own("arms", config.arms) | load_own("probes", config.probes)
     if data is None:
         data = study_data.load_for(config)
     if config.batch > len(data.train):
@@ -120,8 +126,8 @@ def prepare(
             f"give fewer."
         )
     arms = make_arms(config, *shape_of(data), own)
-    for one in own.values():
-        check_arms(arms_of(one, *shape_of(data)), *shape_of(data))
+    for entry in own_entries(config.arms):
+        check_arms(arms_of(own[entry], *shape_of(data)), *shape_of(data))
     need_memory(config, arms)
     dataset = make_dataset(data)
     # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
@@ -130,8 +136,15 @@ def prepare(
     )
     task = make_task(config, dataset.image)
     populations = populations_of(config, task, arms, dataset)
-    evaluator = Evaluator(config, task, with_probes(probes))
+    evaluator = Evaluator(config, task, with_probes(_probes(config, own)))
     return Study(config, data, arms, task, dataset, populations, evaluator, digests(own))
+
+
+def _probes(config: StudyConfig, own: Mapping[str, Own]) -> list[AbstractProbe]:
+    """The user's own probes; none where what they measured is not asked for again."""
+    given = [own[entry] for entry in config.probes if entry in own]
+    name = "AbstractModelProbe or AbstractCouplingProbe of hopmix.lab.probes"
+    return [probe for one in given for probe in items_of("probes", one, AbstractProbe, name)]
 
 
 def shape_of(data: study_data.Data) -> tuple[tuple[int, int, int], int]:

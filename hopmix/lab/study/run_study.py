@@ -9,7 +9,7 @@ from typing import Any
 from hopmix.lab import store
 from hopmix.lab.config import GIVEN, StudyConfig
 from hopmix.lab.data import study_data
-from hopmix.lab.families.own import IN_PYTHON, Arms, Own
+from hopmix.lab.families.own import IN_PYTHON, Arms, Own, load_own
 from hopmix.lab.probes.probe import AbstractProbe
 from hopmix.lab.runtime.interrupts import Interrupted
 from hopmix.lab.store.run import Run, open_run
@@ -57,17 +57,27 @@ def run_study(
     `KeyboardInterrupt` after Ctrl-C, once all finished intervals are saved.
     """
     out = Path(out)
-    own = None
-    if arms is not None:
-        config = dataclasses.replace(config, arms=(IN_PYTHON,))
-        own = {IN_PYTHON: Own(IN_PYTHON, arms)}
+    config, own = _own(config, {"arms": arms, "probes": probes or None})
     config, loaded = _data_for(config, data)
     store.require_folder("out", out)
     with store.only_writer(out):
         begun = store.open_study(out, config, resume=resume)
-        study = lab_study.prepare(config, own, loaded, probes)
+        study = lab_study.prepare(config, own, loaded)
         _train(study, out, begun, on_progress, log)
     return open_run(out)
+
+
+def _own(config: StudyConfig, given: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Own]]:
+    """What is the user's own: as it is given, or from the files that the configuration names."""
+    own = {}
+    for field, value in given.items():
+        if value is None:
+            own |= load_own(field, getattr(config, field))
+        else:
+            entry = IN_PYTHON[field]
+            config = dataclasses.replace(config, **{field: (entry,)})
+            own[entry] = Own(entry, value)
+    return config, own
 
 
 def _data_for(

@@ -20,7 +20,7 @@ from hopmix.lab.families.arm import Arm
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
-from hopmix.lab.study.continued import data_path, require_same_arms, require_same_data
+from hopmix.lab.study.continued import data_path, require_same_data, require_same_files
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.interval import advance, compile_all
 from hopmix.lab.study.prepared import Study as Study
@@ -81,7 +81,7 @@ def run(
     if resume:
         record = store.read_record(out)
         require_same_data(study, record, out)
-        require_same_arms(study.own, record, out)
+        require_same_files(study.own, record, out)
         ended = store.finished_results(out, record, lambda sentence: None)
         if ended is not None:
             if study.config.data != record.data_path:

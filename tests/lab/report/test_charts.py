@@ -38,7 +38,7 @@ def test_numbers_come_back_from_a_typed_array():
 
 
 def test_plotly_accepts_every_figure_with_every_choice(run):
-    for name, chart in page._charts(run).items():
+    for name, chart in page._charts(run, page.REPORT).items():
         for panel, choices in chart.panels.items():
             for key, change in choices.items():
                 plain = chart.figure.to_plotly_json()
@@ -153,9 +153,10 @@ def test_every_other_curve_can_be_chosen(run):
 
 
 def test_frames_on_the_page_are_panels_of_charts(run, tmp_path):
-    stills = dict.fromkeys([name for name, _ in page._figures(run)], "data:,")
-    text = page._report_page(run, stills)
-    made = page._charts(run)
+    figures = page._figures(run, (*page.REPORT, *page.SYMMETRY))
+    stills = dict.fromkeys([name for name, _ in figures], "data:,")
+    text = page._report_page(run, page.REPORT, stills)
+    made = page._charts(run, page.REPORT)
     frames = text.split('class="plot"')[1:]
     assert len(frames) > 10
     for frame in frames:
@@ -169,7 +170,7 @@ def test_names_are_shown_as_they_are_and_end_no_script(tmp_path):
     hostile = "<b>%{y}</script>"
     arms = [Arm(hostile, "ParaMixer", "free", None, 10, 0.9, (1.0, 1.0)), broken(1e-3)]
     run = read_run(small_run(tmp_path, *arms))
-    text = charts.payload(run, page._charts(run))
+    text = charts.payload(run, page._charts(run, page.REPORT))
     assert "<" not in text
     assert json.loads(text)["arms"][0]["name"] == hostile
     traces = [one for chart in json.loads(text)["charts"].values() for one in chart["data"]]

@@ -234,7 +234,7 @@ def small(tmp_path, monkeypatch):
 
     named = page._figures
     monkeypatch.setattr(
-        page, "_figures", lambda run: [(name, lambda: None) for name, _ in named(run)]
+        page, "_figures", lambda *given: [(name, lambda: None) for name, _ in named(*given)]
     )
     monkeypatch.setattr(page, "save_figure", save)
     path = small_run(tmp_path, FREE, broken(0.1))

@@ -100,4 +100,4 @@ def _table_note(run: Run, results: Sequence[ArmResult], split: str) -> str:
     return note
 
 
-SECTION = Section("accuracy", "Accuracy", body)
+SECTION = Section("accuracy", "Accuracy", body, of_studies=True)

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.data import weight_pairs
 from hopmix.lab.report.section import NamedFigures, Section, Stills
@@ -34,10 +35,10 @@ def body(run: Run, stills: Stills) -> str:
         )
     folded = [
         html.fold(
-            f"Block {block}, {branch} mixing",
+            f"Block {block}, {branch_label(branch)}",
             html.picture(
                 stills[f"alignment_{block}_{branch}"],
-                f"Aligned weights of block {block}, {branch} mixing",
+                f"Aligned weights of block {block}, {branch_label(branch)}",
             ),
             opened=index == 0,
         )

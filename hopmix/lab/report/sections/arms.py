@@ -24,4 +24,4 @@ def arm_definitions(kinds: Mapping[str, str]) -> str:
     return f'<dl class="definitions">\n{items}\n</dl>{pairing}'
 
 
-SECTION = Section("arms", "The arms", body)
+SECTION = Section("arms", "The arms", body, of_studies=True)

@@ -5,6 +5,7 @@ from html import escape
 import numpy as np
 import xarray as xr
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import Chart, curve_change, curve_figure, over_seeds, thin_steps
 from hopmix.lab.report.data import has_values
@@ -40,17 +41,20 @@ def charts(run: Run) -> dict[str, Chart]:
     shown = indices(run)
     if not shown:
         return {}
-    panels = {_panel(*place): {} for place in np.ndindex(*_grid(metrics))}
+    places = _places(metrics, shown)
+    panels = {_panel(*place): {} for place in places}
     for one in shown:
         drawn = over_seeds(metrics[one.name])
-        for place in np.ndindex(*_grid(metrics)):
+        for place in places:
             change = curve_change(drawn.at(*place), one, frame=drawn.values)
             panels[_panel(*place)][one.name] = change
     return {"asymmetry": Chart(curve_figure(run, metrics), panels)}
 
 
-def _grid(metrics: xr.Dataset) -> tuple[int, int]:
-    return metrics.block.size, metrics.branch.size
+def _places(metrics: xr.Dataset, shown: list[Quantity]) -> list[tuple[int, int]]:
+    """The blocks and branches, by number, at which some model has a coupling."""
+    has_any = metrics[shown[0].name].notnull().any(("arm", "seed", "step"))
+    return [(int(block), int(branch)) for block, branch in np.argwhere(has_any.values)]
 
 
 def _panel(block: int, branch: int) -> str:
@@ -68,7 +72,7 @@ def body(run: Run, stills: Stills) -> str:
         _groups(run.metrics),
     )
     columns = min(SLOTS, run.metrics.block.size)
-    charts = html.charts(_frames(run.metrics), columns)
+    charts = html.charts(_frames(run.metrics, shown), columns)
     return _WORDS + html.band_note(run) + html.LEGEND + controls + charts + _stills(shown, stills)
 
 
@@ -83,8 +87,10 @@ def _groups(metrics: xr.Dataset) -> str:
     return html.select("group", "Blocks", named)
 
 
-def _frames(metrics: xr.Dataset) -> list[str]:
-    blocks, branches = _grid(metrics)
+def _frames(metrics: xr.Dataset, shown: list[Quantity]) -> list[str]:
+    places = _places(metrics, shown)
+    blocks = metrics.block.size
+    branches = metrics.branch.size
     several = blocks > SLOTS
     return [
         html.chart(
@@ -100,12 +106,13 @@ def _frames(metrics: xr.Dataset) -> list[str]:
         for start in range(0, blocks, SLOTS)
         for branch in range(branches)
         for block in range(start, min(start + SLOTS, blocks))
+        if (block, branch) in places
     ]
 
 
 def _caption(metrics: xr.Dataset, block: int, branch: int) -> str:
-    name = escape(str(metrics.branch.values[branch]))
-    return f"Block {metrics.block.values[block]}, {name} mixing"
+    name = escape(branch_label(str(metrics.branch.values[branch])))
+    return f"Block {metrics.block.values[block]}, {name}"
 
 
 def _stills(shown: list[Quantity], stills: Stills) -> str:

@@ -57,4 +57,4 @@ def _count(value: object) -> int:
     return 0
 
 
-SECTION = Section("data", "The data", body)
+SECTION = Section("data", "The data", body, of_studies=True)

@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import (
     Change,
@@ -28,8 +29,8 @@ from hopmix.symmetry.quantities import Quantity
 _GAP = 0.4  # rows between the branches
 _SIGNED = ["#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f"]
 _WORDS = (
-    "<p>Each row of a map is a block, its colour the mean over seeds; token mixing above, channel "
-    "mixing below. Grey is what was not measured, or has no logarithm where the scale has powers "
+    "<p>Each row of a map is a block, its colour the mean over seeds; the branches one below the "
+    "other. Grey is what was not measured, or has no logarithm where the scale has powers "
     "of ten.</p>"
 )
 
@@ -59,7 +60,7 @@ def _figure(metrics: xr.Dataset) -> go.Figure:
     places = np.arange(blocks.size)
     maps = []
     for index, branch in enumerate(metrics.branch.values):
-        hover = f"{literal(str(branch))} mixing, block %{{customdata}}<br>step %{{x:,}}: "
+        hover = f"{literal(branch_label(str(branch)))}, block %{{customdata}}<br>step %{{x:,}}: "
         trace = go.Heatmap(
             y=_places(places, index, blocks.size),
             coloraxis="coloraxis",

@@ -3,6 +3,7 @@
 from functools import partial
 from html import escape
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.section import NamedFigures, Section, Stills
 from hopmix.lab.store.run import Run
@@ -26,9 +27,10 @@ def figures(run: Run) -> NamedFigures:
 def body(run: Run, stills: Stills) -> str:
     """A picture per branch of the last block."""
     shown = [
-        f"<h3>Block {block}, {escape(branch)} mixing</h3>"
+        f"<h3>Block {block}, {escape(branch_label(branch))}</h3>"
         + html.picture(
-            stills[f"spectra_{block}_{branch}"], f"Eigenvalues of block {block}, {branch} mixing"
+            stills[f"spectra_{block}_{branch}"],
+            f"Eigenvalues of block {block}, {branch_label(branch)}",
         )
         for block, branch in _spectra(run)
     ]

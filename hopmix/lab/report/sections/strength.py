@@ -153,4 +153,5 @@ SECTION = Section(
     figures,
     charts,
     menu="Accuracy against λ",
+    of_studies=True,
 )

@@ -8,7 +8,7 @@ import numpy as np
 from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.report import words
 from hopmix.lab.report.data import ArmResult, arm_results
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, Stills, is_recorded
 from hopmix.lab.statistics import Summary
 from hopmix.lab.store.run import Run
 
@@ -23,6 +23,8 @@ def body(run: Run, stills: Stills) -> str:
 
 def summary(run: Run, results: Sequence[ArmResult]) -> str:
     """One paragraph of HTML in plain words, every statement taken from the numbers of the run."""
+    if is_recorded(run):
+        return _recorded(run)
     sentences = [
         _setting(run),
         _progress(run),
@@ -33,6 +35,18 @@ def summary(run: Run, results: Sequence[ArmResult]) -> str:
         _losses(results),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _recorded(run: Run) -> str:
+    breaking = run.metrics.relative_breaking.mean(("arm", "seed", "block", "branch"))
+    begun = f"{float(breaking.isel(step=0)):.2g}"
+    ended = f"{float(breaking.isel(step=-1)):.2g}"
+    return (
+        f"{escape(run.arms[0])} was recorded {run.metrics.step.size} times, from step "
+        f"{int(run.metrics.step.values[0]):,} to step {run.last_step:,}: the relative breaking (0 "
+        f"when tied, about 1 for unrelated weights) went from {begun} to {ended}, the mean over "
+        f"its couplings."
+    )
 
 
 def _setting(run: Run) -> str:

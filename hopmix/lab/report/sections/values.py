@@ -1,16 +1,19 @@
 """Final values: each index per arm beside what it is for unrelated weights."""
 
+import dataclasses
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 import xarray as xr
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html, words
 from hopmix.lab.report.data import coupling_sizes, has_values, last_measured
 from hopmix.lab.report.section import Section, Stills
 from hopmix.lab.statistics import summarise
 from hopmix.lab.store.run import Run
-from hopmix.plot.style import arm_styles
+from hopmix.plot.style import ArmStyle, arm_styles
 from hopmix.plot.unrelated import null
 from hopmix.symmetry.quantities import ASYMMETRY, FIELDS, SPECTRUM, Quantity
 
@@ -37,18 +40,30 @@ def body(run: Run, stills: Stills) -> str:
 def final_values(run: Run, sizes: xr.Dataset | None) -> str:
     """A table per branch, and one of whole blocks: mean and error per arm, null value, and z."""
     parts = []
-    for branch in run.metrics.branch.values:
-        rows = [_row(run, one, str(branch), sizes) for one in _leading_first()]
-        heading = _heading(str(branch), sizes)
-        parts.append(heading + _table(run, f"{branch} mixing", rows, with_null=sizes is not None))
+    styles = arm_styles(run.metrics)
+    for branch in map(str, run.metrics.branch.values):
+        some = _with_branch(run, branch)
+        own = None if sizes is None else sizes.sel(arm=some.arms)
+        rows = [_row(some, one, branch, own) for one in _leading_first()]
+        table = _table(some, styles, branch_label(branch), rows, with_null=own is not None)
+        parts.append(_heading(branch, own) + table)
     whole = [_row(run, one, None, None) for one in FIELDS if has_values(run.metrics, one.name)]
     if whole:
-        table = _table(run, "Whole blocks", whole, with_null=False)
+        table = _table(run, styles, "Whole blocks", whole, with_null=False)
         parts.append("<h3>Whole blocks</h3>" + table)
     if sizes is None:
         told = "The sizes of the couplings are not known here, so there are no null values."
         parts.append(html.missing(told))
     return "\n".join(parts)
+
+
+def _with_branch(run: Run, branch: str) -> Run:
+    """A run with those of its arms alone that have a branch; all of them where none has."""
+    values = run.metrics[ASYMMETRY[0].name].sel(branch=branch)
+    has_any = values.notnull().any([dim for dim in values.dims if dim != "arm"])
+    if not has_any.any():
+        return run
+    return dataclasses.replace(run, metrics=run.metrics.isel(arm=np.flatnonzero(has_any)))
 
 
 def _leading_first() -> list[Quantity]:
@@ -59,17 +74,19 @@ def _leading_first() -> list[Quantity]:
 
 def _heading(branch: str, sizes: xr.Dataset | None) -> str:
     if sizes is None:
-        return f"<h3>{escape(branch.capitalize())} mixing</h3>"
+        return f"<h3>{escape(branch_label(branch).capitalize())}</h3>"
     first = sizes.sel(branch=branch).isel(arm=0)
     units = f"{int(first.visible)} visible, {int(first.hidden)} hidden units"
-    return f"<h3>{escape(branch.capitalize())} mixing <small>{units}</small></h3>"
+    return f"<h3>{escape(branch_label(branch).capitalize())} <small>{units}</small></h3>"
 
 
-def _table(run: Run, label: str, rows: list[str], *, with_null: bool) -> str:
+def _table(
+    run: Run, styles: Mapping[str, ArmStyle], label: str, rows: list[str], *, with_null: bool
+) -> str:
     arms = "".join(
-        f'<th scope="col">{html.swatch(style.colour)}{escape(name)}'
+        f'<th scope="col">{html.swatch(styles[name].colour)}{escape(name)}'
         f'<span class="sub">n = {_alive(run, name)}</span></th>'
-        for name, style in arm_styles(run.metrics).items()
+        for name in run.arms
     )
     unrelated = '<th scope="col">Unrelated<span class="sub">mean ± sd</span></th>' * with_null
     head = f'<th scope="col" class="words">Index</th>{unrelated}{arms}'

@@ -7,6 +7,7 @@ from html import escape
 
 import xarray as xr
 
+from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.data import weight_pairs
 from hopmix.lab.report.section import NamedFigures, Section, Stills
@@ -68,7 +69,7 @@ def _weight_group(block: int, branch: str, arms: Mapping[str, xr.DataArray], ope
         f'<span class="head">{part}</span>' for part in first.part.values
     )
     rows = "\n".join(
-        _weight_row(name, picture, f"block {block}, {branch} mixing", limit)
+        _weight_row(name, picture, f"block {block}, {branch_label(branch)}", limit)
         for name, picture in arms.items()
     )
     scale = (
@@ -76,7 +77,7 @@ def _weight_group(block: int, branch: str, arms: Mapping[str, xr.DataArray], ope
     )
     grid = f'<div class="weights">{heads}\n{rows}</div>'
     body = scale + grid + _crop_note(arms)
-    return html.fold(f"Block {block}, {branch} mixing", body, opened=opened)
+    return html.fold(f"Block {block}, {branch_label(branch)}", body, opened=opened)
 
 
 def _weight_row(name: str, picture: xr.DataArray, place: str, limit: float) -> str:
@@ -99,4 +100,4 @@ def _crop_note(arms: Mapping[str, xr.DataArray]) -> str:
     return f'<p class="note">Of larger matrices {shown}.</p>'
 
 
-SECTION = Section("weights", "Weights", body, figures)
+SECTION = Section("weights", "Weights", body, figures, of_studies=True)
