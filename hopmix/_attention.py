@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from hopmix._assumptions import Assumption
-from hopmix._dtypes import need_floats
-from hopmix._norms import (
+from hopmix._numerics.dtypes import need_floats
+from hopmix._numerics.norms import (
     NOTHING,
     UNKNOWN,
     Disc,

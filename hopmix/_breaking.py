@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import in_own_units, norm, root, working
+from hopmix._numerics.magnitude import in_own_units, norm, root, working
 from hopmix._types import Scalar
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._assumptions import Assumption
-from hopmix._norms import matrix_norm
+from hopmix._numerics.norms import matrix_norm
 from hopmix._synapse import (
     AbstractCoupled,
     AbstractSynapse,

@@ -19,7 +19,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._dtypes import need_floats
+from hopmix._numerics.dtypes import need_floats
 from hopmix._types import PRNGKey, Scalar
 
 Breaking = Literal["zeros", "xavier"]

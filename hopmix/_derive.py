@@ -23,10 +23,10 @@ import jax.random as jr
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import cast, need_floats, solver_dtype
-from hopmix._implicit import SWEEPS, fixed_point
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._rounding import state_magnitude, total
+from hopmix._numerics.dtypes import cast, need_floats, solver_dtype
+from hopmix._numerics.implicit import SWEEPS, fixed_point
+from hopmix._numerics.rounding import state_magnitude, total
 from hopmix._system import AbstractSystem
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
 

@@ -18,9 +18,9 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from hopmix._dtypes import cast, solver_dtype, widened
-from hopmix._implicit import implicit_root, spoil
-from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
+from hopmix._numerics.dtypes import cast, solver_dtype, widened
+from hopmix._numerics.implicit import implicit_root, spoil
+from hopmix._numerics.rounding import allowed_rise, energy_magnitude, is_rounding
 from hopmix._system import AbstractSystem, move
 from hopmix._types import Layer, Scalar, State
 

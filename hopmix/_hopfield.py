@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._assumptions import Assumption, is_known
-from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._norms import Disc, between
+from hopmix._numerics.dtypes import need_floats
+from hopmix._numerics.norms import Disc, between
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer, Scalar
 

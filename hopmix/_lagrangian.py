@@ -21,9 +21,9 @@ import jax.scipy.special as jsp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from hopmix._dtypes import make_of_floats, need_floats, of_floats
-from hopmix._norms import UNKNOWN, Disc
-from hopmix._special import (
+from hopmix._numerics.dtypes import make_of_floats, need_floats, of_floats
+from hopmix._numerics.norms import UNKNOWN, Disc
+from hopmix._numerics.special import (
     SATURATED,
     Wide,
     add,
@@ -195,8 +195,8 @@ class AbstractLagrangian(eqx.Module):
         return False
 
     def softness(self, x: np.ndarray) -> float:
-        """The least softness of its groups at a state (`hopmix._softness`); 0 where none is
-        known.
+        """The least softness of its groups at a state (`hopmix._certificate.softness`); 0 where
+        none is known.
         """
         del x
         return 0.0

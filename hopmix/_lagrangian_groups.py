@@ -16,7 +16,6 @@ import jax.scipy.special as jsp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from hopmix._dtypes import need_floats, widened
 from hopmix._lagrangian import (
     AbstractLagrangian,
     AbstractTempered,
@@ -25,8 +24,9 @@ from hopmix._lagrangian import (
     need_number,
     spread,
 )
-from hopmix._norms import Disc, between, largest_row
-from hopmix._special import Wide, difference_of_logarithms, in_single, log1p_gap, wide
+from hopmix._numerics.dtypes import need_floats, widened
+from hopmix._numerics.norms import Disc, between, largest_row
+from hopmix._numerics.special import Wide, difference_of_logarithms, in_single, log1p_gap, wide
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Axes = tuple[int, ...] | None

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import need_floats, need_mask
 from hopmix._lagrangian import AbstractLagrangian, spread
-from hopmix._rounding import state_magnitude, total
+from hopmix._numerics.dtypes import need_floats, need_mask
+from hopmix._numerics.rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
 from hopmix._system import AbstractSystem
 from hopmix._types import Energy, Layer, PRNGKey, Scalar, State

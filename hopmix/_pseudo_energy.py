@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential
-from hopmix._dtypes import need_floats
 from hopmix._dynamics import velocity
 from hopmix._memory import Affine
+from hopmix._numerics.dtypes import need_floats
 from hopmix._types import Layer, Scalar
 
 Tree = TypeVar("Tree")

@@ -41,7 +41,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import root, working
+from hopmix._numerics.magnitude import root, working
 from hopmix._spectrum import singular_frames, thin_qr
 from hopmix._symmetry import Units, measure_asymmetry, units_of
 from hopmix._types import PRNGKey, Scalar

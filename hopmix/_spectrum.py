@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import largest
+from hopmix._numerics.magnitude import largest
 from hopmix._symmetry import Units, moments, shared, units_of
 from hopmix._types import Scalar
 

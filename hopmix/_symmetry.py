@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import Rows, in_own_units, largest, norm, root, working
+from hopmix._numerics.magnitude import Rows, in_own_units, largest, norm, root, working
 from hopmix._types import Scalar
 
 Up = Float[Array, "hidden visible"]

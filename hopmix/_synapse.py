@@ -28,11 +28,11 @@ from jaxtyping import Array, Float
 
 from hopmix._assumptions import Assumption, is_known
 from hopmix._coupling import Coupling
-from hopmix._dtypes import make_of_floats, need_floats, of_floats
 from hopmix._lagrangian import AbstractLagrangian, spread
-from hopmix._norms import NOTHING, UNKNOWN, Disc, matrix_norm
-from hopmix._rounding import state_magnitude
-from hopmix._smooth import is_smooth
+from hopmix._numerics.dtypes import make_of_floats, need_floats, of_floats
+from hopmix._numerics.norms import NOTHING, UNKNOWN, Disc, matrix_norm
+from hopmix._numerics.rounding import state_magnitude
+from hopmix._numerics.smooth import is_smooth
 from hopmix._types import Energy, Layer, Scalar
 
 Activations: TypeAlias = tuple[Any, ...]

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._magnitude import largest, root, working
+from hopmix._numerics.dtypes import need_floats
+from hopmix._numerics.magnitude import largest, root, working
 from hopmix._types import Layer, PRNGKey, Scalar
 
 Field: TypeAlias = Callable[[Layer], Layer]

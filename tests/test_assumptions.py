@@ -270,24 +270,25 @@ def test_what_is_made_of_a_foreign_part_is_not_known(getkey):
 CORE = Path(inspect.getfile(hopmix)).parent
 
 
+ROOMS = ("_*.py", "_*/*.py", "symmetry/*.py", "retrieval/*.py")
+
+
 def places(name: str) -> set[str]:
-    """The modules of the core, beside the list of public names, whose code speaks of a class."""
+    """The modules of the core, beside lists of names, whose code speaks of a class."""
     found = set()
-    for path in CORE.glob("_*.py"):
-        names = {
-            node.id for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name)
-        }
-        names |= {
-            node.name
-            for node in ast.walk(ast.parse(path.read_bytes()))
-            if isinstance(node, ast.ClassDef)
-        }
+    for path in (path for pattern in ROOMS for path in CORE.glob(pattern)):
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.name for node in nodes if isinstance(node, ast.ClassDef)}
         if path.stem != "__init__" and name in names:
-            found.add(path.stem)
+            found.add(".".join(path.relative_to(CORE).with_suffix("").parts))
     return found
 
 
-ABOUT_ONE_TYPE = {"HopfieldMemory": {"_binary", "_retrieval"}, "Gained": {"_conservative_form"}}
+ABOUT_ONE_TYPE = {
+    "HopfieldMemory": {"_binary", "_retrieval"},
+    "Gained": {"_certificate.conservative_form"},
+}
 """Functions that are about one type, and make or take it."""
 
 

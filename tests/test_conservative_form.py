@@ -37,7 +37,7 @@ from hopmix import (
     descend,
     radial_energy,
 )
-from hopmix._conservative_form import conservative_form, ties_of
+from hopmix._certificate.conservative_form import conservative_form, ties_of
 from hopmix._gained import Gained
 
 GAINS = jnp.asarray([0.5, 2.0, 3.0])

@@ -43,7 +43,7 @@ from hopmix import (
     derive_block,
     with_tied_weights,
 )
-from hopmix import _small_breaking as small
+from hopmix._certificate import small_breaking as small
 from hopmix.claims.c16_small_breaking import break_by, draw, find_rest
 
 TOKENS = 3

@@ -27,7 +27,7 @@ from hopmix import (
     symmetry_score,
     unit_cosines,
 )
-from hopmix._magnitude import working
+from hopmix._numerics.magnitude import working
 
 SIZES = ((6, 4), (4, 6), (5, 5))
 sizes = pytest.mark.parametrize("visible, hidden", SIZES)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._dtypes import widened
-from hopmix._rounding import energy_magnitude, rounding_unit, state_magnitude
+from hopmix._numerics.dtypes import widened
+from hopmix._numerics.rounding import energy_magnitude, rounding_unit, state_magnitude
 from hopmix._system import AbstractSystem
 from hopmix.testing._show import show_numbers, show_state
 

@@ -19,7 +19,6 @@ from jaxtyping import Array
 from hopmix._attention import Attention
 from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._dtypes import precision_of
 from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import (
     GELU,
@@ -40,6 +39,7 @@ from hopmix._lagrangian_groups import (
     SphericalNorm,
 )
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._numerics.dtypes import precision_of
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
 from hopmix._system import AbstractSystem
 

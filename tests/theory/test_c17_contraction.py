@@ -43,7 +43,7 @@ from hopmix import (
     settle,
 )
 from hopmix._attention import attention_disc
-from hopmix._contraction import force_disc, own_disc, step_lipschitz
+from hopmix._certificate.contraction import force_disc, own_disc, step_lipschitz
 from hopmix.claims import c17_contraction as c17
 
 

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import Rows, largest
+from hopmix._numerics.magnitude import Rows, largest
 from hopmix._significance import Pairing, Significance, compare, directed_pairing, polar
 from hopmix._symmetry import Units, units_of
 from hopmix._types import PRNGKey, Scalar

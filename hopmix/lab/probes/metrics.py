@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, SerialBlock
+from hopmix._numerics.rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._pseudo_energy import descent_margin, power
-from hopmix._rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._spectrum import eigenvalues
 from hopmix._tree import couplings
 from hopmix._types import Energy, Layer, PRNGKey, Scalar

@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from hopmix._coupling import Coupling
-from hopmix._dtypes import cast
+from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.config import StudyConfig

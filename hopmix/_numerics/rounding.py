@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import widened
+from hopmix._numerics.dtypes import widened
 from hopmix._types import Energy, Scalar
 
 ROUNDINGS = 8

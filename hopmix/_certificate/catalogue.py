@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 
 from hopmix._assumptions import is_known, is_of_core
-from hopmix._dtypes import precision_of, solver_dtype
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._smooth import is_finite
+from hopmix._numerics.dtypes import precision_of, solver_dtype
+from hopmix._numerics.smooth import is_finite
 from hopmix._synapse import AbstractSynapse
 
 

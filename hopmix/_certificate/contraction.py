@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hopmix._assumptions import is_known
-from hopmix._catalogue import foreign_parts, not_finite
-from hopmix._concavity import largest_gain
-from hopmix._conservative_form import Joint, joints
+from hopmix._certificate.catalogue import foreign_parts, not_finite
+from hopmix._certificate.concavity import largest_gain
+from hopmix._certificate.conservative_form import Joint, joints
 from hopmix._derive import Block, Potential
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._norms import NOTHING, UNKNOWN, Disc, between, largest_row
+from hopmix._numerics.norms import NOTHING, UNKNOWN, Disc, between, largest_row
 from hopmix._synapse import AbstractSynapse, is_known_constant
 
 

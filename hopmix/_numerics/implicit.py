@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from hopmix._dtypes import solver_dtype
+from hopmix._numerics.dtypes import solver_dtype
 from hopmix._types import Scalar
 
 Vector = Float[Array, " n"]

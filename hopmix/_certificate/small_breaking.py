@@ -26,9 +26,9 @@ from jaxtyping import Array
 
 from hopmix._assumptions import is_known
 from hopmix._derive import Block
-from hopmix._dtypes import need_floats
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._norms import matrix_norm
+from hopmix._numerics.dtypes import need_floats
+from hopmix._numerics.norms import matrix_norm
 from hopmix._pseudo_energy import with_tied_weights
 from hopmix._synapse import is_known_constant
 from hopmix._system import AbstractSystem

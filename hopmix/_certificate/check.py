@@ -9,8 +9,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._dtypes import need_floats
-from hopmix._rounding import rounding_unit, step_magnitudes
+from hopmix._numerics.dtypes import need_floats
+from hopmix._numerics.rounding import rounding_unit, step_magnitudes
 from hopmix._system import AbstractSystem
 from hopmix._types import PRNGKey
 

@@ -16,12 +16,10 @@ import math
 from typing import Any
 
 from hopmix._assumptions import Assumption
-from hopmix._check import Check, check_descent, draw_states
-from hopmix._concavity import concavity_bound
-from hopmix._conservative_form import Ties, conservative_form, ties_of
-from hopmix._derive import Block
-from hopmix._dtypes import need_floats
-from hopmix._flow_assumptions import (
+from hopmix._certificate.check import Check, check_descent, draw_states
+from hopmix._certificate.concavity import concavity_bound
+from hopmix._certificate.conservative_form import Ties, conservative_form, ties_of
+from hopmix._certificate.flow import (
     conservative_affine,
     conservative_synapse,
     continuous,
@@ -32,9 +30,11 @@ from hopmix._flow_assumptions import (
     sound,
     tied_couplings,
 )
+from hopmix._certificate.small_breaking import BreakingBound, breaking_bound
+from hopmix._certificate.softness import safe_step
+from hopmix._derive import Block
 from hopmix._memory import AssociativeMemory
-from hopmix._small_breaking import BreakingBound, breaking_bound
-from hopmix._softness import safe_step
+from hopmix._numerics.dtypes import need_floats
 from hopmix._system import AbstractSystem
 from hopmix._types import Layer, PRNGKey, Scalar
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from hopmix._dtypes import cast, solver_dtype
+from hopmix._numerics.dtypes import cast, solver_dtype
 
 SMOOTH = {
     *("add", "sub", "mul", "neg", "integer_pow", "square", "dot_general", "reduce_sum", "add_any"),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jsp
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import widened
+from hopmix._numerics.dtypes import widened
 from hopmix._types import Layer, Scalar, ScalarLike
 
 SERIES = 15

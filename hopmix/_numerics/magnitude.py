@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hopmix._dtypes import need_floats, widened
+from hopmix._numerics.dtypes import need_floats, widened
 from hopmix._types import Scalar
 
 
