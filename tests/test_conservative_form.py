@@ -38,7 +38,7 @@ from hopmix import (
     radial_energy,
 )
 from hopmix._certificate.conservative_form import conservative_form, ties_of
-from hopmix._gained import Gained
+from hopmix._lagrangian.gained import Gained
 
 GAINS = jnp.asarray([0.5, 2.0, 3.0])
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from hopmix._assumptions import is_known
 from hopmix._coupling import Coupling
-from hopmix._gained import Gained
 from hopmix._lagrangian import AbstractLagrangian
+from hopmix._lagrangian.gained import Gained
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractCoupled, is_known_constant
 from hopmix._system import AbstractSystem

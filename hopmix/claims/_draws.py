@@ -14,8 +14,20 @@ from hopmix._attention import Attention
 from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
 from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._lagrangian import (
+    AbstractLagrangian,
+    Entmax,
+    Exponential,
+    GhostMax,
+    LayerNorm,
+    Quadratic,
+    ReLU,
+    RePU,
+    Sigmoid,
+    Softmax,
+    SphericalNorm,
+    Tanh,
+)
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse
 from hopmix._tree import trainable

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Potential, derive_block, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Tanh
-from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, SphericalNorm, Tanh
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike

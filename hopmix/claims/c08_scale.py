@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, Potential, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm
 from hopmix._memory import Affine, Neurons
 from hopmix._types import PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, where_it_fails

@@ -17,8 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from hopmix._derive import Block, SerialBlock, derive_block
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix._vector_field import field_asymmetry

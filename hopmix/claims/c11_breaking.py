@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 
 from hopmix._breaking import breaking_rate, breaking_velocity, unit_balance
 from hopmix._coupling import Coupling
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Sum, Tanh
-from hopmix._lagrangian_groups import Softmax
+from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Softmax, Sum, Tanh
 from hopmix._symmetry import measure_asymmetry
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement

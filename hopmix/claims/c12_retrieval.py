@@ -17,8 +17,7 @@ from jaxtyping import Array, Bool, Float, Int8
 
 from hopmix._binary import update_all
 from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Quadratic, RePU
-from hopmix._lagrangian_groups import LogSumReLU, Softmax
+from hopmix._lagrangian import AbstractLagrangian, LogSumReLU, Quadratic, RePU, Softmax
 from hopmix._retrieval import bit_error, capacity, retrieval_bound, retrieval_failure, retrieve
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share

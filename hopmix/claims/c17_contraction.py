@@ -22,8 +22,19 @@ from hopmix._attention import Attention, attention_disc
 from hopmix._certificate.contraction import contraction_rate, step_lipschitz
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, derive_block, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Sigmoid, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._lagrangian import (
+    GELU,
+    AbstractLagrangian,
+    Entmax,
+    GhostMax,
+    LayerNorm,
+    Quadratic,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SphericalNorm,
+    Tanh,
+)
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import ChannelMixing, Dense
 from hopmix._types import Layer, PRNGKey, Scalar

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Breaking, Coupling
 from hopmix._derive import Block, SerialBlock, derive_block
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
 from hopmix._tree import couplings

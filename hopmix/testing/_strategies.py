@@ -23,20 +23,18 @@ from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import (
     GELU,
     AbstractLagrangian,
+    Entmax,
     Exponential,
+    GhostMax,
+    LayerNorm,
+    LogSumReLU,
     Quadratic,
     ReLU,
     RePU,
     Sigmoid,
-    Tanh,
-)
-from hopmix._lagrangian_groups import (
-    Entmax,
-    GhostMax,
-    LayerNorm,
-    LogSumReLU,
     Softmax,
     SphericalNorm,
+    Tanh,
 )
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.dtypes import precision_of

@@ -14,8 +14,7 @@ import jax.random as jr
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, derive_block, gradient_force
 from hopmix._dynamics import descend
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.dtypes import cast
 from hopmix._synapse import ChannelMixing, TokenMixing

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._lagrangian.base import AbstractLagrangian, spread
 from hopmix._types import Layer, Scalar
 
 
