@@ -3,7 +3,7 @@ r"""Dynamics: follow a system in continuous time, take explicit steps, or settle
 `flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle`
 takes them to a fixed point and differentiates it implicitly. A *system* is a block, whose state is
 one array, or a memory, whose state maps the names of its layers to arrays. (Binary memories are in
-`hopmix._binary`.)
+`hopmix.retrieval`.)
 """
 
 import math

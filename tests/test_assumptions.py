@@ -286,7 +286,7 @@ def places(name: str) -> set[str]:
 
 
 ABOUT_ONE_TYPE = {
-    "HopfieldMemory": {"_binary", "_retrieval"},
+    "HopfieldMemory": {"retrieval.binary", "retrieval.bounds"},
     "Gained": {"_certificate.conservative_form"},
 }
 """Functions that are about one type, and make or take it."""
@@ -299,7 +299,7 @@ def test_there_is_one_place_to_edit_for_a_type(kind):
 
 
 def test_the_places_of_a_class_that_several_modules_know_are_found():
-    assert {"_coupling", "_synapse", "_symmetry"} <= places("Coupling")
+    assert {"_coupling", "_synapse.base", "symmetry.weights"} <= places("Coupling")
 
 
 def test_sums_dense_couplings_and_biases_of_hopmix_are_believed_in_the_same_memory(getkey):

@@ -15,7 +15,7 @@ from hypothesis import given
 from scipy import stats
 
 from hopmix import Coupling, measure_asymmetry, measure_spectrum, significance
-from hopmix._significance import compare_rotations, pair, pair_directions, rotations
+from hopmix.symmetry.significance import compare_rotations, pair, pair_directions, rotations
 
 CHANCE = 1e-10
 """That an assertion about shares fails although it holds; each test makes fewer than ten of them.

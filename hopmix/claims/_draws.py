@@ -10,10 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention
-from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import (
     AbstractLagrangian,
     Entmax,
@@ -29,7 +26,17 @@ from hopmix._lagrangian import (
     Tanh,
 )
 from hopmix._memory import Affine, AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse
+from hopmix._synapse import (
+    AbstractSynapse,
+    Attention,
+    Bias,
+    ChannelMixing,
+    Convolution,
+    Dense,
+    HopfieldMemory,
+    HyperSynapse,
+    Pooling,
+)
 from hopmix._tree import trainable
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._mixer import mixer_memory

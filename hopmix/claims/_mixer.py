@@ -9,7 +9,7 @@ from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing
 from hopmix._types import Layer, Scalar
-from hopmix._vector_field import field_asymmetry
+from hopmix.symmetry.fields import field_asymmetry
 
 BRANCHES = ("token", "channel")
 CLEAR = 1e-6

@@ -18,7 +18,6 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention, attention_disc
 from hopmix._certificate.contraction import contraction_rate, step_lipschitz
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, derive_block, eliminate
@@ -36,7 +35,8 @@ from hopmix._lagrangian import (
     Tanh,
 )
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import ChannelMixing, Dense
+from hopmix._synapse import Attention, ChannelMixing, Dense
+from hopmix._synapse.attention import attention_disc
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails
 from hopmix.claims._numbers import generator

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hopmix._spectrum import null_departure
+from hopmix.symmetry.spectrum import null_departure
 
 _LEADING = 8  # singular vectors of `overlap`, as they are measured
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 
 from hopmix._coupling import Coupling
-from hopmix._spectrum import measure_spectrum
-from hopmix._symmetry import measure_asymmetry
 from hopmix._types import Scalar
 from hopmix.symmetry import null
 from hopmix.symmetry.null import Moments
+from hopmix.symmetry.spectrum import measure_spectrum
+from hopmix.symmetry.weights import measure_asymmetry
 
 BLOCK = ("block",)
 COUPLING = ("block", "branch")

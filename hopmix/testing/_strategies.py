@@ -16,10 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._attention import Attention
-from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import (
     GELU,
     AbstractLagrangian,
@@ -38,7 +35,17 @@ from hopmix._lagrangian import (
 )
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.dtypes import precision_of
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._synapse import (
+    AbstractSynapse,
+    Attention,
+    Bias,
+    ChannelMixing,
+    Convolution,
+    Dense,
+    HopfieldMemory,
+    Pooling,
+    TokenMixing,
+)
 from hopmix._system import AbstractSystem
 
 Draw = Callable[

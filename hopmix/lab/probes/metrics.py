@@ -15,17 +15,17 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int
 
-from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling
 from hopmix._derive import Block, SerialBlock
 from hopmix._numerics.rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._pseudo_energy import descent_margin, power
-from hopmix._spectrum import eigenvalues
 from hopmix._tree import couplings
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
-from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.models.mixer import Mixer
+from hopmix.symmetry.breaking import breaking_rate
+from hopmix.symmetry.fields import estimate_field_asymmetry
 from hopmix.symmetry.quantities import COUPLINGS, MEASURED, measure_product, measure_weights
+from hopmix.symmetry.spectrum import eigenvalues
 
 Metrics = dict[str, Array]
 

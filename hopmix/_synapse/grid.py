@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from hopmix._assumptions import Assumption
 from hopmix._numerics.norms import matrix_norm
-from hopmix._synapse import (
+from hopmix._synapse.base import (
     AbstractCoupled,
     AbstractSynapse,
     Activations,

@@ -16,9 +16,9 @@ import jax.random as jr
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from hopmix._hopfield import HopfieldMemory
 from hopmix._numerics.dtypes import need_floats, widened
 from hopmix._numerics.special import Wide
+from hopmix._synapse import HopfieldMemory
 from hopmix._types import Layer, PRNGKey, Scalar
 
 BinaryEnergy: TypeAlias = Callable[[Layer], Scalar] | HopfieldMemory

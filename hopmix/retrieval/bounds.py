@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._numerics.dtypes import need_floats
+from hopmix._synapse import HopfieldMemory
 from hopmix._types import Layer, Scalar, ScalarLike
 
 Patterns = Float[Array, "patterns ..."]

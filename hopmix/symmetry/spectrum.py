@@ -12,8 +12,8 @@ from jaxtyping import Array, Complex, Float, PyTree
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import largest
-from hopmix._symmetry import Units, moments, shared, units_of
 from hopmix._types import Scalar
+from hopmix.symmetry.weights import Units, moments, shared, units_of
 
 Frame = Float[Array, "visible leading"]
 

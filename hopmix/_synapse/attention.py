@@ -23,7 +23,7 @@ from hopmix._numerics.norms import (
     product,
     unit_size,
 )
-from hopmix._synapse import AbstractSynapse
+from hopmix._synapse.base import AbstractSynapse
 from hopmix._types import Energy, PRNGKey, Scalar, ScalarLike
 
 

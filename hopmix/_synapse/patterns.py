@@ -14,7 +14,7 @@ from hopmix._assumptions import Assumption, is_known
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.norms import Disc, between
-from hopmix._synapse import AbstractSynapse
+from hopmix._synapse.base import AbstractSynapse
 from hopmix._types import Layer, Scalar
 
 

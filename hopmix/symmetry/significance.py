@@ -42,9 +42,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import root, working
-from hopmix._spectrum import singular_frames, thin_qr
-from hopmix._symmetry import Units, measure_asymmetry, units_of
 from hopmix._types import PRNGKey, Scalar
+from hopmix.symmetry.spectrum import singular_frames, thin_qr
+from hopmix.symmetry.weights import Units, measure_asymmetry, units_of
 
 Measure: TypeAlias = Callable[[Coupling], PyTree[Scalar]]
 
@@ -86,7 +86,7 @@ def significance(
     r"""Compare indices with those of the same weights where hidden units are paired at random.
 
     What is tested is whether the way down of a unit has to do with its way up, not how large either
-    is. The null is that of the table in `hopmix._significance`, for each index by itself:
+    is. The null is that of the table in `hopmix.symmetry.significance`, for each index by itself:
 
     - An index that is invariant under the gauge of hidden units ($w_\alpha \to c_\alpha w_\alpha$,
       $v_\alpha \to v_\alpha/c_\alpha$, $c_\alpha$ of any sign), such as unit cosines, symmetry

@@ -1,0 +1,1 @@
+"""Retrieval: what a memory returns of what is stored in it, and how much it can store."""
