@@ -5,6 +5,10 @@ their symmetry.
 import importlib.metadata
 
 from hopmix._assumptions import Assumption as Assumption
+from hopmix._block import Block as Block
+from hopmix._block import SerialBlock as SerialBlock
+from hopmix._block import derive_block as derive_block
+from hopmix._block import gradient_force as gradient_force
 from hopmix._certificate.certificate import Certificate as Certificate
 from hopmix._certificate.certificate import certify as certify
 from hopmix._certificate.check import Check as Check
@@ -14,12 +18,6 @@ from hopmix._certificate.small_breaking import BreakingBound as BreakingBound
 from hopmix._certificate.small_breaking import breaking_bound as breaking_bound
 from hopmix._certificate.small_breaking import breaking_size as breaking_size
 from hopmix._coupling import Coupling as Coupling
-from hopmix._derive import Block as Block
-from hopmix._derive import Potential as Potential
-from hopmix._derive import SerialBlock as SerialBlock
-from hopmix._derive import derive_block as derive_block
-from hopmix._derive import eliminate as eliminate
-from hopmix._derive import gradient_force as gradient_force
 from hopmix._dynamics import Descent as Descent
 from hopmix._dynamics import Settled as Settled
 from hopmix._dynamics import Status as Status
@@ -46,6 +44,8 @@ from hopmix._lagrangian import Tanh as Tanh
 from hopmix._memory import Affine as Affine
 from hopmix._memory import AssociativeMemory as AssociativeMemory
 from hopmix._memory import Neurons as Neurons
+from hopmix._potential import Potential as Potential
+from hopmix._potential import eliminate as eliminate
 from hopmix._pseudo_energy import Power as Power
 from hopmix._pseudo_energy import descent_margin as descent_margin
 from hopmix._pseudo_energy import energy_budget as energy_budget

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, Potential
 from hopmix._dynamics import velocity
 from hopmix._memory import Affine
 from hopmix._numerics.dtypes import need_floats
+from hopmix._potential import Potential
 from hopmix._types import Layer, Scalar
 
 Tree = TypeVar("Tree")

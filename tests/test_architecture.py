@@ -46,7 +46,8 @@ ORDER = (
     "_synapse",
     "_system",
     "_memory",
-    "_derive",
+    "_potential",
+    "_block",
     "_dynamics",
     "_pseudo_energy",
     "_certificate",
@@ -195,7 +196,7 @@ def test_imports_go_one_way():
     "module, source, complaint",
     [
         ("hopmix._types", "from ._memory import Neurons", "_memory comes after _types"),
-        ("hopmix._derive", "from . import symmetry", "symmetry comes after _derive"),
+        ("hopmix._block", "from . import symmetry", "symmetry comes after _block"),
         (
             "hopmix._certificate.check",
             "import hopmix.models.mixer",
@@ -231,7 +232,7 @@ def test_imports_go_one_way():
         ),
         ("hopmix.plot.panels", "import plotly", "imports plotly"),
         (
-            "hopmix._derive",
+            "hopmix._block",
             "def plot():\n    import matplotlib.pyplot as plt",
             "imports matplotlib",
         ),
@@ -257,7 +258,7 @@ def test_a_bad_import_is_caught(module: str, source: str, complaint: str):
             "hopmix._memory",
             "import math\n\nimport jax\n\nfrom ._synapse import Dense\nfrom . import _types",
         ),
-        ("hopmix.models.mixer", "from .stem import Stem\nfrom hopmix._derive import derive_block"),
+        ("hopmix.models.mixer", "from .stem import Stem\nfrom hopmix._block import derive_block"),
         (
             "hopmix.lab.report.page",
             "import plotly\nfrom PIL import Image\nfrom hopmix import Mixer\nfrom .store import "

@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 from hopmix._assumptions import Assumption
+from hopmix._block import Block
 from hopmix._certificate.check import Check, check_descent, draw_states
 from hopmix._certificate.concavity import concavity_bound
 from hopmix._certificate.conservative_form import Ties, conservative_form, ties_of
@@ -32,7 +33,6 @@ from hopmix._certificate.flow import (
 )
 from hopmix._certificate.small_breaking import BreakingBound, breaking_bound
 from hopmix._certificate.softness import safe_step
-from hopmix._derive import Block
 from hopmix._memory import AssociativeMemory
 from hopmix._numerics.dtypes import need_floats
 from hopmix._system import AbstractSystem

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hopmix._assumptions import is_known
+from hopmix._block import Block
 from hopmix._certificate.catalogue import foreign_parts, not_finite
 from hopmix._certificate.concavity import largest_gain
 from hopmix._certificate.conservative_form import Joint, joints
-from hopmix._derive import Block, Potential
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.norms import NOTHING, UNKNOWN, Disc, between, largest_row
+from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse, is_known_constant
 
 

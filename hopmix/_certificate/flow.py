@@ -16,10 +16,10 @@ from hopmix._assumptions import Assumption, Verdict, foreign_type, is_known
 from hopmix._certificate.catalogue import foreign_parts, not_finite
 from hopmix._certificate.concavity import mutual_pull
 from hopmix._certificate.conservative_form import Joint, Ties
-from hopmix._derive import Potential
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.dtypes import precision_of, solver_dtype
+from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer
 

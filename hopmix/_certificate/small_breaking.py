@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array
 
 from hopmix._assumptions import is_known
-from hopmix._derive import Block
+from hopmix._block import Block
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.norms import matrix_norm

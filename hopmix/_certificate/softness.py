@@ -12,9 +12,10 @@ import math
 import numpy as np
 
 from hopmix._assumptions import is_known
-from hopmix._derive import Block, Potential
+from hopmix._block import Block
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import Neurons
+from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer
 

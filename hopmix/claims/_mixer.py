@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing

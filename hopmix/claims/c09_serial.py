@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._derive import Block, SerialBlock, derive_block
+from hopmix._block import Block, SerialBlock, derive_block
 from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._derive import Potential, derive_block
+from hopmix._block import derive_block
 from hopmix._memory import AssociativeMemory
+from hopmix._potential import Potential
 from hopmix._synapse import Attention, ChannelMixing
 from hopmix._types import Layer, PRNGKey, Scalar, Tokens
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails

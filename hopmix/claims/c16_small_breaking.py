@@ -14,9 +14,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._certificate.small_breaking import breaking_bound
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
 from hopmix._dynamics import velocity
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, Softmax, Tanh
 from hopmix._memory import AssociativeMemory, Neurons

@@ -18,9 +18,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._certificate.contraction import contraction_rate, step_lipschitz
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block, eliminate
 from hopmix._lagrangian import (
     GELU,
     AbstractLagrangian,
@@ -35,6 +35,7 @@ from hopmix._lagrangian import (
     Tanh,
 )
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._potential import eliminate
 from hopmix._synapse import Attention, ChannelMixing, Dense
 from hopmix._synapse.attention import attention_disc
 from hopmix._types import Layer, PRNGKey, Scalar

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
 from hopmix._lagrangian import Quadratic, ReLU
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.rounding import allowed_rise, rounding_unit, step_magnitudes

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, SerialBlock, derive_block
 from hopmix._coupling import Breaking, Coupling
-from hopmix._derive import Block, SerialBlock, derive_block
 from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last

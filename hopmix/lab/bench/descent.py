@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from hopmix._block import Block, derive_block, gradient_force
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block, gradient_force
 from hopmix._dynamics import descend
 from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory, Neurons

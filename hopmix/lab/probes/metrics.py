@@ -15,8 +15,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int
 
+from hopmix._block import Block, SerialBlock
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, SerialBlock
 from hopmix._numerics.rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._pseudo_energy import descent_margin, power
 from hopmix._tree import couplings
