@@ -22,6 +22,7 @@ ORDER = (
     "_types",
     "_numerics",
     "_numerics.dtypes",
+    "_numerics.tolerances",
     "_numerics.norms",
     "_numerics.smooth",
     "_numerics.special",

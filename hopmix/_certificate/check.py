@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.rounding import rounding_unit, step_magnitudes
+from hopmix._numerics.tolerances import NUDGE, conservative_field, rounding_of
 from hopmix._system import AbstractSystem
 from hopmix._types import PRNGKey
 
@@ -60,8 +61,7 @@ def check_descent(
     energies, probes = eqx.filter_jit(_trial)(system, form, states, steps)
     rise = _worst_rise(system, form, energies, states)
     probes = np.asarray(probes, float)
-    eps = float(jnp.finfo(energies.dtype).eps)
-    allowed = min(1e4 * eps, 0.1)
+    allowed = conservative_field(energies.dtype)
     asymmetry = _asymmetry(probes, np.zeros(len(probes)))
     if not asymmetry <= allowed:
         asymmetry = _asymmetry(probes, _rounding_of_probes(system, form, states, probes))
@@ -78,7 +78,7 @@ def _rounding_of_probes(
 ) -> np.ndarray:
     """How much the two halves of each probe change with numbers that differ by rounding alone."""
     moved = eqx.filter_jit(_nudged_probes)(system, form, states)
-    return 8 * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
+    return NUDGE * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
 
 
 def _worst_rise(
@@ -171,7 +171,7 @@ def _probe(
 
 
 def _nudged(a: Array, key: PRNGKey, nudge: Array) -> Array:
-    share = 8 * jnp.finfo(a.dtype).eps * nudge.astype(a.dtype)
+    share = rounding_of(a.dtype, NUDGE) * nudge.astype(a.dtype)
     return a * (1 + share * jr.uniform(jr.fold_in(key, 1), a.shape, a.dtype, -1, 1))
 
 

@@ -20,6 +20,7 @@ from hopmix._coupling import Coupling
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._lagrangian.gained import Gained
 from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._numerics.tolerances import tied_weights
 from hopmix._synapse import AbstractCoupled, is_known_constant
 from hopmix._system import AbstractSystem
 
@@ -78,8 +79,7 @@ def _joint(memory: AssociativeMemory, names: tuple[str, ...]) -> Joint:
     connections = dict(memory.connections)
     ends = connections[names[0]]
     couplings = [coupled(memory, name).coupling for name in names]
-    eps = max(float(jnp.finfo(c.up.dtype).eps) for c in couplings)
-    rounding = min(8 * eps, 1e-6)  # half precision would let a visible breaking pass
+    rounding = max(tied_weights(coupling.up.dtype) for coupling in couplings)
     if len(names) == 1 and couplings[0].breaking is None and ends[0] != ends[1]:
         return _without_breaking(names, ends, couplings[0], rounding)
     pairs = [_rows(c, connections[name] != ends) for c, name in zip(couplings, names)]

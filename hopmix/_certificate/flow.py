@@ -19,6 +19,7 @@ from hopmix._certificate.conservative_form import Joint, Ties
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._numerics.dtypes import precision_of, solver_dtype
+from hopmix._numerics.tolerances import NUDGE, rounding_of
 from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer
@@ -151,14 +152,14 @@ def _slope_gap(function: Callable[[Layer], Any], x: Layer, gradient: Layer) -> f
     rounding explains.
     """
     direction = jr.rademacher(jr.key(1), x.shape, x.dtype)
-    eps = float(jnp.finfo(x.dtype).eps)
-    length = eps ** (1 / 3)
+    length = rounding_of(x.dtype) ** (1 / 3)
     ends = [float(function(x + side * length * direction)) for side in (-1, 1)]
     slope = (ends[1] - ends[0]) / (2 * length)
     expected = float(jnp.sum(gradient * direction))
     # Kinks and third derivatives leave an error of the order of the length; it takes more than that
     # to be a lie.
-    allowed = 0.1 * float(jnp.sum(jnp.abs(gradient))) + 8 * eps * max(map(abs, ends)) / length
+    rounding = rounding_of(x.dtype, NUDGE) * max(map(abs, ends))
+    allowed = 0.1 * float(jnp.sum(jnp.abs(gradient))) + rounding / length
     excess = abs(slope - expected) - allowed
     return max(0.0, excess) / max(abs(slope), abs(expected), float(jnp.finfo(x.dtype).tiny))
 

@@ -29,6 +29,7 @@ from hopmix._block import Block
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.norms import matrix_norm
+from hopmix._numerics.tolerances import rounding_of
 from hopmix._pseudo_energy import with_tied_weights
 from hopmix._synapse import is_known_constant
 from hopmix._system import AbstractSystem
@@ -105,7 +106,7 @@ def breaking_bound(block: AbstractSystem, x: Any) -> BreakingBound:
             f"A bound on the breaking takes one example, of shape {shape}, got {x.shape}; loop "
             f"over a batch."
         )
-    eps = float(jnp.finfo(x.dtype).eps)
+    eps = rounding_of(x.dtype)
     here = jax.tree.map(lambda a: np.asarray(a, float), _jacobians(block, x))
     if not all(np.all(np.isfinite(part)) for part in jax.tree.leaves(here)):
         return _nothing("the state, the weights, or a derivative at the state is not finite")

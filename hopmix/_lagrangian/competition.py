@@ -16,9 +16,10 @@ from hopmix._lagrangian.base import (
     if_convex,
     need_number,
 )
-from hopmix._lagrangian.groups import Axes, rounding_slack, unit_radius
+from hopmix._lagrangian.groups import Axes, unit_radius
 from hopmix._numerics.norms import Disc, between
 from hopmix._numerics.special import Wide, difference_of_logarithms, in_single, log1p_gap, wide
+from hopmix._numerics.tolerances import half_the_digits
 from hopmix._types import Layer, Scalar, ScalarLike
 
 
@@ -134,7 +135,8 @@ class GhostMax(AbstractTempered):
 
     def conjugate(self, g: Layer) -> Scalar:
         total = jnp.sum(g, axis=self.axes, keepdims=True)
-        inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & (total <= 1 + rounding_slack(g))
+        within = total <= 1 + half_the_digits(g.dtype)
+        inside = jnp.all(g >= 0, axis=self.axes, keepdims=True) & within
         terms = jnp.sum(jsp.xlogy(g, g), axis=self.axes, keepdims=True) + _silent_entropy(total)
         return if_convex(self.beta, jnp.sum(jnp.where(inside, terms, jnp.inf)) / self.beta)
 
@@ -416,7 +418,8 @@ def _power(x: Layer, exponent: float) -> Layer:
 
 def _on_simplex(g: Layer, axes: Axes) -> Bool[Array, "..."]:
     total = jnp.sum(g, axis=axes, keepdims=True)
-    return jnp.all(g >= 0, axis=axes, keepdims=True) & (jnp.abs(total - 1) <= rounding_slack(g))
+    whole = jnp.abs(total - 1) <= half_the_digits(g.dtype)
+    return jnp.all(g >= 0, axis=axes, keepdims=True) & whole
 
 
 def _most_of_groups(axes: Axes, units: int) -> float:

@@ -6,16 +6,7 @@ Each takes `axes`, the axes of one group, and is the sum over groups of the Lagr
 
 import math
 
-import jax.numpy as jnp
-
-from hopmix._types import Layer
-
 Axes = tuple[int, ...] | None
-
-
-def rounding_slack(g: Layer) -> float:
-    """By how much what a group must sum to may be missed: half of the digits."""
-    return float(jnp.finfo(g.dtype).eps) ** 0.5
 
 
 def unit_radius(axes: Axes, shape: tuple[int, ...]) -> float:

@@ -17,10 +17,11 @@ from hopmix._lagrangian.base import (
     need_number,
     spread,
 )
-from hopmix._lagrangian.groups import Axes, rounding_slack, unit_radius
+from hopmix._lagrangian.groups import Axes, unit_radius
 from hopmix._numerics.dtypes import need_floats, widened
 from hopmix._numerics.norms import largest_row
 from hopmix._numerics.special import in_single
+from hopmix._numerics.tolerances import half_the_digits
 from hopmix._types import Layer, Scalar, ScalarLike
 
 
@@ -94,7 +95,7 @@ class LayerNorm(AbstractLagrangian):
         u = g if self.shift is None else g - spread(self.shift, g.ndim)
         mean = jnp.mean(u, axis=self.axes, keepdims=True)
         square = jnp.mean((u**2), axis=self.axes, keepdims=True)
-        slack = rounding_slack(g) * self.scale
+        slack = half_the_digits(g.dtype) * self.scale
         inside = (jnp.abs(mean) <= slack) & (square <= self.scale**2 + slack * self.scale)
         room = jnp.sqrt(self.eps * jnp.maximum(self.scale**2 - square, 0))
         return if_convex(
@@ -253,7 +254,7 @@ class SphericalNorm(AbstractLagrangian):
     def conjugate(self, g: Layer) -> Scalar:
         square = jnp.sum(g**2, axis=self.axes, keepdims=True)
         room = jnp.sqrt(self.eps * jnp.maximum(1 - square, 0))
-        return jnp.sum(jnp.where(square <= 1 + rounding_slack(g), -room, jnp.inf))
+        return jnp.sum(jnp.where(square <= 1 + half_the_digits(g.dtype), -room, jnp.inf))
 
     @property
     def pushes_outward(self) -> bool:

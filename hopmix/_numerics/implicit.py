@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from hopmix._numerics.dtypes import solver_dtype
+from hopmix._numerics.tolerances import LEFT, SOLVED, SWEPT, half_the_digits, rounding_of
 from hopmix._types import Scalar
 
 Vector = Float[Array, " n"]
@@ -122,19 +123,19 @@ class _Walk(NamedTuple):
         which is finite.
         """
         size = _largest(self.x)
-        unit = float(jnp.finfo(size.dtype).eps) * size
         # Both: a fast error that has just gone hides a slow one from the rate, and the rate sees
         # what moves do not.
-        return (self.move <= 16 * unit) & (self.left <= 100 * unit) & jnp.isfinite(size)
+        settled = self.move <= rounding_of(size.dtype, SWEPT) * size
+        return settled & (self.left <= rounding_of(size.dtype, LEFT) * size) & jnp.isfinite(size)
 
 
 def _find(sweep: Map, residual: Map, start: Vector) -> tuple[Vector, Bool[Array, ""]]:
     walk = _walk(sweep, start)
     close = walk.is_close
     x, error = _newton(residual, walk.x, ~close)
-    eps = float(jnp.finfo(start.dtype).eps)
-    exact = (error <= 10 * eps**0.5 * _largest(x)) & (
-        _largest(residual(x)) <= 1000 * eps * _largest(x)
+    size = _largest(x)
+    exact = (error <= 10 * half_the_digits(x.dtype) * size) & (
+        _largest(residual(x)) <= rounding_of(x.dtype, SOLVED) * size
     )
     return x, close | (exact & _attracts(residual, x, ~close))
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from hopmix._numerics.dtypes import widened
+from hopmix._numerics.tolerances import rounding_of
 from hopmix._types import Energy, Scalar
 
 ROUNDINGS = 8
@@ -29,8 +30,8 @@ the sums.
 
 def rounding_unit(dtype: Any) -> float:
     """The rise that rounding explains, in units of the magnitudes of the two energies together."""
-    eps = float(jnp.finfo(dtype).eps)
-    return ROUNDINGS * eps + ADDITIONS * min(eps, float(jnp.finfo(jnp.float32).eps))
+    of_sums = min(rounding_of(dtype), rounding_of(jnp.float32))
+    return rounding_of(dtype, ROUNDINGS) + ADDITIONS * of_sums
 
 
 def allowed_rise(before: Energy, after: Energy, dtype: Any) -> Energy:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import in_own_units, norm, root, working
+from hopmix._numerics.tolerances import TIED, rounding_of
 from hopmix._types import Scalar
 
 
@@ -70,7 +71,7 @@ def breaking_rate(coupling: Coupling, gradient: Coupling) -> Scalar:
     size_gap = norm(gap)
     size_up = norm(up)
     # A compiled program may leave rounding where V = W^T: a gap without a direction counts as none.
-    apart = size_gap > 4 * float(jnp.finfo(coupling.up.dtype).eps) * size_up
+    apart = size_gap > rounding_of(coupling.up.dtype, TIED) * size_up
     along = jnp.sum(gap / jnp.where(apart, size_gap, 1) * velocity)
     growth = jnp.where(apart, along, norm(velocity)) / size_up
     if gradient.up is not None:

@@ -42,6 +42,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import root, working
+from hopmix._numerics.tolerances import INDICES, rounding_of
 from hopmix._types import PRNGKey, Scalar
 from hopmix.symmetry.spectrum import singular_frames, thin_qr
 from hopmix.symmetry.weights import Units, measure_asymmetry, units_of
@@ -164,7 +165,7 @@ def _equal(before: Scalar, after: Scalar) -> Bool[Array, ""]:
 
 
 def _rounding(size: Scalar) -> Scalar:
-    return 64 * jnp.finfo(size.dtype).eps * size
+    return rounding_of(size.dtype, INDICES) * size
 
 
 # ---- Draws ---------------------------------------------------------------------------------------

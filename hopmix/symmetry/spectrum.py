@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float, PyTree
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import largest
+from hopmix._numerics.tolerances import half_the_digits
 from hopmix._types import Scalar
 from hopmix.symmetry.weights import Units, moments, shared, units_of
 
@@ -74,7 +75,7 @@ def measure_spectrum(coupling: Coupling, *, leading: int = 8) -> Spectrum:
     radius = jnp.max(sizes)
     product = moments(units)
     relative = sizes * (small / product.unit)
-    real = imaginary <= math.sqrt(float(jnp.finfo(imaginary.dtype).eps)) * radius
+    real = imaginary <= half_the_digits(imaginary.dtype) * radius
     left, _, right = singular_frames(units, leading)
     found = Spectrum(
         complex_fraction=jnp.where(radius > 0, jnp.mean(1 - real.astype(imaginary.dtype)), jnp.nan),

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._numerics.magnitude import Rows, in_own_units, largest, norm, root, working
+from hopmix._numerics.tolerances import NORMS, rounding_of
 from hopmix._types import Scalar
 
 Up = Float[Array, "hidden visible"]
@@ -351,5 +352,5 @@ def _excess(squares: Float[Array, " visible"]) -> Scalar:
     norms = root(jnp.maximum(squares, 0))
     deviation = norms - jnp.mean(norms)
     spread = root(jnp.sum(deviation**2) / max(norms.size - 1, 1))
-    rounding = 16 * jnp.finfo(norms.dtype).eps * jnp.max(norms)
+    rounding = rounding_of(norms.dtype, NORMS) * jnp.max(norms)
     return jnp.sum(jnp.maximum(deviation - STANDS_OUT * spread - rounding, 0))

@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from hopmix._numerics.tolerances import conservative_field
 from hopmix.testing._rounding import nearby
 from hopmix.testing._show import name_entry, show_state
 
@@ -60,7 +61,7 @@ def assert_conservative(
         raise ValueError("Give the activation or its Lagrangian, not both.")
     x = jax.tree.map(jnp.asarray, x)
     if tolerance is None:
-        tolerance = min(1e4 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps), 0.1)
+        tolerance = conservative_field(jnp.result_type(*jax.tree.leaves(x)))
     metric = _Gradient(lagrangian) if activation is None else activation
     if activation is not None:
         _assert_symmetric(
