@@ -1,108 +1,93 @@
 """hopmix: energies of associative memory, the mixer layers that follow from them, and measures of
 their symmetry.
+
+What most users need is here, by chapter. Measures of asymmetry and what it costs are in
+`hopmix.symmetry`, binary memories and bounds on what a memory stores in `hopmix.retrieval`, checks
+of other models in `hopmix.testing`, figures in `hopmix.plot`.
 """
 
 import importlib.metadata
+import typing
 
-from hopmix._assumptions import Assumption as Assumption
-from hopmix._block import Block as Block
-from hopmix._block import SerialBlock as SerialBlock
-from hopmix._block import derive_block as derive_block
-from hopmix._block import gradient_force as gradient_force
-from hopmix._certificate.certificate import Certificate as Certificate
-from hopmix._certificate.certificate import certify as certify
-from hopmix._certificate.check import Check as Check
-from hopmix._certificate.concavity import concavity_bound as concavity_bound
-from hopmix._certificate.contraction import contraction_rate as contraction_rate
-from hopmix._certificate.small_breaking import BreakingBound as BreakingBound
-from hopmix._certificate.small_breaking import breaking_bound as breaking_bound
-from hopmix._certificate.small_breaking import breaking_size as breaking_size
-from hopmix._coupling import Coupling as Coupling
-from hopmix._dynamics import Descent as Descent
-from hopmix._dynamics import Settled as Settled
-from hopmix._dynamics import Status as Status
-from hopmix._dynamics import descend as descend
-from hopmix._dynamics import flow as flow
-from hopmix._dynamics import settle as settle
-from hopmix._dynamics import velocity as velocity
-from hopmix._lagrangian import GELU as GELU
+# Lagrangians and neurons
 from hopmix._lagrangian import AbstractLagrangian as AbstractLagrangian
-from hopmix._lagrangian import Entmax as Entmax
-from hopmix._lagrangian import Exponential as Exponential
-from hopmix._lagrangian import GhostMax as GhostMax
-from hopmix._lagrangian import LayerNorm as LayerNorm
-from hopmix._lagrangian import LogSumReLU as LogSumReLU
 from hopmix._lagrangian import Quadratic as Quadratic
 from hopmix._lagrangian import ReLU as ReLU
 from hopmix._lagrangian import RePU as RePU
-from hopmix._lagrangian import Scaled as Scaled
+from hopmix._lagrangian import GELU as GELU
+from hopmix._lagrangian import Exponential as Exponential
+from hopmix._lagrangian import Tanh as Tanh
 from hopmix._lagrangian import Sigmoid as Sigmoid
 from hopmix._lagrangian import Softmax as Softmax
+from hopmix._lagrangian import GhostMax as GhostMax
+from hopmix._lagrangian import Entmax as Entmax
+from hopmix._lagrangian import LogSumReLU as LogSumReLU
+from hopmix._lagrangian import LayerNorm as LayerNorm
 from hopmix._lagrangian import SphericalNorm as SphericalNorm
 from hopmix._lagrangian import Sum as Sum
-from hopmix._lagrangian import Tanh as Tanh
+from hopmix._lagrangian import Scaled as Scaled
 from hopmix._memory import Affine as Affine
-from hopmix._memory import AssociativeMemory as AssociativeMemory
 from hopmix._memory import Neurons as Neurons
-from hopmix._potential import Potential as Potential
-from hopmix._potential import eliminate as eliminate
-from hopmix._pseudo_energy import Power as Power
-from hopmix._pseudo_energy import descent_margin as descent_margin
-from hopmix._pseudo_energy import energy_budget as energy_budget
-from hopmix._pseudo_energy import power as power
-from hopmix._pseudo_energy import radial_energy as radial_energy
-from hopmix._pseudo_energy import radial_potential as radial_potential
-from hopmix._pseudo_energy import residual_force as residual_force
-from hopmix._pseudo_energy import with_tied_weights as with_tied_weights
+
+# Couplings and synapses
+from hopmix._coupling import Coupling as Coupling
 from hopmix._synapse import AbstractSynapse as AbstractSynapse
-from hopmix._synapse import Attention as Attention
-from hopmix._synapse import Bias as Bias
+from hopmix._synapse import Dense as Dense
+from hopmix._synapse import TokenMixing as TokenMixing
 from hopmix._synapse import ChannelMixing as ChannelMixing
 from hopmix._synapse import Convolution as Convolution
-from hopmix._synapse import Dense as Dense
+from hopmix._synapse import Pooling as Pooling
+from hopmix._synapse import Attention as Attention
 from hopmix._synapse import HopfieldMemory as HopfieldMemory
 from hopmix._synapse import HyperSynapse as HyperSynapse
-from hopmix._synapse import Pooling as Pooling
-from hopmix._synapse import TokenMixing as TokenMixing
-from hopmix._tree import Frozen as Frozen
+from hopmix._synapse import Bias as Bias
+
+# Memory and energy
+from hopmix._memory import AssociativeMemory as AssociativeMemory
+
+# Dynamics
+from hopmix._dynamics import velocity as velocity
+from hopmix._dynamics import flow as flow
+from hopmix._dynamics import descend as descend
+from hopmix._dynamics import Descent as Descent
+from hopmix._dynamics import settle as settle
+from hopmix._dynamics import Settled as Settled
+from hopmix._dynamics import Status as Status
+
+# Derived layers
+from hopmix._potential import eliminate as eliminate
+from hopmix._potential import Potential as Potential
+from hopmix._block import derive_block as derive_block
+from hopmix._block import Block as Block
+from hopmix._block import SerialBlock as SerialBlock
+from hopmix._block import gradient_force as gradient_force
+
+# Certificates, and how far from one
+from hopmix._certificate.certificate import certify as certify
+from hopmix._certificate.certificate import Certificate as Certificate
+from hopmix._assumptions import Assumption as Assumption
+from hopmix._certificate.check import Check as Check
+from hopmix._certificate.concavity import concavity_bound as concavity_bound
+from hopmix._certificate.contraction import contraction_rate as contraction_rate
+from hopmix.symmetry import measure_asymmetry as measure_asymmetry
+from hopmix.symmetry import Asymmetry as Asymmetry
+from hopmix.symmetry import field_asymmetry as field_asymmetry
+
+# Trees
 from hopmix._tree import couplings as couplings
-from hopmix._tree import map_couplings as map_couplings
 from hopmix._tree import named_couplings as named_couplings
+from hopmix._tree import map_couplings as map_couplings
 from hopmix._tree import trainable as trainable
+from hopmix._tree import Frozen as Frozen
+
+# Models, and further rooms
 from hopmix.models.mixer import Mixer as Mixer
 from hopmix.models.mixer import MixerConfig as MixerConfig
-from hopmix.retrieval.binary import Recall as Recall
-from hopmix.retrieval.binary import flip_costs as flip_costs
-from hopmix.retrieval.binary import recall as recall
-from hopmix.retrieval.binary import update_all as update_all
-from hopmix.retrieval.bounds import bit_error as bit_error
-from hopmix.retrieval.bounds import capacity as capacity
-from hopmix.retrieval.bounds import pattern_separation as pattern_separation
-from hopmix.retrieval.bounds import retrieval_bound as retrieval_bound
-from hopmix.retrieval.bounds import retrieval_failure as retrieval_failure
-from hopmix.retrieval.bounds import retrieve as retrieve
-from hopmix.symmetry.breaking import breaking_rate as breaking_rate
-from hopmix.symmetry.breaking import breaking_velocity as breaking_velocity
-from hopmix.symmetry.breaking import product_gradient as product_gradient
-from hopmix.symmetry.breaking import unit_balance as unit_balance
-from hopmix.symmetry.fields import Estimate as Estimate
-from hopmix.symmetry.fields import Loop as Loop
-from hopmix.symmetry.fields import Split as Split
-from hopmix.symmetry.fields import estimate_field_asymmetry as estimate_field_asymmetry
-from hopmix.symmetry.fields import field_asymmetry as field_asymmetry
-from hopmix.symmetry.fields import helmholtz_split as helmholtz_split
-from hopmix.symmetry.fields import loop_integral as loop_integral
-from hopmix.symmetry.fields import work_along as work_along
-from hopmix.symmetry.significance import Significance as Significance
-from hopmix.symmetry.significance import significance as significance
-from hopmix.symmetry.spectrum import Spectrum as Spectrum
-from hopmix.symmetry.spectrum import eigenvalues as eigenvalues
-from hopmix.symmetry.spectrum import measure_spectrum as measure_spectrum
-from hopmix.symmetry.spectrum import null_departure as null_departure
-from hopmix.symmetry.weights import Asymmetry as Asymmetry
-from hopmix.symmetry.weights import measure_asymmetry as measure_asymmetry
-from hopmix.symmetry.weights import nearest_conservative as nearest_conservative
-from hopmix.symmetry.weights import symmetry_score as symmetry_score
-from hopmix.symmetry.weights import unit_cosines as unit_cosines
+from hopmix import retrieval as retrieval
+from hopmix import symmetry as symmetry
+
+if not typing.TYPE_CHECKING:  # type checkers know the new places alone
+    from hopmix._moved import old_name as __getattr__  # noqa: F401  # noqa: F401
+    from hopmix._moved import public_names as __dir__  # noqa: F401  # noqa: F401
 
 __version__ = importlib.metadata.version("hopmix")

@@ -30,7 +30,7 @@ from hopmix._types import Layer, Scalar
 Tree = TypeVar("Tree")
 
 
-class Power(NamedTuple):
+class EnergyBalance(NamedTuple):
     r"""The rate of a pseudo-energy along the flow, and the two parts it is made of; see `power`.
 
     - `dissipation`: $\tau\,\dot x^\top H \dot x$, not negative for a convex visible Lagrangian.
@@ -120,7 +120,9 @@ def residual_force(
     return block.potential.force(g) - jax.grad(potential or block.potential)(g)
 
 
-def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None) -> Power:
+def power(
+    block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None
+) -> EnergyBalance:
     r"""The rate of a pseudo-energy along the flow of a block, split in dissipation and work:
 
     $$\dot E = -\tau\,\dot x^\top H \dot x + \dot x^\top H r, \qquad r = F - \nabla U.$$
@@ -133,7 +135,7 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     - `potential`: the $U$ of the pseudo-energy $\text{leak}\,[x \cdot g - L(x)] - U(g)$, as a
         function of $g$; `None` for the block's own, so that the rate is that of `block.energy`.
 
-    **Returns:** a `Power`.
+    **Returns:** an `EnergyBalance`.
 
     **Raises:** `ValueError` if `x` is not one example, and for integers.
 
@@ -145,7 +147,7 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     downhill = jax.grad(potential or block.potential)(block.activation(x)) - block.leak * x
     lifted = neurons.lagrangian.hessian_vector_product(x, moving)
     driving = neurons.tau * moving
-    return Power(
+    return EnergyBalance(
         jnp.sum(driving * lifted),
         jnp.sum((driving - downhill) * lifted),
         -jnp.sum(downhill * lifted),
@@ -157,7 +159,7 @@ def energy_budget(
     times: Float[Array, " times"],
     states: Float[Array, "times ..."],
     potential: Callable[[Layer], Scalar] | None = None,
-) -> Power:
+) -> EnergyBalance:
     r"""What a pseudo-energy has lost and gained along a trajectory of the flow, from its start to
     each of its times:
 
@@ -170,8 +172,8 @@ def energy_budget(
     - `block`, `potential`: as in `power`.
     - `times`, `states`: of a trajectory, such as `ts` and `ys` of a solution of `flow`.
 
-    **Returns:** a `Power` of integrals, each of the shape of `times`: energy dissipated, work done
-    by the residual force, and the change of the energy.
+    **Returns:** an `EnergyBalance` of integrals, each of the shape of `times`: energy dissipated,
+    work done by the residual force, and the change of the energy.
 
     **Raises:** `ValueError` if the states are not examples.
 

@@ -31,7 +31,6 @@ from hopmix import (
     Status,
     Sum,
     Tanh,
-    breaking_bound,
     certify,
     concavity_bound,
     contraction_rate,
@@ -41,6 +40,7 @@ from hopmix import (
     gradient_force,
 )
 from hopmix._assumptions import foreign_type, is_known
+from hopmix.symmetry import breaking_bound
 
 SIZE = 5
 

@@ -27,7 +27,7 @@ pattern.
 """
 
 
-class Recall(NamedTuple):
+class Recalled(NamedTuple):
     """A trajectory of asynchronous sweeps; entry 0 of each array is the start.
 
     - `states`: the spins after each sweep, stacked on a new first axis.
@@ -103,7 +103,7 @@ def update_all(energy: BinaryEnergy, spins: Layer) -> Layer:
     return jnp.where(costs < 0, -spins, spins)
 
 
-def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> Recall:
+def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> Recalled:
     r"""Asynchronous updates: in a sweep each spin is visited once, in a random order, and flips if
     and only if that lowers the energy; ties keep.
 
@@ -114,7 +114,7 @@ def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> 
     - `sweeps`: how many to make.
     - `key`: of the orders.
 
-    **Returns:** a `Recall`; that the sweeps did not suffice is its `converged`, not an exception.
+    **Returns:** a `Recalled`; that the sweeps did not suffice is its `converged`, not an exception.
 
     **Raises:** `ValueError` for less than one sweep, and for other spins as in `flip_costs`.
 
@@ -128,7 +128,7 @@ def recall(energy: BinaryEnergy, spins: Layer, *, sweeps: int, key: PRNGKey) -> 
 
 
 @eqx.filter_jit
-def _recall(energy: BinaryEnergy, spins: Layer, sweeps: int, key: PRNGKey) -> Recall:
+def _recall(energy: BinaryEnergy, spins: Layer, sweeps: int, key: PRNGKey) -> Recalled:
     view = _view(energy, spins)
 
     def sweep(flat, key):
@@ -139,7 +139,7 @@ def _recall(energy: BinaryEnergy, spins: Layer, sweeps: int, key: PRNGKey) -> Re
     states = jnp.concatenate([spins.ravel()[None], states])
     energies = jax.lax.map(lambda flat: view.energy(view.look(flat)), states)
     at_rest = jnp.all(states[-1] == states[-2]) & jnp.all(_costs(view, states[-1]) >= 0)
-    return Recall(states.reshape(-1, *spins.shape), energies.astype(spins.dtype), at_rest)
+    return Recalled(states.reshape(-1, *spins.shape), energies.astype(spins.dtype), at_rest)
 
 
 def _sweep(view: "_View", flat: Float[Array, " n"], order: Int[Array, " n"]) -> Float[Array, " n"]:

@@ -58,7 +58,7 @@ TOGETHER = 2**16
 
 class Significance(NamedTuple):
     """An index of some weights beside its null distribution; each field has the form of what
-    `significance` measures.
+    `measure_significance` measures.
 
     - `value`: the index.
     - `mean`, `std`: of the null distribution, from the draws and the value, which counts as one of
@@ -76,7 +76,7 @@ class Significance(NamedTuple):
     p: Any
 
 
-def significance(
+def measure_significance(
     coupling: Coupling,
     measure: Measure = measure_asymmetry,
     *,
@@ -116,7 +116,9 @@ def significance(
     `hidden`.
     """
     if hidden not in get_args(Hidden):
-        raise ValueError(f'`significance` needs hidden to be "units" or "basis", got {hidden!r}.')
+        raise ValueError(
+            f'`measure_significance` needs hidden to be "units" or "basis", got {hidden!r}.'
+        )
     _check(pairings, coupling.up.shape[0])
     dtype = coupling.up.dtype
     wide = _wide(coupling)
@@ -292,7 +294,7 @@ def _signed_order(key: PRNGKey, size: int, dtype: Any) -> Pairing:
 def compare_rotations(
     coupling: Coupling, measure: Measure, *, key: PRNGKey, draws: int
 ) -> Significance:
-    """`significance` of a measure of M alone where hidden units have no basis of their own."""
+    """The significance of a measure of M alone where hidden units have no basis of their own."""
     key, own = jr.split(key)
     basis = rotations(coupling, own)
     draw = lambda key: measure(basis.draw(key))
@@ -307,7 +309,7 @@ def compare(
     key: PRNGKey,
     draws: int,
 ) -> Significance:
-    r"""`significance` of a value among draws, each of which takes a key, for $W$ of some shape
+    r"""The significance of a value among draws, each of which takes a key, for $W$ of some shape
     (hidden, visible).
     """
     _check(draws, shape[0])
@@ -339,5 +341,5 @@ def _compare(value: Scalar, null: Float[Array, " draws"]) -> Significance:
 def _check(draws: int, hidden: int):
     if draws < 2 or hidden < 2:
         raise ValueError(
-            f"`significance` needs 2 pairings and 2 hidden units, got {draws} and {hidden}."
+            f"`measure_significance` needs 2 pairings and 2 hidden units, got {draws} and {hidden}."
         )

@@ -21,7 +21,8 @@ float32; what comes out has their dtype.
 
 *Null* values are means (standard deviations) for independent weights with Gaussian entries, one
 variance for $V$ and one for $W$, to leading order in the $n$ visible and $h$ hidden units.
-`significance` compares any index with the same weights in which hidden units are paired at random.
+`measure_significance` compares any index with the same weights in which hidden units are paired at
+random.
 """
 
 from typing import NamedTuple
@@ -90,12 +91,12 @@ class Asymmetry(NamedTuple):
     $c = 2\|V\|\|W\|/(\|V\|^2 + \|W\|^2)$. Norms are Frobenius norms. The *excess* of columns is the
     sum of what column norms have above their mean plus two standard deviations, and likewise for
     rows; where none stands out the directionality is 0. Its null is symmetric, but wide:
-    `significance` tells how wide.
+    `measure_significance` tells how wide.
 
-    *Gauge* says whether the value, and apart from it the z and p of `significance`, keep what they
-    are under $w_\alpha \to c_\alpha w_\alpha$, $v_\alpha \to v_\alpha/c_\alpha$ for all $c_\alpha
-    \ne 0$. For $V = -W^\top$, which is as symmetric as $V = W^\top$, all cosines are -1, the score
-    is 1, the conservative distance is 0, and both breakings are 2.
+    *Gauge* says whether the value, and apart from it the z and p of `measure_significance`, keep
+    what they are under $w_\alpha \to c_\alpha w_\alpha$, $v_\alpha \to v_\alpha/c_\alpha$ for all
+    $c_\alpha \ne 0$. For $V = -W^\top$, which is as symmetric as $V = W^\top$, all cosines are -1,
+    the score is 1, the conservative distance is 0, and both breakings are 2.
     """  # noqa: E501
 
     cosine: Scalar

@@ -75,7 +75,7 @@ _units_against_pairings = _compiled_for_pairings(units_against_pairings)
 
 
 class Index(NamedTuple):
-    """An index, and its null distribution as `hopmix.significance` has it; NaN where that was not
+    """An index, and its null distribution as `measure_significance` has it; NaN where that was not
     computed.
     """
 

@@ -7,18 +7,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from hopmix import (
-    Mixer,
-    MixerConfig,
-    couplings,
-    descent_margin,
-    field_asymmetry,
-    measure_asymmetry,
-    measure_spectrum,
-    power,
-    trainable,
-)
+from hopmix import Mixer, MixerConfig, couplings, field_asymmetry, measure_asymmetry, trainable
 from hopmix.lab.probes import metrics
+from hopmix.symmetry import descent_margin, measure_spectrum, power
 
 descent = eqx.filter_jit(metrics.energy_descent)
 fields = eqx.filter_jit(metrics.fields)

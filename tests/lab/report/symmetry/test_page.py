@@ -11,7 +11,7 @@ import xarray as xr
 from lab.synthetic import DEFAULT, FREE, SERIAL, SYMMETRIC, WIDE, Arm, broken, small_run
 from lab.tiny import tiny_config
 
-from hopmix import Coupling, measure_asymmetry, measure_spectrum
+from hopmix import Coupling, measure_asymmetry
 from hopmix.lab.probes.metrics import BRANCHES, DEEP, DIMENSIONS, branch_coupling
 from hopmix.lab.report import page
 from hopmix.lab.report.charts import thin_steps
@@ -20,6 +20,7 @@ from hopmix.lab.report.page import write_report
 from hopmix.lab.report.sections import against_accuracy, by_depth, during_training
 from hopmix.lab.study.arms import make_arms
 from hopmix.plot.unrelated import null
+from hopmix.symmetry import measure_spectrum
 from hopmix.symmetry.quantities import COUPLINGS, FIELDS
 
 
