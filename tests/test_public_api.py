@@ -2,10 +2,13 @@
 `design.md`.
 """
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.resources
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +157,52 @@ def test_the_version_is_that_of_the_distribution():
 def test_types_are_shipped():
     (folder,) = hopmix.__path__
     assert (importlib.resources.files(hopmix) / "py.typed").is_file(), folder
+
+
+# ---- Examples ------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_of(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+
+
+def examples() -> list[str]:
+    """The code that tests run: of the README and the pages, and the notebooks."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    scripts = [path.read_text("utf-8") for path in ROOT.glob("notebooks/*.py")]
+    return [*(code_of(page.read_text("utf-8")) for page in pages), *scripts]
+
+
+def used(code: str) -> set[str]:
+    """The names of hopmix in some code, with their places."""
+    nodes = list(ast.walk(ast.parse(code)))
+    places = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            places |= {alias.asname or alias.name: alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            origin = f"{node.module}.{{}}".format
+            places |= {alias.asname or alias.name: origin(alias.name) for alias in node.names}
+    parts = [ast.unparse(node).partition(".") for node in nodes if isinstance(node, ast.Attribute)]
+    return {f"{places.get(head, head)}.{name}" for head, _, name in parts} | set(places.values())
+
+
+def without_example(names: set[str], codes: list[str]) -> list[str]:
+    return sorted(names - set().union(*map(used, codes)))
+
+
+def test_every_public_name_occurs_in_an_example():
+    # What stands in two places needs one example.
+    places = {**NAMES, "hopmix.symmetry": OF_SYMMETRY - OF_HOPMIX}
+    names = {f"{place}.{name}" for place, names in places.items() for name in names}
+    assert without_example(names, examples()) == []
+
+
+def test_a_name_that_is_only_spoken_of_or_another_is_missed():
+    code = "import hopmix as hm\nfrom hopmix.testing import couplings\nhm.settle(b, x)  # hm.flow"
+    page = f"`hopmix.descend` and\n```python\n{code}\n```\n"
+    names = {"settle", "descend", "flow", "couplings", "testing.couplings"}
+    found = without_example({f"hopmix.{name}" for name in names}, [code_of(page)])
+    assert found == ["hopmix.couplings", "hopmix.descend", "hopmix.flow"]
