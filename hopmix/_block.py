@@ -61,10 +61,12 @@ class Block(AbstractSystem):
             raise ValueError(f"Block needs 0 <= drop_path < 1, got {self.drop_path}.")
 
     def __call__(self, x: Layer, key: PRNGKey | None = None) -> Layer:
-        """The state after `n_iter` steps; without a key no branch is dropped.
+        """The state after `n_iter` steps.
 
-        `x` is one example or a token-major batch (tokens, batch, channels), of which each example
-        drops its own.
+        **Arguments:**
+
+        - `x`: one example or a token-major batch (tokens, batch, channels).
+        - `key`: of the branches that are dropped, by each example its own; without one none is.
         """
         self._check(x)
         for gates in self._gates(x, key):
@@ -97,6 +99,10 @@ class Block(AbstractSystem):
         conservative block.
 
         At clamped entries it is zero.
+
+        **Arguments:**
+
+        - `x`: the state of one example, or a token-major batch.
         """
         self._check(x)
         return self.potential.neurons.release(
@@ -106,6 +112,10 @@ class Block(AbstractSystem):
     def energy(self, x: Layer) -> Energy:
         r"""The energy $E(x) = \text{leak}\cdot[x \cdot g - L(x)] - U(g)$; of a token-major batch,
         of each example.
+
+        **Arguments:**
+
+        - `x`: the state of one example, or a token-major batch.
         """
         self._check(x)
         potential = self.potential(self.activation(x))
@@ -242,6 +252,11 @@ class SerialBlock(AbstractSystem):
     There is no energy of the whole: a composition of two gradient steps is not a gradient step
     (`theory/C09-serial.md`).
 
+    **Arguments:**
+
+    - `token`, `channel`: the two mixings, of one visible shape.
+    - `n_iter`: how often both are repeated, with the same weights.
+
     **Source:** Tolstikhin et al. 2021 (arXiv 2105.01601), equation 1.
     """
 
@@ -314,6 +329,11 @@ def gradient_force(block: Block, x: Layer) -> Layer:
 
     It equals `block.force(x)` when the field is conservative, and is what tests compare the
     explicit path with.
+
+    **Arguments:**
+
+    - `block`: whose energy it is.
+    - `x`: the state of one example, or a token-major batch.
     """
     block._check(x)
     return block.potential.neurons.release(

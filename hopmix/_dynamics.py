@@ -29,13 +29,18 @@ def velocity(system: AbstractSystem, state: Any) -> Any:
     r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one
     array).
 
+    **Arguments:**
+
+    - `system`: a memory or a block.
+    - `state`: $x$; of a memory a mapping from its layers to arrays.
+
     **Raises:** `TypeError` for anything else.
     """
     _need_system(system)
     return system.velocity(state)
 
 
-def flow(
+def flow(  # noqa: PLR0913 (the options are those of `diffrax.diffeqsolve`)
     system: AbstractSystem,
     state: Layer | State,
     duration: float,

@@ -52,6 +52,12 @@ class Potential(eqx.Module):
 
     Made by `eliminate`.
 
+    **Arguments:**
+
+    - `memory`: with all layers, the hidden ones too.
+    - `visible`: the name of the layer that remains.
+    - `hidden`: the names of the eliminated layers, in the order in which they are swept.
+
     **Source:** arXiv 2406.12220, section 6 for the pseudo-energy, with the sign of its correction
     set right.
     """  # noqa: E501

@@ -191,6 +191,10 @@ def with_tied_weights(tree: Tree) -> Tree:
     r"""The same block, memory or model with $V = W^\top$: every coupling at tie 1 without breaking.
 
     An `Affine` that is not conservative becomes so, since it breaks the symmetry just as well.
+
+    **Arguments:**
+
+    - `tree`: any pytree with couplings.
     """
     return jax.tree.map(_tied, tree, is_leaf=_can_break)
 

@@ -45,6 +45,7 @@ class Certificate:
 
     It speaks of exact arithmetic and of the parameters as they are now.
 
+    - `system`: the block or the memory.
     - `flow`: the assumptions of descent along the continuous flow.
     - `step`: the further assumptions of descent in every explicit step (empty for a memory).
     - `step_bound`: the largest step for which step descent is proved from every state; NaN where
@@ -95,6 +96,10 @@ class Certificate:
 
         It is `system.energy`, except for gains, $V = W^\top D$, whose energy has $\sum_\alpha
         D_\alpha \Phi(h_\alpha)$ in place of $\sum_\alpha \Phi(h_\alpha)$.
+
+        **Arguments:**
+
+        - `state`: of the system, one example.
 
         **Raises:** `TypeError` for a serial block, which has none.
 
@@ -152,6 +157,11 @@ class Certificate:
     def check_from(self, states: Any, *, steps: int = 16) -> Check:
         """Try descent and symmetry from given states, stacked on a first axis, and report the worst
         case.
+
+        **Arguments:**
+
+        - `states`: on a first axis, in the form of those of the system.
+        - `steps`: how many from each.
         """
         return check_descent(self.system, self.form or self.system, states, steps)
 

@@ -92,7 +92,12 @@ class AbstractLagrangian(eqx.Module):
 
     @of_floats
     def hessian_vector_product(self, x: Layer, v: Layer) -> Layer:
-        r"""$H(x)\,v$ with $H = \partial^2 L/\partial x^2$, without forming $H$."""
+        r"""$H(x)\,v$ with $H = \partial^2 L/\partial x^2$, without forming $H$.
+
+        **Arguments:**
+
+        - `x`, `v`: of one shape, that of the layer.
+        """
         return jax.jvp(self.activation, (x,), (v,))[1]
 
     def energy_summands(self, x: Layer) -> Summands:
@@ -132,6 +137,10 @@ class AbstractLagrangian(eqx.Module):
         At $g = L'(x)$ it is the layer energy $x \cdot g - L(x)$ if $L$ is convex. It is infinite
         everywhere for a convex Lagrangian turned concave by a negative parameter. Of groups that
         must sum to something, the sum is checked up to the square root of the rounding unit.
+
+        **Arguments:**
+
+        - `g`: of the shape of the layer.
 
         **Raises:** `NotImplementedError` where no closed form is known.
         """
@@ -242,7 +251,12 @@ class AbstractTempered(AbstractLagrangian):
 
 
 class Sum(AbstractLagrangian):
-    r"""The sum of Lagrangians, $L(x) = \sum_k L_k(x)$, so $g = \sum_k L_k'(x)$; made by `+`."""
+    r"""The sum of Lagrangians, $L(x) = \sum_k L_k(x)$, so $g = \sum_k L_k'(x)$; made by `+`.
+
+    **Arguments:**
+
+    - `terms`: the $L_k$.
+    """
 
     terms: tuple[AbstractLagrangian, ...]
     has_exact_curvature: ClassVar[bool] = False
@@ -281,6 +295,11 @@ class Sum(AbstractLagrangian):
 class Scaled(AbstractLagrangian):
     r"""A multiple of a Lagrangian, $c\,L(x)$, so $g = c\,L'(x)$; made by `*`. The factor may be
     learnable.
+
+    **Arguments:**
+
+    - `factor`: $c$, one number.
+    - `lagrangian`: $L$.
     """
 
     factor: ScalarLike

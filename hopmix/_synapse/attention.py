@@ -82,6 +82,13 @@ class Attention(AbstractSynapse):
     ) -> "Attention":
         r"""Independent Gaussian queries and keys of variance $1/\text{channels}$, and $\beta =
         1/\sqrt{\text{dim}}$.
+
+        **Arguments:**
+
+        - `channels`: of a token.
+        - `heads`, `dim`: how many heads, and of how many dimensions each.
+        - `key`: of the weights.
+        - `include_self`, `causal`: as in `Attention`.
         """
         queries, keys = jr.normal(key, (2, heads, dim, channels)) / math.sqrt(channels)
         return cls(queries, keys, 1 / math.sqrt(dim), include_self, causal)

@@ -120,6 +120,11 @@ class MixerConfig:
         """A published size, `"S/32"`, `"S/16"`, `"B/32"`, `"B/16"`, `"L/32"` or `"L/16"`, with
         changes.
 
+        **Arguments:**
+
+        - `size`: a letter for the width and a number for the patch.
+        - `changes`: of the arguments of `MixerConfig`.
+
         **Raises:** `ValueError` for a name that is not of this form.
         """
         letter, _, patch = size.partition("/")
@@ -134,6 +139,10 @@ class MixerConfig:
     def vanilla(cls, size: str = "S/16", **changes) -> "MixerConfig":
         """The MLP-Mixer of Tolstikhin et al. 2021: serial, norm of each token, biases. GELU is
         exact here.
+
+        **Arguments:**
+
+        - `size`, `changes`: as in `named`.
         """
         return cls.named(size, **(VANILLA | changes))
 
@@ -200,7 +209,13 @@ class Mixer(eqx.Module):
         self.head = _linear(jax.nn.initializers.zeros, config.dim, config.classes, stem_key)
 
     def __call__(self, image: Image, key: PRNGKey | None = None) -> Float[Array, " classes"]:
-        """The logits of one image; with a key, with stochastic depth."""
+        """The logits of one image; with a key, with stochastic depth.
+
+        **Arguments:**
+
+        - `image`: of shape (height, width, colours).
+        - `key`: of the branches that are dropped; without one none is.
+        """
         return self.readout(self.blocks_on(self.embed(image), key))
 
     def batch(
@@ -211,6 +226,11 @@ class Mixer(eqx.Module):
         Between stem and head the layout is token-major, (tokens, batch, channels), so that both
         mixings and their weight gradients are plain matrix products. With a key each image drops
         branches of its own.
+
+        **Arguments:**
+
+        - `images`: of shape (batch, height, width, colours).
+        - `key`: of the branches that are dropped; without one none is.
         """
         patches = jax.vmap(self.patches, out_axes=1)(images)
         return self.readout(self.blocks_on(_apply(self.stem, patches), key))

@@ -72,7 +72,11 @@ def _in_units_of_largest(a: Float[Array, "rows columns"]) -> Float[Array, "rows 
 
 
 class Estimate(NamedTuple):
-    """A number that is estimated from random probes, and its standard error."""
+    """A number that is estimated from random probes, and its standard error.
+
+    - `value`: the mean of what probes tell.
+    - `stderr`: its standard error.
+    """
 
     value: Scalar
     stderr: Scalar

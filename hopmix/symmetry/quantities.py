@@ -25,6 +25,7 @@ class Quantity:
     """One quantity that a study measures; `formula` and `reading` are HTML.
 
     - `name`: in the store and in code; `label`: on pages.
+    - `range`: of its values, as pages write it.
     - `dims`: beside arm, seed and step: none, `BLOCK`, or `COUPLING` for (block, branch).
     - `expensive`: measured at some steps only, NaN at the others.
     - `of_several_units`: it has one value, that of symmetry, for all weights of a single visible

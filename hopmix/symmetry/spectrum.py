@@ -182,6 +182,10 @@ def null_departure(visible: int, hidden: int) -> float:
     from the radial law of the eigenvalues of a product of two Ginibre matrices: 0.816 for $h = n$,
     0.707 for $h \gg n$.
 
+    **Arguments:**
+
+    - `visible`, `hidden`: $n$ and $h$, how many units there are.
+
     **Source:** Burda, Janik & Waclaw 2010 (arXiv 0912.3422) for the law; the second moment of it:
     hopmix.
     """  # noqa: E501

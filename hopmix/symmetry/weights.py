@@ -80,7 +80,7 @@ class Asymmetry(NamedTuple):
     | `breaking_ratio` | $\|V - W^\top\|/\|W\|$ | [0, ∞) | 0 | $r = \sqrt{1 + \|V\|^2/\|W\|^2}$
       ($\|V\|/(r\|W\|\sqrt{nh})$) | no | no | no |
     | `mean_unit_cosine` | mean of $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 | 0 ($1/\sqrt{nh}$) | yes | yes | yes |
-    | `low_`, `median_`, `high_unit_cosine` | 10, 50 and 90 % of the $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 |
+    | `low_unit_cosine`, `median_unit_cosine`, `high_unit_cosine` | 10, 50 and 90 % of the $\cos(v_\alpha, w_\alpha)$ | [-1, 1] | 1 |
       $-1.28/\sqrt n$, 0, $1.28/\sqrt n$ ($1.71$, $1.25$ and $1.71/\sqrt{nh}$) | yes | yes | yes |
     | `conservative_distance` | $\min_D \|V - W^\top D\|/\|V\|$, $D$ diagonal | [0, 1] | 0 |
       $\sqrt{1 - 1/n}$ ($1/(n\sqrt{2h})$) | no | no | where it is 0 |
@@ -214,6 +214,11 @@ def symmetry_score(v: Down, w: Up) -> Scalar:
     fewer hidden than visible units $M$ is never formed: $\langle M, M^\top\rangle =
     \mathrm{tr}\,(WV)^2$ and $|M|^2 = \sum_i V_i\,W W^\top V_i^\top$ take matrices of hidden size
     only.
+
+    **Arguments:**
+
+    - `v`: $V$, of shape (visible, hidden).
+    - `w`: $W$, of shape (hidden, visible).
 
     **Source:** Saponati et al. (arXiv 2502.10927), whose score is $\tfrac12(1 + \text{this})$.
     """
