@@ -35,7 +35,7 @@ def thing_called(name: str) -> Any:
 
 
 def parameters(thing: Any) -> set[str]:
-    if inspect.isclass(thing) and issubclass(thing, tuple):
+    if hasattr(thing, "_fields"):
         return set(thing._fields)
     names = inspect.signature(inspect.unwrap(thing)).parameters
     return set(names) - {"self", "cls", "args", "kwargs"}

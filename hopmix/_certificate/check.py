@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.rounding import rounding_unit, step_magnitudes
-from hopmix._numerics.tolerances import NUDGE, conservative_field, rounding_of
+from hopmix._numerics.tolerances import CHANGES, NUDGE, conservative_field, rounding_of
 from hopmix._system import AbstractSystem
 from hopmix._types import PRNGKey
 
@@ -78,7 +78,7 @@ def _rounding_of_probes(
 ) -> np.ndarray:
     """How much the two halves of each probe change with numbers that differ by rounding alone."""
     moved = eqx.filter_jit(_nudged_probes)(system, form, states)
-    return NUDGE * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
+    return CHANGES * np.max(np.sum(np.abs(np.asarray(moved, float) - probes), axis=2), axis=0)
 
 
 def _worst_rise(

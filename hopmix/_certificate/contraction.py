@@ -22,7 +22,7 @@ from hopmix._certificate.catalogue import foreign_parts, not_finite
 from hopmix._certificate.concavity import largest_gain
 from hopmix._certificate.conservative_form import Joint, joints
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._numerics.norms import NOTHING, UNKNOWN, Disc, between, largest_row
+from hopmix._numerics.norms import UNKNOWN, Disc, between, largest_row
 from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse, is_known_constant
 
@@ -123,7 +123,8 @@ def _influence(memory: AssociativeMemory) -> np.ndarray:
         if is_known_constant(synapse):
             continue
         if len(ends) == 2 and is_known(synapse) and synapse.is_linear:
-            first, second = (place[end] for end in ends)
+            first = place[ends[0]]
+            second = place[ends[1]]
             moved[second, first] += synapse.spectral_norm
             moved[first, second] += synapse.norm_back
         else:
@@ -171,7 +172,8 @@ def force_disc(potential: Potential) -> Disc:
     found = joints(memory)
     discs = [_branch(memory, name, found) for name in potential.hidden]
     discs += [own_disc(synapse, visible) for synapse in own]
-    centre, radius = (sum(parts) for parts in zip(NOTHING, *discs))
+    centre = sum((disc.centre for disc in discs), 0.0)
+    radius = sum((disc.radius for disc in discs), 0.0)
     return _rescaled(Disc(centre, radius), visible)
 
 
@@ -187,7 +189,9 @@ def _branch(memory: AssociativeMemory, hidden: str, found: list[Joint]) -> Disc:
     ]
     norm = sum(way.norm for way in ways)
     gain = largest_gain(neurons)
-    low, high = (end * gain * gain for end in neurons.lagrangian.curvature)
+    lowest, highest = neurons.lagrangian.curvature
+    low = lowest * gain * gain
+    high = highest * gain * gain
     if not math.isfinite((high - low) * norm * norm):
         return UNKNOWN
     turn = _turn(ways)

@@ -119,8 +119,8 @@ class AbstractLagrangian(eqx.Module):
         """The sum of the magnitudes of all that `energy` adds up; its rounding is relative to
         this.
         """
-        first, *others = (jnp.sum(jnp.abs(summand)) for summand in self.energy_summands(x))
-        return sum(others, first)
+        first, *others = map(jnp.abs, self.energy_summands(x))
+        return sum(map(jnp.sum, others), jnp.sum(first))
 
     def difference(self, x: Layer, step: Layer) -> Wide:
         r"""$L(x + d) - L(x)$ for a step $d$, as a number that may be out of the range of its dtype.

@@ -179,16 +179,18 @@ def sum_in_pairs(a: Layer) -> Scalar:
     low = jnp.zeros_like(high)
     while high.size > 1:
         half = (high.size + 1) // 2
-        first, second, one, other = (
-            jnp.pad(part, (0, half - part.size))
-            for v in (high, low)
-            for part in (v[:half], v[half:])
-        )
+        first, second = _halves(high, half)
+        one, other = _halves(low, half)
         high = first + second
         back = high - first
         rounded = (first - (high - back)) + (second - back)
         low = one + other + jnp.where(jnp.isfinite(high), rounded, 0)
     return jnp.sum(high) + jnp.sum(low)
+
+
+def _halves(v: Layer, half: int) -> tuple[Layer, Layer]:
+    """Two vectors of this size, the second with a zero behind it where there is no more."""
+    return v[:half], jnp.pad(v[half:], (0, 2 * half - v.size))
 
 
 def signed_exponentials(x: Layer, weights: Layer, beta: ScalarLike) -> Wide:

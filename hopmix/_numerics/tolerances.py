@@ -6,6 +6,7 @@ may rise has a module of its own, `hopmix._numerics.rounding`.)
 | `TIED` | $V$ and $W^\\top$ of tied weights, as a compiled program leaves them | the norm of $W$ |
 | `WEIGHTS` | weights that are meant to be equal | their size |
 | `NUDGE` | numbers that trials change, to see what rounding does | each number |
+| `CHANGES` | results | the largest change that such nudges made |
 | `SWEPT` | the last moves of sweeps that are at rest | the largest entry |
 | `LEFT` | the way that is left to the fixed point of sweeps | the largest entry |
 | `SOLVED` | both sides of a solved equation | the largest entry |
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 TIED = 4
 WEIGHTS = 8
 NUDGE = 8
+CHANGES = 8
 SWEPT = 16
 LEFT = 100
 SOLVED = 1000

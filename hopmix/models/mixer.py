@@ -335,7 +335,8 @@ def _derive(
     for name, mixing in mixings.items():
         shape, bias, back = _hidden_shapes(config, name)
         neurons[name] = Neurons(GELU(), shape)
-        synapses[name], connections[name] = mixing, ("visible", name)
+        synapses[name] = mixing
+        connections[name] = ("visible", name)
         if config.bias:
             synapses |= {f"{name}_up": Bias(jnp.zeros(bias)), f"{name}_down": Bias(jnp.zeros(back))}
             connections |= {f"{name}_up": (name,), f"{name}_down": ("visible", name)}

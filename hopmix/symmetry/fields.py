@@ -247,7 +247,9 @@ def loop_integral(
         return f(position(angle)), jax.jvp(activation, (angle,), (jnp.ones_like(angle),))[1]
 
     angles = jnp.linspace(0, 2 * math.pi, nodes, endpoint=False, dtype=x.dtype)
-    forces, velocities = (working(part, "f") for part in jax.vmap(move)(angles))
+    forces, velocities = jax.vmap(move)(angles)
+    forces = working(forces, "f")
+    velocities = working(velocities, "f")
     # In units of the largest, a product of two large or two small numbers stays in range; so does
     # the share.
     unit_f = largest(forces)

@@ -246,9 +246,9 @@ class Rotations(NamedTuple):
 
     def draw(self, key: PRNGKey) -> Coupling:
         """The weights with both frames rotated: basis vectors in random order with random signs."""
-        rows, columns = (
-            _signed_order(own, len(self.core), self.core.dtype) for own in jr.split(key)
-        )
+        first, second = jr.split(key)
+        rows = _signed_order(first, len(self.core), self.core.dtype)
+        columns = _signed_order(second, len(self.core), self.core.dtype)
         core = (
             self.core[rows.partners][:, columns.partners]
             * rows.signs[:, None]
@@ -270,7 +270,9 @@ def rotations(coupling: Coupling, key: PRNGKey) -> Rotations:
     units = units_of(coupling.down, coupling.up)
     left, values, right = singular_frames(units, min(coupling.up.shape))
     turn = _positive(right.T)
-    first, second = (_haar(own, values.size, values.dtype) for own in jr.split(key))
+    one, other = jr.split(key)
+    first = _haar(one, values.size, values.dtype)
+    second = _haar(other, values.size, values.dtype)
     return Rotations(
         (left * turn[None]) @ first,
         (first.T * values[None]) @ second,

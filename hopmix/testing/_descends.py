@@ -115,7 +115,9 @@ def _magnitudes(step, energy, magnitude, states: Any, steps: int) -> np.ndarray:
 
 
 def _checked(x: Any, following: Any, value: Any) -> tuple[Any, Array]:
-    here, there = (jax.tree.map(lambda a: f"{a.dtype}{a.shape}", tree) for tree in (x, following))
+    form = partial(jax.tree.map, lambda a: f"{a.dtype}{a.shape}")
+    here = form(x)
+    there = form(following)
     if here != there:
         raise ValueError(
             f"A step keeps the shape and the dtype of its state: got {there} from {here}."

@@ -268,7 +268,8 @@ def _branch(
 
 def _attention(draw: Draw, channels: int, dtype: Any) -> Attention:
     shape = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), channels)
-    queries, keys = (draw(_weights(shape, dtype)) for _ in range(2))
+    queries = draw(_weights(shape, dtype))
+    keys = draw(_weights(shape, dtype))
     return Attention(
         queries, keys, draw(_parameters(dtype)), draw(st.booleans()), draw(st.booleans())
     )
