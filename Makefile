@@ -19,7 +19,7 @@ help:
 	@echo 'make test       run the test suite on two cores, with the same numbers every time'
 	@echo 'make test-seeds run it with numbers drawn anew; SEEDS=100 TESTS=tests/theory for more of a part'
 	@echo 'make drills     kill, damage, copy and deceive studies for an hour or so; ONLY="kills copies" for some of it'
-	@echo 'make docs       run what the README and the notebooks say, and follow the links of every page'
+	@echo 'make docs       run what the README, the pages and the notebooks say, and follow the links of every page'
 	@echo 'make format     put format, imports and whatever else Ruff can mend right'
 	@echo 'make lint       check format, lint and types'
 	@echo 'make clean      remove caches and build products (never results, never $(VENV))'
@@ -61,7 +61,7 @@ drills: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.reliability.drill $(if $(ONLY),--only $(ONLY))
 
 docs: $(STAMP)
-	$(PYTEST) tests/test_readme.py tests/notebooks
+	$(PYTEST) tests/test_readme.py tests/test_docs.py tests/notebooks
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

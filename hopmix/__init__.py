@@ -1,108 +1,93 @@
 """hopmix: energies of associative memory, the mixer layers that follow from them, and measures of
 their symmetry.
+
+What most users need is here, by chapter. Measures of asymmetry and what it costs are in
+`hopmix.symmetry`, binary memories and bounds on what a memory stores in `hopmix.retrieval`, checks
+of other models in `hopmix.testing`, figures in `hopmix.plot`.
 """
 
 import importlib.metadata
+import typing
 
-from hopmix._assumptions import Assumption as Assumption
-from hopmix._attention import Attention as Attention
-from hopmix._binary import Recall as Recall
-from hopmix._binary import flip_costs as flip_costs
-from hopmix._binary import recall as recall
-from hopmix._binary import update_all as update_all
-from hopmix._breaking import breaking_rate as breaking_rate
-from hopmix._breaking import breaking_velocity as breaking_velocity
-from hopmix._breaking import product_gradient as product_gradient
-from hopmix._breaking import unit_balance as unit_balance
-from hopmix._certificate import Certificate as Certificate
-from hopmix._certificate import certify as certify
-from hopmix._check import Check as Check
-from hopmix._concavity import concavity_bound as concavity_bound
-from hopmix._contraction import contraction_rate as contraction_rate
-from hopmix._convolution import Convolution as Convolution
-from hopmix._convolution import Pooling as Pooling
-from hopmix._coupling import Coupling as Coupling
-from hopmix._derive import Block as Block
-from hopmix._derive import Potential as Potential
-from hopmix._derive import SerialBlock as SerialBlock
-from hopmix._derive import derive_block as derive_block
-from hopmix._derive import eliminate as eliminate
-from hopmix._derive import gradient_force as gradient_force
-from hopmix._dynamics import Descent as Descent
-from hopmix._dynamics import Settled as Settled
-from hopmix._dynamics import Status as Status
-from hopmix._dynamics import descend as descend
-from hopmix._dynamics import flow as flow
-from hopmix._dynamics import settle as settle
-from hopmix._dynamics import velocity as velocity
-from hopmix._hopfield import HopfieldMemory as HopfieldMemory
-from hopmix._lagrangian import GELU as GELU
+# Lagrangians and neurons
 from hopmix._lagrangian import AbstractLagrangian as AbstractLagrangian
-from hopmix._lagrangian import Exponential as Exponential
 from hopmix._lagrangian import Quadratic as Quadratic
 from hopmix._lagrangian import ReLU as ReLU
 from hopmix._lagrangian import RePU as RePU
-from hopmix._lagrangian import Scaled as Scaled
-from hopmix._lagrangian import Sigmoid as Sigmoid
-from hopmix._lagrangian import Sum as Sum
+from hopmix._lagrangian import GELU as GELU
+from hopmix._lagrangian import Exponential as Exponential
 from hopmix._lagrangian import Tanh as Tanh
-from hopmix._lagrangian_groups import Entmax as Entmax
-from hopmix._lagrangian_groups import GhostMax as GhostMax
-from hopmix._lagrangian_groups import LayerNorm as LayerNorm
-from hopmix._lagrangian_groups import LogSumReLU as LogSumReLU
-from hopmix._lagrangian_groups import Softmax as Softmax
-from hopmix._lagrangian_groups import SphericalNorm as SphericalNorm
+from hopmix._lagrangian import Sigmoid as Sigmoid
+from hopmix._lagrangian import Softmax as Softmax
+from hopmix._lagrangian import GhostMax as GhostMax
+from hopmix._lagrangian import Entmax as Entmax
+from hopmix._lagrangian import LogSumReLU as LogSumReLU
+from hopmix._lagrangian import LayerNorm as LayerNorm
+from hopmix._lagrangian import SphericalNorm as SphericalNorm
+from hopmix._lagrangian import Sum as Sum
+from hopmix._lagrangian import Scaled as Scaled
 from hopmix._memory import Affine as Affine
-from hopmix._memory import AssociativeMemory as AssociativeMemory
 from hopmix._memory import Neurons as Neurons
-from hopmix._pseudo_energy import Power as Power
-from hopmix._pseudo_energy import descent_margin as descent_margin
-from hopmix._pseudo_energy import energy_budget as energy_budget
-from hopmix._pseudo_energy import power as power
-from hopmix._pseudo_energy import radial_energy as radial_energy
-from hopmix._pseudo_energy import radial_potential as radial_potential
-from hopmix._pseudo_energy import residual_force as residual_force
-from hopmix._pseudo_energy import with_tied_weights as with_tied_weights
-from hopmix._retrieval import bit_error as bit_error
-from hopmix._retrieval import capacity as capacity
-from hopmix._retrieval import pattern_separation as pattern_separation
-from hopmix._retrieval import retrieval_bound as retrieval_bound
-from hopmix._retrieval import retrieval_failure as retrieval_failure
-from hopmix._retrieval import retrieve as retrieve
-from hopmix._significance import Significance as Significance
-from hopmix._significance import significance as significance
-from hopmix._small_breaking import BreakingBound as BreakingBound
-from hopmix._small_breaking import breaking_bound as breaking_bound
-from hopmix._small_breaking import breaking_size as breaking_size
-from hopmix._spectrum import Spectrum as Spectrum
-from hopmix._spectrum import eigenvalues as eigenvalues
-from hopmix._spectrum import measure_spectrum as measure_spectrum
-from hopmix._spectrum import null_departure as null_departure
-from hopmix._symmetry import Asymmetry as Asymmetry
-from hopmix._symmetry import measure_asymmetry as measure_asymmetry
-from hopmix._symmetry import nearest_conservative as nearest_conservative
-from hopmix._symmetry import symmetry_score as symmetry_score
-from hopmix._symmetry import unit_cosines as unit_cosines
+
+# Couplings and synapses
+from hopmix._coupling import Coupling as Coupling
 from hopmix._synapse import AbstractSynapse as AbstractSynapse
-from hopmix._synapse import Bias as Bias
-from hopmix._synapse import ChannelMixing as ChannelMixing
 from hopmix._synapse import Dense as Dense
-from hopmix._synapse import HyperSynapse as HyperSynapse
 from hopmix._synapse import TokenMixing as TokenMixing
-from hopmix._tree import Frozen as Frozen
+from hopmix._synapse import ChannelMixing as ChannelMixing
+from hopmix._synapse import Convolution as Convolution
+from hopmix._synapse import Pooling as Pooling
+from hopmix._synapse import Attention as Attention
+from hopmix._synapse import HopfieldMemory as HopfieldMemory
+from hopmix._synapse import HyperSynapse as HyperSynapse
+from hopmix._synapse import Bias as Bias
+
+# Memory and energy
+from hopmix._memory import AssociativeMemory as AssociativeMemory
+
+# Dynamics
+from hopmix._dynamics import velocity as velocity
+from hopmix._dynamics import flow as flow
+from hopmix._dynamics import descend as descend
+from hopmix._dynamics import Descent as Descent
+from hopmix._dynamics import settle as settle
+from hopmix._dynamics import Settled as Settled
+from hopmix._dynamics import Status as Status
+
+# Derived layers
+from hopmix._potential import eliminate as eliminate
+from hopmix._potential import Potential as Potential
+from hopmix._block import derive_block as derive_block
+from hopmix._block import Block as Block
+from hopmix._block import SerialBlock as SerialBlock
+from hopmix._block import gradient_force as gradient_force
+
+# Certificates, and how far from one
+from hopmix._certificate.certificate import certify as certify
+from hopmix._certificate.certificate import Certificate as Certificate
+from hopmix._assumptions import Assumption as Assumption
+from hopmix._certificate.check import Check as Check
+from hopmix._certificate.concavity import concavity_bound as concavity_bound
+from hopmix._certificate.contraction import contraction_rate as contraction_rate
+from hopmix.symmetry import measure_asymmetry as measure_asymmetry
+from hopmix.symmetry import Asymmetry as Asymmetry
+from hopmix.symmetry import field_asymmetry as field_asymmetry
+
+# Trees
 from hopmix._tree import couplings as couplings
-from hopmix._tree import map_couplings as map_couplings
 from hopmix._tree import named_couplings as named_couplings
+from hopmix._tree import map_couplings as map_couplings
 from hopmix._tree import trainable as trainable
-from hopmix._vector_field import Estimate as Estimate
-from hopmix._vector_field import Loop as Loop
-from hopmix._vector_field import Split as Split
-from hopmix._vector_field import estimate_field_asymmetry as estimate_field_asymmetry
-from hopmix._vector_field import field_asymmetry as field_asymmetry
-from hopmix._vector_field import helmholtz_split as helmholtz_split
-from hopmix._vector_field import loop_integral as loop_integral
-from hopmix._vector_field import work_along as work_along
+from hopmix._tree import Frozen as Frozen
+
+# Models, and further rooms
 from hopmix.models.mixer import Mixer as Mixer
 from hopmix.models.mixer import MixerConfig as MixerConfig
+from hopmix import retrieval as retrieval
+from hopmix import symmetry as symmetry
+
+if not typing.TYPE_CHECKING:  # type checkers know the new places alone
+    from hopmix._moved import old_name as __getattr__  # noqa: F401  # noqa: F401
+    from hopmix._moved import public_names as __dir__  # noqa: F401  # noqa: F401
 
 __version__ = importlib.metadata.version("hopmix")

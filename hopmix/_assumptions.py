@@ -15,6 +15,10 @@ Verdict = Literal["holds", "fails", "unknown"]
 class Assumption(NamedTuple):
     """One assumption of a claim: what it says, whether it `holds`, `fails` or is `unknown`, and
     why.
+
+    - `statement`: what is assumed.
+    - `verdict`: `holds`, `fails` or `unknown`.
+    - `reason`: why.
     """
 
     statement: str

@@ -19,7 +19,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._dtypes import need_floats
+from hopmix._numerics.dtypes import need_floats
 from hopmix._types import PRNGKey, Scalar
 
 Breaking = Literal["zeros", "xavier"]
@@ -88,7 +88,13 @@ class Coupling(eqx.Module):
 
     @classmethod
     def symmetric(cls, visible: int, hidden: int, *, key: PRNGKey) -> "Coupling":
-        r"""Tied weights: $V = W^\top$; only $W$ trains."""
+        r"""Tied weights: $V = W^\top$; only $W$ trains.
+
+        **Arguments:**
+
+        - `visible`, `hidden`: how many units the two layers have.
+        - `key`: of the weights; $W$ is the same for every kind.
+        """
         return cls(xavier_uniform(_up_key(key), hidden, visible))
 
     @classmethod
@@ -100,6 +106,12 @@ class Coupling(eqx.Module):
         `breaking` starts at `"zeros"` (exactly symmetric), or at `"xavier"` as in the reference
         implementation, where the cosine of $V$ and $W^\top$ is about $1/\sqrt2$ from the first
         step.
+
+        **Arguments:**
+
+        - `visible`, `hidden`: how many units the two layers have.
+        - `key`: of the weights; $W$ is the same for every kind.
+        - `breaking`: `"zeros"` or `"xavier"`.
         """
         if breaking not in ("zeros", "xavier"):
             raise ValueError(f'breaking must be "zeros" or "xavier", got {breaking!r}.')
@@ -111,7 +123,13 @@ class Coupling(eqx.Module):
 
     @classmethod
     def free(cls, visible: int, hidden: int, *, key: PRNGKey) -> "Coupling":
-        """Independent weights: both $W$ and $V$ train, from independent draws."""
+        """Independent weights: both $W$ and $V$ train, from independent draws.
+
+        **Arguments:**
+
+        - `visible`, `hidden`: how many units the two layers have.
+        - `key`: of the weights; $W$ is the same for every kind.
+        """
         return cls(
             xavier_uniform(_up_key(key), hidden, visible),
             breaking=_draw_down(key, visible, hidden),

@@ -3,7 +3,7 @@ r"""Dynamics: follow a system in continuous time, take explicit steps, or settle
 `flow` integrates $\tau \dot x = f(x)$ with Diffrax, `descend` takes explicit steps, and `settle`
 takes them to a fixed point and differentiates it implicitly. A *system* is a block, whose state is
 one array, or a memory, whose state maps the names of its layers to arrays. (Binary memories are in
-`hopmix._binary`.)
+`hopmix.retrieval`.)
 """
 
 import math
@@ -18,9 +18,9 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from hopmix._dtypes import cast, solver_dtype, widened
-from hopmix._implicit import implicit_root, spoil
-from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding
+from hopmix._numerics.dtypes import cast, solver_dtype, widened
+from hopmix._numerics.implicit import implicit_root, spoil
+from hopmix._numerics.rounding import allowed_rise, energy_magnitude, is_rounding
 from hopmix._system import AbstractSystem, move
 from hopmix._types import Layer, Scalar, State
 
@@ -29,13 +29,18 @@ def velocity(system: AbstractSystem, state: Any) -> Any:
     r"""The velocity $\dot x = f(x)/\tau$ of a memory (a mapping of layers) or of a block (one
     array).
 
+    **Arguments:**
+
+    - `system`: a memory or a block.
+    - `state`: $x$; of a memory a mapping from its layers to arrays.
+
     **Raises:** `TypeError` for anything else.
     """
     _need_system(system)
     return system.velocity(state)
 
 
-def flow(
+def flow(  # noqa: PLR0913 (the options are those of `diffrax.diffeqsolve`)
     system: AbstractSystem,
     state: Layer | State,
     duration: float,

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool
 
-from hopmix._dtypes import need_floats, need_mask
 from hopmix._lagrangian import AbstractLagrangian, spread
-from hopmix._rounding import state_magnitude, total
+from hopmix._numerics.dtypes import need_floats, need_mask
+from hopmix._numerics.rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
 from hopmix._system import AbstractSystem
 from hopmix._types import Energy, Layer, PRNGKey, Scalar, State
@@ -131,6 +131,10 @@ class Neurons(eqx.Module):
     def energy(self, x: Layer) -> Energy:
         r"""The layer energy $x \cdot g - L(x)$, without the input; of a token-major batch, that of
         each example.
+
+        **Arguments:**
+
+        - `x`: the state, of the shape of the layer.
         """
         need_floats("The state", x)
         if x.ndim > len(self.shape):
@@ -248,6 +252,10 @@ class AssociativeMemory(AbstractSystem):
     def energy_terms(self, state: State) -> dict[str, dict[str, Scalar]]:
         """The energy of each layer, synapse and input, under `"neurons"`, `"synapses"` and
         `"inputs"`.
+
+        **Arguments:**
+
+        - `state`: the state of each layer, by name.
         """
         activations = self.activations(state)
         outputs = self._outputs(activations)
@@ -264,7 +272,12 @@ class AssociativeMemory(AbstractSystem):
         }
 
     def energy(self, state: State) -> Scalar:
-        r"""The total energy $E(x)$ of one state."""
+        r"""The total energy $E(x)$ of one state.
+
+        **Arguments:**
+
+        - `state`: the state of each layer, by name.
+        """
         return jnp.sum(jnp.stack(jax.tree.leaves(self.energy_terms(state))))
 
     def energy_magnitude(self, state: State) -> Scalar:
@@ -296,6 +309,10 @@ class AssociativeMemory(AbstractSystem):
 
         It is $-\partial E/\partial g_a$ where all couplings are symmetric, and zero at clamped
         entries.
+
+        **Arguments:**
+
+        - `state`: the state of each layer, by name.
         """
         outputs = self._outputs(self.activations(state))
         return {
@@ -315,6 +332,11 @@ class AssociativeMemory(AbstractSystem):
     def drive(self, inputs: Mapping[str, Layer | None]) -> "AssociativeMemory":
         """The memory with external currents into some layers, by name; `None` takes an input away.
 
+        **Arguments:**
+
+        - `inputs`: currents by the names of layers, each of the rank of its layer and broadcast
+          against it.
+
         **Raises:** `ValueError` for an unknown layer or a current that does not fit it.
         """
         return self._with_neurons(inputs, "input")
@@ -325,6 +347,11 @@ class AssociativeMemory(AbstractSystem):
 
         A mask of shape (1, ..., 1) holds or frees a whole layer. Where only some entries of a group
         of a norm or of a softmax are held, the energy may rise (`theory/C01-descent.md`).
+
+        **Arguments:**
+
+        - `masks`: booleans by the names of layers, true at entries that are held, broadcast
+          likewise.
 
         **Raises:** `ValueError` for an unknown layer or a mask that does not fit it.
         """

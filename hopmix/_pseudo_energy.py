@@ -19,17 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, Potential
-from hopmix._dtypes import need_floats
 from hopmix._dynamics import velocity
 from hopmix._memory import Affine
+from hopmix._numerics.dtypes import need_floats
+from hopmix._potential import Potential
 from hopmix._types import Layer, Scalar
 
 Tree = TypeVar("Tree")
 
 
-class Power(NamedTuple):
+class EnergyBalance(NamedTuple):
     r"""The rate of a pseudo-energy along the flow, and the two parts it is made of; see `power`.
 
     - `dissipation`: $\tau\,\dot x^\top H \dot x$, not negative for a convex visible Lagrangian.
@@ -119,7 +120,9 @@ def residual_force(
     return block.potential.force(g) - jax.grad(potential or block.potential)(g)
 
 
-def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None) -> Power:
+def power(
+    block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = None
+) -> EnergyBalance:
     r"""The rate of a pseudo-energy along the flow of a block, split in dissipation and work:
 
     $$\dot E = -\tau\,\dot x^\top H \dot x + \dot x^\top H r, \qquad r = F - \nabla U.$$
@@ -132,7 +135,7 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     - `potential`: the $U$ of the pseudo-energy $\text{leak}\,[x \cdot g - L(x)] - U(g)$, as a
         function of $g$; `None` for the block's own, so that the rate is that of `block.energy`.
 
-    **Returns:** a `Power`.
+    **Returns:** an `EnergyBalance`.
 
     **Raises:** `ValueError` if `x` is not one example, and for integers.
 
@@ -144,7 +147,7 @@ def power(block: Block, x: Layer, potential: Callable[[Layer], Scalar] | None = 
     downhill = jax.grad(potential or block.potential)(block.activation(x)) - block.leak * x
     lifted = neurons.lagrangian.hessian_vector_product(x, moving)
     driving = neurons.tau * moving
-    return Power(
+    return EnergyBalance(
         jnp.sum(driving * lifted),
         jnp.sum((driving - downhill) * lifted),
         -jnp.sum(downhill * lifted),
@@ -156,7 +159,7 @@ def energy_budget(
     times: Float[Array, " times"],
     states: Float[Array, "times ..."],
     potential: Callable[[Layer], Scalar] | None = None,
-) -> Power:
+) -> EnergyBalance:
     r"""What a pseudo-energy has lost and gained along a trajectory of the flow, from its start to
     each of its times:
 
@@ -169,8 +172,8 @@ def energy_budget(
     - `block`, `potential`: as in `power`.
     - `times`, `states`: of a trajectory, such as `ts` and `ys` of a solution of `flow`.
 
-    **Returns:** a `Power` of integrals, each of the shape of `times`: energy dissipated, work done
-    by the residual force, and the change of the energy.
+    **Returns:** an `EnergyBalance` of integrals, each of the shape of `times`: energy dissipated,
+    work done by the residual force, and the change of the energy.
 
     **Raises:** `ValueError` if the states are not examples.
 
@@ -188,6 +191,10 @@ def with_tied_weights(tree: Tree) -> Tree:
     r"""The same block, memory or model with $V = W^\top$: every coupling at tie 1 without breaking.
 
     An `Affine` that is not conservative becomes so, since it breaks the symmetry just as well.
+
+    **Arguments:**
+
+    - `tree`: any pytree with couplings.
     """
     return jax.tree.map(_tied, tree, is_leaf=_can_break)
 

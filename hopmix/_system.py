@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from hopmix._dtypes import precision_of
+from hopmix._numerics.dtypes import precision_of
 from hopmix._types import PRNGKey, Scalar
 
 

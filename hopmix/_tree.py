@@ -28,7 +28,12 @@ class Frozen(eqx.Module):
 
 
 def couplings(tree: PyTree) -> list[Coupling]:
-    """All couplings in a model, in the order of its fields."""
+    """All couplings in a model, in the order of its fields.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
+    """
     return [leaf for leaf in jax.tree.leaves(tree, is_leaf=_is_coupling) if _is_coupling(leaf)]
 
 
@@ -39,6 +44,10 @@ def named_couplings(tree: PyTree) -> dict[str, Coupling]:
     A path has the fields, keys and positions that lead to a coupling. Those that every block has in
     between are left out, and so is a name that repeats the one before, unless two couplings would
     have one name then.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_coupling)
     found = [(path, leaf) for path, leaf in leaves if _is_coupling(leaf)]
@@ -87,6 +96,10 @@ def trainable(tree: PyTree) -> PyTree:
     These are all floating-point arrays except the `tie` of a `Coupling` and those in a `Frozen`; it
     serves as filter of `eqx.partition`. Shapes (`jax.ShapeDtypeStruct`) count as the arrays they
     stand for.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
     """
 
     def mark(node: Any) -> Any:

@@ -93,7 +93,7 @@ print(f"tied for 150 steps: loss {loss(tied, jnp.arange(1024)):.3f}, still exact
 everything = jnp.arange(1024)
 gradient = eqx.filter_grad(loss)(tied, everything)
 predicted = jnp.stack(
-    [hm.breaking_rate(*pair) for pair in zip(hm.couplings(tied), hm.couplings(gradient))]
+    [hm.symmetry.breaking_rate(*pair) for pair in zip(hm.couplings(tied), hm.couplings(gradient))]
 )
 rate = 1e-3
 moved = jax.tree.map(
@@ -140,7 +140,7 @@ assert ends[0.0] < ends[1e-2] < ends[1.0] <= 1
 def margins(model):
     """The descent margins of the first block, at the states that 64 images bring to it."""
     states = jax.vmap(model.embed)(images[:64])
-    return jax.vmap(lambda x: hm.descent_margin(model.blocks[0], x))(states)
+    return jax.vmap(lambda x: hm.symmetry.descent_margin(model.blocks[0], x))(states)
 
 
 for strength, (trained, _) in runs.items():

@@ -45,7 +45,7 @@ from hopmix import (
     derive_block,
     trainable,
 )
-from hopmix._dtypes import cast as cast
+from hopmix._numerics.dtypes import cast as cast
 
 DTYPES = (jnp.float64, jnp.float32)
 SHAPES = ((7,), (4, 3), (2, 5, 3))

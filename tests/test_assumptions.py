@@ -31,7 +31,6 @@ from hopmix import (
     Status,
     Sum,
     Tanh,
-    breaking_bound,
     certify,
     concavity_bound,
     contraction_rate,
@@ -41,6 +40,7 @@ from hopmix import (
     gradient_force,
 )
 from hopmix._assumptions import foreign_type, is_known
+from hopmix.symmetry import breaking_bound
 
 SIZE = 5
 
@@ -270,24 +270,25 @@ def test_what_is_made_of_a_foreign_part_is_not_known(getkey):
 CORE = Path(inspect.getfile(hopmix)).parent
 
 
+ROOMS = ("_*.py", "_*/*.py", "symmetry/*.py", "retrieval/*.py")
+
+
 def places(name: str) -> set[str]:
-    """The modules of the core, beside the list of public names, whose code speaks of a class."""
+    """The modules of the core, beside lists of names, whose code speaks of a class."""
     found = set()
-    for path in CORE.glob("_*.py"):
-        names = {
-            node.id for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name)
-        }
-        names |= {
-            node.name
-            for node in ast.walk(ast.parse(path.read_bytes()))
-            if isinstance(node, ast.ClassDef)
-        }
+    for path in (path for pattern in ROOMS for path in CORE.glob(pattern)):
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.name for node in nodes if isinstance(node, ast.ClassDef)}
         if path.stem != "__init__" and name in names:
-            found.add(path.stem)
+            found.add(".".join(path.relative_to(CORE).with_suffix("").parts))
     return found
 
 
-ABOUT_ONE_TYPE = {"HopfieldMemory": {"_binary", "_retrieval"}, "Gained": {"_conservative_form"}}
+ABOUT_ONE_TYPE = {
+    "HopfieldMemory": {"retrieval.binary", "retrieval.bounds"},
+    "Gained": {"_certificate.conservative_form"},
+}
 """Functions that are about one type, and make or take it."""
 
 
@@ -298,7 +299,7 @@ def test_there_is_one_place_to_edit_for_a_type(kind):
 
 
 def test_the_places_of_a_class_that_several_modules_know_are_found():
-    assert {"_coupling", "_synapse", "_symmetry"} <= places("Coupling")
+    assert {"_coupling", "_synapse.base", "symmetry.weights"} <= places("Coupling")
 
 
 def test_sums_dense_couplings_and_biases_of_hopmix_are_believed_in_the_same_memory(getkey):

@@ -24,17 +24,14 @@ from hopmix import (
     HopfieldMemory,
     LogSumReLU,
     Quadratic,
-    Recall,
     ReLU,
     RePU,
     Sigmoid,
     Softmax,
     Tanh,
-    flip_costs,
-    recall,
-    update_all,
 )
 from hopmix._lagrangian import Scaled, Sum
+from hopmix.retrieval import Recalled, flip_costs, recall, update_all
 
 
 class Pairs(eqx.Module):
@@ -111,7 +108,7 @@ SWEEPS = (
 )  # each sweep that changes something lowers the energy strictly, so that this is always enough
 
 
-def run(energy: Pairs, start: Array, key: Array | None = None) -> Recall:
+def run(energy: Pairs, start: Array, key: Array | None = None) -> Recalled:
     """One shape and one number of sweeps in all tests: one compiled program."""
     return recall(energy, start, sweeps=SWEEPS, key=jr.key(0) if key is None else key)
 

@@ -14,7 +14,12 @@ import pytest
 from helpers import assert_close, normal
 
 from hopmix import Coupling, measure_asymmetry
-from hopmix._breaking import breaking_rate, breaking_velocity, product_gradient, unit_balance
+from hopmix.symmetry.breaking import (
+    breaking_rate,
+    breaking_velocity,
+    product_gradient,
+    unit_balance,
+)
 
 VISIBLE = 4
 HIDDEN = 3

@@ -53,7 +53,7 @@ from hopmix import (
     derive_block,
     descend,
 )
-from hopmix._rounding import step_magnitudes
+from hopmix._numerics.rounding import step_magnitudes
 
 
 def relu_block(key, coupling: str = "symmetric", **memory) -> Block:

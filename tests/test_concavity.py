@@ -36,7 +36,7 @@ from hopmix import (
     derive_block,
     eliminate,
 )
-from hopmix._concavity import mutual_pull, spectral_norm
+from hopmix._certificate.concavity import mutual_pull, spectral_norm
 
 
 def stored(patterns, separation, affine=None) -> AssociativeMemory:

@@ -35,10 +35,10 @@ from hopmix import (
     certify,
     derive_block,
     descend,
-    radial_energy,
 )
-from hopmix._conservative_form import conservative_form, ties_of
-from hopmix._gained import Gained
+from hopmix._certificate.conservative_form import conservative_form, ties_of
+from hopmix._lagrangian.gained import Gained
+from hopmix.symmetry import radial_energy
 
 GAINS = jnp.asarray([0.5, 2.0, 3.0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, normal
 
-from hopmix._implicit import fixed_point, implicit_root, solve_linear, spoil
+from hopmix._numerics.implicit import fixed_point, implicit_root, solve_linear, spoil
 
 
 def square_root(a):

@@ -45,7 +45,6 @@ from hopmix import (
     Tanh,
     couplings,
     derive_block,
-    energy_budget,
     flow,
 )
 from hopmix._dynamics import velocity
@@ -57,6 +56,7 @@ from hopmix._pseudo_energy import (
     residual_force,
     with_tied_weights,
 )
+from hopmix.symmetry import energy_budget
 
 ELEMENTWISE = {
     "quadratic": Quadratic(),

@@ -23,9 +23,11 @@ from hopmix import (
     Quadratic,
     RePU,
     Softmax,
+    derive_block,
+)
+from hopmix.retrieval import (
     bit_error,
     capacity,
-    derive_block,
     pattern_separation,
     retrieval_bound,
     retrieval_failure,

@@ -29,7 +29,7 @@ from hopmix import (
     derive_block,
     descend,
 )
-from hopmix._rounding import allowed_rise, energy_magnitude, is_rounding, rounding_unit
+from hopmix._numerics.rounding import allowed_rise, energy_magnitude, is_rounding, rounding_unit
 from hopmix.testing import assert_energy_descends
 
 dtypes = pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from helpers import assert_close, normal
 from hypothesis import given
 from scipy import stats
 
-from hopmix import Coupling, measure_asymmetry, measure_spectrum, significance
-from hopmix._significance import compare_rotations, pair, pair_directions, rotations
+from hopmix import Coupling, measure_asymmetry
+from hopmix.symmetry import measure_significance, measure_spectrum
+from hopmix.symmetry.significance import compare_rotations, pair, pair_directions, rotations
 
 CHANCE = 1e-10
 """That an assertion about shares fails although it holds; each test makes fewer than ten of them.
@@ -53,7 +54,7 @@ def test_the_value_counts_as_one_more_draw():
     random = np.random.default_rng(0)
     w = random.normal(size=(6, 4))
     v = random.normal(size=(4, 6))
-    found = significance(couple(v, w), gap, key=jr.key(3), pairings=7)
+    found = measure_significance(couple(v, w), gap, key=jr.key(3), pairings=7)
     keys = jr.split(jr.split(jr.key(3))[0], 7)
     value = float(gap(couple(v, w)))
     every = np.asarray([value, *(float(gap(pair(couple(v, w), key))) for key in keys)])
@@ -67,7 +68,7 @@ def test_z_is_largest_where_only_the_value_differs():
     """Of N draws that agree and a value that does not, z is N/sqrt(N + 1) and p is 1/(N + 1)."""
     once = lambda c: jnp.where(jnp.all(c.down == c.up.T), 1.0, 0.0)
     w = jnp.asarray(np.random.default_rng(1).normal(size=(40, 3)))
-    found = significance(couple(w.T, w), once, key=jr.key(0), pairings=9)
+    found = measure_significance(couple(w.T, w), once, key=jr.key(0), pairings=9)
     assert_close((found.z, found.p), (9 / math.sqrt(10), 0.1))
 
 
@@ -77,7 +78,7 @@ def test_ties_count_against_the_weights():
     """
     w = np.eye(2)
     v = np.asarray([[1.0, 0.2], [0.3, 1.0]])
-    found = significance(couple(v, w), gap, key=jr.key(1), pairings=99)
+    found = measure_significance(couple(v, w), gap, key=jr.key(1), pairings=99)
     plain = float(gap(couple(v, w)))
     swapped = float(gap(couple(v[:, ::-1], w)))
     share = (float(found.mean) - swapped) / (plain - swapped)
@@ -98,7 +99,9 @@ def p_values(pairings: int, hidden: int, visible: int, count: int) -> np.ndarray
         w = jr.normal(first, (hidden, visible))
         v = jr.normal(second, (visible, hidden))
         return jnp.stack(
-            significance(couple(v, w * sizes[:, None]), indices, key=third, pairings=pairings).p
+            measure_significance(
+                couple(v, w * sizes[:, None]), indices, key=third, pairings=pairings
+            ).p
         )
 
     return np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(100 * pairings + hidden), count)))
@@ -134,7 +137,7 @@ def test_p_of_queries_and_keys_is_exact(visible, hidden):
     def one(key):
         first, second, third = jr.split(key, 3)
         coupling = couple(jr.normal(first, (visible, hidden)), jr.normal(second, (hidden, visible)))
-        return significance(coupling, score, key=third, pairings=4, hidden="basis").p
+        return measure_significance(coupling, score, key=third, pairings=4, hidden="basis").p
 
     p = np.asarray(jax.jit(jax.vmap(one))(jr.split(jr.key(7), count)))
     for level in (0.2, 0.4):
@@ -149,9 +152,9 @@ def test_p_of_queries_and_keys_is_exact(visible, hidden):
 # ---- Gauge ---------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**31 - 1)
-ALL = jax.jit(lambda v, w: significance(couple(v, w), key=jr.key(1), pairings=19))
+ALL = jax.jit(lambda v, w: measure_significance(couple(v, w), key=jr.key(1), pairings=19))
 SPECTRUM = jax.jit(
-    lambda v, w: significance(couple(v, w), measure_spectrum, key=jr.key(1), pairings=9)
+    lambda v, w: measure_significance(couple(v, w), measure_spectrum, key=jr.key(1), pairings=9)
 )
 
 
@@ -185,7 +188,9 @@ def test_z_and_p_of_the_spectrum_are_invariant(seed):
     np.testing.assert_allclose(np.asarray(after[1:]), np.asarray(before[1:]), rtol=1e-5, atol=1e-6)
 
 
-SINGLE = jax.jit(lambda v, w: significance(couple(v, w, jnp.float32), key=jr.key(1), pairings=19))
+SINGLE = jax.jit(
+    lambda v, w: measure_significance(couple(v, w, jnp.float32), key=jr.key(1), pairings=19)
+)
 
 
 @pytest.mark.parametrize("spread", [3.0, 25.0])
@@ -213,7 +218,7 @@ def test_other_indices_keep_plain_pairings():
     _, v, w = draw(2, 30, 6)
     v = 1 + v
     w = 1 + w
-    found = significance(couple(v, w), indices, key=jr.key(1), pairings=400)
+    found = measure_significance(couple(v, w), indices, key=jr.key(1), pairings=400)
     squares = np.sum(v**2) + np.sum(w**2)
     overlaps = v.T @ w.T
     mean = 1 - 2 * overlaps.sum() / 30 / squares
@@ -229,9 +234,9 @@ def test_other_indices_keep_plain_pairings():
 def test_a_custom_index_gets_the_null_of_its_kind():
     """Whether a gauge keeps it is found by trying: the z of a lambda is that of the named index."""
     _, v, w = draw(5)
-    own = jax.jit(lambda v, w: significance(couple(v, w), indices, key=jr.key(1), pairings=19))(
-        v, w
-    )
+    own = jax.jit(
+        lambda v, w: measure_significance(couple(v, w), indices, key=jr.key(1), pairings=19)
+    )(v, w)
     named = ALL(v, w)
     assert_close((own.z[0], own.z[2]), (named.z.relative_breaking, named.z.symmetry_score), 1e-9)
 
@@ -259,8 +264,8 @@ def test_tied_and_opposite_weights_are_as_symmetric():
     """V = W^T and V = -W^T: cosines of 1 and -1, the same score, and the same p."""
     w = np.random.default_rng(4).normal(size=(16, 12))
     both = lambda c: (indices(c)[1] / jnp.sum(c.up**2), score(c))
-    tied = significance(couple(1 * w.T, w), both, key=jr.key(0), pairings=99)
-    opposite = significance(couple((-1) * w.T, w), both, key=jr.key(0), pairings=99)
+    tied = measure_significance(couple(1 * w.T, w), both, key=jr.key(0), pairings=99)
+    opposite = measure_significance(couple((-1) * w.T, w), both, key=jr.key(0), pairings=99)
     assert_close((tied.value, opposite.value), ((1.0, 1.0), (-1.0, 1.0)))
     assert_close((tied.p, opposite.p), ((0.01, 0.01), (0.01, 0.01)))
     assert tied.z[0] > 5
@@ -271,7 +276,9 @@ def test_tied_and_opposite_weights_are_as_symmetric():
 # ---- Queries and keys ----------------------------------------------------------------------------
 
 HEAD = jax.jit(
-    lambda v, w: significance(couple(v, w), product, key=jr.key(1), pairings=19, hidden="basis")
+    lambda v, w: measure_significance(
+        couple(v, w), product, key=jr.key(1), pairings=19, hidden="basis"
+    )
 )
 
 
@@ -330,7 +337,7 @@ def test_rotations_have_the_mean_of_all_of_them():
 def test_tied_queries_and_keys_stand_out():
     w = np.random.default_rng(9).normal(size=(6, 12))
     for sign in (1, -1):
-        found = significance(
+        found = measure_significance(
             couple(sign * w.T, w), score, key=jr.key(0), pairings=99, hidden="basis"
         )
         assert_close((found.value, found.p), (1.0, 0.01))
@@ -345,7 +352,7 @@ def test_one_dtype_in_the_same_out(dtype, hidden, getkey):
     coupling = Coupling.from_weights(
         normal(getkey(), (4, 6), dtype), normal(getkey(), (6, 4), dtype)
     )
-    found = significance(coupling, score, key=jr.key(0), pairings=9, hidden=hidden)
+    found = measure_significance(coupling, score, key=jr.key(0), pairings=9, hidden=hidden)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
     assert_close(
         10 * found.p.astype(jnp.float64), round(10 * float(found.p)), 1e-2
@@ -357,13 +364,13 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(
         (ValueError, TypeError), match="heads"
     ):  # by the checker of annotations in tests
-        significance(eye, key=jr.key(0), hidden="heads")  # pyright: ignore[reportArgumentType]
+        measure_significance(eye, key=jr.key(0), hidden="heads")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"needs 2 pairings and 2 hidden units, got 5 and 1"):
         compare_rotations(couple(jnp.ones((3, 1)), jnp.ones((1, 3))), score, key=jr.key(0), draws=5)
 
 
 def test_an_index_that_is_no_number_has_no_p():
-    found = significance(
+    found = measure_significance(
         couple(jnp.eye(3), jnp.eye(3)), lambda c: jnp.nan * c.up[0, 0], key=jr.key(0), pairings=5
     )
     assert np.isnan(found.z)

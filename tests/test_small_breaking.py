@@ -38,13 +38,11 @@ from hopmix import (
     SphericalNorm,
     Tanh,
     TokenMixing,
-    breaking_bound,
-    breaking_size,
     derive_block,
-    with_tied_weights,
 )
-from hopmix import _small_breaking as small
+from hopmix._certificate import small_breaking as small
 from hopmix.claims.c16_small_breaking import break_by, draw, find_rest
+from hopmix.symmetry import breaking_bound, breaking_size, with_tied_weights
 
 TOKENS = 3
 CHANNELS = 4

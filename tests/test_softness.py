@@ -28,7 +28,7 @@ from hopmix import (
     certify,
     derive_block,
 )
-from hopmix._softness import softness
+from hopmix._certificate.softness import softness
 
 
 def block_of(visible, hidden, up, *, leak=0.0, n_iter=1, step=1e-3, bias=None, **layer) -> Block:

@@ -475,10 +475,20 @@ def page() -> list[str]:
 def test_the_file_to_copy_passes(page):
     names: dict = {}
     exec(page[0], names)
+    run_all(names, 3)
+
+
+def run_all(names: dict, count: int):
     tests = [value for name, value in names.items() if name.startswith("test_")]
-    assert len(tests) == 3
+    assert len(tests) == count
     for test in tests:
         test()
+
+
+def test_the_strategies_do_what_the_page_says(page):
+    names: dict = {}
+    exec(page[3], names)
+    run_all(names, 3)
 
 
 def test_the_failure_looks_as_the_page_says(page):

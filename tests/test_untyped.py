@@ -13,6 +13,8 @@ SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from hopmix import *
+from hopmix.retrieval import *
+from hopmix.symmetry import *
 
 pair = AssociativeMemory(
     {"v": Neurons(Tanh(), (5,)), "h": Neurons(ReLU(), (3,))},

@@ -20,14 +20,11 @@ from hopmix import (
     Mixer,
     MixerConfig,
     Quadratic,
-    estimate_field_asymmetry,
     field_asymmetry,
-    helmholtz_split,
-    loop_integral,
     measure_asymmetry,
-    work_along,
 )
 from hopmix.claims._small_mixer import draw_weights, free, small_mixer
+from hopmix.symmetry import estimate_field_asymmetry, helmholtz_split, loop_integral, work_along
 
 # ---- The exact index -----------------------------------------------------------------------------
 

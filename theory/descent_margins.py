@@ -15,7 +15,6 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from hopmix import descent_margin
 from hopmix.claims._small_mixer import (
     Couple,
     Weights,
@@ -24,6 +23,7 @@ from hopmix.claims._small_mixer import (
     map_examples,
     small_mixer,
 )
+from hopmix.symmetry import descent_margin
 
 SETTINGS = {"none": False, "into token units and visible units": True}
 """Which biases the blocks have, by what the table calls them."""

@@ -136,14 +136,14 @@ def energies(block: hopmix.Block, x: jax.Array) -> dict[str, jax.Array]:
     """The four energies of a state, and those of the notebook, whose Lagrangian |x - mean| does not
     fit its norm.
     """
-    none = hopmix.with_tied_weights(block).energy(x)
+    none = hopmix.symmetry.with_tied_weights(block).energy(x)
     minus = block.energy(x)
     plus = 2 * none - minus
     spread = jnp.sqrt(
         jnp.sum((x - jnp.mean(x)) ** 2) + x.size * block.potential.neurons.lagrangian.eps
     )
     excess = (math.sqrt(x.size) - 1) * spread
-    radial = hopmix.radial_energy(block, x, nodes=16)
+    radial = hopmix.symmetry.radial_energy(block, x, nodes=16)
     return {"none": none, "plus": plus, "minus": minus, "radial": radial, "notebook": plus + excess}
 
 

@@ -34,13 +34,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hopmix import (
-    AbstractLagrangian,
-    HopfieldMemory,
-    LogSumReLU,
-    Quadratic,
-    RePU,
-    Softmax,
+from hopmix import AbstractLagrangian, HopfieldMemory, LogSumReLU, Quadratic, RePU, Softmax
+from hopmix.retrieval import (
     bit_error,
     capacity,
     flip_costs,

@@ -49,7 +49,7 @@ class Config:
 class Row(NamedTuple):
     """One rest of one block.
 
-    - `bound`, `breaking`, `times`: of `hopmix.breaking_bound`.
+    - `bound`, `breaking`, `times`: of `hopmix.symmetry.breaking_bound`.
     - `kept`: the last of `TIMES` up to which the rest is found, and stable; 0 where it is not at
       the first.
     - `moved`: how far it moves by 0.99 `times` its breaking, in units of the promised distance.
@@ -111,15 +111,15 @@ def measure(block: hopmix.Block, start: jax.Array, steps: int = 4000) -> Row | N
     """One rest of a leaky block, reached from a state; `None` where the tied flow has reached no
     stable rest.
     """
-    tied = hopmix.with_tied_weights(block)
+    tied = hopmix.symmetry.with_tied_weights(block)
     rest = jnp.asarray(find_rest(tied, follow(tied, start, steps), 5).state)
-    found = hopmix.breaking_bound(block, rest)
+    found = hopmix.symmetry.breaking_bound(block, rest)
     if not found.bound > 0:
         return None
     share = min(0.99 * found.times, 1.0)
     scaled = scale_breaking(block, jnp.asarray(share))
     moved = np.linalg.norm(find_rest(scaled, rest, 12).state - np.asarray(rest))
-    promised = hopmix.breaking_bound(scaled, rest).distance
+    promised = hopmix.symmetry.breaking_bound(scaled, rest).distance
     end = follow(block, start, steps)
     sizes = mean_squares(block, end, steps)
     shares = np.asarray(sizes) / float(sizes[1])

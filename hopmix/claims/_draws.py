@@ -10,14 +10,33 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention
-from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Exponential, Quadratic, ReLU, RePU, Sigmoid, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._lagrangian import (
+    AbstractLagrangian,
+    Entmax,
+    Exponential,
+    GhostMax,
+    LayerNorm,
+    Quadratic,
+    ReLU,
+    RePU,
+    Sigmoid,
+    Softmax,
+    SphericalNorm,
+    Tanh,
+)
 from hopmix._memory import Affine, AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, HyperSynapse
+from hopmix._synapse import (
+    AbstractSynapse,
+    Attention,
+    Bias,
+    ChannelMixing,
+    Convolution,
+    Dense,
+    HopfieldMemory,
+    HyperSynapse,
+    Pooling,
+)
 from hopmix._tree import trainable
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._mixer import mixer_memory

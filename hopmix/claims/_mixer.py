@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing
 from hopmix._types import Layer, Scalar
-from hopmix._vector_field import field_asymmetry
+from hopmix.symmetry.fields import field_asymmetry
 
 BRANCHES = ("token", "channel")
 CLEAR = 1e-6

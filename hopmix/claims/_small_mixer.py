@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
-from hopmix._lagrangian import GELU, AbstractLagrangian
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm
 from hopmix._memory import Neurons
 from hopmix._synapse import ChannelMixing, TokenMixing
 from hopmix._types import Layer, PRNGKey, Scalar

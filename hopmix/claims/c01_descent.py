@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from hopmix._derive import Block
+from hopmix._block import Block
 from hopmix._dynamics import velocity
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._types import Layer, PRNGKey, Scalar, State

@@ -12,11 +12,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
 from hopmix._dynamics import velocity
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm, Softmax
+from hopmix._lagrangian import GELU, LayerNorm, Softmax
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike, State

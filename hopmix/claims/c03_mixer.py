@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
-from hopmix._lagrangian import GELU, AbstractLagrangian, ReLU, Tanh
-from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, ReLU, SphericalNorm, Tanh
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, Tokens

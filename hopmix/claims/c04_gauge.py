@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._derive import Potential, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian, ReLU
-from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, ReLU, SphericalNorm
 from hopmix._memory import Neurons
+from hopmix._potential import Potential, eliminate
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._mixer import BRANCHES, mixer_memory

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._derive import Block, derive_block
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._block import Block, derive_block
+from hopmix._lagrangian import LayerNorm
 from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share

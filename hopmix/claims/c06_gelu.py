@@ -15,11 +15,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Potential, derive_block, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Tanh
-from hopmix._lagrangian_groups import LayerNorm, SphericalNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, SphericalNorm, Tanh
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._potential import Potential, eliminate
 from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hopmix._derive import Block
+from hopmix._block import Block
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._mixer import asymmetry

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, Potential, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm
 from hopmix._memory import Affine, Neurons
+from hopmix._potential import Potential, eliminate
 from hopmix._types import PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, where_it_fails
 from hopmix.claims._mixer import BRANCHES, CLEAR, asymmetry, mixer_memory

@@ -16,15 +16,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._derive import Block, SerialBlock, derive_block
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._block import Block, SerialBlock, derive_block
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory
 from hopmix._types import Layer, PRNGKey, Scalar
-from hopmix._vector_field import field_asymmetry
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails
 from hopmix.claims._draws import draw_systems, mixer
 from hopmix.claims._mixer import BRANCHES, CLEAR, asymmetry
+from hopmix.symmetry.fields import field_asymmetry
 
 Matrix = Float[Array, "units units"]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hopmix._block import Block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block
 from hopmix._dynamics import velocity
 from hopmix._lagrangian import Quadratic, ReLU
 from hopmix._pseudo_energy import (

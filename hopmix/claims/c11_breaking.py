@@ -15,14 +15,13 @@ import optax
 import scipy.optimize
 from jaxtyping import Array, Float
 
-from hopmix._breaking import breaking_rate, breaking_velocity, unit_balance
 from hopmix._coupling import Coupling
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Sum, Tanh
-from hopmix._lagrangian_groups import Softmax
-from hopmix._symmetry import measure_asymmetry
+from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Softmax, Sum, Tanh
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement
 from hopmix.claims._numbers import normals
+from hopmix.symmetry.breaking import breaking_rate, breaking_velocity, unit_balance
+from hopmix.symmetry.weights import measure_asymmetry
 
 VISIBLE = 5
 HIDDEN = 4

@@ -15,14 +15,19 @@ import scipy.optimize
 import scipy.special
 from jaxtyping import Array, Bool, Float, Int8
 
-from hopmix._binary import update_all
-from hopmix._hopfield import HopfieldMemory
-from hopmix._lagrangian import AbstractLagrangian, Quadratic, RePU
-from hopmix._lagrangian_groups import LogSumReLU, Softmax
-from hopmix._retrieval import bit_error, capacity, retrieval_bound, retrieval_failure, retrieve
+from hopmix._lagrangian import AbstractLagrangian, LogSumReLU, Quadratic, RePU, Softmax
+from hopmix._synapse import HopfieldMemory
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share
 from hopmix.claims._numbers import generator
+from hopmix.retrieval.binary import update_all
+from hopmix.retrieval.bounds import (
+    bit_error,
+    capacity,
+    retrieval_bound,
+    retrieval_failure,
+    retrieve,
+)
 
 SHAPES = ((2, 1), (24, 12))
 """Numbers of patterns and of units; few units make the bound sharp, as patterns then stand opposite

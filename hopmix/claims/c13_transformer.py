@@ -18,17 +18,17 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention
-from hopmix._derive import Potential, derive_block
+from hopmix._block import derive_block
 from hopmix._memory import AssociativeMemory
-from hopmix._synapse import ChannelMixing
+from hopmix._potential import Potential
+from hopmix._synapse import Attention, ChannelMixing
 from hopmix._types import Layer, PRNGKey, Scalar, Tokens
-from hopmix._vector_field import field_asymmetry
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails
 from hopmix.claims._draws import draw_systems, transformer
 from hopmix.claims._mixer import CLEAR
 from hopmix.claims.c01_descent import block_gap
 from hopmix.claims.c06_gelu import explicit_step, safe_step
+from hopmix.symmetry.fields import field_asymmetry
 
 
 class Exchange(NamedTuple):

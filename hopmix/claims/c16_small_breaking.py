@@ -14,14 +14,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
+from hopmix._certificate.small_breaking import breaking_bound
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
 from hopmix._dynamics import velocity
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, Tanh
-from hopmix._lagrangian_groups import LayerNorm, Softmax
+from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, Softmax, Tanh
 from hopmix._memory import AssociativeMemory, Neurons
 from hopmix._pseudo_energy import with_tied_weights
-from hopmix._small_breaking import breaking_bound
 from hopmix._synapse import Dense
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share

@@ -1,11 +1,11 @@
 r"""C17: when an explicit step contracts, at which rate, and in which metric.
 
 The step $x' = (1 - s)\,x + \eta F(g)$, $s = \text{leak}\,\eta$, has a Lipschitz constant that
-follows from those of the activation and of the force, tied or not (`hopmix._contraction`). For
-conservative forces, $-K \le \nabla^2 U \le \Lambda$ with $\Lambda \ge 0$, monotonicity says more:
-$\Lambda\ell < \text{leak}$ alone gives one rest, whatever $K$ is, and each step $\eta \le
-1/(\text{leak} + K\ell)$ brings the divergence $D_L(x, x^*)$ down by the factor $1 -
-\eta\,(\text{leak} - \Lambda\ell)$.
+follows from those of the activation and of the force, tied or not
+(`hopmix._certificate.contraction`). For conservative forces, $-K \le \nabla^2 U \le \Lambda$ with
+$\Lambda \ge 0$, monotonicity says more: $\Lambda\ell < \text{leak}$ alone gives one rest, whatever
+$K$ is, and each step $\eta \le 1/(\text{leak} + K\ell)$ brings the divergence $D_L(x, x^*)$ down by
+the factor $1 - \eta\,(\text{leak} - \Lambda\ell)$.
 """
 
 import math
@@ -18,14 +18,26 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from hopmix._attention import Attention, attention_disc
-from hopmix._contraction import contraction_rate, step_lipschitz
+from hopmix._block import Block, derive_block
+from hopmix._certificate.contraction import contraction_rate, step_lipschitz
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block, eliminate
-from hopmix._lagrangian import GELU, AbstractLagrangian, Quadratic, ReLU, Sigmoid, Tanh
-from hopmix._lagrangian_groups import Entmax, GhostMax, LayerNorm, Softmax, SphericalNorm
+from hopmix._lagrangian import (
+    GELU,
+    AbstractLagrangian,
+    Entmax,
+    GhostMax,
+    LayerNorm,
+    Quadratic,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SphericalNorm,
+    Tanh,
+)
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import ChannelMixing, Dense
+from hopmix._potential import eliminate
+from hopmix._synapse import Attention, ChannelMixing, Dense
+from hopmix._synapse.attention import attention_disc
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share, where_it_fails
 from hopmix.claims._numbers import generator

@@ -2,7 +2,7 @@ r"""C18: how much a computed energy may rise in a step that descends exactly.
 
 $$\hat E(\hat x') - \hat E(x) \le [E(x') - E(x)] + \left(8\,\epsilon + 24\,\epsilon_{32}\right)[M(x) + M(x')]$$
 
-with the magnitude $M$ of `energy_magnitude` and what `hopmix._rounding` says of $\epsilon$. The
+with the magnitude $M$ of `energy_magnitude` and what `hopmix._numerics.rounding` says of $\epsilon$. The
 form is proved, the constant is measured.
 """  # noqa: E501
 
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block
 from hopmix._lagrangian import Quadratic, ReLU
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._rounding import allowed_rise, rounding_unit, step_magnitudes
+from hopmix._numerics.rounding import allowed_rise, rounding_unit, step_magnitudes
 from hopmix._synapse import Dense
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, share

@@ -6,11 +6,12 @@ To be taken away with the next version.
 
 import importlib
 import sys
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from hopmix._moved import moved, tell
 
 MOVED = {
     "arms": "hopmix.lab.study.arms",
@@ -29,9 +30,6 @@ MOVED = {
 """Old names, in `hopmix.lab`, and new ones."""
 
 
-GOES = "the old name goes with the next version."
-
-
 class Moved(MetaPathFinder, Loader):
     """Finds a module under its old name, and loads the one that took its place."""
 
@@ -48,7 +46,7 @@ class Moved(MetaPathFinder, Loader):
         """Put the moved module in the place of the empty one that was made for its old name."""
         old = module.__name__
         new = MOVED[old.rpartition(".")[2]]
-        warnings.warn(f"{old} is now {new}; {GOES}", FutureWarning, stacklevel=2)
+        tell(old, new)
         sys.modules[old] = importlib.import_module(new)
 
 
@@ -56,23 +54,4 @@ def moved_names(package: str, module: str, *names: str) -> Callable[[str], objec
     """The `__getattr__` of a package that was a module: what it held is found in one of its
     modules, with a notice.
     """
-    return renamed(package, {name: f"{package}.{module}.{name}" for name in names})
-
-
-def renamed(package: str, new_names: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package whose names stand elsewhere now, with a notice.
-
-    **Arguments:**
-
-    - `new_names`: module and name that each old name has now.
-    """
-
-    def attribute(name: str) -> object:
-        if name not in new_names:
-            raise AttributeError(f"module {package} has no attribute {name}")
-        new = new_names[name]
-        warnings.warn(f"{package}.{name} is now {new}; {GOES}", FutureWarning, stacklevel=2)
-        module, _, last = new.rpartition(".")
-        return getattr(importlib.import_module(module), last)
-
-    return attribute
+    return moved(package, {name: f"{package}.{module}.{name}" for name in names})

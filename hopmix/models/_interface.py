@@ -10,7 +10,7 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
-from hopmix._derive import Block, SerialBlock
+from hopmix._block import Block, SerialBlock
 from hopmix._types import Layer, PRNGKey
 
 

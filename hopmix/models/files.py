@@ -49,6 +49,10 @@ def load_mixer(path: str | Path) -> Mixer:
     """The mixer in a file that `save_mixer` wrote; its arrays have the dtype that they were saved
     with.
 
+    **Arguments:**
+
+    - `path`: of the file.
+
     **Raises:** `ValueError` for a file that has no configuration of a mixer, or other arrays than
     its model.
     """

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from hopmix._block import Block, SerialBlock, derive_block
 from hopmix._coupling import Breaking, Coupling
-from hopmix._derive import Block, SerialBlock, derive_block
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import Affine, AssociativeMemory, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
 from hopmix._tree import couplings
@@ -122,6 +121,11 @@ class MixerConfig:
         """A published size, `"S/32"`, `"S/16"`, `"B/32"`, `"B/16"`, `"L/32"` or `"L/16"`, with
         changes.
 
+        **Arguments:**
+
+        - `size`: a letter for the width and a number for the patch.
+        - `changes`: of the arguments of `MixerConfig`.
+
         **Raises:** `ValueError` for a name that is not of this form.
         """
         letter, _, patch = size.partition("/")
@@ -136,6 +140,10 @@ class MixerConfig:
     def vanilla(cls, size: str = "S/16", **changes) -> "MixerConfig":
         """The MLP-Mixer of Tolstikhin et al. 2021: serial, norm of each token, biases. GELU is
         exact here.
+
+        **Arguments:**
+
+        - `size`, `changes`: as in `named`.
         """
         return cls.named(size, **(VANILLA | changes))
 
@@ -202,7 +210,13 @@ class Mixer(AbstractBlockModel):
         self.head = _linear(jax.nn.initializers.zeros, config.dim, config.classes, stem_key)
 
     def __call__(self, image: Image, key: PRNGKey | None = None) -> Float[Array, " classes"]:
-        """The logits of one image; with a key, with stochastic depth."""
+        """The logits of one image; with a key, with stochastic depth.
+
+        **Arguments:**
+
+        - `image`: of shape (height, width, colours).
+        - `key`: of the branches that are dropped; without one none is.
+        """
         return self.classify(self.apply_blocks(self.embed(image), key))
 
     def batch(
@@ -213,6 +227,11 @@ class Mixer(AbstractBlockModel):
         Between stem and head the layout is token-major, (tokens, batch, channels), so that both
         mixings and their weight gradients are plain matrix products. With a key each image drops
         branches of its own.
+
+        **Arguments:**
+
+        - `images`: of shape (batch, height, width, colours).
+        - `key`: of the branches that are dropped; without one none is.
         """
         patches = jax.vmap(self.patches, out_axes=1)(images)
         return self.classify(self.apply_blocks(_apply(self.stem, patches), key))
@@ -317,7 +336,8 @@ def _derive(
     for name, mixing in mixings.items():
         shape, bias, back = _hidden_shapes(config, name)
         neurons[name] = Neurons(GELU(), shape)
-        synapses[name], connections[name] = mixing, ("visible", name)
+        synapses[name] = mixing
+        connections[name] = ("visible", name)
         if config.bias:
             synapses |= {f"{name}_up": Bias(jnp.zeros(bias)), f"{name}_down": Bias(jnp.zeros(back))}
             connections |= {f"{name}_up": (name,), f"{name}_down": ("visible", name)}

@@ -20,7 +20,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.typing import LineStyleType
 
 from hopmix._coupling import Coupling
-from hopmix._symmetry import unit_cosines
 from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.statistics import spread
 from hopmix.plot.panels import (
@@ -52,6 +51,7 @@ from hopmix.plot.training import (
     point,
     spread_blocks,
 )
+from hopmix.symmetry.weights import unit_cosines
 
 FIELDS = ("field_asymmetry", "dissipation", "work", "margin_used")
 _unit_cosines = jax.jit(unit_cosines)

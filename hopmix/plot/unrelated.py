@@ -23,7 +23,8 @@ def null(name: str, sizes: xr.Dataset, balance: xr.DataArray | float = 0.0) -> x
     **Returns:** the two as labelled arrays, NaN where sizes are, or `None` for an index without a
     null value.
 
-    **Source:** the tables of `hopmix.Asymmetry` and `hopmix.Spectrum`, and the `Quantity` itself.
+    **Source:** the tables of `hopmix.Asymmetry` and `hopmix.symmetry.Spectrum`, and the
+    `Quantity` itself.
     """
     known = quantity(name)
     if known is None or known.null is None:

@@ -4,7 +4,8 @@ To leading order in the sizes, for Gaussian entries with one variance for V and 
 standard deviation is NaN where only the mean is known. Each function takes `Sizes` and returns
 both.
 
-**Source:** the tables of `hopmix.Asymmetry` and `hopmix.Spectrum`; for standard deviations below.
+**Source:** the tables of `hopmix.Asymmetry` and `hopmix.symmetry.Spectrum`; for standard deviations
+below.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hopmix._spectrum import null_departure
+from hopmix.symmetry.spectrum import null_departure
 
 _LEADING = 8  # singular vectors of `overlap`, as they are measured
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 
 from hopmix._coupling import Coupling
-from hopmix._spectrum import measure_spectrum
-from hopmix._symmetry import measure_asymmetry
 from hopmix._types import Scalar
 from hopmix.symmetry import null
 from hopmix.symmetry.null import Moments
+from hopmix.symmetry.spectrum import measure_spectrum
+from hopmix.symmetry.weights import measure_asymmetry
 
 BLOCK = ("block",)
 COUPLING = ("block", "branch")
@@ -25,6 +25,7 @@ class Quantity:
     """One quantity that a study measures; `formula` and `reading` are HTML.
 
     - `name`: in the store and in code; `label`: on pages.
+    - `range`: of its values, as pages write it.
     - `dims`: beside arm, seed and step: none, `BLOCK`, or `COUPLING` for (block, branch).
     - `expensive`: measured at some steps only, NaN at the others.
     - `of_several_units`: it has one value, that of symmetry, for all weights of a single visible

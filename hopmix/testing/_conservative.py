@@ -11,6 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from hopmix._numerics.tolerances import CHANGES, conservative_field
 from hopmix.testing._rounding import nearby
 from hopmix.testing._show import name_entry, show_state
 
@@ -60,7 +61,7 @@ def assert_conservative(
         raise ValueError("Give the activation or its Lagrangian, not both.")
     x = jax.tree.map(jnp.asarray, x)
     if tolerance is None:
-        tolerance = min(1e4 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(x))).eps), 0.1)
+        tolerance = conservative_field(jnp.result_type(*jax.tree.leaves(x)))
     metric = _Gradient(lagrangian) if activation is None else activation
     if activation is not None:
         _assert_symmetric(
@@ -100,7 +101,7 @@ def _assert_symmetric(maps: Maps, x: Any, what: str, tolerance: float) -> None:
     products = _products(maps, nearby(x, 4), exact)
     gap = _norm(products.gaps[0])
     size = _norm(np.stack([a[0] for a in products])) / 2**0.5
-    rounding = 8 * max(_norm(gaps - products.gaps[0]) for gaps in products.gaps)
+    rounding = CHANGES * max(_norm(gaps - products.gaps[0]) for gaps in products.gaps)
     if not gap <= 2 * tolerance * size + rounding:
         how = "exact" if exact else f"from {PROBES} random vectors"
         raise AssertionError(
@@ -161,7 +162,9 @@ def _worst_pair(products: _Products, maps: Maps, x: Any, exact: bool) -> str:
     i = int(np.argmax(np.max(np.abs(products.gaps[0]), axis=0)))
     if not exact:
         products = _products(maps, nearby(x, 0), exact, unit=i)
-    column, row = (a[0, i if exact else 0] for a in products)
+    place = (0, i if exact else 0)
+    column = products[0][place]
+    row = products[1][place]
     j = int(np.argmax(np.abs(column - row)))
     a = name_entry(x, i)
     b = name_entry(x, j)

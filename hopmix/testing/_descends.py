@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._dtypes import widened
-from hopmix._rounding import energy_magnitude, rounding_unit, state_magnitude
+from hopmix._numerics.dtypes import widened
+from hopmix._numerics.rounding import energy_magnitude, rounding_unit, state_magnitude
 from hopmix._system import AbstractSystem
 from hopmix.testing._show import show_numbers, show_state
 
@@ -115,7 +115,9 @@ def _magnitudes(step, energy, magnitude, states: Any, steps: int) -> np.ndarray:
 
 
 def _checked(x: Any, following: Any, value: Any) -> tuple[Any, Array]:
-    here, there = (jax.tree.map(lambda a: f"{a.dtype}{a.shape}", tree) for tree in (x, following))
+    form = partial(jax.tree.map, lambda a: f"{a.dtype}{a.shape}")
+    here = form(x)
+    there = form(following)
     if here != there:
         raise ValueError(
             f"A step keeps the shape and the dtype of its state: got {there} from {here}."

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
+from hopmix._numerics.tolerances import half_the_digits
 from hopmix.testing._rounding import nearby
 from hopmix.testing._show import name_entry, show_state
 
@@ -156,7 +157,7 @@ def _assert_conjugate(lagrangian: Any, at_x: _Derivatives, of_gradient: float, x
     flat = np.asarray(x, float).ravel()
     expected = flat @ at_x.activation - at_x.value
     size = np.abs(flat) @ np.abs(at_x.activation) + np.abs(at_x.value)
-    allowed = float(jnp.finfo(x.dtype).eps) ** 0.5 * (1 + size) + of_gradient * np.sum(np.abs(flat))
+    allowed = half_the_digits(x.dtype) * (1 + size) + of_gradient * np.sum(np.abs(flat))
     if not abs(given - expected) <= allowed:
         raise AssertionError(
             f"The conjugate at g is {given:.10g}, but x.g - L(x) is "

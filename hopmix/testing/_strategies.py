@@ -16,31 +16,36 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from hopmix._attention import Attention
-from hopmix._convolution import Convolution, Pooling
 from hopmix._coupling import Coupling
-from hopmix._dtypes import precision_of
-from hopmix._hopfield import HopfieldMemory
 from hopmix._lagrangian import (
     GELU,
     AbstractLagrangian,
+    Entmax,
     Exponential,
+    GhostMax,
+    LayerNorm,
+    LogSumReLU,
     Quadratic,
     ReLU,
     RePU,
     Sigmoid,
-    Tanh,
-)
-from hopmix._lagrangian_groups import (
-    Entmax,
-    GhostMax,
-    LayerNorm,
-    LogSumReLU,
     Softmax,
     SphericalNorm,
+    Tanh,
 )
 from hopmix._memory import AssociativeMemory, Neurons
-from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, Dense, TokenMixing
+from hopmix._numerics.dtypes import precision_of
+from hopmix._synapse import (
+    AbstractSynapse,
+    Attention,
+    Bias,
+    ChannelMixing,
+    Convolution,
+    Dense,
+    HopfieldMemory,
+    Pooling,
+    TokenMixing,
+)
 from hopmix._system import AbstractSystem
 
 Draw = Callable[
@@ -263,7 +268,8 @@ def _branch(
 
 def _attention(draw: Draw, channels: int, dtype: Any) -> Attention:
     shape = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), channels)
-    queries, keys = (draw(_weights(shape, dtype)) for _ in range(2))
+    queries = draw(_weights(shape, dtype))
+    keys = draw(_weights(shape, dtype))
     return Attention(
         queries, keys, draw(_parameters(dtype)), draw(st.booleans()), draw(st.booleans())
     )

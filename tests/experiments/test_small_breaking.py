@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from helpers import normal
 
-from hopmix import Coupling, Mixer, MixerConfig, Quadratic, Tanh, breaking_bound, couplings
+from hopmix import Coupling, Mixer, MixerConfig, Quadratic, Tanh, couplings
 from hopmix.claims.c16_small_breaking import break_by, resting_block
+from hopmix.symmetry import breaking_bound
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "small_breaking" / "trained.py"
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from hopmix import Coupling, couplings, map_couplings, named_couplings
-from hopmix._derive import Block
+from hopmix._block import Block
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.store.history import History
 from hopmix.lab.study.evaluator import PROBES, measure_couplings, order_of

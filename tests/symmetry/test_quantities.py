@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import hopmix
-from hopmix import Asymmetry, Spectrum
-from hopmix.symmetry import Sizes
+from hopmix import Asymmetry
+from hopmix.symmetry import Sizes, Spectrum
 from hopmix.symmetry.quantities import (
     ASYMMETRY,
     DIVERGED,

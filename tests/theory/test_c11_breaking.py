@@ -29,8 +29,13 @@ from hopmix import (
     couplings,
     measure_asymmetry,
 )
-from hopmix._breaking import breaking_rate, breaking_velocity, product_gradient, unit_balance
 from hopmix.claims import c11_breaking as c11
+from hopmix.symmetry.breaking import (
+    breaking_rate,
+    breaking_velocity,
+    product_gradient,
+    unit_balance,
+)
 
 VISIBLE = c11.VISIBLE
 HIDDEN = c11.HIDDEN

@@ -23,14 +23,6 @@ from hopmix import (
     Quadratic,
     RePU,
     Softmax,
-    bit_error,
-    capacity,
-    flip_costs,
-    pattern_separation,
-    retrieval_bound,
-    retrieval_failure,
-    retrieve,
-    update_all,
 )
 from hopmix.claims import c12_retrieval as claim
 from hopmix.claims.c12_retrieval import (
@@ -42,6 +34,16 @@ from hopmix.claims.c12_retrieval import (
     make_retrieval,
     published_constant,
     softmax_excess,
+)
+from hopmix.retrieval import (
+    bit_error,
+    capacity,
+    flip_costs,
+    pattern_separation,
+    retrieval_bound,
+    retrieval_failure,
+    retrieve,
+    update_all,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

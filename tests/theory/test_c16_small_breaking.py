@@ -14,9 +14,10 @@ import pytest
 from helpers import assert_close
 from scipy.optimize import brentq
 
-from hopmix import Coupling, Quadratic, Tanh, breaking_bound, breaking_size, couplings
+from hopmix import Coupling, Quadratic, Tanh, couplings
 from hopmix.claims import c16_small_breaking as claim
 from hopmix.claims._small_mixer import draw_weights, free, small_mixer
+from hopmix.symmetry import breaking_bound, breaking_size
 
 QUARTER_TURN = np.asarray([[0.0, -1.0], [1.0, 0.0]])
 

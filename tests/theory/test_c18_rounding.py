@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import normal
 
-from hopmix._rounding import rounding_unit
+from hopmix._numerics.rounding import rounding_unit
 from hopmix.claims import c18_rounding as c18
 
 UNIT = rounding_unit(jnp.float32)

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from hopmix._block import Block, derive_block, gradient_force
 from hopmix._coupling import Coupling
-from hopmix._derive import Block, derive_block, gradient_force
-from hopmix._dtypes import cast
 from hopmix._dynamics import descend
-from hopmix._lagrangian import GELU
-from hopmix._lagrangian_groups import LayerNorm
+from hopmix._lagrangian import GELU, LayerNorm
 from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._numerics.dtypes import cast
 from hopmix._synapse import ChannelMixing, TokenMixing
 from hopmix._types import Energy, Layer, State
 from hopmix.lab.bench.race import Row, in_turn, timed

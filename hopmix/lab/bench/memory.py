@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from hopmix._dtypes import cast
+from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.bench.mixer import Size, configure, make_batch, make_loss
 from hopmix.lab.bench.race import Row

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
-from hopmix._dtypes import cast
+from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.bench.peer import Peer
 from hopmix.lab.bench.race import Contender, Row, Work, in_turn, timed

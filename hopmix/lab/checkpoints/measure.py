@@ -17,8 +17,6 @@ import numpy as np
 
 import hopmix
 from hopmix._coupling import Coupling
-from hopmix._significance import Significance, compare, compare_rotations, pair, pair_directions
-from hopmix._symmetry import measure_asymmetry
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.checkpoints.layers import Found, Kind, Layer, LeftOut
 from hopmix.lab.checkpoints.units import UNITS as UNITS
@@ -26,6 +24,14 @@ from hopmix.lab.checkpoints.units import of_units as of_units
 from hopmix.lab.checkpoints.units import units_against_pairings
 from hopmix.lab.runtime.compiler_options import once_options
 from hopmix.symmetry.quantities import measure_product, measure_weights
+from hopmix.symmetry.significance import (
+    Significance,
+    compare,
+    compare_rotations,
+    pair,
+    pair_directions,
+)
+from hopmix.symmetry.weights import measure_asymmetry
 
 PRODUCT = ("symmetry_score", "directionality")
 """The indices that depend on the product M = VW alone."""
@@ -69,7 +75,7 @@ _units_against_pairings = _compiled_for_pairings(units_against_pairings)
 
 
 class Index(NamedTuple):
-    """An index, and its null distribution as `hopmix.significance` has it; NaN where that was not
+    """An index, and its null distribution as `measure_significance` has it; NaN where that was not
     computed.
     """
 

@@ -9,10 +9,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling
-from hopmix._magnitude import Rows, largest
-from hopmix._significance import Pairing, Significance, compare, directed_pairing, polar
-from hopmix._symmetry import Units, units_of
+from hopmix._numerics.magnitude import Rows, largest
 from hopmix._types import PRNGKey, Scalar
+from hopmix.symmetry.significance import Pairing, Significance, compare, directed_pairing, polar
+from hopmix.symmetry.weights import Units, units_of
 
 UNITS = ("cosine", "unit_cosine", "mean_unit_cosine", "conservative_distance")
 """The indices that depend on how hidden units are paired through each unit's own two weight

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PyTree
 
-from hopmix._derive import Block, SerialBlock
+from hopmix._block import Block, SerialBlock
+from hopmix._numerics.rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._pseudo_energy import descent_margin, power
-from hopmix._rounding import allowed_rise, magnitudes_of_step, measured
 from hopmix._types import Energy, Layer, PRNGKey, Scalar
-from hopmix._vector_field import estimate_field_asymmetry
 from hopmix.lab.probes.probe import AbstractModelProbe, Metrics
 from hopmix.models._interface import AbstractBlockModel
+from hopmix.symmetry.fields import estimate_field_asymmetry
 from hopmix.symmetry.quantities import ENERGY, FIELD_ERROR, FIELDS, Quantity
 
 DRAWS = 4

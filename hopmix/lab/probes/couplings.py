@@ -7,10 +7,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from hopmix._breaking import breaking_rate
 from hopmix._coupling import Coupling
-from hopmix._spectrum import eigenvalues
 from hopmix.lab.probes.probe import AbstractCouplingProbe, Metrics
+from hopmix.symmetry.breaking import breaking_rate
 from hopmix.symmetry.quantities import (
     ASYMMETRY,
     COUPLINGS,
@@ -21,6 +20,7 @@ from hopmix.symmetry.quantities import (
     measure_product,
     measure_weights,
 )
+from hopmix.symmetry.spectrum import eigenvalues
 
 LARGEST = 32
 """How many of the largest eigenvalues of VW are kept."""

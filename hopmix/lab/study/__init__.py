@@ -1,6 +1,6 @@
 """Study: arms and seeds trained, measured and written down, and what a study needs and costs."""
 
-from hopmix.lab._moved import renamed
+from hopmix._moved import moved
 
 _PLACES = {
     "continued": ("data_path", "located", "require_same_data"),
@@ -10,4 +10,4 @@ _PLACES = {
 }
 _NEW = {name: f"{__name__}.{module}.{name}" for module, names in _PLACES.items() for name in names}
 
-__getattr__ = renamed(__name__, _NEW)
+__getattr__ = moved(__name__, _NEW)

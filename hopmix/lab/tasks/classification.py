@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from hopmix._dtypes import cast
+from hopmix._numerics.dtypes import cast
 from hopmix._types import PRNGKey, Scalar
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.data.augment import Augment, augment, normalise

@@ -1,6 +1,6 @@
 """Training: the steps that all members of one form take in one compiled program."""
 
-from hopmix.lab._moved import renamed
+from hopmix._moved import moved
 
 _PLACES = {
     "hopmix.lab.tasks.classification": ("Dataset", "Images", "make_augment", "make_dataset"),
@@ -15,4 +15,4 @@ _NEW |= {
     "on_device": "hopmix.lab.tasks.classification.on_device",
 }
 
-__getattr__ = renamed(__name__, _NEW)
+__getattr__ = moved(__name__, _NEW)

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._dtypes import cast
+from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
 from hopmix._types import PRNGKey
 from hopmix.lab.config import StudyConfig

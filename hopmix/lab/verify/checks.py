@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from hopmix._certificate import Certificate, Check, certify
-from hopmix._derive import Block, SerialBlock
+from hopmix._block import Block, SerialBlock
+from hopmix._certificate.certificate import Certificate, certify
+from hopmix._certificate.check import Check
+from hopmix._numerics.rounding import is_rounding, rounding_unit
 from hopmix._pseudo_energy import power
-from hopmix._rounding import is_rounding, rounding_unit
 from hopmix._types import Image, Layer
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement

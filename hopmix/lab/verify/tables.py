@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hopmix._rounding import rounding_unit
+from hopmix._numerics.rounding import rounding_unit
 from hopmix.claims.table import magnitude
 from hopmix.lab.verify.checks import STEPS, BlockCheck, Measured, RunCheck, Verdict
 

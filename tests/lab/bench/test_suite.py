@@ -10,7 +10,7 @@ from lab.command import give
 from lab.tiny import tiny_data, tiny_study
 
 from hopmix import descend
-from hopmix._derive import gradient_force
+from hopmix._block import gradient_force
 from hopmix.lab.bench import ablation, growth, start, suite, tables
 from hopmix.lab.bench.descent import derived, differentiated, make_block, make_loop, make_memory
 from hopmix.lab.bench.machine import measure_limits

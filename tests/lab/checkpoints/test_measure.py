@@ -69,7 +69,7 @@ def test_values_are_those_of_the_public_functions(three):
         rel=1e-5,
         abs=1e-6,  # float32, compiled apart
     )
-    spectrum = hm.measure_spectrum(own)._asdict()
+    spectrum = hm.symmetry.measure_spectrum(own)._asdict()
     assert three[2].spectrum == pytest.approx(
         {name: float(value) for name, value in spectrum.items()}, abs=2e-3
     )
@@ -120,7 +120,7 @@ def test_significance_is_that_of_the_public_function():
     """Up to chance: the same null from other pairings."""
     own = coupling("independent")
     (one,) = measured(own, pairings=999)
-    public = hm.significance(own, key=jr.key(5), pairings=999)
+    public = hm.symmetry.measure_significance(own, key=jr.key(5), pairings=999)
     for name in (*measure.UNITS, *measure.PRODUCT):
         index = one.indices[name]
         std = float(getattr(public.std, name))
@@ -369,7 +369,7 @@ def test_json_holds_every_number(capsys, checkpoint, tmp_path):
     assert set(mlp["indices"]) == set(hm.Asymmetry._fields)
     assert mlp["indices"]["cosine"]["value"] == pytest.approx(1, abs=1e-6)
     assert mlp["indices"]["balance"]["z"] is None  # it does not depend on how units are paired
-    assert set(mlp["spectrum"]) == set(hm.Spectrum._fields)
+    assert set(mlp["spectrum"]) == set(hm.symmetry.Spectrum._fields)
     assert record["not_measured"] == []
     assert "over_seeds" not in record
 

@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 from lab.probing import BRANCHES, DIMENSIONS, EXPENSIVE, branch_coupling, of_couplings
 
-from hopmix import (
-    Mixer,
-    MixerConfig,
-    couplings,
-    descent_margin,
-    field_asymmetry,
-    measure_asymmetry,
-    measure_spectrum,
-    power,
-    trainable,
-)
+from hopmix import Mixer, MixerConfig, couplings, field_asymmetry, measure_asymmetry, trainable
 from hopmix.lab.probes.blocks import EnergyDescent, Fields
 from hopmix.lab.probes.couplings import LARGEST, OF_SEVERAL_UNITS
 from hopmix.lab.train.step import squared_breaking
+from hopmix.symmetry import descent_margin, measure_spectrum, power
 
 descent = eqx.filter_jit(lambda model, images: EnergyDescent()(model, images, jr.key(0)))
 asymmetry = of_couplings

@@ -16,8 +16,8 @@ from lab.command import flat, give
 from lab.tiny import make_run, tiny_data
 
 import hopmix as hm
-from hopmix import _certificate
 from hopmix._assumptions import Assumption
+from hopmix._certificate import certificate as _certificate
 from hopmix._tree import trainable
 from hopmix.claims import catalogue, table
 from hopmix.claims._claim import Claim, Measurement

@@ -12,7 +12,7 @@ from lab.probing import BRANCHES, DIMENSIONS, EXPENSIVE, branch_coupling
 from lab.synthetic import DEFAULT, FREE, SERIAL, SYMMETRIC, WIDE, Arm, broken, small_run
 from lab.tiny import tiny_config
 
-from hopmix import Coupling, measure_asymmetry, measure_spectrum
+from hopmix import Coupling, measure_asymmetry
 from hopmix.lab.report import page
 from hopmix.lab.report.charts import thin_steps
 from hopmix.lab.report.data import coupling_sizes, read_run
@@ -21,6 +21,7 @@ from hopmix.lab.report.sections import against_accuracy, by_depth, during_traini
 from hopmix.lab.store.run import Run
 from hopmix.lab.study.arms import make_arms
 from hopmix.plot.unrelated import null
+from hopmix.symmetry import measure_spectrum
 from hopmix.symmetry.quantities import COUPLINGS, FIELDS
 
 

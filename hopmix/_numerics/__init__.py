@@ -1,0 +1,1 @@
+"""Numerics: dtypes, norms, rounding, and formulas that keep their digits."""
