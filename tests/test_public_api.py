@@ -51,7 +51,13 @@ OF_TESTING = {
     *("assert_conservative", "assert_energy_descends", "assert_lagrangian"),
     *("couplings", "lagrangians", "memories", "states"),
 }
+OF_LAB = {
+    *("Arm", "open_run", "Progress", "Recorder", "Run", "run_study", "Section", "StudyConfig"),
+    *("UsageError", "write_report"),
+}
 NAMES = {
+    "hopmix.lab": OF_LAB,
+    "hopmix.lab.probes": {"AbstractCouplingProbe", "AbstractModelProbe", "AbstractProbe"},
     "hopmix": OF_HOPMIX,
     "hopmix.symmetry": OF_SYMMETRY,
     "hopmix.retrieval": OF_RETRIEVAL,

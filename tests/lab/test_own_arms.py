@@ -2,6 +2,7 @@
 line.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -332,3 +333,13 @@ def test_arrays_are_data(tmp_path):
     assert run.study["config"]["data"] == "python:data"
     with pytest.raises(UsageError, match="name the arrays x_train"):
         run_study(tiny_config(), tmp_path / "other", data={"x": train.images})
+
+
+def test_the_page_about_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (FILE.parents[2] / "docs" / "your-own-models.md").read_text("utf-8")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "page", "exec"), names)
+    written = {path.name for path in tmp_path.glob("runs/*")}
+    assert written == {"own", "traced", "recorded", "arrays"}

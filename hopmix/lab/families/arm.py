@@ -37,7 +37,7 @@ def _no_model(key: PRNGKey) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One arm of a study.
+    """One arm of a study: a model, made again for each seed, and what counts in its loss.
 
     - `name`: what reports call it; no two arms of a study share it.
     - `kind`: the name without the strength; by default the name.

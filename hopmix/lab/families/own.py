@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
+from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm, is_shape
@@ -223,7 +224,8 @@ def _tried(arm: Arm, image: tuple[int, int, int]) -> Any:
 
 
 def _apply(model: Any, images: Any) -> Any:
-    return apply_batch(eqx.nn.inference_mode(model), images)
+    # In the precision of a study's weights, whatever that of the process is.
+    return apply_batch(eqx.nn.inference_mode(cast(model, "float32")), images)
 
 
 def digests(own: Mapping[str, Own]) -> dict[str, str]:

@@ -31,7 +31,7 @@ def is_recorded(run: Run) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One part of a page.
+    """One part of a page, with all that it shows.
 
     - `name`: its anchor; `title`: its heading.
     - `body`: HTML of everything below the heading, from a run and its static figures. What comes
