@@ -73,7 +73,7 @@ SYMMETRY: tuple[Section, ...] = (
 """The sections of `symmetry.html`."""
 
 
-def write_report(run: Path, own: Sequence[Section] = ()) -> Path:
+def write_report(run: Path | str, sections: Sequence[Section] = ()) -> Path:
     """Write `report.html`, `symmetry.html` and `figures/` of a study; return the first.
 
     The study may have ended or be running. Only the run directory is read: `study.json` and
@@ -84,15 +84,16 @@ def write_report(run: Path, own: Sequence[Section] = ()) -> Path:
     **Arguments:**
 
     - `run`: the directory that `hopmix ablate --out` wrote.
-    - `own`: sections of the user's own, which stand before the configuration.
+    - `sections`: of the user's own, which stand before the configuration.
 
     **Raises:** `UsageError` if it is no run, or nothing has been measured in it yet, and for two
     sections of one name.
     """
-    report = _with(own)
+    run = Path(run)
+    report = _with(sections)
     contents = read_run(run)
     sources = seal.sources(run)
-    if not own and seal.is_whole(run, sources):
+    if not sections and seal.is_whole(run, sources):
         return run / "report.html"
     figures = _figures(contents, (*report, *SYMMETRY))
     stills = _draw(contents, figures, seal.whole_files(run, sources))
@@ -101,7 +102,7 @@ def write_report(run: Path, own: Sequence[Section] = ()) -> Path:
     for name, contained in pages.items():
         with replacing(run / name) as temporary:
             temporary.write_text(contained, encoding="utf-8", errors="replace")
-    if own:  # the next report is to be without them
+    if sections:  # the next report is to be without them
         return run / "report.html"
     drawn = [file for name in stills for file in figure_files(name)]
     seal.seal(run, sources, [*pages, *drawn])
