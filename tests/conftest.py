@@ -23,6 +23,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all programs here run once on small arrays: compiling them is most of the suite's time.
 jax.config.update("jax_disable_most_optimizations", True)
+# Commands that tests give in processes of their own compile as the tests do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 CONTEXTS = threading.local()
 if jax.__version_info__ < (0, 11):
     from jax._src.interpreters import mlir
