@@ -26,6 +26,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 # Commands that tests give in processes of their own compile as the tests do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 CONTEXTS = threading.local()
+MANY = 300
+"""How many compiled programs are kept for the next file."""
 if jax.__version_info__ < (0, 11):
     from jax._src.interpreters import mlir
     from jaxlib.mlir import ir
@@ -47,6 +49,7 @@ if jax.__version_info__ < (0, 11):
         return CONTEXTS.own
 
     mlir.make_ir_context = context_of_the_thread
+    MANY = 1500
 
 # What takes a second to compile is kept for the tests and commands that compile it again, and
 # nothing of it afterwards.
@@ -74,7 +77,6 @@ FINISHED = itertools.count(1)
 
 COMPILED: list[float] = []
 """How long each program took to compile of those that are kept."""
-MANY = 1500
 
 
 def seeds() -> list[int]:
@@ -242,7 +244,7 @@ jax.monitoring.register_event_duration_secs_listener(count_programs)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def free_at_the_end_of_a_file(request: pytest.FixtureRequest):
+def free_around_a_file(request: pytest.FixtureRequest):
     """Unless there is little to free: tests of the next file may use the same programs.
 
     A program keeps what was patched when it was compiled, so that files which patch share none.
