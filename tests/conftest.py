@@ -51,13 +51,16 @@ if jax.__version_info__ < (0, 11):
     mlir.make_ir_context = context_of_the_thread
     MANY = 1500
 
-# What takes a second to compile is kept for the tests and commands that compile it again, and
-# nothing of it afterwards.
+# What takes long to compile is kept for the tests and commands that compile it again, and nothing
+# of it afterwards.
 CACHE = (
     None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hopmix-tests-")
 )
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+LONG = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+os.environ.setdefault(LONG, "0.3")
+jax.config.update(LONG.lower(), float(os.environ[LONG]))
 
 # Numbers are drawn from one fixed seed, so that red means that the code changed. Other seeds are
 # named by the variable, one or several of them, or drawn by `--seeds`; Hypothesis is then
