@@ -2,11 +2,13 @@
 need.
 """
 
+import gc
 import itertools
 import os
 import secrets
 import shutil
 import tempfile
+import threading
 import zlib
 from pathlib import Path
 
@@ -21,20 +23,44 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all programs here run once on small arrays: compiling them is most of the suite's time.
 jax.config.update("jax_disable_most_optimizations", True)
-if jax.__version_info__ < (
-    0,
-    11,
-):  # XLA's older code generator is a third faster; later versions do not have it
+# Commands that tests give in processes of their own compile as the tests do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+CONTEXTS = threading.local()
+MANY = 300
+"""How many compiled programs are kept for the next file."""
+if jax.__version_info__ < (0, 11):
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+
+    # XLA's older code generator is a third faster; later versions do not have it
     FASTER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER}"
+    make_context = mlir.make_ir_context
 
-# What takes a second to compile is kept for the tests and commands that compile it again, and
-# nothing of it afterwards.
+    def context_of_the_thread():
+        """JAX makes a context for each program: a tenth of the time, and a megabyte that is kept
+        with the program. One serves them all, but those made while another is being made: these
+        would become a part of it.
+        """
+        if ir.Context.current is not None:
+            return make_context()
+        if not hasattr(CONTEXTS, "own"):
+            CONTEXTS.own = make_context()
+        return CONTEXTS.own
+
+    mlir.make_ir_context = context_of_the_thread
+    MANY = 1500
+
+# What takes long to compile is kept for the tests and commands that compile it again, and nothing
+# of it afterwards.
 CACHE = (
     None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hopmix-tests-")
 )
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+LONG = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+os.environ.setdefault(LONG, "0.3")
+jax.config.update(LONG.lower(), float(os.environ[LONG]))
 
 # Numbers are drawn from one fixed seed, so that red means that the code changed. Other seeds are
 # named by the variable, one or several of them, or drawn by `--seeds`; Hypothesis is then
@@ -51,6 +77,9 @@ hypothesis.settings.register_profile("quick", max_examples=3, derandomize=True, 
 
 
 FINISHED = itertools.count(1)
+
+COMPILED: list[float] = []
+"""How long each program took to compile of those that are kept."""
 
 
 def seeds() -> list[int]:
@@ -205,17 +234,43 @@ def free_compiled_programs():
     """
     eqx.clear_caches()
     jax.clear_caches()
+    COMPILED.clear()
+    vars(CONTEXTS).clear()
+
+
+def count_programs(event: str, duration_secs: float, **about: str | int):
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(count_programs)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def free_at_the_end_of_a_file():
+def free_around_a_file(request: pytest.FixtureRequest):
+    """Unless there is little to free: tests of the next file may use the same programs.
+
+    A program keeps what was patched when it was compiled, so that files which patch share none.
+    """
+    patches = "monkeypatch" in request.path.read_text("utf-8").lower()
+    if patches:
+        free_compiled_programs()
     yield
-    free_compiled_programs()
+    if patches or len(COMPILED) > MANY:
+        free_compiled_programs()
 
 
 @pytest.fixture(autouse=True)
 def free_after_many_tests():
     """Of one file too, where each of its tests runs for a hundred seeds."""
     yield
-    if next(FINISHED) % 200 == 0:
+    if next(FINISHED) % 200 == 0 and len(COMPILED) > MANY:
         free_compiled_programs()
+
+
+def pytest_collection_finish():
+    """What was imported stays: looking through it again and again for garbage takes a twentieth of
+    the time.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

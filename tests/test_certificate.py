@@ -541,9 +541,8 @@ def test_nothing_is_said_of_the_potential_of_what_is_refused(coupling, options, 
     assert "any size" not in str(certificate)
     if coupling == "free":
         g = normal(fixedkey(), VISIBLE_SHAPE)
-        assert (
-            np.linalg.eigvalsh(jax.hessian(block.potential)(g).reshape(g.size, g.size)).min() < -0.1
-        )
+        hessian = jax.jit(jax.hessian(block.potential))(g)
+        assert np.linalg.eigvalsh(hessian.reshape(g.size, g.size)).min() < -0.1
 
 
 def test_log_sum_relu_jumps_and_is_not_certified(getkey):
@@ -656,7 +655,8 @@ def test_the_worst_rise_is_that_of_the_trajectories(getkey):
     """From the origin, where all examples start at scale 0, the check is a descent."""
     block = negative_scale(relu_block(getkey(), scale="scalar"))
     states, energies, *_ = descend(block, jnp.zeros(VISIBLE_SHAPE), 3)
-    before, after = jax.vmap(partial(step_magnitudes, block))(states[:-1], states[1:])
+    magnitudes = jax.jit(jax.vmap(partial(step_magnitudes, block)))
+    before, after = magnitudes(states[:-1], states[1:])
     check = certify(block).check(getkey(), examples=2, steps=3, scale=0.0)
     assert_close(check.worst_rise, jnp.max(jnp.diff(energies) / (before + after)), 1e-10)
 
