@@ -74,7 +74,7 @@ class Block(AbstractSystem):
             if self.potential.neurons.clamped is None:
                 x = (1 - self.leak * self.step) * x + self.step * force
             else:
-                x = x + self.step * self.potential.neurons.release(force - self.leak * x)
+                x = x + self.step * self.potential.neurons.zero_clamped(force - self.leak * x)
         return x
 
     def map_layers(self, function: Callable[..., Any], *trees: Any) -> Any:
@@ -105,7 +105,7 @@ class Block(AbstractSystem):
         - `x`: the state of one example, or a token-major batch.
         """
         self._check(x)
-        return self.potential.neurons.release(
+        return self.potential.neurons.zero_clamped(
             self.potential.force(self.activation(x)) - self.leak * x
         )
 
@@ -336,6 +336,6 @@ def gradient_force(block: Block, x: Layer) -> Layer:
     - `x`: the state of one example, or a token-major batch.
     """
     block._check(x)
-    return block.potential.neurons.release(
+    return block.potential.neurons.zero_clamped(
         jax.grad(block.potential)(block.activation(x)) - block.leak * x
     )

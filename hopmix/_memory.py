@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool
 
-from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._lagrangian import AbstractLagrangian, broadcast_to_batch
 from hopmix._numerics.dtypes import need_floats, need_mask
 from hopmix._numerics.rounding import state_magnitude, total
 from hopmix._synapse import AbstractSynapse, inner
@@ -55,12 +55,12 @@ class Affine(eqx.Module):
         need_floats("`shift`", self.shift)
 
     def __call__(self, g: Layer) -> Layer:
-        return spread(self.scale, g.ndim) * g + spread(self.shift, g.ndim)
+        return broadcast_to_batch(self.scale, g.ndim) * g + broadcast_to_batch(self.shift, g.ndim)
 
     def pull_back(self, current: Layer) -> Layer:
         """What a current into $s$ is as a current into the layer."""
         if self.conservative:
-            return spread(self.scale, current.ndim) * current
+            return broadcast_to_batch(self.scale, current.ndim) * current
         return current
 
 
@@ -149,7 +149,7 @@ class Neurons(eqx.Module):
         r"""The energy $-I \cdot g$ of the input; of a token-major batch, that of each example."""
         if self.input is None:
             return jnp.zeros((), g.dtype)
-        return -inner(spread(self.input, g.ndim), g, len(self.shape))
+        return -inner(broadcast_to_batch(self.input, g.ndim), g, len(self.shape))
 
     def input_magnitude(self, g: Layer) -> Scalar:
         r"""The sum of the magnitudes of all that `input_energy` adds up, of one example."""
@@ -157,7 +157,7 @@ class Neurons(eqx.Module):
             return jnp.zeros((), g.dtype)
         return jnp.sum(jnp.abs(self.input * g))
 
-    def release(self, force: Layer) -> Layer:
+    def zero_clamped(self, force: Layer) -> Layer:
         """A force or a velocity with the clamped entries set to zero."""
         return self.hold(force, jnp.zeros((), force.dtype))
 
@@ -167,7 +167,7 @@ class Neurons(eqx.Module):
         """
         if self.clamped is None:
             return free
-        return jnp.where(spread(self.clamped, free.ndim), held, free)
+        return jnp.where(broadcast_to_batch(self.clamped, free.ndim), held, free)
 
     def output(self, g: Layer) -> Layer:
         r"""What synapses read when the activation is `g`."""
@@ -316,7 +316,7 @@ class AssociativeMemory(AbstractSystem):
         """
         outputs = self._outputs(self.activations(state))
         return {
-            name: n.release(self.current(name, outputs) - state[name])
+            name: n.zero_clamped(self.current(name, outputs) - state[name])
             for name, n in self.neurons.items()
         }
 
@@ -384,12 +384,12 @@ class AssociativeMemory(AbstractSystem):
         for name, layers in self.connections:
             for end in (i for i, layer in enumerate(layers) if layer == into):
                 current = self.synapses[name].current(end, tuple(map(outputs.get, layers)))
-                total = total + _gate(spread(current, total.ndim), layers, gates or {})
+                total = total + _gate(broadcast_to_batch(current, total.ndim), layers, gates or {})
         neurons = self.neurons[into]
         total = neurons.pull_back(total)
         if neurons.input is None:
             return total
-        return total + spread(neurons.input, total.ndim)
+        return total + broadcast_to_batch(neurons.input, total.ndim)
 
     def _check_synapse(self, name: str, layers: tuple[str, ...]):
         synapse = self.synapses[name]

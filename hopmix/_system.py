@@ -77,9 +77,9 @@ class AbstractSystem(eqx.Module):
             lambda layer, x, v: layer.lagrangian.hessian_vector_product(x, v), state, vector
         )
 
-    def release(self, force: Any) -> Any:
+    def zero_clamped(self, force: Any) -> Any:
         """A force or a velocity with the clamped entries set to zero."""
-        return self.map_layers(lambda layer, f: layer.release(f), force)
+        return self.map_layers(lambda layer, f: layer.zero_clamped(f), force)
 
     def hold(self, free: Any, held: Any) -> Any:
         """One tree at the free entries of a state, another at the clamped ones."""

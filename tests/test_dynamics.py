@@ -454,7 +454,7 @@ def test_gradients_of_a_clamped_memory_are_those_of_its_free_entries(name, getke
     expected = jax.jit(jax.grad(lambda *a: loss(slow, *a), argnums=(0, 1)))(up, start)
     assert_close(found, expected, 1e-9)
     for layer, neurons in memory.clamp(held).neurons.items():
-        assert not jnp.any(neurons.release(found[1][layer]))
+        assert not jnp.any(neurons.zero_clamped(found[1][layer]))
 
 
 def linear_block(key, held) -> tuple[Block, jax.Array]:

@@ -54,7 +54,7 @@ def test_what_is_released_and_what_is_held_make_up_the_whole(name, getkey):
     free = system.draw(getkey(), 1.0)
     held = system.draw(getkey(), 1.0)
     nothing = jax.tree.map(jnp.zeros_like, free)
-    parts = jax.tree.map(jnp.add, system.release(free), system.hold(nothing, held))
+    parts = jax.tree.map(jnp.add, system.zero_clamped(free), system.hold(nothing, held))
     assert_close(parts, system.hold(free, held))
 
 
@@ -98,7 +98,7 @@ class Spring(AbstractSystem):
         return self
 
     def force(self, state):
-        return self.layer.release(-self.stiffness * state)
+        return self.layer.zero_clamped(-self.stiffness * state)
 
     def energy(self, state):
         return 0.5 * self.stiffness * jnp.sum(state**2)

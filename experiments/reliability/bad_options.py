@@ -10,7 +10,7 @@ from pathlib import Path
 BEYOND_INT32 = 2**31
 BEYOND_FLOAT32 = 1e39
 
-COUNTS = ("seeds", "epochs", "batch", "measurements", "n-iter", "dim", "depth", "together")
+COUNTS = ("seeds", "epochs", "batch", "measurements", "n-iter", "dim", "depth", "members-at-once")
 """Options of `hopmix ablate` that count something, and start at 1."""
 
 NUMBERS = ("learning-rate", "clip", "weight-decay", "warmup", "drop-path", "validation")
@@ -36,7 +36,7 @@ def _numbers() -> Iterator[Case]:
     for name in COUNTS:
         for value in (0, -1, BEYOND_INT32, 10**30, "1.5", "nan", "many", ""):
             yield f"{name} {value}", _ablate(f"--{name}", value)
-    for name in ("first-seed", "deep"):
+    for name in ("first-seed", "spectra-every"):
         for value in (-1, BEYOND_INT32, "0.5", "x"):
             yield f"{name} {value}", _ablate(f"--{name}", value)
     yield "seeds beyond int32", _ablate("--first-seed", BEYOND_INT32 - 1, "--seeds", 2)

@@ -29,7 +29,7 @@ OPTIONS = (
         "--depth",
         "1",
     ),
-    *("--epochs", "2", "--measurements", "3", "--deep", "0"),
+    *("--epochs", "2", "--measurements", "3", "--spectra-every", "0"),
 )
 STEPS = (14, 28, 42)
 """The steps of its checkpoints, the last of which is the end."""

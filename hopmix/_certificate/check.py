@@ -162,7 +162,7 @@ def _probe(
     keys = jr.split(key, len(leaves))
     draws = [_nudged(jr.normal(k, (2, *a.shape), a.dtype), k, nudge) for k, a in zip(keys, leaves)]
     x = jax.tree.unflatten(structure, [_nudged(a, k, nudge) for k, a in zip(keys, leaves)])
-    both = jax.vmap(system.release)(jax.tree.unflatten(structure, draws))
+    both = jax.vmap(system.zero_clamped)(jax.tree.unflatten(structure, draws))
     pushed = jax.vmap(lambda v: form.metric(x, jax.jvp(system.force, (x,), (v,))[1]))(
         both
     )  # the field itself once

@@ -3,8 +3,8 @@
 from hopmix._lagrangian.base import AbstractLagrangian as AbstractLagrangian
 from hopmix._lagrangian.base import Scaled as Scaled
 from hopmix._lagrangian.base import Sum as Sum
+from hopmix._lagrangian.base import broadcast_to_batch as broadcast_to_batch
 from hopmix._lagrangian.base import need_number as need_number
-from hopmix._lagrangian.base import spread as spread
 from hopmix._lagrangian.competition import Entmax as Entmax
 from hopmix._lagrangian.competition import GhostMax as GhostMax
 from hopmix._lagrangian.competition import LogSumReLU as LogSumReLU

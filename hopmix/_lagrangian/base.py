@@ -367,7 +367,7 @@ def need_number(name: str, value: ScalarLike):
         )
 
 
-def spread(parameter: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
+def broadcast_to_batch(parameter: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
     """A parameter of the rank of one example, with the axes of a token-major batch put in after its
     first axis.
     """

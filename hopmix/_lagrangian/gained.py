@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hopmix._lagrangian.base import AbstractLagrangian, spread
+from hopmix._lagrangian.base import AbstractLagrangian, broadcast_to_batch
 from hopmix._types import Layer, Scalar
 
 
@@ -51,7 +51,7 @@ class Gained(AbstractLagrangian):
 
     def __call__(self, x: Layer) -> Scalar:
         values = jax.vmap(self.lagrangian)(x.ravel()).reshape(x.shape)
-        return jnp.sum(spread(self.gains, x.ndim) * values)
+        return jnp.sum(broadcast_to_batch(self.gains, x.ndim) * values)
 
     def activation(self, x: Layer) -> Layer:
-        return spread(self.gains, x.ndim) * self.lagrangian.activation(x)
+        return broadcast_to_batch(self.gains, x.ndim) * self.lagrangian.activation(x)

@@ -13,9 +13,9 @@ import numpy as np
 from hopmix._lagrangian.base import (
     AbstractLagrangian,
     Summands,
+    broadcast_to_batch,
     if_convex,
     need_number,
-    spread,
 )
 from hopmix._lagrangian.groups import Axes, unit_radius
 from hopmix._numerics.dtypes import need_floats, widened
@@ -75,13 +75,13 @@ class LayerNorm(AbstractLagrangian):
         value = self.scale * (x.size // spreads.size) * jnp.sum(spreads)
         if self.shift is None:
             return value
-        return value + jnp.sum(spread(self.shift, x.ndim) * x)
+        return value + jnp.sum(broadcast_to_batch(self.shift, x.ndim) * x)
 
     def activation(self, x: Layer) -> Layer:
         g = self.scale * _normalise(x, self.axes, self.eps)
         if self.shift is None:
             return g
-        return g + spread(self.shift, g.ndim)
+        return g + broadcast_to_batch(self.shift, g.ndim)
 
     def energy_summands(self, x: Layer) -> Summands:
         spreads = self.spreads(x)
@@ -92,7 +92,7 @@ class LayerNorm(AbstractLagrangian):
         return _length(_centre(x, self.axes), self.axes, self.eps, jnp.mean)
 
     def conjugate(self, g: Layer) -> Scalar:
-        u = g if self.shift is None else g - spread(self.shift, g.ndim)
+        u = g if self.shift is None else g - broadcast_to_batch(self.shift, g.ndim)
         mean = jnp.mean(u, axis=self.axes, keepdims=True)
         square = jnp.mean((u**2), axis=self.axes, keepdims=True)
         slack = half_the_digits(g.dtype) * self.scale

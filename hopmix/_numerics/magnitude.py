@@ -12,13 +12,13 @@ from hopmix._numerics.dtypes import need_floats, widened
 from hopmix._types import Scalar
 
 
-def largest(a: Float[Array, "*shape"]) -> Scalar:
+def max_abs(a: Float[Array, "*shape"]) -> Scalar:
     """The size of the largest entry, 1 for none; a constant of differentiation."""
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))
     return jnp.where(size == 0, 1, size)
 
 
-def root(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def safe_sqrt(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The square root, with the derivative 0 at 0."""
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
@@ -27,8 +27,8 @@ def norm(a: Float[Array, "*shape"]) -> Scalar:
     """The Euclidean norm of all entries, wherever the dtype can hold it; that of `jnp.linalg`
     squares what it meets.
     """
-    unit = largest(a)
-    return unit * root(jnp.sum((a / unit) ** 2))
+    unit = max_abs(a)
+    return unit * safe_sqrt(jnp.sum((a / unit) ** 2))
 
 
 def working(a: Array, name: str) -> Array:

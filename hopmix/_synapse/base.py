@@ -27,7 +27,7 @@ import numpy as np
 
 from hopmix._assumptions import Assumption, is_known
 from hopmix._coupling import Coupling
-from hopmix._lagrangian import AbstractLagrangian, spread
+from hopmix._lagrangian import AbstractLagrangian, broadcast_to_batch
 from hopmix._numerics.dtypes import make_of_floats, need_floats, of_floats
 from hopmix._numerics.norms import NOTHING, UNKNOWN, Disc, matrix_norm
 from hopmix._numerics.rounding import state_magnitude
@@ -269,7 +269,9 @@ class Bias(AbstractSynapse):
         need_floats("`bias`", self.bias)
 
     def energy(self, *activations: Layer) -> Energy:
-        return -inner(spread(self.bias, activations[0].ndim), activations[0], self.bias.ndim)
+        return -inner(
+            broadcast_to_batch(self.bias, activations[0].ndim), activations[0], self.bias.ndim
+        )
 
     def current(self, into: int, activations: Activations) -> Layer:
         del activations

@@ -30,7 +30,7 @@ class Dense(AbstractCoupled):
         v, h = activations
         if into:
             return _mix_first(self.coupling.up, v)
-        return _send_back(_mix_first, self.coupling, h)
+        return _apply_down(_mix_first, self.coupling, h)
 
 
 class TokenMixing(AbstractCoupled):
@@ -56,7 +56,7 @@ class TokenMixing(AbstractCoupled):
         v, h = activations
         if into:
             return _mix_first(self.coupling.up, v)
-        return _send_back(_mix_first, self.coupling, h)
+        return _apply_down(_mix_first, self.coupling, h)
 
 
 class ChannelMixing(AbstractCoupled):
@@ -83,7 +83,7 @@ class ChannelMixing(AbstractCoupled):
         v, h = activations
         if into:
             return mix_last(self.coupling.up, v)
-        return _send_back(mix_last, self.coupling, h)
+        return _apply_down(mix_last, self.coupling, h)
 
 
 # The reshapes matter: XLA's CPU backend is more than twice slower at the same products written with
@@ -99,25 +99,25 @@ def mix_last(
     # For the gradient of the matrix: XLA's CPU backend is 1.4 times as fast at x^T y as at y^T x
     # where x is narrower, and would turn the one into the other where it meets a transpose.
     wide = matrix.shape[0] > matrix.shape[1]
-    turned = _apart(matrix.T if wide else matrix)
-    rows = x.reshape(-1, x.shape[-1]) @ (turned if wide else turned.T)
+    transposed = _gradient_barrier(matrix.T if wide else matrix)
+    rows = x.reshape(-1, x.shape[-1]) @ (transposed if wide else transposed.T)
     return rows.reshape(*x.shape[:-1], matrix.shape[0])
 
 
 @jax.custom_jvp
-def _apart(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+def _gradient_barrier(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
     """The same matrix, whose gradient is not fused with what becomes of it. (A barrier forwards
     would copy it.)
     """
     return matrix
 
 
-@_apart.defjvp
+@_gradient_barrier.defjvp
 def _apart_jvp(primals, tangents):
     return primals[0], jax.lax.optimization_barrier(tangents[0])
 
 
-def _send_back(mix: Callable[..., Layer], coupling: Coupling, h: Layer) -> Layer:
+def _apply_down(mix: Callable[..., Layer], coupling: Coupling, h: Layer) -> Layer:
     """The current $V h$; of tied weights without forming $V$, which a loop of steps would do again
     in each.
     """

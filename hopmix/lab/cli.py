@@ -24,7 +24,17 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hopmix.lab import store
-from hopmix.lab.config import Ablate, Bench, Compare, Measure, Report, Resume, StudyConfig, Verify
+from hopmix.lab.config import (
+    FORMER,
+    Ablate,
+    Bench,
+    Compare,
+    Measure,
+    Report,
+    Resume,
+    StudyConfig,
+    Verify,
+)
 from hopmix.lab.errors import UsageError
 from hopmix.lab.runtime.interrupts import heard
 from hopmix.lab.runtime.terminal import TrainingBar, printable, terminal
@@ -124,6 +134,7 @@ def _parse(arguments: Sequence[str]) -> Any:
             raise UsageError(
                 f"{before.lstrip('-')}: got '', which is nothing; give it a value, or leave it out."
             )
+    arguments = _of_today(arguments)
     _need_once(arguments)
     told = io.StringIO()
     try:
@@ -139,6 +150,20 @@ def _parse(arguments: Sequence[str]) -> Any:
         if stop.code != BAD_INPUT:
             raise
         raise _cause(stop) or UsageError(_one_line(told.getvalue(), arguments)) from None
+
+
+def _of_today(arguments: Sequence[str]) -> list[str]:
+    """The arguments with options by their names of today; old ones are said to go."""
+    found = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        new = FORMER.get(name.removeprefix("--")) if name.startswith("--") else None
+        if new is not None:
+            today = f"--{new.replace('_', '-')}"
+            print(f"hopmix: {name} is now {today}; the old name goes.", file=sys.stderr)
+            word = f"{today}{equals}{value}"
+        found.append(word)
+    return found
 
 
 def _need_once(arguments: Sequence[str]):
@@ -197,7 +222,7 @@ def _one_line(box: str, arguments: Sequence[str]) -> str:
 def _less_memory(command: Any) -> str:
     if isinstance(command, Ablate | Resume):
         return (
-            "take fewer members side by side (--together), a smaller --batch, --dim or "
+            "take fewer members side by side (--members-at-once), a smaller --batch, --dim or "
             "--depth, or free some"
         )
     return "free some, or measure less at a time"
@@ -338,32 +363,32 @@ def _train(
         f"{study.schedule.total} steps each"
     )
     console.print(Text(f"{size}; results go to {out}"))
-    say = lambda sentence: console.print(Text(sentence))
+    log = lambda sentence: console.print(Text(sentence))
     try:
-        with TrainingBar(console, study.schedule.total) as watch:
+        with TrainingBar(console, study.schedule.total) as on_progress:
             return lab_study.run(
                 study,
                 out,
                 resume=resume,
                 command=line,
-                watch=watch,
-                say=say,
+                on_progress=on_progress,
+                log=log,
                 compiled=_forget,
-                leave=lambda: _leave_study(out, say),
+                leave=lambda: _leave_study(out, log),
             )
     except lab_study.Interrupted:
-        say(
+        log(
             f"Stopped; everything up to here is saved. Go on with: hopmix resume "
             f"{shlex.quote(str(out))}"
         )
         return None
 
 
-def _leave_study(out: Path, say: Callable[[str], None]):
+def _leave_study(out: Path, log: Callable[[str], None]):
     # Neither Python nor a compiled program can be asked to end at once; what is on the disk is
     # whole.
     go_on = f"go on with: hopmix resume {shlex.quote(str(out))}"
-    say(f"Stopped at once; what was saved is whole: {go_on}")
+    log(f"Stopped at once; what was saved is whole: {go_on}")
     sys.stdout.flush()
     os._exit(FAILED)
 
@@ -455,7 +480,7 @@ def _measure(options: Measure, console: Console) -> int:
             task, completed=done, description=escape(printable(f"{layer.place} {layer.part}"))
         )
         report = measure.measure_found(
-            found, pairings=options.pairings, full=options.full, watch=told
+            found, pairings=options.pairings, full=options.full, on_progress=told
         )
     for sheet in tables.sheets(report):
         console.print(tables.rich_table(sheet))
@@ -482,7 +507,7 @@ def _verify_claims(options: Verify, console: Console) -> int:
             Text(f"measuring {claim.id} on {options.examples} examples")
         )
         measured = checks.measure_claims(
-            claims, examples=options.examples, seed=options.seed, watch=told
+            claims, examples=options.examples, seed=options.seed, on_progress=told
         )
     console.print(tables.claims_table(measured))
     console.print(tables.claims_sentence(measured, time.perf_counter() - begin))
@@ -506,7 +531,7 @@ def _verify_run(path: Path, options: Verify, console: Console) -> int:
         console.print(Text(sentence))
     with console.status("checking") as status:
         told = lambda member: status.update(Text(f"checking {member}"))
-        checked = checks.check_run(trained, examples=options.examples, watch=told)
+        checked = checks.check_run(trained, examples=options.examples, on_progress=told)
     worst = checks.over_seeds(checked.blocks)
     console.print(tables.blocks_table(worst))
     for line in (*tables.legend(checked), *tables.reasons(checked.blocks)):

@@ -30,6 +30,10 @@ PAPER_LAMBDAS = (0.0, 1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2, 1e-1, 1.0)
 GIVEN = "python:data"
 """The name of data that a program gave as arrays."""
 
+FORMER = {"deep": "spectra_every", "together": "members_at_once"}
+"""Fields by the names that version 0.1.0 has for them, which files and command lines may use for
+one version more."""
+
 LONGEST_SIDE = 65_536
 """Of an image, in pixels; a square of it is larger than what is decoded."""
 
@@ -104,25 +108,25 @@ class StudyConfig:
     """Precision of activations and products; master weights are float32."""
     measurements: int = 6
     """How often, evenly over the training, everything is measured and saved."""
-    deep: int = 4
+    spectra_every: int = 4
     """At the first, the last, and every so many measurements spectra and fields are measured too; 0
     for never.
     """
-    together: int | None = None
+    members_at_once: int | None = None
     """Members trained side by side in one program; by default all that share a structure."""
 
     def __post_init__(self):
         need_fields(self)
         for name in ("seeds", "epochs", "batch", "measurements", "n_iter"):
             need(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("dim", "depth", "together"):
+        for name in ("dim", "depth", "members_at_once"):
             value = getattr(self, name)
             need(value is None or value >= 1, name, value, "at least 1")
         for name in ("patch", "resize"):
             value = getattr(self, name)
             if value is not None:
                 check_sides(name, value)
-        for name in ("first_seed", "deep"):
+        for name in ("first_seed", "spectra_every"):
             need(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         need(
             self.first_seed + self.seeds - 1 <= LARGEST,
@@ -195,6 +199,7 @@ class StudyConfig:
 
         Raises `UsageError` for unknown fields, as another version of hopmix may have written.
         """
+        values = {FORMER.get(name, name): value for name, value in values.items()}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise UsageError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._numerics.magnitude import in_own_units, norm, root, working
+from hopmix._numerics.magnitude import in_own_units, norm, safe_sqrt, working
 from hopmix._numerics.tolerances import TIED, rounding_of
 from hopmix._types import Scalar
 
@@ -128,7 +128,7 @@ def unit_balance(coupling: Coupling) -> Float[Array, " hidden"]:
 
 def _lengths(a: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
     rows = in_own_units(a)
-    return rows.sizes * root(jnp.sum(rows.entries**2, axis=1))
+    return rows.sizes * safe_sqrt(jnp.sum(rows.entries**2, axis=1))
 
 
 def _check(coupling: Coupling, gradient: Coupling):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._numerics.dtypes import need_floats
-from hopmix._numerics.magnitude import largest, root, working
+from hopmix._numerics.magnitude import max_abs, safe_sqrt, working
 from hopmix._types import Layer, PRNGKey, Scalar
 
 Field: TypeAlias = Callable[[Layer], Layer]
@@ -62,13 +62,15 @@ def field_asymmetry(f: Field, x: Layer, lagrangian: AbstractLagrangian | None = 
     if lagrangian is not None:
         metric = _in_units_of_largest(jax.jacfwd(lagrangian.activation)(x).reshape(x.size, x.size))
         jacobian = _in_units_of_largest(metric @ jacobian)
-    asymmetry = root(jnp.sum((jacobian - jacobian.T) ** 2)) / (2 * root(jnp.sum(jacobian**2)))
+    asymmetry = safe_sqrt(jnp.sum((jacobian - jacobian.T) ** 2)) / (
+        2 * safe_sqrt(jnp.sum(jacobian**2))
+    )
     return asymmetry.astype(x.dtype)
 
 
 def _in_units_of_largest(a: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
     a = working(a, "f")
-    return a / largest(a)
+    return a / max_abs(a)
 
 
 class Estimate(NamedTuple):
@@ -128,12 +130,12 @@ def estimate_field_asymmetry(
         return jnp.stack([jnp.sum((ahead - behind) ** 2), whole, unit])
 
     gaps, wholes, sizes = jax.lax.map(probe, jr.split(key, probes)).T
-    units = (sizes / largest(sizes)) ** 4
+    units = (sizes / max_abs(sizes)) ** 4
     gaps = gaps * units
     wholes = wholes * units
     gap = jnp.mean(gaps)
     whole = jnp.mean(wholes)
-    value = 0.5 * root(gap / whole)
+    value = 0.5 * safe_sqrt(gap / whole)
     # The logarithm of a ratio has the variance of the difference of its parts, each in units of its
     # mean.
     relative = gaps / jnp.where(gap > 0, gap, 1) - wholes / whole
@@ -252,8 +254,8 @@ def loop_integral(
     velocities = working(velocities, "f")
     # In units of the largest, a product of two large or two small numbers stays in range; so does
     # the share.
-    unit_f = largest(forces)
-    unit_v = largest(velocities)
+    unit_f = max_abs(forces)
+    unit_v = max_abs(velocities)
     powers = jnp.sum((forces / unit_f) * (velocities / unit_v), axis=tuple(range(1, forces.ndim)))
     work = jnp.sum(powers)
     size = jnp.sum(jnp.abs(powers))
@@ -284,15 +286,15 @@ def _products_in_units(
 ) -> tuple[_InUnits, _InUnits]:
     """M times a direction and its transpose times it, for a force and a metric of any size."""
     pushed = jax.jvp(f, (x,), (direction,))[1]
-    forwards = _lift(x, lagrangian, pushed / largest(pushed))
+    forwards = _lift(x, lagrangian, pushed / max_abs(pushed))
     lifted = _lift(x, lagrangian, direction)
-    (backwards,) = jax.vjp(f, x)[1](lifted / largest(lifted))
-    return _in_units(forwards, largest(pushed)), _in_units(backwards, largest(lifted))
+    (backwards,) = jax.vjp(f, x)[1](lifted / max_abs(lifted))
+    return _in_units(forwards, max_abs(pushed)), _in_units(backwards, max_abs(lifted))
 
 
 def _in_units(product: Layer, factor: Scalar) -> _InUnits:
     product = working(product, "f")
-    own = largest(product)
+    own = max_abs(product)
     return _InUnits(product / own, jnp.sqrt(own) * jnp.sqrt(working(factor, "f")))
 
 

@@ -41,7 +41,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._numerics.magnitude import root, working
+from hopmix._numerics.magnitude import safe_sqrt, working
 from hopmix._numerics.tolerances import INDICES, rounding_of
 from hopmix._types import PRNGKey, Scalar
 from hopmix.symmetry.spectrum import singular_frames, thin_qr
@@ -226,7 +226,7 @@ def polar(
     rows: Float[Array, "rows columns"],
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows columns"]]:
     """The lengths and the directions of rows, 0 for those of zeros."""
-    lengths = root(jnp.sum(rows**2, axis=1))
+    lengths = safe_sqrt(jnp.sum(rows**2, axis=1))
     return lengths, rows / jnp.where(lengths > 0, lengths, 1)[:, None]
 
 

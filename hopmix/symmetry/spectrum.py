@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
 from hopmix._coupling import Coupling
-from hopmix._numerics.magnitude import largest
+from hopmix._numerics.magnitude import max_abs
 from hopmix._numerics.tolerances import half_the_digits
 from hopmix._types import Scalar
 from hopmix.symmetry.weights import Units, moments, shared, units_of
@@ -117,7 +117,7 @@ def _eigenvalues(units: Units) -> tuple[Complex[Array, " smaller"], Scalar]:
     """
     w, v = shared(units)
     matrix = v.T @ w if w.shape[1] <= w.shape[0] else w @ v.T
-    small = largest(matrix)
+    small = max_abs(matrix)
     return _one_by_one(jnp.linalg.eigvals)(matrix / small), small
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
-from hopmix._numerics.magnitude import Rows, in_own_units, largest, norm, root, working
+from hopmix._numerics.magnitude import Rows, in_own_units, max_abs, norm, safe_sqrt, working
 from hopmix._numerics.tolerances import NORMS, rounding_of
 from hopmix._types import Scalar
 
@@ -59,7 +59,7 @@ class Units(NamedTuple):
     @property
     def unit(self) -> Scalar:
         """The largest of these sizes."""
-        return largest(self.even)
+        return max_abs(self.even)
 
 
 def units_of(v: Down, w: Up) -> Units:
@@ -236,8 +236,8 @@ def _of_pairs(units: Units) -> dict[str, Scalar]:
     long_w = _lengths(w)
     long_v = _lengths(v)
     strength = (units.even / units.unit) ** 2
-    size_w = units.w.sizes / largest(units.w.sizes)
-    size_v = units.v.sizes / largest(units.v.sizes)
+    size_w = units.w.sizes / max_abs(units.w.sizes)
+    size_v = units.v.sizes / max_abs(units.v.sizes)
     all_v = _length(size_v * long_v)
     apart = norm(size_v * _lengths(v - _along(units)))
     return {
@@ -262,7 +262,7 @@ def _of_cosines(units: Units, broken: Scalar) -> dict[str, Scalar]:
 
 def _of_sizes(units: Units, v: Down, w: Up) -> dict[str, Scalar]:
     """Those of the norms of V, of W and of their difference."""
-    unit = jnp.maximum(largest(units.w.sizes), largest(units.v.sizes))
+    unit = jnp.maximum(max_abs(units.w.sizes), max_abs(units.v.sizes))
     all_w = _length(units.w.sizes / unit * _lengths(units.w.entries))
     all_v = _length(units.v.sizes / unit * _lengths(units.v.entries))
     # Of equal matrices exactly zero, as that of quotients is not in compiled programs; halves do
@@ -294,11 +294,11 @@ def _along(units: Units) -> Up:
 
 def _length(a: Float[Array, " entries"]) -> Scalar:
     """The norm of what is in units of its largest entry."""
-    return root(jnp.sum(a**2))
+    return safe_sqrt(jnp.sum(a**2))
 
 
 def _lengths(rows: Float[Array, "rows columns"]) -> Float[Array, " rows"]:
-    return root(jnp.sum(rows**2, axis=1))
+    return safe_sqrt(jnp.sum(rows**2, axis=1))
 
 
 # ---- Indices of the product ----------------------------------------------------------------------
@@ -328,7 +328,7 @@ def moments(units: Units) -> Moments:
     hidden, visible = w.shape
     if visible <= hidden:
         m = v.T @ w
-        unit = largest(m)
+        unit = max_abs(m)
         m = m / unit
         return Moments(jnp.sum(m * m.T), jnp.sum(m**2, axis=1), jnp.sum(m**2, axis=0), unit)
     small = w @ v.T
@@ -355,8 +355,8 @@ def _directionality(product: Moments) -> Scalar:
 
 def _excess(squares: Float[Array, " visible"]) -> Scalar:
     """What norms have in sum above their mean plus two standard deviations, beyond rounding."""
-    norms = root(jnp.maximum(squares, 0))
+    norms = safe_sqrt(jnp.maximum(squares, 0))
     deviation = norms - jnp.mean(norms)
-    spread = root(jnp.sum(deviation**2) / max(norms.size - 1, 1))
+    spread = safe_sqrt(jnp.sum(deviation**2) / max(norms.size - 1, 1))
     rounding = rounding_of(norms.dtype, NORMS) * jnp.max(norms)
     return jnp.sum(jnp.maximum(deviation - STANDS_OUT * spread - rounding, 0))

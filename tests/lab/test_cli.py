@@ -140,7 +140,7 @@ def test_too_little_memory_is_told_in_one_line(capsys, tmp_path, monkeypatch, er
     assert code == 1
     assert err.count("\n") == 1
     assert "out of memory" in err
-    assert "--together" in err
+    assert "--members-at-once" in err
 
 
 def test_a_folder_that_another_process_holds_is_left_alone_by_all_that_write(capsys, tmp_path):

@@ -47,7 +47,7 @@ def test_the_papers_grid_is_that_of_its_code():
         ("epochs", 0, "at least 1"),
         ("batch", 0, "at least 1"),
         ("measurements", 0, "at least 1"),
-        ("together", 0, "at least 1"),
+        ("members_at_once", 0, "at least 1"),
         ("learning_rate", 0.0, "positive"),
         ("learning_rate", float("inf"), "float32 holds"),
         ("weight_decay", -0.1, "0 or more"),

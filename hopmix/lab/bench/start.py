@@ -16,7 +16,7 @@ from typing import Any
 
 from hopmix.lab.bench.race import Row
 
-QUICK = {"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0}
+QUICK = {"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "spectra_every": 0}
 """A study that shows that everything runs."""
 
 IMPORTS = """

@@ -49,17 +49,17 @@ class Benched:
 
 def run_bench(
     options: Bench,
-    watch: Callable[[str], None] = lambda name: None,
+    on_progress: Callable[[str], None] = lambda name: None,
     show: Callable[[list[Row], Benched], None] = lambda rows, benched: None,
     keep: Callable[[Benched], None] = lambda benched: None,
 ) -> Benched:
     """Run the benchmarks that are asked for.
 
-    `watch` is told what runs, `show` gets the rows of each benchmark when it is done, and `keep`
-    all so far after each row. Raises `UsageError` where the peer does not work, before any long
-    work.
+    `on_progress` is told what runs, `show` gets the rows of each benchmark when it is done, and
+    `keep` all so far after each row. Raises `UsageError` where the peer does not work, before any
+    long work.
     """
-    watch("the peer")
+    on_progress("the peer")
     about = describe()
     peers = find_peers(options.peer, options.peer_compile, options.precision)
     about |= {"torch": peers[0].torch} if peers and peers[0].torch else {}
@@ -67,21 +67,21 @@ def run_bench(
     exact = jax.default_backend() == "gpu" and options.precision == "float32"
     about |= {"matmul_precision": "float32" if exact else "default"}
     with jax.default_matmul_precision("float32") if exact else contextlib.nullcontext():
-        watch("the limits of the machine")
+        on_progress("the limits of the machine")
         if options.quick:
             limits = None
         else:
             limits = measure_limits(options.precision)
         benched = Benched([], limits, about)
         for name in options.only:
-            watch(name)
+            on_progress(name)
             own = []
             try:
                 for row in benchmark(name, options, peers):
                     own.append(row)
                     benched.rows.append(row)
                     keep(benched)
-                    watch(f"{name}, after {row.name}")
+                    on_progress(f"{name}, after {row.name}")
             finally:
                 if own:
                     show(own, benched)

@@ -41,14 +41,14 @@ class Layer:
     seed: int | None = None
 
 
-class LeftOut(NamedTuple):
+class Skipped(NamedTuple):
     """Something that isn't measured, and why."""
 
     name: str
     why: str
 
 
-class Found(NamedTuple):
+class LayerSet(NamedTuple):
     """The layers of a network, and what in it looked like one but isn't.
 
     - `source`: what the numbers were read from, as in "a safetensors file".
@@ -57,7 +57,7 @@ class Found(NamedTuple):
 
     source: str
     layers: list[Layer]
-    left_out: list[LeftOut]
+    left_out: list[Skipped]
     others: tuple[str, ...] = ()
 
 
@@ -82,21 +82,21 @@ class Mismatch(ValueError):
 class Matrix:
     """A matrix of a checkpoint.
 
-    - `turned`: whether it is stored as its transpose.
+    - `transposed`: whether it is stored as its transpose.
     - `rows`: the first of its rows and the one behind the last, where it is a part of what is
       stored.
     """
 
     weights: AbstractWeights
     name: str
-    turned: bool = False
+    transposed: bool = False
     rows: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
         stored = self.weights.tensors[self.name].shape
-        shape = stored[::-1] if self.turned else stored
+        shape = stored[::-1] if self.transposed else stored
         if self.rows is None:
             return shape
         return (self.rows[1] - self.rows[0], *shape[1:])
@@ -110,7 +110,7 @@ class Matrix:
     def read(self) -> Float32[np.ndarray, "rows columns"]:
         """Its numbers."""
         rows = slice(*self.rows) if self.rows else slice(None)
-        if self.turned:
+        if self.transposed:
             return self.weights.read(self.name, (slice(None), rows)).T
         return self.weights.read(self.name, (rows, slice(None)))
 

@@ -16,11 +16,11 @@ from hopmix.lab.checkpoints.formats.weights import (
     shape_text,
 )
 from hopmix.lab.checkpoints.layers import (
-    Found,
     Layer,
-    LeftOut,
+    LayerSet,
     Matrix,
     Mismatch,
+    Skipped,
     pair,
     query_key,
     square,
@@ -29,7 +29,7 @@ from hopmix.lab.checkpoints.layers import (
 from hopmix.lab.errors import UsageError
 
 
-class Reading(NamedTuple):
+class ReadOptions(NamedTuple):
     """What names don't tell.
 
     - `breaking`: the second weight of a pair is V - W^T, as in the reference implementation's
@@ -48,14 +48,14 @@ class Layout(NamedTuple):
 
     part: str
     names: tuple[str, ...]
-    build: Callable[[str, str, list[Matrix], Reading], list[Layer]]
+    build: Callable[[str, str, list[Matrix], ReadOptions], list[Layer]]
 
 
-class Unfit(ValueError):
+class NotMeasurable(ValueError):
     """Why a weight can't be measured."""
 
 
-def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
+def find_layers(weights: AbstractWeights, reading: ReadOptions) -> LayerSet:
     """All layers of the known layouts in a checkpoint, in the order of their places.
 
     **Raises:** `UsageError` where there is none, saying what there is instead; for heads that there
@@ -67,8 +67,8 @@ def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
         for layout in LAYOUTS:
             try:
                 layers += _found(weights, name, layout, reading)
-            except Unfit as unfit:
-                left_out.append(LeftOut(name, str(unfit)))
+            except NotMeasurable as unfit:
+                left_out.append(Skipped(name, str(unfit)))
     if not layers:
         raise UsageError(_nothing(weights, left_out))
     if reading.heads is not None and not any(layer.kind == "query-key" for layer in layers):
@@ -79,22 +79,26 @@ def find_layers(weights: AbstractWeights, reading: Reading) -> Found:
     layers = sorted(layers, key=lambda layer: _natural(layer.place))
     known = {name for layer in layers for name in layer.names} | {one.name for one in left_out}
     matrices = [name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2]
-    return Found(
+    return LayerSet(
         weights.source, layers, left_out, tuple(name for name in matrices if name not in known)
     )
 
 
-def matrix(weights: AbstractWeights, name: str, *, turned: bool = False) -> Matrix:
-    """A matrix of a checkpoint; raises `Unfit` for anything else."""
+def matrix(weights: AbstractWeights, name: str, *, transposed: bool = False) -> Matrix:
+    """A matrix of a checkpoint; raises `NotMeasurable` for anything else."""
     tensor = weights.tensors[name]
     if tensor.dtype not in FLOATS:
-        raise Unfit(f"{name} is stored as {tensor.dtype}, which is none of {', '.join(FLOATS)}")
+        raise NotMeasurable(
+            f"{name} is stored as {tensor.dtype}, which is none of {', '.join(FLOATS)}"
+        )
     if len(tensor.shape) != 2 or 0 in tensor.shape:
-        raise Unfit(f"{name} is {shape_text(tensor.shape)} and no matrix")
-    return Matrix(weights, name, turned)
+        raise NotMeasurable(f"{name} is {shape_text(tensor.shape)} and no matrix")
+    return Matrix(weights, name, transposed)
 
 
-def _found(weights: AbstractWeights, name: str, layout: Layout, reading: Reading) -> list[Layer]:
+def _found(
+    weights: AbstractWeights, name: str, layout: Layout, reading: ReadOptions
+) -> list[Layer]:
     first = layout.names[0]
     if name != first and not name.endswith(f".{first}"):
         return []
@@ -102,13 +106,13 @@ def _found(weights: AbstractWeights, name: str, layout: Layout, reading: Reading
     names = [before + own for own in layout.names]
     missing = [other for other in names if other not in weights.tensors]
     if missing:
-        raise Unfit(f"there is no {missing[0]} beside it")
+        raise NotMeasurable(f"there is no {missing[0]} beside it")
     try:
         return layout.build(
             before.removesuffix("."), layout.part, [matrix(weights, n) for n in names], reading
         )
     except Mismatch as mismatch:
-        raise Unfit(
+        raise NotMeasurable(
             f"{mismatch}; "
             f"{fitting(weights.tensors, mismatch.name, mismatch.wanted, mismatch.first)}"
         ) from None
@@ -121,7 +125,7 @@ def _natural(place: str) -> list[tuple[int, str]]:
     ]
 
 
-def _nothing(weights: AbstractWeights, left_out: list[LeftOut]) -> str:
+def _nothing(weights: AbstractWeights, left_out: list[Skipped]) -> str:
     matrices = [name for name, tensor in weights.tensors.items() if len(tensor.shape) == 2]
     why = f" ({left_out[0].name}: {left_out[0].why})" if left_out else ""
     return (
@@ -134,7 +138,7 @@ def _nothing(weights: AbstractWeights, left_out: list[LeftOut]) -> str:
 # ---- What is made of the weights -----------------------------------------------------------------
 
 
-def _mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _mlp(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     """Two layers; where the first has twice the rows, it is gated: unit i reads both row i of u and
     row i of v.
     """
@@ -144,7 +148,7 @@ def _mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list
     return [pair(place, f"{part} {half}", up.share(i, 2), down) for i, half in enumerate("uv")]
 
 
-def _gpt2_mlp(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _gpt2_mlp(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     """GPT-2 stores its matrices the other way round, others with its names don't.
 
     The first bias has the length of the hidden side; without one, the longer side is taken for it.
@@ -152,8 +156,8 @@ def _gpt2_mlp(place: str, part: str, weights: list[Matrix], reading: Reading) ->
     rows, columns = weights[0].shape
     bias = weights[0].weights.tensors.get(weights[0].name.removesuffix("weight") + "bias")
     hidden = max(rows, columns) if bias is None else bias.shape[-1]
-    turned = columns == hidden and (rows != columns or _stored_by_columns(weights[0]))
-    return _mlp(place, part, [_turned(w, turned) for w in weights], reading)
+    transposed = columns == hidden and (rows != columns or _stored_by_columns(weights[0]))
+    return _mlp(place, part, [_turned(w, transposed) for w in weights], reading)
 
 
 def _stored_by_columns(weight: Matrix) -> bool:
@@ -166,7 +170,7 @@ def _stored_by_columns(weight: Matrix) -> bool:
     return beside is not None and beside.shape[-1] == 3 * beside.shape[0]
 
 
-def _fused(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _fused(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     """Queries, keys and values below each other; in GPT-2 beside each other."""
     rows, columns = weights[0].shape
     qkv = _turned(weights[0], columns == 3 * rows)
@@ -179,7 +183,7 @@ def _fused(place: str, part: str, weights: list[Matrix], reading: Reading) -> li
     return _attention(place, part, [qkv.share(0, 3), qkv.share(1, 3)], reading)
 
 
-def _attention(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _attention(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     query, key = weights
     return [query_key(place, part, query, key), *_heads(place, query, key, reading.heads or 0)]
 
@@ -194,11 +198,11 @@ def _heads(place: str, query: Matrix, key: Matrix, heads: int) -> Iterator[Layer
         yield query_key(place, f"head {i}", query.share(i, heads), key.share(i, heads))
 
 
-def _square(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _square(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     return [square(place, part, weights[0])]
 
 
-def _alone(place: str, part: str, weights: list[Matrix], reading: Reading) -> list[Layer]:
+def _alone(place: str, part: str, weights: list[Matrix], reading: ReadOptions) -> list[Layer]:
     """The reference implementation's SymMixer has the second weight alone, (hidden, visible), and
     uses it both ways.
     """
@@ -208,8 +212,8 @@ def _alone(place: str, part: str, weights: list[Matrix], reading: Reading) -> li
     return [tied(place, part, weights[0])]
 
 
-def _turned(weight: Matrix, turned: bool) -> Matrix:
-    return Matrix(weight.weights, weight.name, turned)
+def _turned(weight: Matrix, transposed: bool) -> Matrix:
+    return Matrix(weight.weights, weight.name, transposed)
 
 
 LAYOUTS = (

@@ -18,7 +18,7 @@ import numpy as np
 import hopmix
 from hopmix._coupling import Coupling
 from hopmix._types import PRNGKey, Scalar
-from hopmix.lab.checkpoints.layers import Found, Kind, Layer, LeftOut
+from hopmix.lab.checkpoints.layers import Kind, Layer, LayerSet, Skipped
 from hopmix.lab.checkpoints.units import UNITS as UNITS
 from hopmix.lab.checkpoints.units import of_units as of_units
 from hopmix.lab.checkpoints.units import units_against_pairings
@@ -103,16 +103,16 @@ class Report(NamedTuple):
 
     source: str
     measured: list[Measured]
-    left_out: list[LeftOut]
+    left_out: list[Skipped]
     others: tuple[str, ...] = ()
 
 
 def measure_found(
-    found: Found,
+    found: LayerSet,
     *,
     pairings: int,
     full: bool = False,
-    watch: Callable[[int, Layer], None] = lambda done, layer: None,
+    on_progress: Callable[[int, Layer], None] = lambda done, layer: None,
 ) -> Report:
     """Measure layers one after another.
 
@@ -120,19 +120,19 @@ def measure_found(
 
     - `pairings`: how many random pairings of hidden units each layer is compared with, 0 for none.
     - `full`: compute also what is left out of large layers.
-    - `watch`: called before each layer with how many are done.
+    - `on_progress`: called before each layer with how many are done.
 
     **Raises:** `UsageError` where a file turns out to be damaged.
     """
     measured = []
     left_out = list(found.left_out)
     for done, layer in enumerate(found.layers):
-        watch(done, layer)
+        on_progress(done, layer)
         coupling = layer.load()
         if not (fault := _fault(coupling)):
             measured.append(_measure(layer, coupling, pairings, full))
         else:
-            left_out.append(LeftOut(" ".join((layer.arm, layer.place, layer.part)).strip(), fault))
+            left_out.append(Skipped(" ".join((layer.arm, layer.place, layer.part)).strip(), fault))
     return Report(found.source, measured, left_out, found.others)
 
 

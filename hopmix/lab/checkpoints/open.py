@@ -12,8 +12,8 @@ from hopmix.lab.checkpoints.formats.equinox import EquinoxArrays, open_mixer
 from hopmix.lab.checkpoints.formats.safetensors import open_file, open_folder, open_hub
 from hopmix.lab.checkpoints.formats.torch import TorchWeights
 from hopmix.lab.checkpoints.formats.weights import AbstractWeights, nearest
-from hopmix.lab.checkpoints.layers import Found
-from hopmix.lab.checkpoints.layouts import Reading, find_layers
+from hopmix.lab.checkpoints.layers import LayerSet
+from hopmix.lab.checkpoints.layouts import ReadOptions, find_layers
 from hopmix.lab.checkpoints.pairs import check_patterns, named_layers
 from hopmix.lab.checkpoints.run import is_run, layers_of, run_layers
 from hopmix.lab.config import Measure
@@ -31,7 +31,7 @@ SUFFIXES: dict[str, Format] = {
 }
 
 
-def open_layers(options: Measure) -> Found:
+def open_layers(options: Measure) -> LayerSet:
     """The layers of what a path names, none of them read yet.
 
     **Raises:** `UsageError` where there is nothing to measure, and for options that don't fit what
@@ -50,10 +50,10 @@ def open_layers(options: Measure) -> Found:
     weights = _open(options.path)
     if options.pairs:
         return named_layers(weights, options.pairs, breaking=options.breaking)
-    return find_layers(weights, Reading(options.breaking, options.heads))
+    return find_layers(weights, ReadOptions(options.breaking, options.heads))
 
 
-def _ours(path: Path, arms: Sequence[str]) -> Found | None:
+def _ours(path: Path, arms: Sequence[str]) -> LayerSet | None:
     """The layers of a run or of a saved mixer of hopmix, whose weights need no names."""
     if is_run(path):
         return run_layers(path, arms)
@@ -63,7 +63,7 @@ def _ours(path: Path, arms: Sequence[str]) -> Found | None:
         mixer = None
     if mixer is None:
         return None
-    return Found("a mixer of hopmix", list(layers_of(named_couplings(mixer))), [])
+    return LayerSet("a mixer of hopmix", list(layers_of(named_couplings(mixer))), [])
 
 
 def _open(name: str) -> AbstractWeights:

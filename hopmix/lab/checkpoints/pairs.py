@@ -12,18 +12,18 @@ from hopmix.lab.checkpoints.formats.weights import (
     nearest,
     shortened,
 )
-from hopmix.lab.checkpoints.layers import Found, Layer, Mismatch, pair, square
-from hopmix.lab.checkpoints.layouts import Unfit, matrix
+from hopmix.lab.checkpoints.layers import Layer, LayerSet, Mismatch, pair, square
+from hopmix.lab.checkpoints.layouts import NotMeasurable, matrix
 from hopmix.lab.errors import UsageError
 
 
 class Pattern(NamedTuple):
-    """A name with stars, each for a piece between dots; `turned` where the weight is stored as its
-    transpose.
+    """A name with stars, each for a piece between dots; `transposed` where the weight is stored as
+    its transpose.
     """
 
     text: str
-    turned: bool
+    transposed: bool
 
     def matches(self, weights: AbstractWeights) -> dict[tuple[str, ...], str]:
         """The weights with such a name, by what stands before it and in the place of each star."""
@@ -53,7 +53,7 @@ def check_patterns(patterns: tuple[str, ...]):
 
 def named_layers(
     weights: AbstractWeights, patterns: tuple[str, ...], *, breaking: bool = False
-) -> Found:
+) -> LayerSet:
     """The layers that patterns name, in the order of the patterns and of the file.
 
     **Arguments:**
@@ -69,7 +69,7 @@ def named_layers(
     for text in patterns:
         sides = [Pattern(side.removesuffix(".T"), side.endswith(".T")) for side in text.split(":")]
         layers += _named(weights, sides, breaking)
-    return Found(weights.source, layers, [])
+    return LayerSet(weights.source, layers, [])
 
 
 def _named(weights: AbstractWeights, sides: list[Pattern], breaking: bool) -> list[Layer]:
@@ -91,17 +91,17 @@ def _layer(
 ) -> Layer:
     try:
         own = [
-            matrix(weights, _known(weights, names, i), turned=side.turned)
+            matrix(weights, _known(weights, names, i), transposed=side.transposed)
             for i, side in enumerate(sides)
         ]
         place, part = _place([m.name for m in own])
         if len(own) == 1:
             return square(place, part, *own)
         return pair(place, part, *own, breaking=breaking)
-    except Unfit as unfit:
+    except NotMeasurable as unfit:
         raise UsageError(f"pairs: {unfit}.") from None
     except Mismatch as mismatch:
-        if sides[-1].turned:
+        if sides[-1].transposed:
             wanted = mismatch.wanted[::-1]
         else:
             wanted = mismatch.wanted

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from hopmix._coupling import Coupling
 from hopmix.lab import store
-from hopmix.lab.checkpoints.layers import Found, Layer, LeftOut
+from hopmix.lab.checkpoints.layers import Layer, LayerSet, Skipped
 from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.own import Own, digests
@@ -35,7 +35,7 @@ def is_run(path: Path) -> bool:
     return (locate(path)[0] / "study.json").is_file()
 
 
-def run_layers(path: Path, arms: Sequence[str] = ()) -> Found:
+def run_layers(path: Path, arms: Sequence[str] = ()) -> LayerSet:
     """The couplings of every arm, seed, block and branch of a run.
 
     The images that it was trained on are not needed.
@@ -62,14 +62,14 @@ def run_layers(path: Path, arms: Sequence[str] = ()) -> Found:
             layers += layers_of(arm.couplings(model), arm.name, seed)
         else:
             diverged.append(
-                LeftOut(f"{arm.name}, seed {seed}", f"diverged at step {int(member.diverged)}")
+                Skipped(f"{arm.name}, seed {seed}", f"diverged at step {int(member.diverged)}")
             )
     if not layers:
         raise UsageError(f"path: all members of {out} diverged; there is nothing to measure.")
     source = "; ".join(
         [f"the run {out.name} after {progress(step, record.steps_total)} steps", *passed]
     )
-    return Found(source, layers, diverged)
+    return LayerSet(source, layers, diverged)
 
 
 def layers_of(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hopmix.lab.checkpoints.formats.weights import shortened
-from hopmix.lab.checkpoints.layers import Kind, LeftOut
+from hopmix.lab.checkpoints.layers import Kind, Skipped
 from hopmix.lab.checkpoints.measure import Index, Measured, OverSeeds, Report, Spread, over_seeds
 from hopmix.lab.runtime.terminal import printable
 
@@ -276,11 +276,11 @@ def _others(names: Sequence[str]) -> str:
     return f"{count} in no layer of a known layout ({shown}); --pairs measures any two."
 
 
-def _told(one: LeftOut) -> str:
+def _told(one: Skipped) -> str:
     return printable(f"{one.name}: {one.why}.")
 
 
-def _more(left_out: Sequence[LeftOut]) -> list[str]:
+def _more(left_out: Sequence[Skipped]) -> list[str]:
     if len(left_out) > SHOWN:
         return [f"Not measured: {len(left_out) - SHOWN} more, see --json."]
     return []

@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int
 
 from hopmix._coupling import Coupling
-from hopmix._numerics.magnitude import Rows, largest
+from hopmix._numerics.magnitude import Rows, max_abs
 from hopmix._types import PRNGKey, Scalar
 from hopmix.symmetry.significance import Pairing, Significance, compare, directed_pairing, polar
 from hopmix.symmetry.weights import Units, units_of
@@ -101,4 +101,4 @@ class _Pairs:
 
 def _relative(rows: Rows, lengths: Float[Array, " rows"]) -> Float[Array, " rows"]:
     """Norms of rows in units of about the largest."""
-    return lengths * (rows.sizes / largest(rows.sizes))
+    return lengths * (rows.sizes / max_abs(rows.sizes))

@@ -15,7 +15,10 @@ LEGEND = (
 )
 
 
-OLDER = "it was written by an earlier version of hopmix, or measured with <code>--deep 0</code>"
+OLDER = (
+    "it was written by an earlier version of hopmix, or measured with <code>--spectra-every "
+    "0</code>"
+)
 """Why a run may lack what is measured of spectra and fields."""
 
 

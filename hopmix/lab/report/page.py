@@ -18,7 +18,7 @@ from hopmix.lab.report import html, seal, words
 from hopmix.lab.report.charts import payload
 from hopmix.lab.report.data import read_run
 from hopmix.lab.report.files import figure_files, resource, save_figure, saved_figure
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.report.sections import (
     accuracy,
     against_accuracy,
@@ -96,15 +96,15 @@ def write_report(run: Path | str, sections: Sequence[Section] = ()) -> Path:
     if not sections and seal.is_whole(run, sources):
         return run / "report.html"
     figures = _figures(contents, (*report, *SYMMETRY))
-    stills = _draw(contents, figures, seal.whole_files(run, sources))
-    pages = {"symmetry.html": _symmetry_page(contents, stills)}
-    pages["report.html"] = _report_page(contents, report, stills)
+    static_figures = _draw(contents, figures, seal.whole_files(run, sources))
+    pages = {"symmetry.html": _symmetry_page(contents, static_figures)}
+    pages["report.html"] = _report_page(contents, report, static_figures)
     for name, contained in pages.items():
         with replacing(run / name) as temporary:
             temporary.write_text(contained, encoding="utf-8", errors="replace")
     if sections:  # the next report is to be without them
         return run / "report.html"
-    drawn = [file for name in stills for file in figure_files(name)]
+    drawn = [file for name in static_figures for file in figure_files(name)]
     seal.seal(run, sources, [*pages, *drawn])
     return run / "report.html"
 
@@ -121,13 +121,13 @@ def _with(own: Sequence[Section]) -> tuple[Section, ...]:
 
 def _draw(run: Run, figures: NamedFigures, whole: frozenset[str]) -> dict[str, str]:
     """The address of each figure by name; one whose files are `whole` is not drawn again."""
-    stills = {}
+    static_figures = {}
     for name, make in figures:
         if whole.issuperset(figure_files(name)):
-            stills[name] = saved_figure(run.path / "figures", name)
+            static_figures[name] = saved_figure(run.path / "figures", name)
         else:
-            stills[name] = save_figure(make(), run.path / "figures", name)
-    return stills
+            static_figures[name] = save_figure(make(), run.path / "figures", name)
+    return static_figures
 
 
 def _figures(run: Run, sections: Sequence[Section]) -> NamedFigures:
@@ -137,11 +137,11 @@ def _figures(run: Run, sections: Sequence[Section]) -> NamedFigures:
             yield from section.figures(run)
 
 
-def _report_page(run: Run, sections: Sequence[Section], stills: Stills) -> str:
+def _report_page(run: Run, sections: Sequence[Section], static_figures: StaticFigures) -> str:
     return _page(
         "report.html.tmpl",
         run,
-        stills,
+        static_figures,
         title=words.title(run),
         sections=sections,
         links={"energy": '<li><a href="symmetry.html">Symmetry in detail →</a></li>'},
@@ -156,11 +156,11 @@ def _charts(run: Run, sections: Sequence[Section]):
     return {name: chart for one in shown for name, chart in one.charts(run).items()}
 
 
-def _symmetry_page(run: Run, stills: Stills) -> str:
+def _symmetry_page(run: Run, static_figures: StaticFigures) -> str:
     return _page(
         "symmetry.html.tmpl",
         run,
-        stills,
+        static_figures,
         title=f"{words.title(run)}: symmetry",
         sections=SYMMETRY,
         links={"values": '<li><a href="report.html">← Report</a></li>'},
@@ -170,7 +170,7 @@ def _symmetry_page(run: Run, stills: Stills) -> str:
 def _page(
     template: str,
     run: Run,
-    stills: Stills,
+    static_figures: StaticFigures,
     *,
     title: str,
     sections: Sequence[Section],
@@ -185,7 +185,7 @@ def _page(
         title=escape(title),
         facts=html.facts(run),
         contents="\n".join(links.get(one.name, "") + one.entry for one in sections),
-        sections="\n\n".join(one.html(run, stills) for one in sections),
+        sections="\n\n".join(one.html(run, static_figures) for one in sections),
         style=resource("report.css"),
         **parts,
     )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from hopmix.lab.report.charts import Chart
 from hopmix.lab.store.run import Run
 
-Stills: TypeAlias = Mapping[str, str]
+StaticFigures: TypeAlias = Mapping[str, str]
 """The address of each static figure of a run, by its name."""
 
 NamedFigures: TypeAlias = Iterator[tuple[str, Callable[[], Figure]]]
@@ -44,7 +44,7 @@ class Section:
 
     name: str
     title: str
-    body: Callable[[Run, Stills], str]
+    body: Callable[[Run, StaticFigures], str]
     figures: Callable[[Run], NamedFigures] = _no_figures
     charts: Callable[[Run], dict[str, Chart]] = _no_charts
     menu: str = ""
@@ -54,9 +54,9 @@ class Section:
         """Whether a run has what it is about."""
         return not (self.of_studies and is_recorded(run))
 
-    def html(self, run: Run, stills: Stills) -> str:
+    def html(self, run: Run, static_figures: StaticFigures) -> str:
         """The section as a part of a page."""
-        body = self.body(run, stills)
+        body = self.body(run, static_figures)
         return f'<section id="{self.name}">\n<h2>{self.title}</h2>\n{body}\n</section>'
 
     @property

@@ -13,11 +13,11 @@ from hopmix.lab.store.results import Damaged, read_results
 
 
 def finished_results(
-    out: Path, record: Record, say: Callable[[str], None]
+    out: Path, record: Record, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The results of a study that has ended and is whole, or `None` for one that has to go on.
 
-    `say` is called with a sentence for what is damaged and will be made again.
+    `log` is called with a sentence for what is damaged and will be made again.
 
     **Raises:** `UsageError` where something is missing without which it can't go on, or is of
     another study.
@@ -31,16 +31,16 @@ def finished_results(
         return None
     dataset, told = recover_metrics(out, record)
     for sentence in told:
-        say(sentence)
+        log(sentence)
     try:
         results = read_results(out, record)
     except Damaged as error:
-        say(str(error).split(";")[0] + "; it is made again.")
+        log(str(error).split(";")[0] + "; it is made again.")
         results = None
     last = int(dataset.step.values[-1])
     if results is not None and last == record.steps_total:
         if last not in steps_in(out):
-            say(
+            log(
                 f"the checkpoint of step {last:,}, the last, is missing: `hopmix measure` reads "
                 f"an earlier one."
             )

@@ -23,10 +23,10 @@ def need_memory(config: StudyConfig, arms: Sequence[Arm]):
     than there is.
     """
     members = sum(_parameters(arm) for arm in arms) * config.seeds
-    if config.together is None:
+    if config.members_at_once is None:
         trained = len(arms) * config.seeds
     else:
-        trained = config.together
+        trained = config.members_at_once
     states = max(arm.activations for arm in arms) * config.batch * min(trained, config.seeds)
     least = NUMBER * (COPIES * members + states)
     there = memory()
@@ -34,7 +34,8 @@ def need_memory(config: StudyConfig, arms: Sequence[Arm]):
         raise UsageError(
             f"dim, depth, seeds, batch: {len(arms)} arms of {config.seeds} seeds need "
             f"{least / 1e9:,.1f} GB at least, "
-            f"and {there / 1e9:,.1f} GB are free; choose smaller ones, fewer arms, or --together 1."
+            f"and {there / 1e9:,.1f} GB are free; choose smaller ones, fewer arms, or "
+            f"--members-at-once 1."
         )
 
 

@@ -74,7 +74,7 @@ def _try(study: Study, group: Population, members: TrainState, trial: Dataset) -
             group.compiled, members, group.no_logs(), *numbers, rows, trial
         )
         _, measured = _timed(evaluator.measure, group, members, 0, trial)
-        if study.config.deep:
+        if study.config.spectra_every:
             deepened = _timed(evaluator.measure_expensive, group, members, 0, trial)[1]
         else:
             deepened = 0.0
@@ -96,7 +96,7 @@ def _peak_bytes(study: Study) -> int:
     measuring = [_memory(p) for p in study.evaluator.programs]
     images = sum(leaf.nbytes for leaf in jax.tree.leaves(study.dataset))
     updates = max(a.output_size_in_bytes - a.alias_size_in_bytes for a in training)
-    if study.config.deep:
+    if study.config.spectra_every:
         copies = max(a.alias_size_in_bytes for a in training)
     else:
         copies = 0

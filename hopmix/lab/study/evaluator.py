@@ -125,11 +125,11 @@ class Evaluator:
             self._models.prepare(compiler, subject.models, subject.seeds, step, dataset)
             if subject.couplings:
                 self._couplings.prepare(compiler, subject.couplings)
-            if self.config.deep:
+            if self.config.spectra_every:
                 self._expensive_models.prepare(
                     compiler, subject.models, subject.seeds, step, dataset
                 )
-            if self.config.deep and subject.couplings:
+            if self.config.spectra_every and subject.couplings:
                 updates = eqx.filter_eval_shape(
                     partial(updates_of, group, arm), group.parameters_of(members)
                 )
@@ -218,9 +218,9 @@ class Evaluator:
         def of_one(arrays: PyTree) -> Any:
             return function(*eqx.combine(arrays, constants))
 
-        if self.config.together is None:
+        if self.config.members_at_once is None:
             return jax.vmap(of_one)(arrays)
-        return jax.lax.map(of_one, arrays, batch_size=self.config.together)
+        return jax.lax.map(of_one, arrays, batch_size=self.config.members_at_once)
 
     # ---- Of one member ---------------------------------------------------------------------------
 

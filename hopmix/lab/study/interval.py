@@ -50,7 +50,7 @@ def advance(
     """
     rows: dict[str, Metrics] = {}
     done = 0 if step < 0 else step + study.schedule.interval
-    deep = study.measures_deeply(done)
+    expensive = study.measures_spectra(done)
     for i, group in enumerate(study.populations):
         logs = jnp.full((len(group.members), 4), jnp.nan)
         if step >= 0:
@@ -59,7 +59,7 @@ def advance(
             )
         between()
         measured = study.evaluator.measure(group, states[i], done, study.dataset)
-        if deep:
+        if expensive:
             more = study.evaluator.measure_expensive(group, states[i], done, study.dataset)
         else:
             more = {}

@@ -72,11 +72,11 @@ class Study:
         """The steps of each member's training."""
         return self.populations[0].schedule
 
-    def measures_deeply(self, step: int) -> bool:
+    def measures_spectra(self, step: int) -> bool:
         """Whether spectra and fields are measured after so many steps: at the first and the last
         measurement too.
         """
-        every = self.config.deep
+        every = self.config.spectra_every
         index = step // self.schedule.interval
         return every > 0 and (index % every == 0 or step == self.schedule.total)
 
@@ -85,7 +85,7 @@ class Study:
         fields too.
         """
         steps = range(0, self.schedule.total + 1, self.schedule.interval)
-        return len(steps) - 1, len(steps), sum(self.measures_deeply(step) for step in steps)
+        return len(steps) - 1, len(steps), sum(self.measures_spectra(step) for step in steps)
 
     def parameters(self, arm: Arm) -> int:
         """The number of trainable parameters of a member of an arm."""

@@ -106,8 +106,8 @@ def _train(
             out,
             resume=resume,
             command="hopmix.lab.run_study",
-            watch=on_progress,
-            say=log,
+            on_progress=on_progress,
+            log=log,
         )
     except Interrupted:
         raise KeyboardInterrupt(

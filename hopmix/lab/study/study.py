@@ -54,8 +54,8 @@ def run(
     *,
     resume: bool,
     command: str,
-    watch: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = print,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    log: Callable[[str], None] = print,
     compiled: Callable[[], None] = lambda: None,
     leave: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def run(
     - `out`: its folder, held with `store.only_writer` and checked with `store.open_study`.
     - `resume`: whether `out` holds a part of this study.
     - `command`: the command line, for the record.
-    - `watch`: called after each interval; `say`: called with a sentence where something unusual
-      happens.
+    - `on_progress`: called after each interval; `log`: called with a sentence where something
+      unusual happens.
     - `compiled`: called when everything is compiled, before the first interval.
     - `leave`: called, from another thread, at a second Ctrl-C; the command line ends the process.
 
@@ -92,9 +92,9 @@ def run(
     else:
         record = store.write_record(out, _description(study, command))
     if leave is None:
-        stopping = Interrupts(lambda: say(HEARD), lambda: None)
+        stopping = Interrupts(lambda: log(HEARD), lambda: None)
     else:
-        stopping = Interrupts(lambda: say(HEARD + AT_ONCE), leave)
+        stopping = Interrupts(lambda: log(HEARD + AT_ONCE), leave)
     with store.Checkpoints(out, record.owner) as checkpoints, stopping as interrupts:
         folder = _Folder(
             out,
@@ -102,9 +102,9 @@ def run(
             checkpoints,
             store.History(study.arms, study.seeds, study.layout, study.quantities),
         )
-        step, states = _start(study, folder, say)
+        step, states = _start(study, folder, log)
         timing = {"prepare_s": time.perf_counter() - started}
-        timing |= _train(study, folder, step, states, watch, compiled, interrupts)
+        timing |= _train(study, folder, step, states, on_progress, compiled, interrupts)
         results = evaluate(study, states, folder.history)
         interrupts.check()
         timing["total_s"] = time.perf_counter() - started
@@ -144,7 +144,7 @@ def _resumed(study: Study, out: Path, record: store.Record, command: str) -> sto
 
 
 def _start(
-    study: Study, folder: _Folder, say: Callable[[str], None]
+    study: Study, folder: _Folder, log: Callable[[str], None]
 ) -> tuple[int, list[TrainState]]:
     """The step and the members from which to go on; the step is -1 before the first checkpoint."""
     out, record, checkpoints, history = folder
@@ -158,7 +158,7 @@ def _start(
     like = [group.shapes() for group in study.populations]
     restored, passed = checkpoints.restore(like, history.steps[-1])
     for sentence in (*told, *passed):
-        say(sentence)
+        log(sentence)
     history.truncate(restored.step)
     if restored.chain is not None and restored.chain != history.chain:
         raise UsageError(
@@ -174,7 +174,7 @@ def _train(
     folder: _Folder,
     step: int,
     states: list[TrainState],
-    watch: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
     compiled: Callable[[], None],
     interrupts: Interrupts,
 ) -> dict[str, float]:
@@ -199,7 +199,7 @@ def _train(
                 if saved is not None:
                     saved.result()
                 folder.history.append(step, row)
-                watch(Progress(step, schedule.total, _losses(study, row)))
+                on_progress(Progress(step, schedule.total, _losses(study, row)))
                 snapshot = [jax.tree.map(np.array, state) for state in states]
                 saved = saver.submit(folder.save, step, snapshot)
         finally:

@@ -182,12 +182,14 @@ class Population:
             )
 
         learn = lambda member, at, rows: self.step(member, at, rows, dataset)
-        if self.config.together is None:
+        if self.config.members_at_once is None:
             # All members in each step, not all steps of each member: JAX would trace a loop within
             # a map thrice.
             return run(jax.vmap(learn, in_axes=(0, None, 0)), members, logs, rows)
         return jax.lax.map(
-            lambda one: run(learn, *one), (members, logs, rows), batch_size=self.config.together
+            lambda one: run(learn, *one),
+            (members, logs, rows),
+            batch_size=self.config.members_at_once,
         )
 
     def prepare(self, compiler: Executor, members: TrainState, dataset: Any):

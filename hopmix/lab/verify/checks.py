@@ -65,14 +65,14 @@ def measure_claims(
     *,
     examples: int,
     seed: int,
-    watch: Callable[[Claim], None] = lambda claim: None,
+    on_progress: Callable[[Claim], None] = lambda claim: None,
 ) -> list[Measured]:
-    """Measure claims in float64, whatever JAX is set to; `watch` is called before each, from
+    """Measure claims in float64, whatever JAX is set to; `on_progress` is called before each, from
     another thread.
     """
 
     def measured(claim: Claim) -> Measured:
-        watch(claim)
+        on_progress(claim)
         begin = time.perf_counter()
         with jax.enable_x64(True):
             measurement = catalogue.remeasure(claim, examples=examples, seed=seed)
@@ -235,17 +235,17 @@ def load_run(path: Path, data: str | None = None, arms: Sequence[str] = ()) -> T
 
 
 def check_run(
-    trained: Trained, *, examples: int, watch: Callable[[str], None] = lambda member: None
+    trained: Trained, *, examples: int, on_progress: Callable[[str], None] = lambda member: None
 ) -> RunCheck:
-    """Check each block of each member, from the states of so many validation images; `watch` is
-    told of each member.
+    """Check each block of each member, from the states of so many validation images; `on_progress`
+    is told of each member.
     """
     images = _validation_images(trained.study, examples)
     diverged = []
     blocks = []
     for member, arm, seed, model in members_of(trained.study.populations, trained.states):
         name = f"{arm.name}, seed {seed}"
-        watch(name)
+        on_progress(name)
         if member.diverged >= 0:
             diverged.append(name)
         elif isinstance(model, AbstractBlockModel):

@@ -259,7 +259,7 @@ def test_what_measuring_and_data_take_of_a_study(monkeypatch):
 def test_measuring_is_set_against_training_alone(monkeypatch):
     """Seven times for six intervals, at 0, 1, ..., 6, and deeply at 0, 4 and 6."""
     monkeypatch.setattr(ablation, "_parts", lambda study: [lambda: 40.0, lambda: 2.0, lambda: 8.0])
-    small = tiny_study(arms=("free",), depth=1, measurements=6, deep=4)
+    small = tiny_study(arms=("free",), depth=1, measurements=6, spectra_every=4)
     assert small.count_measurements() == (6, 7, 3)
     shallow, deep = ablation.cost_measuring(small, 1)
     assert (shallow.ratio, deep.ratio) == (7 * 2 / (6 * 40), (7 * 2 + 3 * 8) / (6 * 40))
@@ -282,7 +282,7 @@ def test_devices_share_the_members_and_agree(monkeypatch):
 
 def test_a_start_is_timed(monkeypatch):
     times = start.start_study(
-        {"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "deep": 0, "batch": 16}
+        {"arms": ("free",), "seeds": 1, "dim": 8, "depth": 1, "spectra_every": 0, "batch": 16}
     )
     assert all(value > 0 for value in times.values())
     monkeypatch.setattr(start, "_start_twice", lambda config: [{"wall": 4.0, "compile": 2.0}] * 2)

@@ -22,14 +22,14 @@ from lab.weight_files import bert, make_weights, named, save
 
 from hopmix import Mixer, MixerConfig
 from hopmix.lab.checkpoints.formats.equinox import EquinoxArrays
-from hopmix.lab.checkpoints.layers import Found
+from hopmix.lab.checkpoints.layers import LayerSet
 from hopmix.lab.checkpoints.open import open_layers
 from hopmix.lab.config import Measure
 from hopmix.lab.errors import UsageError
 from hopmix.models.files import load_mixer, save_mixer
 
 
-def opened(path: object, **options) -> Found:
+def opened(path: object, **options) -> LayerSet:
     return open_layers(Measure(str(path), **options))
 
 

@@ -14,8 +14,8 @@ from lab.weight_files import HIDDEN, PARTS, SYMMETRIES, VISIBLE, bert, make_weig
 from hopmix.lab.checkpoints import measure
 from hopmix.lab.checkpoints.formats.safetensors import open_file
 from hopmix.lab.checkpoints.formats.weights import AbstractWeights, Tensor
-from hopmix.lab.checkpoints.layers import Found
-from hopmix.lab.checkpoints.layouts import LAYOUTS, Reading, find_layers
+from hopmix.lab.checkpoints.layers import LayerSet
+from hopmix.lab.checkpoints.layouts import LAYOUTS, ReadOptions, find_layers
 from hopmix.lab.checkpoints.pairs import check_patterns, named_layers
 from hopmix.lab.errors import UsageError
 
@@ -33,8 +33,8 @@ class InMemory(AbstractWeights):
         return self.arrays[name][part]
 
 
-def find(arrays: dict[str, np.ndarray], **reading) -> Found:
-    return find_layers(InMemory(arrays), Reading(**reading))
+def find(arrays: dict[str, np.ndarray], **reading) -> LayerSet:
+    return find_layers(InMemory(arrays), ReadOptions(**reading))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +44,7 @@ def without_spectra():
         yield
 
 
-def values(found: Found) -> list[dict[str, float]]:
+def values(found: LayerSet) -> list[dict[str, float]]:
     measured = measure.measure_found(found, pairings=0).measured
     return [{name: index.value for name, index in one.indices.items()} for one in measured]
 
@@ -262,7 +262,7 @@ def test_a_network_of_no_known_layout_is_told_what_it_has():
 # ---- Pairs by name -------------------------------------------------------------------------------
 
 
-def pairs(arrays: dict[str, np.ndarray], *patterns: str, breaking: bool = False) -> Found:
+def pairs(arrays: dict[str, np.ndarray], *patterns: str, breaking: bool = False) -> LayerSet:
     check_patterns(patterns)
     return named_layers(InMemory(arrays), patterns, breaking=breaking)
 
@@ -346,7 +346,7 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch):
     weights = open_file(save(tmp_path / "bert.safetensors", bert()))
     read: list[str] = []
     monkeypatch.setattr(weights, "cut", lambda name, part: read.append(name) or SimpleNamespace())
-    found = find_layers(weights, Reading())
+    found = find_layers(weights, ReadOptions())
     assert len(found.layers) == 6
     assert read == []
 
@@ -355,5 +355,5 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch):
 def test_precisions(tmp_path: Path, dtype):
     w = make_weights("tied")
     arrays = {n: a.astype(np.dtype(dtype)) for n, a in named("timm's ViT", w, "").items()}
-    (own,) = values(find_layers(open_file(save(tmp_path / "a.safetensors", arrays)), Reading()))
+    (own,) = values(find_layers(open_file(save(tmp_path / "a.safetensors", arrays)), ReadOptions()))
     assert own["cosine"] == pytest.approx(1, abs=1e-5)

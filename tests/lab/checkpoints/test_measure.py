@@ -21,7 +21,7 @@ from lab.weight_files import HIDDEN, VISIBLE, bert, make_weights, save
 import hopmix as hm
 from hopmix.lab import store
 from hopmix.lab.checkpoints import measure, picture, tables
-from hopmix.lab.checkpoints.layers import Found, Kind, Layer
+from hopmix.lab.checkpoints.layers import Kind, Layer, LayerSet
 from hopmix.lab.checkpoints.open import open_layers
 from hopmix.lab.config import Measure
 from hopmix.lab.data import study_data
@@ -35,13 +35,13 @@ def hopmix(capsys, *arguments: object) -> tuple[int, str, str]:
     return code, out, flat(err)
 
 
-def found(*couplings: hm.Coupling, kind: Kind = "pair") -> Found:
+def found(*couplings: hm.Coupling, kind: Kind = "pair") -> LayerSet:
     layers = []
     for i, own in enumerate(couplings):
         hidden, visible = own.up.shape
         names = (f"up.{i}", f"down.{i}")
         layers.append(Layer(f"layer.{i}", "mlp", kind, visible, hidden, names, lambda own=own: own))
-    return Found("the memory", layers, [])
+    return LayerSet("the memory", layers, [])
 
 
 def coupling(symmetry: str, seed: int = 0) -> hm.Coupling:
@@ -308,7 +308,7 @@ def test_only_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     tracemalloc.start()
     try:
         told = lambda done, layer: held.append(sum(a.nbytes for a in jax.live_arrays()) - before)
-        measure.measure_found(layers, pairings=0, watch=told)
+        measure.measure_found(layers, pairings=0, on_progress=told)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -154,8 +154,8 @@ def test_every_other_curve_can_be_chosen(run):
 
 def test_frames_on_the_page_are_panels_of_charts(run, tmp_path):
     figures = page._figures(run, (*page.REPORT, *page.SYMMETRY))
-    stills = dict.fromkeys([name for name, _ in figures], "data:,")
-    text = page._report_page(run, page.REPORT, stills)
+    static_figures = dict.fromkeys([name for name, _ in figures], "data:,")
+    text = page._report_page(run, page.REPORT, static_figures)
     made = page._charts(run, page.REPORT)
     frames = text.split('class="plot"')[1:]
     assert len(frames) > 10

@@ -80,5 +80,5 @@ def test_training_and_measuring_are_the_same_with_and_without_options(monkeypatc
     results = []
     for switch in ("on", "off"):
         monkeypatch.setenv("HOPMIX_COMPILER_OPTIONS", switch)
-        results.append(train_study(tiny_study(arms=("free",), depth=1, deep=1), 1))
+        results.append(train_study(tiny_study(arms=("free",), depth=1, spectra_every=1), 1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results)

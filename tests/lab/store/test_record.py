@@ -71,7 +71,9 @@ def test_any_field_taken_away_is_told(tmp_path, field):
 def test_records_of_earlier_versions_are_read_and_held_against_what_they_have(tmp_path):
     old = {name: value for name, value in VALUES.items() if name not in ("format", "data_path")}
     # A later version knows fields that were not written then.
-    old["config"] = {name: value for name, value in CONFIG.to_json().items() if name != "together"}
+    old["config"] = {
+        name: value for name, value in CONFIG.to_json().items() if name != "members_at_once"
+    }
     path = tmp_path / "study.json"
     store.write_json(path, {"config": old["config"]})
     assert store.read_config(tmp_path) == CONFIG

@@ -110,7 +110,7 @@ def test_arms_share_what_measures_them():
 
 
 def test_a_study_without_spectra_and_fields_does_not_compile_them():
-    small = tiny_study(arms=("symmetric",), depth=1, deep=0)
+    small = tiny_study(arms=("symmetric",), depth=1, spectra_every=0)
     states = [program.initial() for program in small.populations]
     compile_all(small, states, small.dataset)
     advance(small, states, -1)
@@ -162,7 +162,7 @@ def test_what_was_cancelled_is_compiled_when_it_is_asked_for_again():
 def test_looking_deeper_changes_nothing():
     results = []
     for deep in (0, 1):
-        states, rows = train_study(tiny_study(arms=("broken",), depth=1, deep=deep), 2)
+        states, rows = train_study(tiny_study(arms=("broken",), depth=1, spectra_every=deep), 2)
         results.append((states, [{name: row[name] for name in DIMENSIONS} for row in rows]))
     jax.tree.map(np.testing.assert_array_equal, *results)
 
@@ -230,7 +230,7 @@ def test_the_next_step_breaks_the_symmetry_as_predicted():
     At a tied point the ratio after a step is the prediction; later on it is so to first order in
     the step.
     """
-    small = tiny_study(measurements=24, learning_rate=1e-3, warmup=0.0, deep=1)
+    small = tiny_study(measurements=24, learning_rate=1e-3, warmup=0.0, spectra_every=1)
     assert small.schedule.interval == 1
     _, measured = train_study(small, 20)
     rows = [

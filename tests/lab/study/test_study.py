@@ -44,7 +44,9 @@ def prepared(tiny_images):
 def finished(prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
     seen = []
-    results = study.run(prepared, out, resume=False, command="hopmix ablate", watch=seen.append)
+    results = study.run(
+        prepared, out, resume=False, command="hopmix ablate", on_progress=seen.append
+    )
     return out, results, seen
 
 
@@ -110,7 +112,7 @@ def test_the_test_split_is_not_read_before_the_end(prepared, tmp_path):
     )
     untouched = dataclasses.replace(prepared, data=data)
     with pytest.raises(study.Interrupted):
-        study.run(untouched, tmp_path / "run", resume=False, command="", watch=stop_after(3))
+        study.run(untouched, tmp_path / "run", resume=False, command="", on_progress=stop_after(3))
 
 
 @pytest.mark.parametrize("intervals", [0, 2])
@@ -119,7 +121,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
 ):
     out = tmp_path / "run[1]"  # Orbax takes brackets for a pattern
     with pytest.raises(study.Interrupted):
-        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
+        study.run(
+            prepared, out, resume=False, command="hopmix ablate", on_progress=stop_after(intervals)
+        )
     assert store.read_metrics(out).sizes["step"] == intervals + 1
     study.run(prepared, out, resume=True, command="hopmix ablate --out run")
     assert_same_study(out, finished[0])
@@ -135,11 +139,11 @@ def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared
     out = tmp_path / "run"
     said = []
     with pytest.raises(study.Interrupted):
-        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(2))
+        study.run(prepared, out, resume=False, command="hopmix ablate", on_progress=stop_after(2))
     for path in (out / "checkpoints" / "12" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
-    study.run(prepared, out, resume=True, command="hopmix ablate", say=said.append)
+    study.run(prepared, out, resume=True, command="hopmix ablate", log=said.append)
     assert len(said) == 1
     assert "checkpoint of step 12 is damaged" in said[0]
     assert_same_study(out, finished[0])
@@ -148,7 +152,9 @@ def test_a_damaged_checkpoint_costs_an_interval_and_no_result(finished, prepared
 def stopped(prepared, out, intervals: int = 2):
     """A run that was stopped after so many intervals."""
     with pytest.raises(study.Interrupted):
-        study.run(prepared, out, resume=False, command="hopmix ablate", watch=stop_after(intervals))
+        study.run(
+            prepared, out, resume=False, command="hopmix ablate", on_progress=stop_after(intervals)
+        )
     return out
 
 
@@ -159,7 +165,11 @@ def test_what_could_not_be_saved_is_told_though_the_user_stopped(prepared, tmp_p
     monkeypatch.setattr(study._Folder, "save", full)
     with pytest.raises(OSError, match="No space left"):
         study.run(
-            prepared, tmp_path / "run", resume=False, command="hopmix ablate", watch=stop_after(0)
+            prepared,
+            tmp_path / "run",
+            resume=False,
+            command="hopmix ablate",
+            on_progress=stop_after(0),
         )
 
 
@@ -181,7 +191,7 @@ def test_stopped_within_an_interval_it_repeats_that(finished, prepared, tmp_path
         for program in prepared.populations:
             patch.setattr(program, "_pace", _Pace())
         with pytest.raises(study.Interrupted):
-            study.run(prepared, out, resume=False, command="hopmix ablate", say=said.append)
+            study.run(prepared, out, resume=False, command="hopmix ablate", log=said.append)
     assert len(calls) == 18
     assert any("Heard" in sentence for sentence in said)
     assert store.read_metrics(out).sizes["step"] == 2
@@ -203,7 +213,7 @@ def test_damaged_measurements_cost_an_interval_and_no_result(finished, prepared,
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
     said = []
-    study.run(prepared, out, resume=True, command="hopmix ablate", say=said.append)
+    study.run(prepared, out, resume=True, command="hopmix ablate", log=said.append)
     assert any(
         "checkpoint of step 12 is ahead of what was measured" in sentence for sentence in said
     )
@@ -295,7 +305,7 @@ def test_killed_before_the_first_checkpoint_it_starts_again(
 def test_checkpoints_without_their_measurements_are_refused(prepared, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(study.Interrupted):
-        study.run(prepared, out, resume=False, command="", watch=stop_after(1))
+        study.run(prepared, out, resume=False, command="", on_progress=stop_after(1))
     (out / "metrics.zarr").unlink()
     shutil.rmtree(out / ".metrics")
     with pytest.raises(UsageError, match=r"metrics\.zarr: missing, though there are checkpoints"):
@@ -321,7 +331,7 @@ def test_resuming_a_finished_study_changes_nothing(finished, prepared):
 def test_a_report_can_be_made_at_every_stage(finished, prepared, tmp_path):
     assert write_report(finished[0]).stat().st_size > 10_000
     with pytest.raises(study.Interrupted):
-        study.run(prepared, tmp_path / "run", resume=False, command="", watch=stop_after(1))
+        study.run(prepared, tmp_path / "run", resume=False, command="", on_progress=stop_after(1))
     assert write_report(tmp_path / "run").exists()
 
 

@@ -201,12 +201,12 @@ def test_tie_never_trains(trained):
         assert {float(c.tie) for c in couplings(model)} == {0.0 if arm.kind == "free" else 1.0}
 
 
-@pytest.mark.parametrize("together", [3, 1])
-def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained, together):
+@pytest.mark.parametrize("at_once", [3, 1])
+def test_a_member_is_a_function_of_its_seed_and_arm_alone(trained, at_once):
     """Trained three at a time, with one left over, a member is what it is in the whole population;
     and so it is alone, where the two members of an arm are measured one after another too."""
     _, (members,), rows = trained
-    (others,), again = train_study(tiny_study(together=together))
+    (others,), again = train_study(tiny_study(members_at_once=at_once))
     for name in DIMENSIONS:
         np.testing.assert_allclose(
             again[-1][name], rows[-1][name], rtol=2e-3, atol=2e-4, err_msg=name

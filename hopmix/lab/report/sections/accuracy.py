@@ -8,13 +8,13 @@ import numpy as np
 from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.report import html, words
 from hopmix.lab.report.data import ArmResult, arm_results
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.statistics import Summary
 from hopmix.lab.store.run import Run
 from hopmix.plot.style import arm_styles
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The table and how to read it."""
     return accuracy_table(run, arm_results(run))
 

@@ -5,7 +5,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from hopmix.lab.report.data import accuracy_by_seed, last_measured
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.report.sections.choices import choice, measured
 from hopmix.lab.report.sections.during_training import null_of
 from hopmix.lab.store.run import Run
@@ -32,10 +32,12 @@ def _scatter(run: Run, name: str) -> Figure:
     return accuracy_against_symmetry(final, accuracy, null=null_of(run, name))
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The chosen figure."""
     words = "accuracy against it, per arm and seed"
-    return _WORDS + choice("scatter", "accuracy_against", measured(run, SCATTERS), stills, words)
+    return _WORDS + choice(
+        "scatter", "accuracy_against", measured(run, SCATTERS), static_figures, words
+    )
 
 
 SECTION = Section("against-accuracy", "Accuracy against symmetry", body, figures)

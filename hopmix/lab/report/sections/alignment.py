@@ -5,7 +5,7 @@ from functools import partial
 from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.data import weight_pairs
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot.pictures import weight_limit
 from hopmix.plot.symmetry import alignment
@@ -26,7 +26,7 @@ def figures(run: Run) -> NamedFigures:
         yield name, partial(alignment, pictures, weight_limit(pictures))
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """A picture per block and branch."""
     pairs = weight_pairs(run)
     if not pairs:
@@ -37,7 +37,7 @@ def body(run: Run, stills: Stills) -> str:
         html.fold(
             f"Block {block}, {branch_label(branch)}",
             html.picture(
-                stills[f"alignment_{block}_{branch}"],
+                static_figures[f"alignment_{block}_{branch}"],
                 f"Aligned weights of block {block}, {branch_label(branch)}",
             ),
             opened=index == 0,

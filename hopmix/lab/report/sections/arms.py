@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from html import escape
 
 from hopmix.lab.report.data import kinds_of_arms
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.store.run import Run
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """A definition of each kind of arm in the run."""
     return arm_definitions(kinds_of_arms(run))
 

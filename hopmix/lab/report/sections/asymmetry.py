@@ -9,7 +9,7 @@ from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import Chart, curve_change, curve_figure, over_seeds, thin_steps
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.report.sections.during_training import CURVES
 from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import COUPLINGS, Quantity
@@ -61,7 +61,7 @@ def _panel(block: int, branch: int) -> str:
     return f"{block}-{branch}"
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """Choices, the panels, and static figures in their place on paper."""
     shown = indices(run)
     if not shown:
@@ -73,7 +73,14 @@ def body(run: Run, stills: Stills) -> str:
     )
     columns = min(SLOTS, run.metrics.block.size)
     charts = html.charts(_frames(run.metrics, shown), columns)
-    return _WORDS + html.band_note(run) + html.LEGEND + controls + charts + _stills(shown, stills)
+    return (
+        _WORDS
+        + html.band_note(run)
+        + html.LEGEND
+        + controls
+        + charts
+        + _stills(shown, static_figures)
+    )
 
 
 def _groups(metrics: xr.Dataset) -> str:
@@ -115,11 +122,11 @@ def _caption(metrics: xr.Dataset, block: int, branch: int) -> str:
     return f"Block {metrics.block.values[block]}, {name}"
 
 
-def _stills(shown: list[Quantity], stills: Stills) -> str:
+def _stills(shown: list[Quantity], static_figures: StaticFigures) -> str:
     drawn = [one for one in shown if one.name in CURVES][:_STILLS]
     return "".join(
         html.still(
-            stills[f"asymmetry_{one.name}"],
+            static_figures[f"asymmetry_{one.name}"],
             f"{one.label} against training step per block and branch.",
             key=one.name,
         )

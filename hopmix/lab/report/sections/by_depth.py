@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.report.sections.choices import choice, known, measured
 from hopmix.lab.store.run import Run
 from hopmix.plot.training import asymmetry_map
@@ -32,10 +32,10 @@ def figures(run: Run) -> NamedFigures:
         yield f"asymmetry_map_{name}", drawn
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The chosen map."""
     words = "block against training step, per arm"
-    return _WORDS + choice("map", "asymmetry_map", measured(run, MAPS), stills, words)
+    return _WORDS + choice("map", "asymmetry_map", measured(run, MAPS), static_figures, words)
 
 
 SECTION = Section("by-depth", "By depth", body, figures)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hopmix.lab.report import html
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import Stills
+from hopmix.lab.report.section import StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import Quantity, quantity
 
@@ -21,13 +21,18 @@ def measured(run: Run, names: Sequence[str]) -> list[str]:
     return [name for name in names if has_values(run.metrics, name)]
 
 
-def choice(group: str, prefix: str, names: Sequence[str], stills: Stills, words: str) -> str:
+def choice(
+    group: str, prefix: str, names: Sequence[str], static_figures: StaticFigures, words: str
+) -> str:
     """A figure per index, and a control that chooses one of them."""
     if not names:
         return html.missing("No index of asymmetry has a finite value in this run.")
     shown = [
         html.picture(
-            stills[f"{prefix}_{name}"], f"{known(name).label}: {words}", group=group, key=name
+            static_figures[f"{prefix}_{name}"],
+            f"{known(name).label}: {words}",
+            group=group,
+            key=name,
         )
         for name in names
     ]

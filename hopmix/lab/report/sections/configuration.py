@@ -3,11 +3,11 @@
 from html import escape
 
 from hopmix.lab.report import html
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.store.run import Run
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """Data, configuration, environment and timing, folded away."""
     study = run.study
     parts = {

@@ -3,7 +3,7 @@
 from html import escape
 
 from hopmix.lab.report import html
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.store.run import Run
 
 SPLITS = {
@@ -13,7 +13,7 @@ SPLITS = {
 }
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """What an image is, and a row per split."""
     data = run.study.get("data", {})
     counts = {name: _count(data.get(name)) for name in SPLITS}

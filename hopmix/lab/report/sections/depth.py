@@ -19,7 +19,7 @@ from hopmix.lab.report.charts import (
     packed,
     thin_steps,
 )
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.report.sections.asymmetry import indices
 from hopmix.lab.report.sections.by_depth import MAPS
 from hopmix.lab.store.run import Run
@@ -136,7 +136,7 @@ def _colours(values: np.ndarray, signed: bool, log: bool) -> dict[str, Any]:
     return {"cmin": low, "cmax": high, "colorscale": scale, "colorbar": bar}
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The choice, a map per arm, and a static one in their place on paper."""
     shown = indices(run)
     if not shown:
@@ -156,14 +156,15 @@ def body(run: Run, stills: Stills) -> str:
     height = f"--columns: 2; --height: {max(11, 5 + 0.55 * rows):g}rem"
     grid = html.charts(frames, 2).replace("--columns: 2", height)
     controls = html.controls(html.select("map-metric", "Metric", html.options(shown)))
-    return _WORDS + controls + grid + _still(shown, stills)
+    return _WORDS + controls + grid + _still(shown, static_figures)
 
 
-def _still(shown: list[Quantity], stills: Stills) -> str:
+def _still(shown: list[Quantity], static_figures: StaticFigures) -> str:
     drawn = [one for one in shown if one.name in MAPS][:1]
     words = "block against training step, per arm and branch."
     return "".join(
-        html.still(stills[f"asymmetry_map_{one.name}"], f"{one.label}, {words}") for one in drawn
+        html.still(static_figures[f"asymmetry_map_{one.name}"], f"{one.label}, {words}")
+        for one in drawn
     )
 
 

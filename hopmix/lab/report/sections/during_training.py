@@ -6,7 +6,7 @@ import xarray as xr
 
 from hopmix.lab.report import html
 from hopmix.lab.report.data import coupling_sizes
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.report.sections.choices import choice, known, measured
 from hopmix.lab.store.run import Run
 from hopmix.plot.training import asymmetry_curves
@@ -46,10 +46,10 @@ def null_of(run: Run, name: str) -> xr.Dataset | None:
     return null(name, sizes)
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The chosen curves."""
     words = "against training step, per block and branch"
-    shown = choice("curves", "asymmetry", measured(run, CURVES), stills, words)
+    shown = choice("curves", "asymmetry", measured(run, CURVES), static_figures, words)
     return _WORDS + html.band_note(run) + shown
 
 

@@ -22,7 +22,7 @@ from hopmix.lab.report.charts import (
     thin_steps,
 )
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot.style import arm_styles
 from hopmix.plot.training import energy_descent
@@ -129,7 +129,7 @@ def _points(last: Spread, arm: int, places: dict[int, np.ndarray]) -> dict[str, 
     return data
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """Four charts, and the static figure in their place on paper."""
     if not _is_measured(run):
         told = "No energy has been measured with a finite value in this run."
@@ -139,7 +139,7 @@ def body(run: Run, stills: Stills) -> str:
     frames = [_frame("energy-per-block", one, "per block at the last step") for one in ENERGY]
     frames += [_frame("energy", one, "during training", "energy-block") for one in ENERGY]
     still = html.still(
-        stills["energy_descent"],
+        static_figures["energy_descent"],
         "Energy change and share of rising examples, per block and during training.",
     )
     shown = html.LEGEND + html.controls(choice) + html.charts(frames, 2)

@@ -4,7 +4,7 @@ from functools import partial
 
 from hopmix.lab.report import html
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot import symmetry
 
@@ -24,14 +24,15 @@ def figures(run: Run) -> NamedFigures:
         yield "fields", partial(symmetry.fields, run.metrics[[*present, *errors]])
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The figure."""
-    if "fields" not in stills:
+    if "fields" not in static_figures:
         return _WORDS + html.missing(
             f"This run has no measurements of its blocks as vector fields: {html.OLDER}."
         )
     return _WORDS + html.picture(
-        stills["fields"], "Field asymmetry, dissipation, work and descent margin used, per block"
+        static_figures["fields"],
+        "Field asymmetry, dissipation, work and descent margin used, per block",
     )
 
 

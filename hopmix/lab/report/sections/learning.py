@@ -12,7 +12,7 @@ from hopmix.lab.report.charts import (
     thin_steps,
 )
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot.training import learning_curves
 from hopmix.symmetry.quantities import CURVES, Quantity
@@ -47,7 +47,7 @@ def _change(metrics, one: Quantity) -> Change:
     return Change(data, change.log)
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """Two charts, and the static figure in their place on paper."""
     others = [one for one in CURVES if has_values(run.metrics, one.name) and one.name != FIRST]
     frames = []
@@ -59,7 +59,7 @@ def body(run: Run, stills: Stills) -> str:
         label = "The chosen quantity against training step"
         frames.append(html.chart("curve", choice, label, panel="chosen", choice="curve"))
     still = html.still(
-        stills["learning_curves"],
+        static_figures["learning_curves"],
         "Validation accuracy and loss against training step, one curve per arm.",
     )
     if not frames:

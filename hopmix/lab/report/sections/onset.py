@@ -7,7 +7,7 @@ import xarray as xr
 
 from hopmix.lab.report import html, words
 from hopmix.lab.report.data import has_values
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.report.words import number, plain
 from hopmix.lab.statistics import summarise
 from hopmix.lab.store.run import Run
@@ -30,13 +30,13 @@ def figures(run: Run) -> NamedFigures:
         yield "onset", lambda: onset(run.metrics.isel(arm=_broken(run)))
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """A table of rates, what is empty, and the figure."""
     if reason := onset_missing(run):
         return _WORDS + html.missing(reason)
     rates = rates_of_breaking(run.metrics.isel(arm=_broken(run)))
     shown = html.picture(
-        stills["onset"], "Predicted and measured rates of breaking, per broken arm"
+        static_figures["onset"], "Predicted and measured rates of breaking, per broken arm"
     )
     return _WORDS + onset_table(rates) + _empty_updates(run) + shown
 

@@ -1,7 +1,7 @@
 """How to read the metrics: formula, range and a sentence for each, from their records."""
 
 from hopmix.lab.report import html
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.symmetry.quantities import COUPLINGS, ENERGY, FIELDS, Quantity
 
@@ -12,7 +12,7 @@ _NOTATION = (
 )
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The table of what pages show."""
     names = ("Metric", "Formula", "Range", "How to read it")
     rows = [definition(one) for one in (*COUPLINGS, *FIELDS, *ENERGY)]

@@ -5,7 +5,7 @@ from html import escape
 
 from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot.symmetry import spectra
 
@@ -24,12 +24,12 @@ def figures(run: Run) -> NamedFigures:
         yield f"spectra_{block}_{branch}", partial(spectra, at_end)
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """A picture per branch of the last block."""
     shown = [
         f"<h3>Block {block}, {escape(branch_label(branch))}</h3>"
         + html.picture(
-            stills[f"spectra_{block}_{branch}"],
+            static_figures[f"spectra_{block}_{branch}"],
             f"Eigenvalues of block {block}, {branch_label(branch)}",
         )
         for block, branch in _spectra(run)

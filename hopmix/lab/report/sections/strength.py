@@ -9,7 +9,7 @@ import xarray as xr
 from hopmix.lab.report import html
 from hopmix.lab.report.charts import Chart, faded, layout, literal, packed
 from hopmix.lab.report.data import accuracy_by_seed
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.statistics import Summary, summarise
 from hopmix.lab.store.run import Run
 from hopmix.plot.axis import StrengthAxis, is_penalised, strength_axis
@@ -135,14 +135,14 @@ def _hover(style: ArmStyle, summary: Summary) -> str:
     return f"<b>{literal(style.name)}</b><br>{100 * summary.mean:.2f}{error} %<extra></extra>"
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The chart, and the static figure in its place on paper."""
     if not is_penalised(run.metrics).any():
         return html.missing(
             "There is no arm with a penalty in this study, so there is nothing to show against λ."
         )
     frame = html.chart("strength", "", _WORDS)
-    still = html.still(stills["accuracy_against_lambda"], _WORDS)
+    still = html.still(static_figures["accuracy_against_lambda"], _WORDS)
     return f"<p>{_WORDS}</p>" + html.LEGEND + html.charts([frame], 1) + still
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.report import words
 from hopmix.lab.report.data import ArmResult, arm_results
-from hopmix.lab.report.section import Section, Stills, is_recorded
+from hopmix.lab.report.section import Section, StaticFigures, is_recorded
 from hopmix.lab.statistics import Summary
 from hopmix.lab.store.run import Run
 
@@ -16,7 +16,7 @@ LEVEL = 0.05
 _SOME = 0.0005  # a share that the summary still writes as a number
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The paragraph."""
     return f'<p class="lead">{summary(run, arm_results(run))}</p>'
 

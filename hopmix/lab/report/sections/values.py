@@ -10,7 +10,7 @@ import xarray as xr
 from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html, words
 from hopmix.lab.report.data import coupling_sizes, has_values, last_measured
-from hopmix.lab.report.section import Section, Stills
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.statistics import summarise
 from hopmix.lab.store.run import Run
 from hopmix.plot.style import ArmStyle, arm_styles
@@ -32,7 +32,7 @@ _WORDS = (
 )
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The tables."""
     return _WORDS + final_values(run, coupling_sizes(run))
 

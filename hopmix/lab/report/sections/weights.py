@@ -10,7 +10,7 @@ import xarray as xr
 from hopmix.lab.probes.layout import branch_label
 from hopmix.lab.report import html
 from hopmix.lab.report.data import weight_pairs
-from hopmix.lab.report.section import NamedFigures, Section, Stills
+from hopmix.lab.report.section import NamedFigures, Section, StaticFigures
 from hopmix.lab.store.run import Run
 from hopmix.plot.pictures import HIDDEN, VISIBLE, corner, data_uri, weight_limit
 from hopmix.plot.training import weight_pictures
@@ -36,7 +36,7 @@ def _file_name(arm: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", arm.replace("λ=", "")).strip("-")
 
 
-def body(run: Run, stills: Stills) -> str:
+def body(run: Run, static_figures: StaticFigures) -> str:
     """The pictures, as small as a pixel per weight, enlarged to fill their card."""
     return weight_grid(run, weight_pairs(run))
 
