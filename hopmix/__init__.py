@@ -26,8 +26,8 @@ from hopmix._lagrangian import LayerNorm as LayerNorm
 from hopmix._lagrangian import SphericalNorm as SphericalNorm
 from hopmix._lagrangian import Sum as Sum
 from hopmix._lagrangian import Scaled as Scaled
-from hopmix._memory import Affine as Affine
-from hopmix._memory import Neurons as Neurons
+from hopmix._neurons import Affine as Affine
+from hopmix._neurons import Neurons as Neurons
 
 # Couplings and synapses
 from hopmix._coupling import Coupling as Coupling

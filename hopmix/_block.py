@@ -9,7 +9,8 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.dtypes import need_floats
 from hopmix._numerics.rounding import state_magnitude
 from hopmix._potential import Potential, eliminate

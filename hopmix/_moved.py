@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 ROOMS = ("lab", "models", "plot", "retrieval", "symmetry", "testing")
-"""The public packages in hopmix."""
+"""The public packages in hopmix, of which some are loaded by name only."""
 
 GOES = "the old name goes with the next version."
 
@@ -64,7 +64,8 @@ old_name = moved("hopmix", PLACES)
 
 
 def public_names() -> list[str]:
-    """What `dir(hopmix)` tells: what is meant to be used, and none of the old names."""
-    found = vars(sys.modules["hopmix"]).items()
-    names = [name for name, value in found if not isinstance(value, ModuleType)]
-    return sorted([*ROOMS, *(name for name in names if not name.startswith("_")), "__version__"])
+    """What `dir(hopmix)` tells: what is meant to be used and there, and none of the old names."""
+    found = vars(sys.modules["hopmix"])
+    names = {name for name, value in found.items() if not isinstance(value, ModuleType)}
+    rooms = {room for room in ROOMS if room in found}
+    return sorted({name for name in names if name[0] != "_"} | rooms | {"__version__"})

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.dtypes import cast, need_floats, solver_dtype
 from hopmix._numerics.implicit import SWEEPS, fixed_point
 from hopmix._numerics.rounding import total

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from hopmix._block import Block
 from hopmix._coupling import Coupling
 from hopmix._dynamics import velocity
-from hopmix._memory import Affine
+from hopmix._neurons import Affine
 from hopmix._numerics.dtypes import need_floats
 from hopmix._potential import Potential
 from hopmix._types import Layer, Scalar

@@ -46,6 +46,7 @@ ORDER = (
     "_synapse.attention",
     "_synapse.patterns",
     "_synapse",
+    "_neurons",
     "_system",
     "_memory",
     "_potential",

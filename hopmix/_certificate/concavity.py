@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hopmix._assumptions import is_known
-from hopmix._memory import Neurons
+from hopmix._neurons import Neurons
 from hopmix._numerics.norms import product
 from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse, is_known_constant

@@ -19,7 +19,8 @@ from hopmix._assumptions import is_known
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import AbstractLagrangian
 from hopmix._lagrangian.gained import Gained
-from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Affine, Neurons
 from hopmix._numerics.tolerances import tied_weights
 from hopmix._synapse import AbstractCoupled, is_known_constant
 from hopmix._system import AbstractSystem

@@ -21,7 +21,8 @@ from hopmix._block import Block
 from hopmix._certificate.catalogue import foreign_parts, not_finite
 from hopmix._certificate.concavity import largest_gain
 from hopmix._certificate.conservative_form import Joint, joints
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.norms import UNKNOWN, Disc, between, largest_row
 from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse, is_known_constant

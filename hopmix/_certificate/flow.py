@@ -17,7 +17,8 @@ from hopmix._certificate.catalogue import foreign_parts, not_finite
 from hopmix._certificate.concavity import mutual_pull
 from hopmix._certificate.conservative_form import Joint, Ties
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.dtypes import precision_of, solver_dtype
 from hopmix._numerics.tolerances import NUDGE, rounding_of
 from hopmix._potential import Potential

@@ -14,7 +14,7 @@ import numpy as np
 from hopmix._assumptions import is_known
 from hopmix._block import Block
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._memory import Neurons
+from hopmix._neurons import Neurons
 from hopmix._potential import Potential
 from hopmix._synapse import AbstractSynapse
 from hopmix._types import Layer

@@ -25,7 +25,8 @@ from hopmix._lagrangian import (
     SphericalNorm,
     Tanh,
 )
-from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Affine, Neurons
 from hopmix._synapse import (
     AbstractSynapse,
     Attention,

@@ -6,7 +6,8 @@ from types import MappingProxyType
 from hopmix._block import Block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import AbstractLagrangian
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing
 from hopmix._types import Layer, Scalar
 from hopmix.symmetry.fields import field_asymmetry

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm
-from hopmix._memory import Neurons
+from hopmix._neurons import Neurons
 from hopmix._synapse import ChannelMixing, TokenMixing
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._mixer import BRANCHES, NO_BIASES, mixer_memory

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from hopmix._block import Block
 from hopmix._dynamics import velocity
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._types import Layer, PRNGKey, Scalar, State
 from hopmix.claims._claim import Claim, Measurement, share
 from hopmix.claims._draws import CONVEX, draw_systems, with_random_taus

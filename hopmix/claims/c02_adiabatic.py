@@ -16,7 +16,8 @@ from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
 from hopmix._dynamics import velocity
 from hopmix._lagrangian import GELU, LayerNorm, Softmax
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike, State
 from hopmix.claims._claim import Claim, Measurement

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, ReLU, SphericalNorm, Tanh
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._synapse import Bias, Dense
 from hopmix._types import Layer, PRNGKey, Scalar, Tokens
 from hopmix.claims._claim import Claim, Measurement

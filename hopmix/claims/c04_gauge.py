@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, ReLU, SphericalNorm
-from hopmix._memory import Neurons
+from hopmix._neurons import Neurons
 from hopmix._potential import Potential, eliminate
 from hopmix._types import Layer, PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 from hopmix._block import derive_block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, SphericalNorm, Tanh
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._potential import Potential, eliminate
 from hopmix._synapse import Bias, ChannelMixing, Dense, TokenMixing
 from hopmix._types import Layer, PRNGKey, Scalar, ScalarLike

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from hopmix._block import Block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm
-from hopmix._memory import Affine, Neurons
+from hopmix._neurons import Affine, Neurons
 from hopmix._potential import Potential, eliminate
 from hopmix._types import PRNGKey, Scalar
 from hopmix.claims._claim import Claim, Measurement, where_it_fails

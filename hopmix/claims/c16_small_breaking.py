@@ -19,7 +19,8 @@ from hopmix._certificate.small_breaking import breaking_bound
 from hopmix._coupling import Coupling
 from hopmix._dynamics import velocity
 from hopmix._lagrangian import GELU, AbstractLagrangian, LayerNorm, Quadratic, Softmax, Tanh
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._pseudo_energy import with_tied_weights
 from hopmix._synapse import Dense
 from hopmix._types import Layer, PRNGKey, Scalar

@@ -34,7 +34,8 @@ from hopmix._lagrangian import (
     SphericalNorm,
     Tanh,
 )
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._potential import eliminate
 from hopmix._synapse import Attention, ChannelMixing, Dense
 from hopmix._synapse.attention import attention_disc

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 from hopmix._block import Block, derive_block
 from hopmix._coupling import Coupling
 from hopmix._lagrangian import Quadratic, ReLU
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.rounding import allowed_rise, rounding_unit, step_magnitudes
 from hopmix._synapse import Dense
 from hopmix._types import Layer, PRNGKey, Scalar

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 from hopmix._block import Block, SerialBlock, derive_block
 from hopmix._coupling import Breaking, Coupling
 from hopmix._lagrangian import GELU, LayerNorm
-from hopmix._memory import Affine, AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Affine, Neurons
 from hopmix._synapse import AbstractSynapse, Bias, ChannelMixing, TokenMixing, mix_last
 from hopmix._tree import couplings
 from hopmix._types import Image, Layer, PRNGKey, Tokens

@@ -33,7 +33,8 @@ from hopmix._lagrangian import (
     SphericalNorm,
     Tanh,
 )
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.dtypes import precision_of
 from hopmix._synapse import (
     AbstractSynapse,

@@ -15,10 +15,12 @@ THEORY = Path(__file__).parents[2] / "theory"
 TEXT = (THEORY / "notation.md").read_text("utf-8")
 NAMES = sorted(set(re.findall(r"`([A-Z]\w+(?:\.\w+)?|[a-z]+(?:_[a-z]+)+)`", TEXT)))
 
+PUBLIC = {**vars(hopmix.retrieval), **vars(hopmix.symmetry), **vars(hopmix)}
+
 
 def exists(name: str) -> bool:
     top, _, member = name.partition(".")
-    owner = getattr(hopmix, top, None)
+    owner = PUBLIC.get(top)
     if not member or owner is None:
         return owner is not None
     fields = (

@@ -15,7 +15,8 @@ from hopmix._block import Block, derive_block, gradient_force
 from hopmix._coupling import Coupling
 from hopmix._dynamics import descend
 from hopmix._lagrangian import GELU, LayerNorm
-from hopmix._memory import AssociativeMemory, Neurons
+from hopmix._memory import AssociativeMemory
+from hopmix._neurons import Neurons
 from hopmix._numerics.dtypes import cast
 from hopmix._synapse import ChannelMixing, TokenMixing
 from hopmix._types import Energy, Layer, State
