@@ -227,9 +227,8 @@ def test_a_lightly_loaded_memory_corrects_flipped_bits(separation, getkey):
     )
     memory = HopfieldMemory(patterns, separation)
     corrupted = patterns * jnp.where(jnp.arange(128) < 12, -1.0, 1.0)[None]
-    found = jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k))(
-        corrupted, jr.split(getkey(), 5)
-    )
+    each = jax.jit(jax.vmap(lambda s, k: recall(memory, s, sweeps=4, key=k)))
+    found = each(corrupted, jr.split(getkey(), 5))
     assert np.all(found.converged)
     assert_close(found.states[:, -1], patterns, 0)
 

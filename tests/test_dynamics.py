@@ -71,7 +71,7 @@ def test_the_energy_of_a_memory_falls_along_its_flow(getkey):
     solution = flow(
         memory, random_state(memory, getkey()), 2.0, saveat=TIMES, rtol=1e-8, atol=1e-10
     )
-    energies = jax.vmap(memory.energy)(states(solution))
+    energies = jax.jit(jax.vmap(memory.energy))(states(solution))
     assert jnp.all(jnp.diff(energies) < 0)
 
 
@@ -82,7 +82,7 @@ def test_the_energy_of_a_block_falls_along_its_flow(leak, getkey):
     solution = flow(
         block, normal(getkey(), VISIBLE_SHAPE), 2.0, saveat=TIMES, rtol=1e-8, atol=1e-10
     )
-    assert jnp.all(jnp.diff(jax.vmap(block.energy)(states(solution))) < 0)
+    assert jnp.all(jnp.diff(jax.jit(jax.vmap(block.energy))(states(solution))) < 0)
 
 
 def test_the_flow_is_the_limit_of_many_small_steps(fixedkey):
@@ -486,8 +486,8 @@ def test_a_clamped_linear_block_has_a_closed_form(getkey):
     expected = np.zeros((5, 5))
     expected[np.ix_(free, fixed)] = solution
     expected[fixed, fixed] = 1
-    assert_close(jax.jacrev(end)(x), expected, 1e-11)
-    assert_close(jax.jacfwd(end)(x), expected, 1e-11)
+    assert_close(jax.jit(jax.jacrev(end))(x), expected, 1e-11)
+    assert_close(jax.jit(jax.jacfwd(end))(x), expected, 1e-11)
 
 
 def test_second_derivatives_of_a_rest_are_those_of_the_implicit_function(getkey):
@@ -518,7 +518,7 @@ def test_a_bad_example_has_gradients_of_nan_and_leaves_the_others_alone(getkey):
     for transform in (jax.vmap, lambda f: jax.jit(jax.vmap(f))):
         gradients, settled = transform(jax.grad(loss, argnums=(0, 1), has_aux=True))(ups, starts)
         good = jax.tree.map(lambda a: a[0], (gradients, settled))
-        alone = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        alone = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
             ups[0], jax.tree.map(lambda a: a[0], starts)
         )
         assert_close(good[0], alone[0], 1e-12)
@@ -541,8 +541,8 @@ def test_gradients_before_rest_are_the_formula_at_the_last_state(getkey):
     up = lambda b: coupling_of(b.potential.memory, "s").up
     end = lambda w: settle(eqx.tree_at(up, block, w), x, rtol=1e-12, atol=1e-12, max_steps=3).state
     last = end(up(block))
-    by_state = jax.jacfwd(block.force)(last)
-    by_weights = jax.jacfwd(lambda w: eqx.tree_at(up, block, w).force(last))(up(block))
+    by_state = jax.jit(jax.jacfwd(block.force))(last)
+    by_weights = jax.jit(jax.jacfwd(lambda w: eqx.tree_at(up, block, w).force(last)))(up(block))
     expected = -np.linalg.solve(
         np.asarray(by_state), np.asarray(by_weights).reshape(5, -1)
     ).reshape(by_weights.shape)
@@ -621,7 +621,8 @@ def test_one_dtype_goes_in_and_the_same_comes_out(dtype, getkey):
         found = use(block, start)
         assert found.dtype == dtype, name
         assert_close(found, use(exact, x), HALF[dtype])
-    weights = eqx.filter_grad(lambda b: jnp.sum(settle(b, start, max_steps=100).state))(block)
+    loss = lambda b: jnp.sum(settle(b, start, max_steps=100).state)
+    weights = eqx.filter_jit(eqx.filter_grad(loss))(block)
     assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(weights, eqx.is_inexact_array))} == {
         jnp.dtype(dtype)
     }
