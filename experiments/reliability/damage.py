@@ -6,7 +6,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,13 +37,6 @@ class Damage(NamedTuple):
     way: str
     stopped: bool
     resumed: bool
-
-    @property
-    def unit(self) -> str:
-        """What is lost with the file: its checkpoint, its version of the metrics, or the file
-        alone.
-        """
-        return "/".join(self.file.split("/")[:2])
 
     def __str__(self) -> str:
         return (
@@ -96,8 +89,11 @@ def _files(run: Path) -> list[str]:
 # ---- Damage --------------------------------------------------------------------------------------
 
 
-def do_damage(damage: Damage, run: Path, foreign: Path):
-    """Damage a file of a run; what can't be exchanged for another one of its kind is cut."""
+def do_damage(damage: Damage, run: Path, foreign: Path) -> tuple[str, ...]:
+    """Damage a file of a run; what can't be exchanged for another one of its kind is cut.
+
+    Returns the files that are damaged, two where they are exchanged.
+    """
     rng = random.Random(str(damage))
     path = run / damage.file
     content = path.read_bytes()
@@ -111,6 +107,7 @@ def do_damage(damage: Damage, run: Path, foreign: Path):
         other = rng.choice(others)
         path.write_bytes(other.read_bytes())
         other.write_bytes(content)
+        return damage.file, str(other.relative_to(run))
     elif strangers:
         shutil.copyfile(rng.choice(strangers), path)
     elif damage.way == "flip" and content:
@@ -120,6 +117,7 @@ def do_damage(damage: Damage, run: Path, foreign: Path):
         path.write_bytes(bytes(flipped))
     else:
         path.write_bytes(content[: rng.randrange(len(content) or 1)])
+    return (damage.file,)
 
 
 def _of_its_kind(run: Path, file: str, content: bytes, *, exactly: bool) -> list[Path]:
@@ -176,7 +174,7 @@ def judge(damage: Damage, truth: Truth, place: Path) -> Outcome:
     case says so.
     """
     run = copy_run(truth.runs.stopped if damage.stopped else truth.runs.ended, place)
-    do_damage(damage, run, truth.runs.foreign)
+    damaged = do_damage(damage, run, truth.runs.foreign)
     told = []
     for command, ask_and_check in (
         ("measure", _check_numbers),
@@ -188,7 +186,7 @@ def judge(damage: Damage, truth: Truth, place: Path) -> Outcome:
             return Outcome(str(damage), False, f"{command}: {fault[0]}", fault[1])
         told += [command] * answer.told
     if damage.resumed:
-        answer, fault = _check_resume(damage, truth, run)
+        answer, fault = _check_resume(damaged, truth, run)
         if fault:
             return Outcome(str(damage), False, f"resume: {fault[0]}", fault[1])
         told += ["resume"] * answer.told
@@ -253,14 +251,20 @@ def _check_report(command: str, damage: Damage, truth: Truth, run: Path) -> tupl
     return answer, ("wrong pages", ", ".join(wrong)[:300]) if wrong else None
 
 
-def _check_resume(damage: Damage, truth: Truth, run: Path) -> tuple[Answer, Fault]:
+def _unit(file: str) -> str:
+    """What is lost with a file: its checkpoint, its version of the metrics, or the file alone."""
+    return "/".join(file.split("/")[:2])
+
+
+def _check_resume(damaged: Sequence[str], truth: Truth, run: Path) -> tuple[Answer, Fault]:
     before = contents(run)
+    units = tuple(map(_unit, damaged))
     answer = ask("resume", run)
     if not answer.done:
         lost = [
             name
             for name in _lost(before, run)
-            if not _is_drawn(name) and not name.startswith(damage.unit)
+            if not _is_drawn(name) and not name.startswith(units)
         ]
         if answer.told:
             return answer, (
@@ -269,7 +273,7 @@ def _check_resume(damage: Damage, truth: Truth, run: Path) -> tuple[Answer, Faul
             ) if lost else None
         return answer, ("neither told nor done", str(answer))
     # A damaged checkpoint that is not needed stays as it is.
-    beside = f"{damage.unit}/" if damage.file.startswith("checkpoints/") else "/"
+    beside = tuple(f"{unit}/" for unit in units if unit.startswith("checkpoints/"))
     wrong = [name for name in differences(run, truth.runs.ended) if not name.startswith(beside)]
     return answer, ("differs", ", ".join(wrong)[:300]) if wrong else None
 

@@ -212,7 +212,7 @@ def test_a_report_lost_or_damaged_is_made_again(capsys, ended, damaged, monkeypa
     else:
         (ended / "report.html").write_text(damaged)
 
-    def write_report(out: Path) -> Path:
+    def write_report(out: Path, sections=()) -> Path:
         (out / "report.html").write_text("a new page")
         return out / "report.html"
 
