@@ -160,7 +160,7 @@ def test_a_command_that_lies_is_caught(fake, tmp_path, monkeypatch, lie):
     }
     truth = damage.Truth(runs, TRUE["measured"], TRUE["verified"], {False: page, True: page})
     case = damage.Damage(0, "figures/loss.svg", "flip", False, True)
-    monkeypatch.setattr(damage, "do_damage", lambda *_: None)
+    monkeypatch.setattr(damage, "do_damage", lambda *_: ())
 
     def give(answers: dict):
         monkeypatch.setattr(damage, "ask", lambda *words: _answer(answers, *words))
