@@ -52,7 +52,17 @@ OF_TESTING = {
     *("couplings", "lagrangians", "memories", "states"),
 }
 OF_LAB = {
-    *("Arm", "open_run", "Progress", "Recorder", "Run", "run_study", "Section", "StudyConfig"),
+    *(
+        "Arm",
+        "Look",
+        "open_run",
+        "Progress",
+        "Recorder",
+        "Run",
+        "run_study",
+        "Section",
+        "StudyConfig",
+    ),
     *("UsageError", "write_report"),
 }
 NAMES = {

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hopmix.lab.config import StudyConfig as StudyConfig
     from hopmix.lab.errors import UsageError as UsageError
     from hopmix.lab.families.arm import Arm as Arm
+    from hopmix.lab.families.arm import Look as Look
     from hopmix.lab.recorder import Recorder as Recorder
     from hopmix.lab.report.page import write_report as write_report
     from hopmix.lab.report.section import Section as Section
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Arm": "families.arm",
+    "Look": "families.arm",
     "Progress": "study.study",
     "Recorder": "recorder",
     "Run": "store.run",

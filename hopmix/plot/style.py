@@ -1,6 +1,8 @@
 """One colour, dash and marker per arm, the same in every chart, table and picture."""
 
+import contextlib
 import dataclasses
+import json
 
 import numpy as np
 import xarray as xr
@@ -23,17 +25,20 @@ class ArmStyle:
 
 
 _OTHERS = (
-    Look(("#e69f00",), "solid", "triangle-up"),
-    Look(("#009e73",), "dash", "triangle-down"),
-    Look(("#cc79a7",), "dashdot", "diamond"),
-    Look(("#000000",), "dot", "square"),
+    Look(("#f7d9a0", "#e69f00", "#7a5400"), "solid", "triangle-up"),
+    Look(("#8fd6bf", "#009e73", "#004d38"), "dash", "triangle-down"),
+    Look(("#ebcadc", "#cc79a7", "#7d3c60"), "dashdot", "diamond"),
+    Look(("#777777", "#000000", "#000000"), "dot", "square"),
 )
 BRANCHES: tuple[tuple[str, str, LineStyleType], ...] = (
     ("#333333", "o", "-"),
     ("#e69f00", "s", "--"),
+    ("#0072b2", "^", "-."),
+    ("#d55e00", "v", ":"),
+    ("#009e73", "D", "-"),
 )
-"""Colour, Matplotlib's marker and line of the first and the second branch, where colours do not
-stand for arms.
+"""Colour, Matplotlib's marker and line of the branches in turn, where colours do not stand for
+arms.
 """
 _MATPLOTLIB_MARKERS = {
     "circle": "o",
@@ -65,11 +70,26 @@ def arm_styles(metrics: Labelled) -> dict[str, ArmStyle]:
     ).values.astype(float)
     others = [kind for kind in dict.fromkeys(kinds) if kind not in BY_NAME]
     looks = {kind: row.look for kind, row in BY_NAME.items()}
+    looks = own_looks(metrics) | looks
+    others = [kind for kind in others if kind not in looks]
     looks |= {kind: _OTHERS[i % len(_OTHERS)] for i, kind in enumerate(others)}
     return {
         name: _styled(name, looks[kind], _rank(kinds, strengths, i))
         for i, (name, kind) in enumerate(zip(names, kinds))
     }
+
+
+def own_looks(metrics: Labelled) -> dict[str, Look]:
+    """How kinds of the user's own are to be drawn, as the store says; those that it cannot say are
+    left out.
+    """
+    told = metrics.coords["kind"].attrs.get("looks", "{}") if "kind" in metrics.coords else "{}"
+    looks = {}
+    # What a folder says is text: it may be of anybody.
+    with contextlib.suppress(ValueError, TypeError, AttributeError, LookupError):
+        for kind, look in json.loads(told).items():
+            looks[kind] = Look(tuple(look["colours"]), look["dash"], look["marker"])
+    return looks
 
 
 def _styled(name: str, look: Look, rank: float) -> ArmStyle:

@@ -4,6 +4,7 @@ against symmetry.
 As in `hopmix.plot.training`: labelled arrays in, a Matplotlib figure out, `width` in inches.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -379,7 +380,7 @@ def onset(metrics: xr.Dataset, *, width: float = WIDTH) -> Figure:
 def _branch_handles(branches: list[str]) -> list:
     lines = [
         Line2D([], [], color=colour, linestyle=dash, label=f"{branch}, measured")
-        for branch, (colour, _, dash) in zip(branches, BRANCHES)
+        for branch, (colour, _, dash) in zip(branches, itertools.cycle(BRANCHES))
     ]
     marks = [
         Line2D(
@@ -391,7 +392,7 @@ def _branch_handles(branches: list[str]) -> list:
             markersize=4,
             label=f"{branch}, predicted",
         )
-        for branch, (colour, marker, _) in zip(branches, BRANCHES)
+        for branch, (colour, marker, _) in zip(branches, itertools.cycle(BRANCHES))
     ]
     return [*lines, *marks]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from hopmix import Coupling
-from hopmix.lab import Arm, Section
+from hopmix.lab import Arm, Look, Section
 from hopmix.lab.probes import AbstractCouplingProbe, AbstractModelProbe
 from hopmix.symmetry.quantities import Quantity
 
@@ -67,7 +67,8 @@ def family(image, classes):
         Arm(f"held at {strength:g}", kind="held", make=broken, strength=strength)
         for strength in (0.0, 0.1)
     ]
-    return [*arms, Arm("loose", make=free)]
+    look = Look(("#123456",), "dot", "square")
+    return [*arms, Arm("loose", make=free, look=look)]
 
 
 def without_couplings(image, classes):

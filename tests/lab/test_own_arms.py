@@ -18,10 +18,11 @@ from lab.command import give
 from lab.tiny import tiny_config, tiny_data, tiny_split
 
 from hopmix import measure_asymmetry
-from hopmix.lab import Arm, UsageError, open_run, run_study, store, write_report
+from hopmix.lab import Arm, Look, UsageError, open_run, run_study, store, write_report
 from hopmix.lab.data import study_data
 from hopmix.lab.probes import AbstractModelProbe
 from hopmix.lab.study import study
+from hopmix.plot.style import ArmStyle, arm_styles
 from hopmix.symmetry.quantities import Quantity
 
 pytestmark = pytest.mark.usefixtures("as_in_a_study")
@@ -117,6 +118,29 @@ def test_a_study_of_no_couplings_has_no_indices(tmp_path):
     assert np.isfinite(run.metrics.validation_accuracy).all()
     page = write_report(run.path).read_text("utf-8")
     assert "No index of asymmetry" in page
+
+
+def test_an_arm_is_drawn_as_it_says(family):
+    run, _ = family
+    styles = arm_styles(run.metrics)
+    assert styles["loose"] == ArmStyle("loose", "#123456", "dot", "square")
+    assert len({style.colour for style in styles.values()}) == len(styles)
+    spoiled = run.metrics.copy()
+    spoiled.kind.attrs["looks"] = '{"loose": {"colours": ["red;"], "dash": "dot", "marker": 3}}'
+    assert arm_styles(spoiled)["loose"].colour.startswith("#")
+
+
+@pytest.mark.parametrize(
+    "look, told",
+    [
+        ((("red",), "dot", "square"), "colours such as '#0072b2'"),
+        ((("#123456",), "dots", "square"), "one of solid, dash"),
+        ((("#123456",), "dot", "star"), "one of circle, square"),
+    ],
+)
+def test_a_look_that_cannot_be_drawn_is_told(look, told):
+    with pytest.raises(UsageError, match=told):
+        Look(*look)
 
 
 def test_a_section_of_ones_own_stands_on_the_page(family, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Arms: what a study compares."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,8 +13,12 @@ from jaxtyping import PyTree
 from hopmix._coupling import Coupling
 from hopmix._tree import named_couplings
 from hopmix._types import PRNGKey
-from hopmix.lab.errors import UsageError
+from hopmix.lab.errors import UsageError, need
 from hopmix.lab.families.pairs import paired_couplings
+
+COLOUR = re.compile("#[0-9a-fA-F]{6}")
+DASHES = ("solid", "dash", "dot", "dashdot")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +29,23 @@ class Look:
       are graded by their strength.
     - `dash`: solid, dash, dot or dashdot; `marker`: circle, square, diamond, triangle-up or
       triangle-down. They tell arms apart where colour cannot.
+
+    **Raises:** `UsageError` for others.
     """
 
     colours: tuple[str, ...]
     dash: str
     marker: str
 
+    def __post_init__(self):
+        ramp = len(self.colours) > 0 and all(map(COLOUR.fullmatch, self.colours))
+        need(ramp, "look", self.colours, "one or more colours such as '#0072b2'")
+        need(self.dash in DASHES, "look", self.dash, f"one of {', '.join(DASHES)}")
+        need(self.marker in MARKERS, "look", self.marker, f"one of {', '.join(MARKERS)}")
+
 
 def _no_model(key: PRNGKey) -> Any:
+    """What an arm must bring itself."""
     raise NotImplementedError
 
 
@@ -49,6 +63,7 @@ class Arm:
       every arm.
     - `strength`: lambda, by which the squared breaking counts in the loss; `None` where there is no
       such penalty.
+    - `look`: how it is drawn; by default one of its own kind's, or of those that are left.
     - `pairs`: matrices that are measured as a coupling though the model has none there:
       "layers.*.up.weight:layers.*.down.weight", with W (hidden x visible) before the colon and V
       (visible x hidden) behind it, `*` for a piece between dots, and `.T` behind the name of what
@@ -66,6 +81,7 @@ class Arm:
     about: str = ""
     make: Callable[[PRNGKey], Any] = _no_model
     strength: float | None = None
+    look: Look | None = None
     pairs: Sequence[str] = ()
     activations: int = 0
 

@@ -17,10 +17,12 @@ NamedFigures: TypeAlias = Iterator[tuple[str, Callable[[], Figure]]]
 
 
 def _no_figures(run: Run) -> NamedFigures:
+    """No static figures."""
     return iter(())
 
 
 def _no_charts(run: Run) -> dict[str, Chart]:
+    """No interactive charts."""
     return {}
 
 

@@ -3,6 +3,7 @@
 `metrics.zarr`, being a folder, is a link that is moved to a freshly written version.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -94,7 +95,7 @@ class History:
         arms = self.arms
         coordinates = {
             "arm": [arm.name for arm in arms],
-            "kind": ("arm", [arm.kind for arm in arms]),
+            "kind": ("arm", [arm.kind for arm in arms], _looks(arms)),
             "title": ("arm", [arm.title for arm in arms]),
             "strength": ("arm", [np.nan if arm.strength is None else arm.strength for arm in arms]),
             "seed": list(self.seeds),
@@ -113,6 +114,12 @@ class History:
         for i, step in enumerate(dataset.step.values):
             row = {name: dataset[name].isel(step=i).values for name in self.dims}
             self.append(int(step), row | diverged)
+
+
+def _looks(arms: Sequence[Arm]) -> dict[str, str]:
+    """How kinds of the user's own are drawn, as an attribute, where arms say so."""
+    looks = {arm.kind: dataclasses.asdict(arm.look) for arm in arms if arm.look is not None}
+    return {"looks": json.dumps(looks)} if looks else {}
 
 
 def write_metrics(out: Path, history: History, identity: str | None = None):

@@ -7,7 +7,7 @@ and mapped over, and stay on the device throughout.
 
 import dataclasses
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -96,6 +96,9 @@ class Population:
         self._shapes, self._constants = eqx.partition(arms[0].shapes, is_shape)
         self._trainable = trainable(self._shapes)
         self._pace = _Pace()
+        self._starts = {arm.make: jax.vmap(partial(self._start, arm.make)) for arm in arms}
+        first = partial(jax.jit, compiler_options=once_options())
+        self._compiled_starts = {make: first(start) for make, start in self._starts.items()}
         self.compiled = CachedJit(self.train, donate_argnums=0, compiler_options=training_options())
 
     @property
@@ -115,20 +118,16 @@ class Population:
         """The members before training; one seed gives the same stem, head and up-weights in every
         arm.
         """
-        return self._stacked(partial(jax.jit, compiler_options=once_options()))
+        return self._stacked(self._compiled_starts)
 
     def shapes(self) -> TrainState:
         """The members as shapes, without making them."""
-        return jax.eval_shape(lambda: self._stacked(lambda function: function))
+        return jax.eval_shape(lambda: self._stacked(self._starts))
 
-    def _stacked(self, compile: Callable) -> TrainState:
-        start = {
-            make: compile(jax.vmap(partial(self._start, make)))
-            for make in {arm.make for arm in self.arms}
-        }
+    def _stacked(self, starts: Mapping[Callable, Callable]) -> TrainState:
         seeds = jnp.asarray(self.config.seed_numbers, jnp.int32)
         strengths = [jnp.full(seeds.shape, arm.strength or 0.0, jnp.float32) for arm in self.arms]
-        parts = [start[arm.make](seeds, strength) for arm, strength in zip(self.arms, strengths)]
+        parts = [starts[arm.make](seeds, strength) for arm, strength in zip(self.arms, strengths)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def _start(
