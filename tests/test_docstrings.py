@@ -67,7 +67,7 @@ def public_calls() -> Iterator[tuple[str, Callable[..., Any]]]:
 CALLS = dict(public_calls())
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", sorted(CALLS))
 def test_each_parameter_is_named(call):
     assert unnamed(CALLS[call]) == []
 
