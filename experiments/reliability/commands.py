@@ -3,6 +3,7 @@ that can be killed.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -68,6 +69,9 @@ def prepare_process():
 def ask(*arguments: object) -> Answer:
     """Give a command inside this process."""
     words = [str(word) for word in arguments]
+    # Futures of checkpoints that an earlier command could not read complain when they are found:
+    # here, and not among what this command prints.
+    gc.collect()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with _printing_to(out, err):
             code = _run(words)

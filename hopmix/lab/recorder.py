@@ -1,6 +1,7 @@
 """A recorder for anybody's training loop: what is measured of couplings goes into a run folder."""
 
 import datetime
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes.couplings import Weights
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.runtime.environment import environment
+from hopmix.lab.store.described import COORDINATES
 from hopmix.lab.store.history import History
 from hopmix.lab.study.evaluator import measure_couplings, order_of
-from hopmix.symmetry.quantities import MEASURED, Quantity
+from hopmix.symmetry.quantities import DIVERGED, MEASURED, Quantity
 
 PROBES = (Weights(),)
+TAKEN = {one.name for one in (*MEASURED, DIVERGED) if one.dims} | {DIVERGED.name, *COORDINATES}
+"""Names that no score can have."""
 
 
 class Recorder:
@@ -29,7 +33,7 @@ class Recorder:
     of, and writes them as a study would: `hopmix report` and `open_run` read the folder.
 
     `recorder(step, model)` takes an Equinox model; `recorder.record(step, weights)` takes named
-    arrays, of any library.
+    arrays, of any library. Each record writes the whole folder anew: some hundred are meant.
 
     **Arguments:**
 
@@ -51,14 +55,14 @@ class Recorder:
         pairs: Sequence[str] = (),
     ):
         self.out = Path(out)
-        self._arm = Arm(name, make=lambda key: None, pairs=tuple(pairs))
+        self._arm = Arm(name, make=lambda key: None, pairs=pairs)
         self._seed = seed
         self._history: History | None = None
         self._identity: str | None = None
-        need(0 <= seed < 2**31, "seed", seed, "0 or more, of 32 bits")
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        need(_is_count(seed), "seed", seed, "a whole number of 0 or more, of 32 bits")
         store.require_folder("out", self.out)
-        if any(self.out.iterdir()) if self.out.is_dir() else False:
-            raise UsageError(f"out: {self.out} holds something already; name a new folder.")
+        _need_empty(self.out)
 
     def __call__(self, step: int, model: Any, **scores: float):
         """Record the couplings of a model after so many steps.
@@ -72,6 +76,8 @@ class Recorder:
         **Raises:** `UsageError` for a model without couplings, and as `record` does.
         """
         couplings = self._arm.couplings(model)
+        if any(one.up.ndim != 2 for one in couplings.values()):
+            raise UsageError("model: a coupling is no matrix, as where layers are stacked.")
         if not couplings:
             raise UsageError(
                 "model: it has no Coupling; name its matrices with pairs="
@@ -92,13 +98,18 @@ class Recorder:
         **Raises:** `UsageError` for names or scores that are not those of the first record, a step
         that is not larger than the last one, and arrays that do not pair.
         """
-        self._write(step, {name: _coupling(name, *two) for name, two in weights.items()}, scores)
+        if not isinstance(weights, Mapping) or not weights:
+            raise UsageError("weights: got none; give {'layers.0.mlp': (W, V), ...}.")
+        self._write(step, {name: _coupling(name, two) for name, two in weights.items()}, scores)
 
     def _write(self, step: int, couplings: dict[str, Coupling], scores: Mapping[str, float]):
+        need(_is_count(step), "step", step, "a whole number of 0 or more, of 32 bits")
+        _need_scores(scores)
         row: dict[str, np.ndarray] = {
             name: np.full((1, 1), value, np.float32) for name, value in scores.items()
         }
         if self._history is None:
+            _need_empty(self.out)
             self._history = self._begin(couplings, scores)
         self._check(step, couplings, scores, self._history)
         layout = self._history.layout
@@ -111,6 +122,7 @@ class Recorder:
 
     def _begin(self, couplings: Mapping[str, Coupling], scores: Mapping[str, float]) -> History:
         layout = Layout.of(couplings)
+        self._shapes = {name: one.up.shape for name, one in couplings.items()}
         quantities = [_score(name) for name in scores]
         for probe in PROBES:
             quantities += probe.quantities
@@ -140,6 +152,7 @@ class Recorder:
         scores: Mapping[str, float],
         history: History,
     ):
+        shapes = {name: one.up.shape for name, one in couplings.items()}
         last = history.steps[-1] if history.steps else -1
         need(step > last, "step", step, f"larger than the last one, {last}")
         for field, found, known in (
@@ -151,6 +164,8 @@ class Recorder:
                     f"{field}: got {', '.join(sorted(found)) or 'none'}, but the first record has "
                     f"{', '.join(sorted(known)) or 'none'}; record the same ones each time."
                 )
+        if shapes != self._shapes:
+            raise UsageError("weights: other shapes than in the first record; keep them.")
 
 
 @eqx.filter_jit
@@ -165,9 +180,31 @@ def _score(name: str) -> Quantity:
     return known.get(name, own)
 
 
-def _coupling(name: str, up: Any, down: Any) -> Coupling:
+def _is_count(number: Any) -> bool:
+    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    return whole and 0 <= int(number) < 2**31
+
+
+def _need_empty(out: Path):
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"out: {out} holds something already; name a new folder.")
+
+
+def _need_scores(scores: Mapping[str, float]):
+    for name, value in scores.items():
+        if not name.isidentifier() or name in TAKEN:
+            raise UsageError(f"scores: {name!r} is a name of hopmix's own; name it otherwise.")
+        if np.ndim(value) or not np.isrealobj(value) or isinstance(value, str | bytes):
+            raise UsageError(f"scores: {name} is {value!r:.60}; give one real number.")
+
+
+def _coupling(name: Any, two: Any) -> Coupling:
+    if not isinstance(name, str) or not isinstance(two, Sequence) or len(two) != 2:
+        raise UsageError(f"weights: {name!r} must be a name, with a pair (W, V) of two matrices.")
     try:
-        return Coupling.from_weights(_as_array(up), _as_array(down))
+        up, down = map(_as_array, two)
+        need(up.ndim == 2 and up.size > 0, f"weights: {name}", up.shape, "matrices")
+        return Coupling.from_weights(up, down)
     except (TypeError, ValueError) as error:
         raise UsageError(f"weights: {name}: {error}") from None
 

@@ -5,7 +5,6 @@ from a file.
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,12 +12,11 @@ import jax.numpy as jnp
 from hopmix._coupling import Coupling
 from hopmix.lab import store
 from hopmix.lab.checkpoints.layers import Layer, LayerSet, Skipped
-from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.own import Own, digests
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.study.arms import make_arms
-from hopmix.lab.study.continued import own_of, require_same_files
+from hopmix.lab.study.continued import own_of, require_same_arms, require_same_files
 from hopmix.lab.study.trained import (
     locate,
     members_of,
@@ -53,7 +51,7 @@ def run_layers(path: Path, arms: Sequence[str] = ()) -> LayerSet:
     require_checkpoint(out, step)
     own = own_of(record, "arms", arms)
     require_same_files(digests(own), record, out)
-    populations = _populations(record.config, record.values.get("data", {}), out, own)
+    populations = _populations(record, out, own)
     step, states, passed = read_checkpoint(populations, out, record, step)
     layers = []
     diverged = []
@@ -95,12 +93,12 @@ def _in_float32(coupling: Coupling) -> Coupling:
     return Coupling.from_weights(coupling.up.astype(jnp.float32), coupling.down.astype(jnp.float32))
 
 
-def _populations(
-    config: StudyConfig, about: dict[str, Any], out: Path, own: Mapping[str, Own]
-) -> list[Population]:
+def _populations(record: store.Record, out: Path, own: Mapping[str, Own]) -> list[Population]:
     """The populations of a study whose images are only shapes: enough to know what a checkpoint
     holds.
     """
+    config = record.config
+    about = record.values.get("data", {})
     try:
         arms = make_arms(config, tuple(about["image"]), about["classes"], own)
         dataset = eqx.filter_eval_shape(
@@ -110,6 +108,7 @@ def _populations(
         raise UsageError(
             f"{out / 'study.json'}: damaged, it does not describe its images ({error!r})."
         ) from None
+    require_same_arms(arms, record, out)
     return populations_of(config, make_task(config, dataset.image), arms, dataset)
 
 

@@ -1,13 +1,15 @@
 """Arms: what a study compares."""
 
 import dataclasses
+import numbers
 import re
-from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from hopmix._coupling import Coupling
@@ -92,14 +94,26 @@ class Arm:
             raise UsageError(f"arms: got the name {self.name!r}; give it one without '|'.")
         if not callable(self.make) or self.make is _no_model:
             raise UsageError(f"arms: {self.name} has no make, a function from a key to a model.")
-        if self.strength is not None and not 0 <= self.strength < float("inf"):
+        if self.strength is not None and not _is_strength(self.strength):
             raise UsageError(
-                f"arms: {self.name} has the strength {self.strength}; give 0 or more, or None."
+                f"arms: {self.name} has the strength {self.strength!r}; give a number of 0 or more "
+                f"that float32 holds, or None."
             )
+        for field in ("kind", "title", "about"):
+            text = getattr(self, field)
+            if not isinstance(text, str) or not text.isprintable():
+                raise UsageError(f"arms: {field} of {self.name} is {text!r}; give plain text.")
         object.__setattr__(self, "kind", self.kind or self.name)
         object.__setattr__(self, "title", self.title or self.name)
-        pairs = (self.pairs,) if isinstance(self.pairs, str) else tuple(self.pairs)
-        object.__setattr__(self, "pairs", pairs)
+        object.__setattr__(self, "pairs", self._texts_of_pairs())
+        if not _is_hashable(self.make):  # a module with arrays
+            object.__setattr__(self, "make", partial(self.make))
+
+    def _texts_of_pairs(self) -> tuple[str, ...]:
+        given = (self.pairs,) if isinstance(self.pairs, str) else self.pairs
+        if not isinstance(given, Iterable) or not all(isinstance(one, str) for one in given):
+            raise UsageError(f"arms: pairs of {self.name} are {given!r}; give texts 'UP:DOWN'.")
+        return tuple(given)
 
     @property
     def shapes(self) -> PyTree:
@@ -129,10 +143,30 @@ class Arm:
         return named_couplings(tree) | paired_couplings(tree, self.pairs)
 
     @property
+    def shaped_couplings(self) -> dict[str, Coupling]:
+        """The couplings of a model by name, with shapes in place of arrays."""
+        return eqx.filter_eval_shape(self.couplings, self.shapes)
+
+    @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """How many visible and hidden units each coupling has, by name."""
-        found = eqx.filter_eval_shape(self.couplings, self.shapes)
+        found = self.shaped_couplings
         return {name: (one.up.shape[-1], one.up.shape[-2]) for name, one in found.items()}
+
+
+def _is_strength(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    number = float(value)
+    return number == 0 or float(np.finfo(np.float32).tiny) <= number <= np.finfo(np.float32).max
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def is_shape(leaf: Any) -> bool:

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
 from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
@@ -59,7 +60,8 @@ def load(field: str, entry: str) -> Own:
         told = error.strerror or type(error).__name__
         raise UsageError(f"{field}: {file} can't be read ({told}); name a Python file.") from None
     digest = hashlib.sha256(content).hexdigest()[:16]
-    module = _run(field, path, f"_own_{digest}")
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    module = _run(field, path, f"_own_{place}_{digest}")
     if not hasattr(module, name):
         known = [one for one in vars(module) if not one.startswith("_")]
         raise UsageError(
@@ -69,21 +71,24 @@ def load(field: str, entry: str) -> Own:
 
 
 def _run(field: str, path: Path, name: str) -> ModuleType:
+    if name in sys.modules:  # its classes are the same for arms and probes
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{field}: {path} is no Python file; name one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where classes of the file look for their module
-    sys.path.insert(0, str(path.resolve().parent))
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # it stays: functions of the file may import when they are called
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     # Whatever the file raises, exits included, is a mistake in it.
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise UsageError(
             f"{field}: {path} can't be imported ({_told(error)}); mend it and try again."
         ) from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
@@ -170,8 +175,21 @@ def check_arms(arms: Sequence[Arm], image: tuple[int, int, int], classes: int):
 def _check_parts(arm: Arm):
     try:
         shapes = arm.shapes
+        kinds = eqx.filter_eval_shape(lambda key: _Constants.of(arm.make(key)), jr.key(0))
     except Exception as error:
-        raise UsageError(f"arms: make of {arm.name} fails ({_told(error)}); mend it.") from error
+        raise UsageError(
+            f"arms: make of {arm.name}, called with a key, fails ({_told(error)}); mend it there."
+        ) from error
+    if kinds.numpy:
+        raise UsageError(
+            f"arms: the model of {arm.name} holds arrays of NumPy; make them JAX arrays, in a "
+            f"hopmix.Frozen if they are not to train."
+        )
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in _arrays(shapes)):
+        raise UsageError(
+            f"arms: the model of {arm.name} holds complex arrays, which do not train; keep real "
+            f"and imaginary parts apart."
+        )
     leaves = jax.tree.leaves(eqx.filter(shapes, trainable(shapes)))
     if not any(is_shape(leaf) for leaf in leaves):
         raise UsageError(
@@ -180,13 +198,17 @@ def _check_parts(arm: Arm):
         )
     try:
         sizes = arm.sizes
+        eqx.filter_eval_shape(arm.couplings, eqx.filter(shapes, trainable(shapes)))
     except UsageError as error:
-        raise UsageError(f"arms: {arm.name}: {error}") from None
-    except (IndexError, ValueError, TypeError):
         raise UsageError(
-            f"arms: a coupling of {arm.name} is no matrix, as where layers are stacked; keep a "
-            f"coupling for each layer."
+            f"arms: {arm.name}: {error} (What is in a hopmix.Frozen never trains, and has no pair.)"
         ) from None
+    stacked = [name for name, one in arm.shaped_couplings.items() if len(one.up.shape) != 2]
+    if stacked:
+        raise UsageError(
+            f"arms: the coupling {stacked[0]} of {arm.name} is no matrix, as where layers are "
+            f"stacked; keep a coupling for each layer."
+        )
     if arm.strength and not sizes:
         raise UsageError(
             f"arms: {arm.name} has the strength {arm.strength:g}, but no coupling and no pairs "
@@ -210,12 +232,51 @@ def _check_logits(arm: Arm, image: tuple[int, int, int], classes: int):
             f"arms: the model of {arm.name} gives {found} for a batch of 2 images; it must be "
             f"(2, {classes}), a logit for each class."
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UsageError(
+            f"arms: the model of {arm.name} gives {logits.dtype}; logits are real numbers, whose "
+            f"gradients train it."
+        )
+    _check_gradient(arm, images)
     made = _tried(arm, image)
     if not bool(jnp.isfinite(made).all()):
         raise UsageError(
             f"arms: the model of {arm.name} gives logits that are not finite before any training; "
             f"mend its initial weights."
         )
+
+
+def _check_gradient(arm: Arm, images: jax.ShapeDtypeStruct):
+    """Trace what a step takes of a model: its gradient, with a key of what is random in it."""
+    parameters, rest = eqx.partition(arm.shapes, trainable(arm.shapes))
+
+    def summed(parameters: Any, images: Any) -> Any:
+        model = cast(eqx.combine(parameters, rest), "float32")
+        return jnp.sum(apply_batch(model, images, jr.key(0)))
+
+    try:
+        eqx.filter_eval_shape(jax.grad(summed), parameters, images)
+    except Exception as error:
+        raise UsageError(
+            f"arms: the model of {arm.name} can't be trained, as it has no gradient or needs a "
+            f"key that its __call__ does not take ({_told(error)}); mend it, or let it take "
+            f"key=None."
+        ) from error
+
+
+class _Constants(eqx.Module):
+    """Which arrays of NumPy a model holds, which tracing makes arrays of JAX."""
+
+    numpy: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, model: Any) -> "_Constants":
+        """Looked for while the model is traced."""
+        return cls(any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(model)))
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_shape(leaf)]
 
 
 def _tried(arm: Arm, image: tuple[int, int, int]) -> Any:

@@ -49,13 +49,20 @@ def paired_couplings(tree: PyTree, pairs: Sequence[str]) -> dict[str, Coupling]:
         return {}
     leaves = matrices(tree)
     found: dict[str, Coupling] = {}
+    seen: set[tuple[str, str]] = set()
     for text in pairs:
         up, down = _sides(text)
         ups = _existing(up, leaves, text)
         downs = _existing(down, leaves, text)
         for stars, path in ups.items():
             if stars not in downs:
-                raise UsageError(f"pairs: {path} of {text!r} has no partner with the same stars.")
+                raise UsageError(
+                    f"pairs: {path} of {text!r} has no partner with the same stars; both sides "
+                    f"need them."
+                )
+            if (path, downs[stars]) in seen:
+                raise UsageError(f"pairs: {path} and {downs[stars]} are paired twice; once is it.")
+            seen.add((path, downs[stars]))
             name = _common(path, downs[stars])
             if name in found:
                 name = f"{path}:{downs[stars]}"

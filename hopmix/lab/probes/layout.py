@@ -17,6 +17,10 @@ def branch_label(branch: str) -> str:
     return branch
 
 
+DIGITS = 6
+"""A longer number in a name is not that of a block."""
+
+
 class Place(NamedTuple):
     """The place of a coupling."""
 
@@ -71,7 +75,7 @@ class Layout(NamedTuple):
 def _split(name: str) -> tuple[list[str], int | None, list[str]]:
     parts = name.split(".")
     for i, part in enumerate(parts):
-        if part.isdecimal() and part.isascii():
+        if part.isdecimal() and part.isascii() and len(part) <= DIGITS:
             return parts[:i], int(part), parts[i + 1 :]
     return parts, None, []
 

@@ -96,6 +96,8 @@ def compare_runs(first: Path, second: Path) -> Comparison:
 
 def _finished(path: Path) -> Run:
     run = read_run(path)
+    if is_recorded(run):
+        raise UsageError(f"{path}: a Recorder wrote it; what is compared are finished studies.")
     if not run.finished:
         planned = int(run.study.get("steps_total", 0))
         raise UsageError(

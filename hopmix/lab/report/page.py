@@ -4,9 +4,10 @@ Each page is a list of sections; a section owns its figures, charts, tables and 
 """
 
 import base64
+import dataclasses
 import functools
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -111,12 +112,35 @@ def write_report(run: Path | str, sections: Sequence[Section] = ()) -> Path:
 
 def _with(own: Sequence[Section]) -> tuple[Section, ...]:
     """The sections of the report with the user's own among them."""
+    for one in own:
+        if not isinstance(one, Section) or not one.name.isidentifier():
+            raise UsageError(f"sections: got {one!r:.80}; give Section, each with a plain name.")
     before = REPORT.index(configuration.SECTION)
     names = [one.name for one in (*REPORT, *own)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UsageError(f"sections: two are named {twice[0]!r}; give each a name of its own.")
-    return (*REPORT[:before], *own, *REPORT[before:])
+    careful = [dataclasses.replace(one, body=_careful(one)) for one in own]
+    return (*REPORT[:before], *careful, *REPORT[before:])
+
+
+def _careful(section: Section) -> Callable[[Run, StaticFigures], str]:
+    """The body of a section of the user's own, whose mistakes are told."""
+
+    def body(run: Run, static_figures: StaticFigures) -> str:
+        try:
+            found = section.body(run, static_figures)
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UsageError(f"sections: {section.name} fails ({told}); mend it.") from error
+        if not isinstance(found, str):
+            raise UsageError(
+                f"sections: {section.name} gives {type(found).__name__}; its body must be HTML as "
+                f"text."
+            )
+        return found
+
+    return body
 
 
 def _draw(run: Run, figures: NamedFigures, whole: frozenset[str]) -> dict[str, str]:

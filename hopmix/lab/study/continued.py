@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hopmix.lab import store
 from hopmix.lab.config import GIVEN, StudyConfig
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.own import Own, load_own, own_entries
+from hopmix.lab.families.arm import Arm
+from hopmix.lab.families.own import IN_PYTHON, Own, load_own, own_entries
 from hopmix.lab.study.prepared import Study
 
 
@@ -37,6 +39,12 @@ def own_of(record: store.Record, field: str, entries: Sequence[str]) -> dict[str
     """
     begun = own_entries(getattr(record.config, field))
     given = own_entries(entries)
+    if IN_PYTHON[field] in begun:
+        raise UsageError(
+            f"{field}: this study was begun in Python with {field} of its own, which no file "
+            f"names; go on with run_study(..., {field}={field}, resume=True), or read it with "
+            f"open_run."
+        )
     if given and not begun:
         raise UsageError(
             f"{field}: got {' '.join(given)}, but this study has no {field} of your own; leave it "
@@ -47,6 +55,9 @@ def own_of(record: store.Record, field: str, entries: Sequence[str]) -> dict[str
             f"{field}: this study was begun with {' '.join(begun)}; give that again with --{field}."
         )
     found = load_own(field, given)
+    for entry, now in zip(begun, given):
+        if entry.rpartition(":")[2] != now.rpartition(":")[2]:
+            raise UsageError(f"{field}: got {now}, but this study was begun with {entry}; name it.")
     return {entry: found[now]._replace(entry=entry) for entry, now in zip(begun, given)}
 
 
@@ -70,10 +81,41 @@ def require_same_files(own: Mapping[str, str], record: store.Record, out: Path):
     begun = record.values.get("own", {})
     for entry, digest in own.items():
         if begun.get(entry, digest) != digest:
-            file = entry.rpartition(":")[0]
             raise UsageError(
-                f"{file} has changed since {out} was begun (its digest differs); restore it."
+                f"arms, probes: the file of {entry} is not the one that {out} was begun with (its "
+                f"digest differs); restore it."
             )
+
+
+def require_same_arms(arms: Sequence[Arm], record: store.Record, out: Path):
+    """Raise `UsageError` unless the arms are those of the record, in their order: members are told
+    apart by their places.
+    """
+    begun = record.values.get("arms", [])
+    if len(begun) != len(arms):
+        raise UsageError(
+            f"arms: {out} was begun with {len(begun)} arms, now there are {len(arms)}; give those."
+        )
+    for arm, before in zip(arms, begun):
+        now = description(arm)
+        for name in (*("name", "kind", "strength", "couplings", "pairs"),):
+            if name in before and now[name] != before[name]:
+                raise UsageError(
+                    f"arms: {name} of {before['name']!r} was {before[name]!r} when {out} was "
+                    f"begun, and is {now[name]!r}; give the arms of then, in their order."
+                )
+
+
+def description(arm: Arm) -> dict[str, Any]:
+    """What a record says of an arm beside its parameters, as JSON values."""
+    return {
+        "name": arm.name,
+        "kind": arm.kind,
+        "title": arm.title,
+        "strength": arm.strength,
+        "couplings": {name: list(sizes) for name, sizes in arm.sizes.items()},
+        "pairs": list(arm.pairs),
+    }
 
 
 def data_path(data: str) -> str | None:

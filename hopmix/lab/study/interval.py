@@ -92,7 +92,7 @@ def _arranged(study: Study, arm: Arm, row: dict[str, np.ndarray]) -> dict[str, n
     """
     sizes = {"block": len(study.layout.blocks), "branch": len(study.layout.branches)}
     sizes["eigenvalue"] = LARGEST
-    names = order_of(arm.couplings(arm.shapes))
+    names = order_of(arm.shaped_couplings)
     arranged = {"diverged_step": row["diverged_step"]}
     for one in study.quantities:
         if one.name not in row:

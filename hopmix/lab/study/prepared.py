@@ -23,7 +23,7 @@ from hopmix.lab.probes.layout import Layout
 from hopmix.lab.probes.probe import AbstractProbe
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
-from hopmix.lab.study.evaluator import Evaluator, with_probes
+from hopmix.lab.study.evaluator import Evaluator, check_probes, with_probes
 from hopmix.lab.tasks.classification import Dataset, make_dataset, make_task, on_host
 from hopmix.lab.tasks.task import AbstractTask
 from hopmix.lab.train.population import Population, populations_of
@@ -136,7 +136,9 @@ def prepare(
     )
     task = make_task(config, dataset.image)
     populations = populations_of(config, task, arms, dataset)
-    evaluator = Evaluator(config, task, with_probes(_probes(config, own)))
+    probes = _probes(config, own)
+    evaluator = Evaluator(config, task, with_probes(probes))
+    check_probes(probes, arms, task, dataset)
     return Study(config, data, arms, task, dataset, populations, evaluator, digests(own))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hopmix.lab import store
 from hopmix.lab.config import GIVEN, StudyConfig
 from hopmix.lab.data import study_data
+from hopmix.lab.errors import need
 from hopmix.lab.families.own import IN_PYTHON, Arms, Own, load_own
 from hopmix.lab.probes.probe import AbstractProbe
 from hopmix.lab.runtime.interrupts import Interrupted
@@ -28,7 +29,7 @@ def run_study(
     out: Path | str,
     *,
     arms: Arms | None = None,
-    data: study_data.Data | Mapping[str, Any] | str | None = None,
+    data: study_data.Data | Mapping[str, Any] | Path | str | None = None,
     probes: Sequence[AbstractProbe] = (),
     resume: bool = False,
     on_progress: Callable[[Progress], None] = _unheard,
@@ -56,6 +57,7 @@ def run_study(
     **Raises:** `UsageError` for what does not fit together, before any training;
     `KeyboardInterrupt` after Ctrl-C, once all finished intervals are saved.
     """
+    need(callable(on_progress), "on_progress", on_progress, "a function of a Progress")
     out = Path(out)
     config, own = _own(config, {"arms": arms, "probes": probes or None})
     config, loaded = _data_for(config, data)
@@ -81,12 +83,18 @@ def _own(config: StudyConfig, given: Mapping[str, Any]) -> tuple[StudyConfig, di
 
 
 def _data_for(
-    config: StudyConfig, data: study_data.Data | Mapping[str, Any] | str | None
+    config: StudyConfig, data: study_data.Data | Mapping[str, Any] | Path | str | None
 ) -> tuple[StudyConfig, study_data.Data | None]:
     if data is None:
         return config, None
-    if isinstance(data, str):
-        return dataclasses.replace(config, data=data), None
+    if isinstance(data, str | Path):
+        return dataclasses.replace(config, data=str(data)), None
+    need(
+        isinstance(data, study_data.Data | Mapping),
+        "data",
+        type(data).__name__,
+        "arrays by name, a Data, or the name of a file or folder",
+    )
     config = dataclasses.replace(config, data=GIVEN)
     if isinstance(data, study_data.Data):
         return config, data

@@ -20,7 +20,13 @@ from hopmix.lab.families.arm import Arm
 from hopmix.lab.runtime.environment import environment
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
-from hopmix.lab.study.continued import data_path, require_same_data, require_same_files
+from hopmix.lab.study.continued import (
+    data_path,
+    description,
+    require_same_arms,
+    require_same_data,
+    require_same_files,
+)
 from hopmix.lab.study.evaluation import accuracies_of, end_weights, result_of
 from hopmix.lab.study.interval import advance, compile_all
 from hopmix.lab.study.prepared import Study as Study
@@ -82,6 +88,7 @@ def run(
         record = store.read_record(out)
         require_same_data(study, record, out)
         require_same_files(study.own, record, out)
+        require_same_arms(study.arms, record, out)
         ended = store.finished_results(out, record, lambda sentence: None)
         if ended is not None:
             if study.config.data != record.data_path:
@@ -199,9 +206,9 @@ def _train(
                 if saved is not None:
                     saved.result()
                 folder.history.append(step, row)
-                on_progress(Progress(step, schedule.total, _losses(study, row)))
                 snapshot = [jax.tree.map(np.array, state) for state in states]
                 saved = saver.submit(folder.save, step, snapshot)
+                on_progress(Progress(step, schedule.total, _losses(study, row)))
         finally:
             # What could not be saved is told, whatever else ended the training.
             if saved is not None:
@@ -234,14 +241,7 @@ def evaluate(study: Study, states: list[TrainState], history: store.History) -> 
 
 
 def _describe_arm(study: Study, arm: Arm) -> dict[str, Any]:
-    return {
-        "name": arm.name,
-        "kind": arm.kind,
-        "title": arm.title,
-        "strength": arm.strength,
-        "parameters": study.parameters(arm),
-        "couplings": {name: list(sizes) for name, sizes in arm.sizes.items()},
-    }
+    return description(arm) | {"parameters": study.parameters(arm)}
 
 
 def _description(study: Study, command: str) -> dict[str, Any]:

@@ -29,7 +29,13 @@ from hopmix.claims._claim import Claim, Measurement
 from hopmix.lab import store
 from hopmix.lab.data.augment import normalise
 from hopmix.lab.errors import UsageError
-from hopmix.lab.study.continued import located, own_of, require_same_data, require_same_files
+from hopmix.lab.study.continued import (
+    located,
+    own_of,
+    require_same_arms,
+    require_same_data,
+    require_same_files,
+)
 from hopmix.lab.study.prepared import Study, prepare
 from hopmix.lab.study.trained import locate, members_of, read_checkpoint, require_checkpoint
 from hopmix.lab.train.step import TrainState
@@ -231,6 +237,7 @@ def load_run(path: Path, data: str | None = None, arms: Sequence[str] = ()) -> T
     study = prepare(located(record, data), own_of(record, "arms", arms))
     require_same_data(study, record, out)
     require_same_files(study.own, record, out)
+    require_same_arms(study.arms, record, out)
     return Trained(study, *read_checkpoint(study.populations, out, record, step))
 
 
