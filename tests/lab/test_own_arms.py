@@ -2,6 +2,7 @@
 line.
 """
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -17,8 +18,8 @@ from lab import own_models
 from lab.command import give
 from lab.tiny import tiny_config, tiny_data, tiny_split
 
-from hopmix import measure_asymmetry
-from hopmix.lab import Arm, Look, UsageError, open_run, run_study, store, write_report
+from hopmix import Coupling, Frozen, measure_asymmetry
+from hopmix.lab import Arm, Look, Section, UsageError, open_run, run_study, store, write_report
 from hopmix.lab.data import study_data
 from hopmix.lab.probes import AbstractModelProbe
 from hopmix.lab.study import study
@@ -152,6 +153,10 @@ def test_a_section_of_ones_own_stands_on_the_page(family, tmp_path, capsys):
     assert "largest parameter of all" not in write_report(copy).read_text("utf-8")
     assert give(capsys, "report", str(copy), "--sections", f"{FILE}:sections")[0] == 0
     assert "The largest parameter of all is" in (copy / "report.html").read_text("utf-8")
+    bodies: Any = ((lambda run: "", "TypeError"), (lambda run, figures: 3, "gives int"))
+    for body, fault in bodies:
+        with pytest.raises(UsageError, match=f"sections: mine .*{fault}"):
+            write_report(copy, [Section("mine", "Mine", body)])
     with pytest.raises(UsageError, match="two are named 'largest'"):
         write_report(copy, own_models.sections * 2)
     code, _, told = give(capsys, "report", str(copy), "--sections", f"{FILE}:probes")
@@ -185,6 +190,46 @@ def test_a_study_goes_on_to_the_same_end(tmp_path, family):
         np.testing.assert_array_equal(run.metrics[name], expected)
     with pytest.raises(UsageError, match="holds this study already"):
         run_study(config, tmp_path / "run", **given)
+
+
+def test_what_was_trained_is_saved_though_the_callback_fails(tmp_path):
+    config = tiny_config(**SHORT | {"seeds": 1})
+    given = {"arms": own_models.without_couplings, "data": tiny_data()}
+
+    def fail(progress):
+        if progress.step == 6:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run_study(config, tmp_path / "run", on_progress=fail, **given)
+    assert open_run(tmp_path / "run").last_step == 6
+
+
+def test_arms_are_told_apart_by_more_than_their_places(tmp_path):
+    """Members of a checkpoint have places only: arms in another order would change theirs."""
+    config = tiny_config(**SHORT | {"seeds": 1})
+    arms = own_models.family((8, 8, 1), 3)
+    given = {"data": tiny_data(), "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path / "run", arms=arms, on_progress=stop_at(6), **given)
+    for others, told in (
+        (arms[::-1], "name of 'held at 0' was"),
+        (arms[:2], "begun with 3 arms"),
+        ([*arms[:2], dataclasses.replace(arms[2], strength=0.5)], "strength of 'loose' was None"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            run_study(config, tmp_path / "run", arms=others, **given)
+
+
+def test_a_pair_may_be_stored_as_its_transpose(tmp_path):
+    """As a whole study: shapes are asked for in many places."""
+    (arm,) = own_models.paired((8, 8, 1), 3)
+    turned = dataclasses.replace(arm, pairs=["down.weight.T:up.weight.T"])
+    config = tiny_config(**SHORT | {"seeds": 1})
+    run = run_study(config, tmp_path / "run", arms=[turned], data=tiny_data())
+    model = arm.make(jr.fold_in(jr.key(0), 0))
+    expected = measure_asymmetry(model.down.weight.T, model.up.weight.T).cosine
+    np.testing.assert_allclose(run.metrics.cosine.isel(step=0).item(), expected, rtol=1e-3)
 
 
 def ablate(monkeypatch, out, *words):
@@ -231,7 +276,7 @@ def test_a_file_that_has_changed_is_not_gone_on_with(tmp_path, monkeypatch, caps
     Path(file).write_text(before + "\n")
     code, _, told = give(capsys, "resume", str(out), "--arms", entry)
     assert code == 2
-    assert "has changed since" in told
+    assert "its digest differs" in told
     Path(file).write_text(before)
     assert give(capsys, "resume", str(out), "--arms", entry)[0] == 0
 
@@ -249,6 +294,46 @@ def bad_model(outputs=3, value=0.0):
     return lambda key: Bad(jnp.ones((outputs, 64)))
 
 
+class Constant(eqx.Module):
+    """Logits that no image changes."""
+
+    value: Any
+    after: Any = lambda z: z
+
+    def __call__(self, image):
+        return self.after(self.value + 0 * jnp.sum(image))
+
+
+def endless(z):
+    return jax.lax.while_loop(lambda z: jnp.sum(z) < 0, lambda z: z + 1, z)
+
+
+class Stacked(eqx.Module):
+    """Layers side by side, as a loop over layers has them."""
+
+    layers: Coupling
+
+    def __init__(self, key):
+        self.layers = eqx.filter_vmap(lambda k: Coupling.free(64, 3, key=k))(jr.split(key, 2))
+
+    def __call__(self, image):
+        return jnp.sum(self.layers.up @ image.reshape(-1), axis=0)
+
+
+class Held(eqx.Module):
+    """One side of it never trains."""
+
+    up: jax.Array
+    down: Frozen
+
+    def __init__(self, key):
+        self.up = jnp.ones((3, 64))
+        self.down = Frozen(jnp.ones((64, 3)))
+
+    def __call__(self, image):
+        return self.up @ image.reshape(-1) + self.down.array.T @ image.reshape(-1)
+
+
 BAD = {
     "no arms": ([], "holds nothing"),
     "no arm": ([3], "holds a int"),
@@ -260,7 +345,10 @@ BAD = {
         [Arm("a", make=lambda key: eqx.nn.Linear(3, 3, key=key))],
         "can't take images of 8 x 8 x 1",
     ),
-    "make fails": ([Arm("a", make=lambda key: 1 / 0)], "make of a fails (ZeroDivisionError"),
+    "make fails": (
+        [Arm("a", make=lambda key: 1 / 0)],
+        "make of a, called with a key, fails (ZeroDivisionError",
+    ),
     "nothing trains": ([Arm("a", make=lambda key: eqx.nn.Identity())], "nothing trains"),
     "a penalty of nothing": ([Arm("a", make=bad_model(), strength=1.0)], "no coupling and no pair"),
     "no such pair": (
@@ -268,6 +356,32 @@ BAD = {
         "no matrix 'other'",
     ),
     "no pair of shapes": ([Arm("a", make=bad_model(), pairs=["weight:weight"])], "is 3 x 64 and"),
+    "a pair twice": (
+        [Arm("a", make=bad_model(64), pairs=["weight:weight.T"] * 2)],
+        "are paired twice",
+    ),
+    "arrays of NumPy": ([Arm("a", make=lambda key: Constant(np.ones(3)))], "arrays of NumPy"),
+    "complex arrays": ([Arm("a", make=lambda key: Constant(1j * jnp.ones(3)))], "complex arrays"),
+    "whole logits": (
+        [Arm("a", make=lambda key: Constant(jnp.ones(3), lambda z: z.astype(int)))],
+        "logits are real numbers",
+    ),
+    "no gradient": (
+        [Arm("a", make=lambda key: Constant(jnp.ones(3), endless))],
+        "has no gradient or needs a key",
+    ),
+    "dropout without a key": (
+        [Arm("a", make=lambda key: Constant(jnp.ones(3), eqx.nn.Dropout(0.5)))],
+        "has no gradient or needs a key",
+    ),
+    "stacked couplings": (
+        [Arm("a", make=lambda key: Stacked(key))],
+        "is no matrix, as where layers are stacked",
+    ),
+    "a pair that is frozen": (
+        [Arm("a", make=lambda key: Held(key), pairs=["up:down.array"])],
+        "never trains, and has no pair",
+    ),
     "half a pair": ([Arm("a", make=bad_model(), pairs=["weight"])], "give 'UP:DOWN'"),
     "a function that fails": (lambda image, classes: 1 / 0, "fails (ZeroDivisionError"),
 }
@@ -318,12 +432,12 @@ def test_a_file_that_fails_is_told_in_one_line(tmp_path, monkeypatch, capsys, co
     assert len(error.strip().splitlines()) == 1
 
 
-def probe_of(name: str, dims=()):
+def probe_of(name: str, dims=(), found: Any = ...):
     class Probe(AbstractModelProbe):
         quantities: ClassVar = (Quantity(name, name, "", "", "", dims),)
 
-        def __call__(self, model, inputs, key):
-            return {name: jnp.zeros(())}
+        def __call__(self, model, inputs, key) -> Any:
+            return {name: jnp.zeros(())} if found is ... else found
 
     return Probe()
 
@@ -333,11 +447,25 @@ def probe_of(name: str, dims=()):
     [
         (probe_of("cosine"), "'cosine' is measured already"),
         (probe_of("new", ("token",)), "has the dimensions"),
+        (probe_of("seed"), "'seed' is measured already"),
+        (probe_of("a/b"), "give one of letters"),
+        (probe_of("new", found={}), r"returns \[\] on free; it must be a dictionary of new"),
+        (probe_of("new", found={"cosine": jnp.ones(())}), r"returns \['cosine'\]"),
+        (probe_of("new", found=None), "returns NoneType"),
+        (probe_of("new", found={"new": jnp.ones(3)}), r"float\d+\(3,\) on free"),
+        (probe_of("new", found={"new": jnp.ones((), int)}), "is int"),
+        (probe_of("new", ("block",), {"new": jnp.ones(7)}), r"float\d+\(7,\) on free"),
+        (probe_of("new", ("block", "branch"), {"new": jnp.ones(())}), "a model gives one"),
     ],
 )
 def test_probes_that_cannot_be_stored_are_told(tmp_path, probe, told):
     with pytest.raises(UsageError, match=told):
-        run_study(tiny_config(**SHORT), tmp_path / "run", data=tiny_data(), probes=[probe])
+        run_study(
+            tiny_config(**SHORT | {"arms": ("free",)}),
+            tmp_path / "run",
+            data=tiny_data(),
+            probes=[probe],
+        )
 
 
 # ---- Data ----------------------------------------------------------------------------------------

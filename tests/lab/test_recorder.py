@@ -93,6 +93,10 @@ def test_scores_of_ones_own_are_kept(tmp_path):
     [
         (lambda r: r.record(0, EYES, loss=1.0), "step: got 0, but it must be larger"),
         (lambda r: r.record(1, {"b": EYES["a"]}, loss=1.0), "weights: got b, but the first"),
+        (lambda r: r.record(1, {}), "weights: got none"),
+        (lambda r: r.record(2**31, EYES, loss=1.0), "step: got 2147483648"),
+        (lambda r: r.record(1, {"a": (np.eye(5, 2), np.eye(2, 5))}, loss=1.0), "other shapes"),
+        (lambda r: r.record(1, EYES, loss=1.0, cosine=1.0), "'cosine' is a name of hopmix's own"),
         (lambda r: r.record(1, EYES), "scores: got none, but the first record has loss"),
         (lambda r: r.record(1, {"a": (np.eye(3), np.eye(4))}, loss=1.0), "weights: a: "),
         (lambda r: r(1, eqx.nn.Linear(2, 2, key=jr.key(0)), loss=1.0), "it has no Coupling"),

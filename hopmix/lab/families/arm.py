@@ -157,8 +157,8 @@ class Arm:
 def _is_strength(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
-    number = float(value)
-    return number == 0 or float(np.finfo(np.float32).tiny) <= number <= np.finfo(np.float32).max
+    held = np.finfo(np.float32)
+    return value == 0 or float(held.tiny) <= float(value) <= float(held.max)
 
 
 def _is_hashable(value: object) -> bool:

@@ -22,6 +22,7 @@ from hopmix.lab.report.data import (
     read_run,
 )
 from hopmix.lab.report.files import resource
+from hopmix.lab.report.section import is_recorded
 from hopmix.lab.report.sections.values import LEADING
 from hopmix.lab.statistics import Summary, summarise
 from hopmix.lab.store import replacing

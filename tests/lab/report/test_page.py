@@ -64,7 +64,7 @@ def report_text(path: Path) -> str:
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures at all, where a test is about the words alone."""
-    monkeypatch.setattr(page, "_draw", lambda run, whole: collections.defaultdict(lambda: "data:,"))
+    monkeypatch.setattr(page, "_draw", lambda *_: collections.defaultdict(lambda: "data:,"))
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def small(tmp_path, monkeypatch):
 
     named = page._figures
     monkeypatch.setattr(
-        page, "_figures", lambda *given: [(name, lambda: None) for name, _ in named(*given)]
+        page, "_figures", lambda *given: ((name, lambda: None) for name, _ in named(*given))
     )
     monkeypatch.setattr(page, "save_figure", save)
     path = small_run(tmp_path, FREE, broken(0.1))
