@@ -318,8 +318,11 @@ def test_arms_stay_apart_for_colour_blind_readers(by):
             one.name,
             other.name,
         )
-    (first, *_), (second, *_) = BRANCHES
+    (first, *_), (second, *_), *_ = BRANCHES
     assert distance(first, second, by) > 40
+    for (one, *marks), (other, *others) in itertools.combinations(BRANCHES, 2):
+        assert distance(one, other, by) > 12
+        assert marks != others
 
 
 def test_the_check_of_colours_knows_red_and_green():

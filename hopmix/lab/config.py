@@ -197,7 +197,11 @@ class StudyConfig:
     def from_json(cls, values: dict[str, Any]) -> "StudyConfig":
         """The configuration of `to_json`.
 
-        Raises `UsageError` for unknown fields, as another version of hopmix may have written.
+        **Arguments:**
+
+        - `values`: the fields by name, also by their former names.
+
+        **Raises:** `UsageError` for unknown fields, as another version of hopmix may have written.
         """
         values = {FORMER.get(name, name): value for name, value in values.items()}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}

@@ -45,8 +45,10 @@ AT_ONCE = " Once more stops at once."
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a watcher of a study is told after each interval: steps done and in all, and mean losses
-    by arm.
+    """How far a study is, as `on_progress` hears it after each interval.
+
+    - `step`, `total`: training steps done, and in all.
+    - `losses`: the mean validation loss of each arm, over its members that have not diverged.
     """
 
     step: int
