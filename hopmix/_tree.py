@@ -53,7 +53,9 @@ def named_couplings(tree: PyTree) -> dict[str, Coupling]:
     found = [(path, leaf) for path, leaf in leaves if _is_coupling(leaf)]
     short = [_short(path) for path, _ in found]
     shared = Counter(short)
-    names = [name if shared[name] == 1 else _whole(path) for name, (path, _) in zip(short, found)]
+    names = [
+        name if shared[name] == 1 else path_name(path) for name, (path, _) in zip(short, found)
+    ]
     return {name: coupling for name, (_, coupling) in zip(names, found)}
 
 
@@ -61,7 +63,8 @@ def _words(path: tuple[Any, ...]) -> list[str]:
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
-def _whole(path: tuple[Any, ...]) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
+    """A path in a tree as text: its fields, keys and positions between dots."""
     return ".".join(_words(path))
 
 
@@ -69,7 +72,7 @@ def _short(path: tuple[Any, ...]) -> str:
     fields = [isinstance(key, jax.tree_util.GetAttrKey) for key in path]
     words = [word for word, field in zip(_words(path), fields) if not (field and word in INNER)]
     kept = [word for before, word in zip([None, *words], words) if word != before]
-    return ".".join(kept) or _whole(path) or "coupling"
+    return ".".join(kept) or path_name(path) or "coupling"
 
 
 def map_couplings(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

@@ -9,3 +9,9 @@ def need(ok: bool, field: str, value: object, wanted: str):
     """Raise `UsageError` with a field, its value and what it must be, unless it is."""
     if not ok:
         raise UsageError(f"{field}: got {value}, but it must be {wanted}.")
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error, and what it says, on one line that is not too long."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__

@@ -1,6 +1,5 @@
 """A recorder for anybody's training loop: what is measured of couplings goes into a run folder."""
 
-import datetime
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from hopmix.lab.errors import UsageError, need
 from hopmix.lab.families.arm import Arm
 from hopmix.lab.probes.couplings import Weights
 from hopmix.lab.probes.layout import Layout
-from hopmix.lab.runtime.environment import environment
+from hopmix.lab.runtime.environment import environment, now
 from hopmix.lab.store.described import COORDINATES
 from hopmix.lab.store.history import History
 from hopmix.lab.study.evaluator import measure_couplings, order_of
-from hopmix.symmetry.quantities import DIVERGED, MEASURED, Quantity
+from hopmix.symmetry.quantities import DIVERGED, MEASURED, Quantity, quantity
 
 PROBES = (Weights(),)
 TAKEN = {one.name for one in (*MEASURED, DIVERGED) if one.dims} | {DIVERGED.name, *COORDINATES}
@@ -142,7 +141,7 @@ class Recorder:
             "command": "hopmix.lab.Recorder",
             "data": {"name": "other people's data"},
             "steps_total": 0,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "created": now(),
         }
 
     def _check(
@@ -175,9 +174,8 @@ def _measured(couplings: dict[str, Coupling]) -> dict[str, jax.Array]:
 
 def _score(name: str) -> Quantity:
     """What a score is: one that studies have, or a number of the user's own."""
-    known = {one.name: one for one in MEASURED if not one.dims}
     own = Quantity(name, name.replace("_", " "), "", "", "Of the user's own loop.")
-    return known.get(name, own)
+    return quantity(name) or own
 
 
 def _is_count(number: Any) -> bool:

@@ -2,9 +2,6 @@
 `blocks.*.up.weight:blocks.*.down.weight`.
 """
 
-import re
-from typing import NamedTuple
-
 from hopmix.lab.checkpoints.formats.weights import (
     AbstractWeights,
     fitting,
@@ -15,25 +12,7 @@ from hopmix.lab.checkpoints.formats.weights import (
 from hopmix.lab.checkpoints.layers import Layer, LayerSet, Mismatch, pair, square
 from hopmix.lab.checkpoints.layouts import NotMeasurable, matrix
 from hopmix.lab.errors import UsageError
-
-
-class Pattern(NamedTuple):
-    """A name with stars, each for a piece between dots; `transposed` where the weight is stored as
-    its transpose.
-    """
-
-    text: str
-    transposed: bool
-
-    def matches(self, weights: AbstractWeights) -> dict[tuple[str, ...], str]:
-        """The weights with such a name, by what stands before it and in the place of each star."""
-        pieces = r"([^.]+)".join(map(re.escape, self.text.split("*")))
-        found = {name: re.fullmatch(rf"(.*\.)?{pieces}", name) for name in weights.tensors}
-        return {
-            tuple(part or "" for part in match.groups()): name
-            for name, match in found.items()
-            if match
-        }
+from hopmix.lab.families.pairs import Side
 
 
 def check_patterns(patterns: tuple[str, ...]):
@@ -67,18 +46,18 @@ def named_layers(
     """
     layers = []
     for text in patterns:
-        sides = [Pattern(side.removesuffix(".T"), side.endswith(".T")) for side in text.split(":")]
+        sides = [Side.of(side) for side in text.split(":")]
         layers += _named(weights, sides, breaking)
     return LayerSet(weights.source, layers, [])
 
 
-def _named(weights: AbstractWeights, sides: list[Pattern], breaking: bool) -> list[Layer]:
-    found = [side.matches(weights) for side in sides]
+def _named(weights: AbstractWeights, sides: list[Side], breaking: bool) -> list[Layer]:
+    found = [side.matches(weights.tensors, anywhere=True) for side in sides]
     for side, names in zip(sides, found):
         if not names:
-            close = nearest(side.text, weights.tensors)
+            close = nearest(side.path, weights.tensors)
             raise UsageError(
-                f"pairs: no weight is named {side.text!r}; nearest: "
+                f"pairs: no weight is named {side.path!r}; nearest: "
                 f"{listed(weights.tensors, close)}."
             )
     return [
@@ -87,7 +66,7 @@ def _named(weights: AbstractWeights, sides: list[Pattern], breaking: bool) -> li
 
 
 def _layer(
-    weights: AbstractWeights, sides: list[Pattern], names: list[str | None], breaking: bool
+    weights: AbstractWeights, sides: list[Side], names: list[str | None], breaking: bool
 ) -> Layer:
     try:
         own = [

@@ -13,7 +13,7 @@ from hopmix._coupling import Coupling
 from hopmix.lab import store
 from hopmix.lab.checkpoints.layers import Layer, LayerSet, Skipped
 from hopmix.lab.errors import UsageError
-from hopmix.lab.families.own import Own, digests
+from hopmix.lab.families.own import Own, digests, own_arms
 from hopmix.lab.probes.layout import Layout
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.continued import own_of, require_same_arms, require_same_files
@@ -100,7 +100,8 @@ def _populations(record: store.Record, out: Path, own: Mapping[str, Own]) -> lis
     config = record.config
     about = record.values.get("data", {})
     try:
-        arms = make_arms(config, tuple(about["image"]), about["classes"], own)
+        given = own_arms(config.arms, own, tuple(about["image"]), about["classes"])
+        arms = make_arms(config, tuple(about["image"]), about["classes"], given)
         dataset = eqx.filter_eval_shape(
             _blank, about["train"], tuple(about["image"]), about["classes"]
         )

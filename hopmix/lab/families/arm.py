@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -142,7 +142,7 @@ class Arm:
         """
         return named_couplings(tree) | paired_couplings(tree, self.pairs)
 
-    @property
+    @cached_property
     def shaped_couplings(self) -> dict[str, Coupling]:
         """The couplings of a model by name, with shapes in place of arrays."""
         return eqx.filter_eval_shape(self.couplings, self.shapes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hopmix._numerics.dtypes import cast
 from hopmix._tree import trainable
-from hopmix.lab.errors import UsageError
+from hopmix.lab.errors import UsageError, one_line
 from hopmix.lab.families.arm import Arm, is_shape
 from hopmix.lab.fields import is_entry
 from hopmix.models._interface import apply_batch
@@ -87,14 +87,9 @@ def _run(field: str, path: Path, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
-            f"{field}: {path} can't be imported ({_told(error)}); mend it and try again."
+            f"{field}: {path} can't be imported ({one_line(error)}); mend it and try again."
         ) from error
     return module
-
-
-def _told(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
 
 
 def own_entries(entries: Sequence[str]) -> list[str]:
@@ -112,12 +107,18 @@ def load_own(field: str, entries: Sequence[str]) -> dict[str, Own]:
     **Raises:** `UsageError` as `load` does, and for what only a program can give.
     """
     wanted = own_entries(entries)
-    if IN_PYTHON[field] in wanted:
-        raise UsageError(
-            f"{field}: this study was begun in Python with {field} of its own; go on with "
-            f"run_study(..., {field}={field}, resume=True)."
-        )
+    need_file(field, wanted)
     return {entry: load(field, entry) for entry in wanted}
+
+
+def need_file(field: str, entries: Sequence[str]):
+    """Raise `UsageError` for what only a program can give."""
+    if IN_PYTHON[field] in entries:
+        raise UsageError(
+            f"{field}: this study was begun in Python with {field} of its own, which no file "
+            f"names; go on with run_study(..., {field}={field}, resume=True), or read it with "
+            f"open_run."
+        )
 
 
 def items_of(field: str, own: Own, kind: type | tuple[type, ...], name: str) -> list[Any]:
@@ -151,8 +152,16 @@ def arms_of(own: Own, image: tuple[int, int, int], classes: int) -> list[Arm]:
     try:
         made = own.value(image, classes)
     except Exception as error:
-        raise UsageError(f"arms: {own.entry} fails ({_told(error)}); mend it.") from error
+        raise UsageError(f"arms: {own.entry} fails ({one_line(error)}); mend it.") from error
     return items_of("arms", own._replace(value=made), Arm, "hopmix.lab.Arm")
+
+
+def own_arms(
+    entries: Sequence[str], own: Mapping[str, Own], image: tuple[int, int, int], classes: int
+) -> dict[str, list[Arm]]:
+    """The arms that the entries of the user's own give, by entry, as far as these are there."""
+    given = [entry for entry in own_entries(entries) if entry in own]
+    return {entry: arms_of(own[entry], image, classes) for entry in given}
 
 
 def check_arms(arms: Sequence[Arm], image: tuple[int, int, int], classes: int):
@@ -178,7 +187,8 @@ def _check_parts(arm: Arm):
         kinds = eqx.filter_eval_shape(lambda key: _Constants.of(arm.make(key)), jr.key(0))
     except Exception as error:
         raise UsageError(
-            f"arms: make of {arm.name}, called with a key, fails ({_told(error)}); mend it there."
+            f"arms: make of {arm.name}, called with a key, fails ({one_line(error)}); mend it "
+            f"there."
         ) from error
     if kinds.numpy:
         raise UsageError(
@@ -224,7 +234,7 @@ def _check_logits(arm: Arm, image: tuple[int, int, int], classes: int):
         size = " x ".join(map(str, image))
         raise UsageError(
             f"arms: the model of {arm.name} can't take images of {size} float32 values (height, "
-            f"width, colours) ({_told(error)}); mend it."
+            f"width, colours) ({one_line(error)}); mend it."
         ) from error
     if not is_shape(logits) or logits.shape != (2, classes):
         found = getattr(logits, "shape", type(logits).__name__)
@@ -259,7 +269,7 @@ def _check_gradient(arm: Arm, images: jax.ShapeDtypeStruct):
     except Exception as error:
         raise UsageError(
             f"arms: the model of {arm.name} can't be trained, as it has no gradient or needs a "
-            f"key that its __call__ does not take ({_told(error)}); mend it, or let it take "
+            f"key that its __call__ does not take ({one_line(error)}); mend it, or let it take "
             f"key=None."
         ) from error
 

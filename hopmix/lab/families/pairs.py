@@ -1,7 +1,7 @@
 """Couplings of models that have none: two matrices that are paired by their paths."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from hopmix._coupling import Coupling
+from hopmix._tree import path_name
 from hopmix.lab.errors import UsageError
 
 TRANSPOSED = ".T"
@@ -27,11 +28,17 @@ class Side(NamedTuple):
         """The side that a text names."""
         return cls(text.removesuffix(TRANSPOSED), text.endswith(TRANSPOSED))
 
-    def matches(self, leaves: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
-        """The paths that it names, by what stands in the place of each star."""
+    def matches(
+        self, names: Iterable[str], *, anywhere: bool = False
+    ) -> dict[tuple[str, ...], str]:
+        """The names that it stands for, by what is in the place of each star; `anywhere` also those
+        with something in front, by that too.
+        """
         pattern = r"([^.]+)".join(map(re.escape, self.path.split("*")))
-        found = {path: re.fullmatch(pattern, path) for path in leaves}
-        return {match.groups(): path for path, match in found.items() if match}
+        if anywhere:
+            pattern = rf"(.*\.)?{pattern}"
+        found = {name: re.fullmatch(pattern, name) for name in names}
+        return {match.groups(""): name for name, match in found.items() if match}
 
 
 def paired_couplings(tree: PyTree, pairs: Sequence[str]) -> dict[str, Coupling]:
@@ -72,11 +79,7 @@ def paired_couplings(tree: PyTree, pairs: Sequence[str]) -> dict[str, Coupling]:
 
 def matrices(tree: PyTree) -> dict[str, Any]:
     """The arrays of at least two axes of a tree by their paths, such as `layers.0.weight`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {
-        ".".join(jax.tree_util.keystr((key,), simple=True) for key in path): leaf
-        for path, leaf in leaves
-    }
+    named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {path: leaf for path, leaf in named.items() if len(getattr(leaf, "shape", ())) >= 2}
 
 

@@ -22,7 +22,6 @@ from hopmix.lab.report.data import (
     read_run,
 )
 from hopmix.lab.report.files import resource
-from hopmix.lab.report.section import is_recorded
 from hopmix.lab.report.sections.values import LEADING
 from hopmix.lab.statistics import Summary, summarise
 from hopmix.lab.store import replacing
@@ -97,7 +96,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
 
 def _finished(path: Path) -> Run:
     run = read_run(path)
-    if is_recorded(run):
+    if run.recorded:
         raise UsageError(f"{path}: a Recorder wrote it; what is compared are finished studies.")
     if not run.finished:
         planned = int(run.study.get("steps_total", 0))

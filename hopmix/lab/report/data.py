@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
 from hopmix.lab.families.mixers import BY_NAME, REFERENCE
 from hopmix.lab.probes.layout import Layout
@@ -81,15 +80,11 @@ def accuracy_by_seed(run: Run) -> xr.DataArray:
     """Test accuracy (arm, seed), or validation accuracy at the last step while there are no
     results.
     """
-    if run.results is None:
-        return run.metrics.validation_accuracy.isel(step=-1)
-    recorded = {arm["name"]: arm["test_accuracy"]["values"] for arm in run.results["arms"]}
-    accuracy = run.metrics.validation_accuracy.isel(step=-1).rename("test_accuracy").astype(float)
-    values = np.full((accuracy.arm.size, accuracy.seed.size), np.nan)
-    for row, name in enumerate(run.arms):
-        known = _floats(recorded.get(name, []))[: accuracy.seed.size]
-        values[row, : known.size] = known
-    return accuracy.copy(data=values)
+    validation = run.metrics.validation_accuracy.isel(step=-1)
+    values = run.test_accuracy()
+    if values is None:
+        return validation
+    return validation.rename("test_accuracy").astype(float).copy(data=values)
 
 
 def weight_pairs(run: Run) -> dict[tuple[int, str], dict[str, xr.DataArray]]:
@@ -231,7 +226,3 @@ def _float(value: float | int | None) -> float:
     if value is None:
         return float("nan")
     return float(value)
-
-
-def _floats(values: list) -> Float[np.ndarray, " seeds"]:
-    return np.array([_float(value) for value in values], dtype=float)

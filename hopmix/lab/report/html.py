@@ -33,7 +33,7 @@ def band_note(run: Run) -> str:
 
 def facts(run: Run) -> str:
     """The line under the title."""
-    if run.study.get("recorder"):
+    if run.recorded:
         state = "recorded in a loop of its own"
     elif run.finished:
         state = "finished"

@@ -14,7 +14,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
-from hopmix.lab.errors import UsageError
+from hopmix.lab.errors import UsageError, one_line
 from hopmix.lab.report import html, seal, words
 from hopmix.lab.report.charts import payload
 from hopmix.lab.report.data import read_run
@@ -131,8 +131,9 @@ def _careful(section: Section) -> Callable[[Run, StaticFigures], str]:
         try:
             found = section.body(run, static_figures)
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UsageError(f"sections: {section.name} fails ({told}); mend it.") from error
+            raise UsageError(
+                f"sections: {section.name} fails ({one_line(error)}); mend it."
+            ) from error
         if not isinstance(found, str):
             raise UsageError(
                 f"sections: {section.name} gives {type(found).__name__}; its body must be HTML as "

@@ -26,11 +26,6 @@ def _no_charts(run: Run) -> dict[str, Chart]:
     return {}
 
 
-def is_recorded(run: Run) -> bool:
-    """Whether a `Recorder` wrote a run, in a loop that hopmix knows nothing of."""
-    return bool(run.study.get("recorder"))
-
-
 @dataclasses.dataclass(frozen=True)
 class Section:
     """One part of a page, with all that it shows.
@@ -54,7 +49,7 @@ class Section:
 
     def is_about(self, run: Run) -> bool:
         """Whether a run has what it is about."""
-        return not (self.of_studies and is_recorded(run))
+        return not (self.of_studies and run.recorded)
 
     def html(self, run: Run, static_figures: StaticFigures) -> str:
         """The section as a part of a page."""

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from hopmix.lab.report.data import ArmResult
-from hopmix.lab.report.section import is_recorded
 from hopmix.lab.statistics import holm
 from hopmix.lab.store.run import Run
 
 
 def title(run: Run) -> str:
     """Name of the study with its data set, or of the network that was recorded."""
-    if is_recorded(run):
+    if run.recorded:
         return f"Symmetry of {run.arms[0]}"
     return f"Symmetry ablation on {data_name(run)}"
 

@@ -1,5 +1,6 @@
 """The environment that a study or a benchmark ran in, for the record."""
 
+import datetime
 import os
 import platform
 import shutil
@@ -30,6 +31,11 @@ def environment() -> dict[str, str]:
         "compiler_options_once": _words(once_options()),
         "commit": _commit(),
     }
+
+
+def now() -> str:
+    """The time, in UTC, to a second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _words(options: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from hopmix.lab.store.history import read_metrics
 from hopmix.lab.store.record import read_record
@@ -38,6 +39,11 @@ class Run:
         return self.results is not None and self.last_step >= int(self.study.get("steps_total", 0))
 
     @property
+    def recorded(self) -> bool:
+        """Whether a `Recorder` wrote it, in a loop that hopmix knows nothing of."""
+        return bool(self.study.get("recorder"))
+
+    @property
     def last_step(self) -> int:
         """Training steps done when the last measurement was made."""
         return int(self.metrics.step.values[-1])
@@ -52,19 +58,25 @@ class Run:
         what was measured last, as means over blocks and branches.
         """
         last = self.metrics.isel(step=-1).drop_vars("step")
-        within = [dim for dim in last.dims if dim not in ("arm", "seed")]
-        numbers = [name for name in last.data_vars if "eigenvalue" not in last[name].dims]
-        table = last[numbers].mean([dim for dim in within if dim != "eigenvalue"])
-        for name, values in self._test_accuracy().items():
-            table[name] = (("arm", "seed"), values)
+        last = last[[name for name in last.data_vars if "eigenvalue" not in last[name].dims]]
+        table = last.mean([dim for dim in last.dims if dim not in ("arm", "seed")])
+        accuracy = self.test_accuracy()
+        if accuracy is not None:
+            table["test_accuracy"] = (("arm", "seed"), accuracy)
         return table.to_dataframe().reset_index()
 
-    def _test_accuracy(self) -> dict[str, np.ndarray]:
+    def test_accuracy(self) -> Float[np.ndarray, "arms seeds"] | None:
+        """The accuracy of each member on the test split, NaN where none is recorded; `None` while
+        there are no results.
+        """
         if self.results is None:
-            return {}
-        found = {arm["name"]: arm["test_accuracy"]["values"] for arm in self.results["arms"]}
-        rows = [found[name] for name in self.arms]
-        return {"test_accuracy": np.array(rows, dtype=float)}
+            return None
+        recorded = {arm["name"]: arm["test_accuracy"]["values"] for arm in self.results["arms"]}
+        values = np.full((self.metrics.arm.size, self.metrics.seed.size), np.nan)
+        for row, name in enumerate(self.arms):
+            known = np.array(recorded.get(name, []), dtype=float)[: values.shape[1]]
+            values[row, : known.size] = known
+        return values
 
 
 def open_run(path: Path | str) -> Run:

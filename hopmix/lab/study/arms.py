@@ -1,7 +1,7 @@
 """The arms of a study: the family that it names, on its images, at its strengths."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from hopmix.lab.config import StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
 from hopmix.lab.families.mixers import BY_NAME, Kind
-from hopmix.lab.families.own import Own, arms_of, own_entries
+from hopmix.lab.families.own import own_entries
 from hopmix.models.mixer import Mixer, MixerConfig
 
 MOST_TOKENS = 64
@@ -83,14 +83,14 @@ def make_arms(
     config: StudyConfig,
     image: tuple[int, int, int],
     classes: int,
-    own: Mapping[str, Own] | None = None,
+    own: Mapping[str, Sequence[Arm]] | None = None,
 ) -> list[Arm]:
     """The arms of a study on images of a shape, in the order asked for; penalised kinds once per
     strength.
 
     **Arguments:**
 
-    - `own`: what the entries of the user's own give, by entry; nothing is imported here.
+    - `own`: the arms of the user's own, by the entry that names them; nothing is imported here.
 
     **Raises:** `UsageError` where the patch does not divide the image, and where it is all of it
     unless it was asked for; where two arms have one name; and for entries that are not given.
@@ -119,7 +119,7 @@ def make_arms(
         if name in models:
             arms += _of_kind(BY_NAME[name], models[name], config)
         else:
-            arms += arms_of(given[name], image, classes)
+            arms += given[name]
     _need_names(arms)
     return arms
 

@@ -9,7 +9,7 @@ from hopmix.lab import store
 from hopmix.lab.config import GIVEN, StudyConfig
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.families.own import IN_PYTHON, Own, load_own, own_entries
+from hopmix.lab.families.own import Own, load_own, need_file, own_entries
 from hopmix.lab.study.prepared import Study
 
 
@@ -39,12 +39,7 @@ def own_of(record: store.Record, field: str, entries: Sequence[str]) -> dict[str
     """
     begun = own_entries(getattr(record.config, field))
     given = own_entries(entries)
-    if IN_PYTHON[field] in begun:
-        raise UsageError(
-            f"{field}: this study was begun in Python with {field} of its own, which no file "
-            f"names; go on with run_study(..., {field}={field}, resume=True), or read it with "
-            f"open_run."
-        )
+    need_file(field, begun)
     if given and not begun:
         raise UsageError(
             f"{field}: got {' '.join(given)}, but this study has no {field} of your own; leave it "
@@ -98,7 +93,7 @@ def require_same_arms(arms: Sequence[Arm], record: store.Record, out: Path):
         )
     for arm, before in zip(arms, begun):
         now = description(arm)
-        for name in (*("name", "kind", "strength", "couplings", "pairs"),):
+        for name in ("name", "kind", "strength", "couplings", "pairs"):
             if name in before and now[name] != before[name]:
                 raise UsageError(
                     f"arms: {name} of {before['name']!r} was {before[name]!r} when {out} was "

@@ -12,18 +12,22 @@ from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
 from hopmix.lab.families.own import (
     Own,
-    arms_of,
     check_arms,
     digests,
     items_of,
     load_own,
-    own_entries,
+    own_arms,
 )
 from hopmix.lab.probes.layout import Layout
-from hopmix.lab.probes.probe import AbstractProbe
+from hopmix.lab.probes.probe import (
+    AbstractCouplingProbe,
+    AbstractModelProbe,
+    AbstractProbe,
+)
 from hopmix.lab.study.arms import make_arms
 from hopmix.lab.study.capacity import need_memory
-from hopmix.lab.study.evaluator import Evaluator, check_probes, with_probes
+from hopmix.lab.study.evaluator import Evaluator
+from hopmix.lab.study.own_probes import check_probes, with_probes
 from hopmix.lab.tasks.classification import Dataset, make_dataset, make_task, on_host
 from hopmix.lab.tasks.task import AbstractTask
 from hopmix.lab.train.population import Population, populations_of
@@ -125,9 +129,10 @@ def prepare(
             f"batch: got {config.batch}, but there are only {len(data.train)} training images; "
             f"give fewer."
         )
-    arms = make_arms(config, *shape_of(data), own)
-    for entry in own_entries(config.arms):
-        check_arms(arms_of(own[entry], *shape_of(data)), *shape_of(data))
+    given = own_arms(config.arms, own, *shape_of(data))
+    arms = make_arms(config, *shape_of(data), given)
+    for some in given.values():
+        check_arms(some, *shape_of(data))
     need_memory(config, arms)
     dataset = make_dataset(data)
     # What was decoded can go: on a CPU the device's arrays are in the same memory for the host.
@@ -145,8 +150,9 @@ def prepare(
 def _probes(config: StudyConfig, own: Mapping[str, Own]) -> list[AbstractProbe]:
     """The user's own probes; none where what they measured is not asked for again."""
     given = [own[entry] for entry in config.probes if entry in own]
+    kinds = (AbstractModelProbe, AbstractCouplingProbe)
     name = "AbstractModelProbe or AbstractCouplingProbe of hopmix.lab.probes"
-    return [probe for one in given for probe in items_of("probes", one, AbstractProbe, name)]
+    return [probe for one in given for probe in items_of("probes", one, kinds, name)]
 
 
 def shape_of(data: study_data.Data) -> tuple[tuple[int, int, int], int]:

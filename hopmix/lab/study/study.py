@@ -3,7 +3,6 @@ evaluate, report.
 """
 
 import dataclasses
-import datetime
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 from hopmix.lab import store
 from hopmix.lab.errors import UsageError
 from hopmix.lab.families.arm import Arm
-from hopmix.lab.runtime.environment import environment
+from hopmix.lab.runtime.environment import environment, now
 from hopmix.lab.runtime.interrupts import Interrupted as Interrupted
 from hopmix.lab.runtime.interrupts import Interrupts
 from hopmix.lab.study.continued import (
@@ -144,7 +143,7 @@ def _resumed(study: Study, out: Path, record: store.Record, command: str) -> sto
     """The record of a study that goes on, with how, in what environment and where its data are
     now.
     """
-    resumed = {"command": command, "created": _now(), "environment": environment()}
+    resumed = {"command": command, "created": now(), "environment": environment()}
     added = {
         "resumed": [*record.values.get("resumed", []), resumed],
         "data_path": data_path(study.config.data),
@@ -259,9 +258,5 @@ def _description(study: Study, command: str) -> dict[str, Any]:
         "data_path": data_path(study.config.data),
         "own": study.own,
         "steps_total": study.schedule.total,
-        "created": _now(),
+        "created": now(),
     }
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ import numpy as np
 from hopmix.lab.families.mixers import REFERENCE
 from hopmix.lab.report import words
 from hopmix.lab.report.data import ArmResult, arm_results
-from hopmix.lab.report.section import Section, StaticFigures, is_recorded
+from hopmix.lab.report.section import Section, StaticFigures
 from hopmix.lab.statistics import Summary
 from hopmix.lab.store.run import Run
 
@@ -23,7 +23,7 @@ def body(run: Run, static_figures: StaticFigures) -> str:
 
 def summary(run: Run, results: Sequence[ArmResult]) -> str:
     """One paragraph of HTML in plain words, every statement taken from the numbers of the run."""
-    if is_recorded(run):
+    if run.recorded:
         return _recorded(run)
     sentences = [
         _setting(run),
